@@ -1,0 +1,46 @@
+# `make quickstart` and `make test` work on a fresh machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SHELL = /bin/bash
+
+.PHONY: install quickstart test lint format types unit test-data bench clean
+
+# Reinstalls when pyproject.toml changes.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Python 3.11 or newer is needed, this is %d.%d: set PYTHON=..." % v[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: $(VENV)/.installed
+
+quickstart: install
+	$(BIN)/rwkvclip-eval quickstart
+
+test: lint types unit
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/typos
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+types: install
+	$(BIN)/mypy
+
+unit: install
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+test-data: install
+	RWKVCLIP_TEST_DATA=full $(BIN)/pytest -m data -s
+
+bench: install
+	$(BIN)/pytest tests/benchmarks --benchmark-only -m '' -s
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build dist

@@ -1,0 +1,1 @@
+"""RWKV-CLIP towers, the Bi-WKV operator and checkpoint loading."""

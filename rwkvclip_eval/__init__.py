@@ -1,0 +1,1 @@
+"""Evaluation of RWKV-CLIP, CLIP and ALIP checkpoints."""

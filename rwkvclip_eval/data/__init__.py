@@ -1,0 +1,1 @@
+"""Datasets: the catalogue, the sources it reads from, and prompts."""

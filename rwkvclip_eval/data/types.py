@@ -1,0 +1,171 @@
+"""What the suite asks of a dataset: the `Dataset` protocol, facts about it, and how a suite refers to one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+DatasetKind = Literal["classification", "multilabel", "retrieval"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """Facts about an opened split that go into every result record. No field holds a path of this machine."""
+
+    name: str
+    """Record name, as in reports/published (`cifar10`, `aircraft`, `mscoco_captions`, …)."""
+    variant: str = "default"
+    """Which of the versions in circulation (`partition1`, `seed3072`, …)."""
+    split: str = "test"
+    """`train`, `val` or `test`."""
+    kind: DatasetKind
+    num_samples: int
+    """Images in this split as opened."""
+    fingerprint: str
+    """SHA-256 (hex) of the samples in order: keys, image bytes, labels or captions."""
+    class_names: tuple[str, ...] = ()
+    """Class names in label order; empty for retrieval."""
+    templates: tuple[str, ...] = ()
+    """Prompt templates with `{c}` where the class name goes; empty for retrieval."""
+    primary_metric: str = "top1_accuracy"
+    """The metric the field reports for this set."""
+    source: str = ""
+    """Where the samples came from, e.g. `webdataset wds_cifar10/test`."""
+    verified: bool = False
+    """Known to the catalogue and of the expected size and classes."""
+    expected_samples: int | None = None
+    """The catalogue's count; None where it has none."""
+    subset: bool = False
+    """Fewer samples than the whole split (a partial copy, or `--limit`): never compared with full runs."""
+    trained_on: bool = False
+    """Reserved for splits a model may have seen; False for test splits."""
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """One split with random access. Picklable: images are decoded in worker processes.
+
+    Labels, captions and keys are held in memory; images are read when asked for.
+    """
+
+    info: DatasetInfo
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """n unique sample keys in order."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray[Any, Any] | None:
+        """[n] int64 class ids, [n, K] 0/1 for multilabel, None for retrieval."""
+        ...
+
+    @property
+    def captions(self) -> Sequence[Sequence[str]] | None:
+        """n lists of captions, of any length each ≥ 1; None for classification."""
+        ...
+
+    def __len__(self) -> int:
+        """n."""
+        ...
+
+    def image(self, index: int) -> Image:
+        """Return the decoded image.
+
+        Raises:
+            DamagedData: it cannot be decoded; the text names the sample and the file.
+        """
+        ...
+
+
+class PromptFiles(BaseModel):
+    """Official-format prompt files: JSON, dataset name → list of class names / templates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: str | None = Field(None, description="path of label.json")
+    templates: str | None = Field(None, description="path of template.json")
+
+
+class HuggingFaceSource(BaseModel):
+    """A dataset of the Hugging Face `datasets` library."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["hugging_face"]
+    path: str = Field(description="hub id (owner/name), builder name (imagefolder, parquet) or local folder")
+    config: str | None = Field(None, description="configuration name")
+    split: str | None = Field(None, description="split expression; the entry's split by default")
+    data_files: str | None = Field(None, description="glob, for builders such as parquet")
+    image: str = Field("image", description="image column")
+    label: str | None = Field(None, description="label column; 'label' by default for classification")
+    captions: str | None = Field(None, description="caption column (text or list of texts), for retrieval")
+    key: str | None = Field(None, description="column with unique sample keys; the row number by default")
+
+
+class ClipBenchmarkSource(BaseModel):
+    """A dataset built by the clip-benchmark package (torchvision layouts and its own)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["clip_benchmark"]
+    name: str | None = Field(
+        None, description="that package's dataset name; the catalogue's alias by default"
+    )
+    root: str | None = Field(None, description="folder; DATA_ROOT/<name> by default")
+    download: bool = Field(False, description="let torchvision download it")
+
+
+class FolderSource(BaseModel):
+    """An image folder (one folder per class), or a folder of webdataset shards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["folder", "webdataset"]
+    path: str
+
+
+class EmbeddedSource(BaseModel):
+    """Data that ships with a dependency (scikit-learn's handwritten digits)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["embedded"]
+
+
+Source = Annotated[
+    HuggingFaceSource | ClipBenchmarkSource | FolderSource | EmbeddedSource, Field(discriminator="kind")
+]
+
+
+class DatasetRef(BaseModel):
+    """How a suite names a dataset. `cifar10` alone is short for `{name: cifar10}`; `sun397@partition1` sets
+    the variant.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    variant: str | None = Field(None, description="version in circulation; the protocol's choice by default")
+    split: str | None = Field(None, description="the catalogue's evaluation split by default (test)")
+    source: Source | None = Field(None, description="where to take it; tried in catalogue order by default")
+    folder: str | None = Field(
+        None, description="short for {kind: folder, path: …} (relative to the suite file)"
+    )
+    class_names: tuple[str, ...] | None = Field(
+        None, description="in label order; overrides every other list"
+    )
+    templates: tuple[str, ...] | None = Field(None, description="with {c}; overrides every other list")
+    prompts: Literal["dataset", "clip-benchmark"] | PromptFiles = Field(
+        "dataset",
+        description="'dataset': files beside the data, else clip-benchmark's lists; 'clip-benchmark': those "
+        "lists always; {labels: label.json, templates: template.json}: official-format files",
+    )
+    metric: str | None = Field(None, description="primary metric; the catalogue's by default")

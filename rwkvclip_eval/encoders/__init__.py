@@ -1,0 +1,1 @@
+"""Adapters: one class per model family behind the `Encoder` protocol."""

@@ -1,0 +1,113 @@
+"""What the suite asks of a model: the `Encoder` protocol and the facts an encoder states about itself.
+
+Axes: B batch, H W image height and width (px), L context (tokens), D embedding, F probe features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """What one forward pass of the image tower gives.
+
+    Attributes:
+        embedding: [B, D] float32, unit L2 norm; what zero-shot tasks compare with texts.
+        probe: [B, F] float32, un-normalised; what a linear probe sees (before the projection for ViTs,
+            the pooled feature for RWKV-CLIP).
+    """
+
+    embedding: Tensor
+    probe: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderInfo:
+    """Facts about an encoder that go into every result record."""
+
+    name: str
+    """Name shown in tables; unique within a run."""
+    spec: str
+    """`NAME[=CHECKPOINT]` with the checkpoint's file name only, never a folder of this machine."""
+    family: str
+    """`rwkv-clip`, `open_clip`, `hf` or `python`."""
+    checkpoint_sha256: str
+    """SHA-256 (hex) of the checkpoint's bytes; of the state dict for weights that came from no file."""
+    fingerprint: str
+    """SHA-256 (hex) of checkpoint, configuration, preprocessing, tokenizer and adapter version: equal
+    fingerprints mean equal features up to rounding. See `make_fingerprint`."""
+    embed_dim: int
+    """D."""
+    probe_dim: int
+    """F."""
+    image_size_px: tuple[int, int]
+    """(height, width) of what `preprocess` returns."""
+    context_length: int | None
+    """L in tokens; None for a vision-only encoder, which leaves out the text half."""
+    logit_scale: float | None
+    """Multiplier of the cosine similarity (already exponentiated); None for a vision-only encoder."""
+    logit_bias: float | None = None
+    """Added to the scaled similarity by sigmoid models; None elsewhere."""
+    precision: str = "fp32"
+    """`fp32`, `bf16` or `fp16`: the arithmetic of the towers."""
+    device: str = "cpu"
+    """`cpu`, `cuda` or `mps`."""
+    implementation: str = ""
+    """The operator implementation that really ran (`torch` for Bi-WKV, `sdpa` for attention, …)."""
+    num_parameters: int = 0
+    """Parameters of both towers."""
+    trained: bool = True
+    """False for `random:SEED`; reports mark it."""
+    step: int | None = None
+    """Training step or epoch parsed from the checkpoint's name, for metric-against-step plots."""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the encoder has a text tower."""
+        return self.context_length is not None
+
+
+def make_fingerprint(**parts: object) -> str:
+    """Return the SHA-256 (hex) of `parts` as canonical JSON; every part must be JSON-serialisable."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A CLIP-like dual encoder. A vision-only one sets `info.context_length` to None and omits the text half.
+
+    `preprocess` must be picklable: it runs in data-loading worker processes.
+    """
+
+    info: EncoderInfo
+
+    def preprocess(self, image: Image) -> Tensor:
+        """Return [3, H, W] float32 for an image of any mode and size."""
+        ...
+
+    def encode_image(self, pixels: Tensor) -> ImageFeatures:
+        """Return embedding and probe features of `pixels` [B, 3, H, W] float32, both from one forward pass."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return [B, L] int64 token ids."""
+        ...
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return [B, D] float32 embeddings of unit L2 norm."""
+        ...
+
+
+def info_as_json(info: EncoderInfo) -> dict[str, object]:
+    """Return the facts as a JSON-ready mapping."""
+    return dataclasses.asdict(info)

@@ -1,0 +1,31 @@
+"""Errors a user can mend, and the exit code each leads to."""
+
+from __future__ import annotations
+
+from rwkvclip_models.errors import CheckpointError, ConfigError, UserError
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DamagedData",
+    "DataNotFound",
+    "OutputError",
+    "SuiteError",
+    "UserError",
+]
+
+
+class SuiteError(UserError):
+    """A suite file that does not say what it should; the text names file and line."""
+
+
+class DataNotFound(UserError):
+    """A dataset that is not where it was looked for. The runner records it and goes on with the others."""
+
+
+class DamagedData(UserError):
+    """Images, shards or annotations that cannot be read, or counts that contradict the catalogue."""
+
+
+class OutputError(UserError):
+    """A run directory that cannot be written or belongs to another run."""

@@ -1,0 +1,65 @@
+"""The evaluation protocols. Each result record names its own; numbers of different ones never share a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from rwkvclip_eval.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How features become numbers.
+
+    Attributes:
+        name: what records and suites call it.
+        description: one sentence for tables and `suites`.
+        logits: `float`, or `truncated`: 100·cosine cut toward zero into int64 before the top-k, as the
+            official RWKV-CLIP and ALIP scripts do, ties in the order of CPU `torch.topk`.
+        primary: `dataset` takes the catalogue's metric for each set, otherwise the metric named.
+        caption_prefix: put before every caption in retrieval.
+        variants: dataset name → variant this protocol means, where several are in circulation.
+    """
+
+    name: str
+    description: str
+    logits: Literal["float", "truncated"] = "float"
+    primary: str = "dataset"
+    caption_prefix: str = ""
+    variants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+PROTOCOLS: Registry[Protocol] = Registry("protocol")
+
+STANDARD = PROTOCOLS.register(
+    "standard",
+    Protocol(
+        name="standard",
+        description="Float logits, every image once, official splits, clip-benchmark's templates, no prefix.",
+        variants=MappingProxyType({"sun397": "partition1", "caltech101": "clip-benchmark"}),
+    ),
+)
+OFFICIAL = PROTOCOLS.register(
+    "official-rwkv-clip",
+    Protocol(
+        name="official-rwkv-clip",
+        description="What the released RWKV-CLIP scripts do: logits cut to integers, 'a photo of ' before captions.",
+        logits="truncated",
+        caption_prefix="a photo of ",
+        variants=MappingProxyType({"caltech101": "seed3072"}),
+    ),
+)
+CLIP_BENCHMARK = PROTOCOLS.register(
+    "clip-benchmark",
+    Protocol(
+        name="clip-benchmark",
+        description="The conventions of LAION's CLIP_benchmark: float logits, top-1 first, no prefix.",
+        primary="top1_accuracy",
+        variants=MappingProxyType({"caltech101": "clip-benchmark"}),
+    ),
+)

@@ -1,0 +1,240 @@
+"""The result record and the run directory: what is written, and how it is read back. Needs no torch.
+
+A run directory holds
+    run.json                      what was run, with what, on what (see `RunInfo`)
+    results.jsonl                 one `Record` per line
+    predictions/UNIT/TABLE.parquet  per-sample outputs
+    examples/UNIT.json            example retrievals with JPEG thumbnails (base64)
+    training/NAME.jsonl           training curves, where the run trained its models
+    shard-I-of-N/                 the same again for each member of a job array
+    report/                       remade any time from the above
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rwkvclip_eval.errors import OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "not_applicable", "missing_data", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number of one model on one dataset under one protocol; or, with `metric` empty, why there is none."""
+
+    unit: str
+    """Identifies model × task × dataset variant × protocol; names the folder under predictions/."""
+    status: Status
+    """`ok`; `not_applicable`: the encoder lacks what the task needs; `missing_data`; `failed`."""
+    reason: str = ""
+    """Why there is no number; empty when status is ok."""
+    model: str
+    """Display name, `EncoderInfo.name`."""
+    model_info: Mapping[str, Any]
+    """`EncoderInfo` as a mapping; only `name` and `spec` where the model did not load."""
+    task: str
+    """`zero_shot_classification`, `zero_shot_retrieval`, …"""
+    task_version: int
+    """Raised whenever the same features could give other numbers."""
+    dataset: str
+    """Record name of the dataset."""
+    variant: str = "default"
+    """Version in circulation."""
+    split: str = "test"
+    """Split scored."""
+    protocol: str
+    """`standard`, `official-rwkv-clip`, `clip-benchmark`."""
+    metric: str = ""
+    """Metric name; empty where status is not ok."""
+    value: float | None = None
+    """Fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks."""
+    n: int | None = None
+    """Units the value is a mean over."""
+    ci_low: float | None = None
+    """Lower end of the 95 % interval."""
+    ci_high: float | None = None
+    """Upper end of the 95 % interval."""
+    ci_method: str = ""
+    """`wilson`, `class-stratified bootstrap`, `image-cluster bootstrap`."""
+    primary: bool = False
+    """Whether this is the metric the field (or the protocol) reports for this dataset."""
+    prompt_hash: str = ""
+    """SHA-256 of ordered class names + templates + caption prefix."""
+    dataset_fingerprint: str = ""
+    """SHA-256 of the samples as opened."""
+    dataset_source: str = ""
+    """Where the samples came from, without folders of this machine."""
+    verified: bool = False
+    """The dataset is known to the catalogue and has the expected counts."""
+    subset: bool = False
+    """A partial copy or `--limit`: never compared with full runs."""
+    num_missing: int = 0
+    """Damaged images left out with the user's leave (`--allow-missing`)."""
+    seconds: float | None = None
+    """Wall time of the unit: encoding (or reading the cache) and scoring."""
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    """Extra figures: tied rows, attainable best and worst, chance level."""
+    created_utc: str = ""
+    """ISO 8601, when the unit ended."""
+    schema_version: int = SCHEMA_VERSION
+    """Of this record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """The content of run.json."""
+
+    command: str
+    """Command line as typed (program name without its folder)."""
+    suite_name: str
+    """`name:` of the suite."""
+    suite_text: str
+    """The suite file, word for word."""
+    suite_sha256: str
+    """Of that text."""
+    models: Sequence[str]
+    """Model specs as given, file names only."""
+    identity: Mapping[str, Any]
+    """What must agree for a later command to continue this run: suite, models, protocol, limit, precision."""
+    environment: Mapping[str, Any]
+    """Versions, hardware, commit, clean tree or not."""
+    started_utc: str
+    """ISO 8601."""
+    duration_s: float | None = None
+    """Wall seconds spent, all continuations together; None until the first ends."""
+    sessions: int = 1
+    """How many commands worked on this directory (1 + continuations)."""
+    shard: str = ""
+    """`I/N` for a member of a job array."""
+    schema_version: int = SCHEMA_VERSION
+    """Of this file."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it when the block ends without an error.
+
+    The data is on disk before the name changes, so that no half-written file ever carries the name.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        yield Path(temporary)
+        with Path(temporary).open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes files only their owner can read; results are for sharing.
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"Cannot write {path}: {error.strerror or error}. Nothing was lost; free space or choose another "
+            "folder, then run the same command again."
+        ) from error
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically (UTF-8)."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write `records` to `path` atomically, one JSON object per line."""
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False, allow_nan=False) for r in records]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of one results.jsonl; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a results file.
+    """
+    known = {f.name for f in dataclasses.fields(Record)}
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            fields = json.loads(line)
+            records.append(Record(**{k: v for k, v in fields.items() if k in known}))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise OutputError(f"{path}:{number}: not a result record ({error}).") from error
+    return records
+
+
+def run_dirs(path: Path) -> list[Path]:
+    """Return the run directories at `path`: itself and its job-array members, those that hold results.
+
+    Raises:
+        OutputError: there is no results.jsonl.
+    """
+    members = [p.parent for p in sorted(path.glob("shard-*-of-*/results.jsonl"))]
+    found = ([path] if (path / "results.jsonl").is_file() else []) + members
+    if not found:
+        raise OutputError(f"No results in {path}: expected a run directory (with results.jsonl).")
+    return found
+
+
+def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """Return one tidy row per record of the run directories `paths`.
+
+    Columns are the fields of `Record` with `model_info` spread as `model_info.KEY`, and `run`, the
+    directory the row came from. Values are fractions.
+
+    Raises:
+        OutputError: a path holds no results.
+    """
+    import pandas as pd
+
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    rows: list[dict[str, Any]] = []
+    for directory in (d for p in given for d in run_dirs(Path(p))):
+        for record in read_records(directory / "results.jsonl"):
+            row = dataclasses.asdict(record)
+            row |= {f"model_info.{key}": value for key, value in row.pop("model_info").items()}
+            rows.append(row | {"run": str(directory)})
+    columns = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    frame = pd.DataFrame(rows)
+    return frame if rows else pd.DataFrame(columns=[*columns, "run"])
+
+
+def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> pd.DataFrame:
+    """Return per-sample outputs of one unit of a run directory as a frame.
+
+    Raises:
+        OutputError: there is no such table; the text lists those there are.
+    """
+    import pandas as pd
+
+    for directory in run_dirs(Path(run)):
+        path = directory / "predictions" / unit / f"{table}.parquet"
+        if path.is_file():
+            return pd.read_parquet(path)
+    tables = sorted(
+        f"{p.parent.name}/{p.stem}" for d in run_dirs(Path(run)) for p in d.glob("predictions/*/*.parquet")
+    )
+    raise OutputError(f"No predictions {unit}/{table} in {run}. There are: {', '.join(tables) or 'none'}.")

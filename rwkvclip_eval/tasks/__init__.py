@@ -1,0 +1,1 @@
+"""Tasks: from features to metrics, predictions and intervals."""

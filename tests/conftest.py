@@ -1,0 +1,42 @@
+"""Shared fixtures; skips of the `gpu` and `data` markers say their reason."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real image sets as webdataset tars; absent on most machines."""
+    path = Path(os.environ.get("RWKVCLIP_SHARED", SHARED)) / "data"
+    if not path.is_dir():
+        pytest.skip("the real image sets (../shared/data) are not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """Folder of official golden numbers; absent on most machines."""
+    path = Path(os.environ.get("RWKVCLIP_SHARED", SHARED)) / "parity"
+    if not path.is_dir():
+        pytest.skip("the official golden numbers (../shared/parity) are not beside this checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_limit() -> int | None:
+    """Samples per real image set: 200, or all (None) under `make test-data`."""
+    return None if os.environ.get("RWKVCLIP_TEST_DATA") == "full" else 200
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))

@@ -1,0 +1,1 @@
+"""Training of RWKV-CLIP and CLIP."""
