@@ -1,4 +1,4 @@
-"""The evaluation protocols. Each result record names its own; numbers of different ones never share a column."""
+"""The evaluation protocols. Records name theirs; numbers of different ones never share a column."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ OFFICIAL = PROTOCOLS.register(
     "official-rwkv-clip",
     Protocol(
         name="official-rwkv-clip",
-        description="What the released RWKV-CLIP scripts do: logits cut to integers, 'a photo of ' before captions.",
+        description="The released RWKV-CLIP scripts: logits cut to integers, 'a photo of ' before captions.",
         logits="truncated",
         caption_prefix="a photo of ",
         variants=MappingProxyType({"caltech101": "seed3072"}),

@@ -35,7 +35,7 @@ Status = Literal["ok", "not_applicable", "missing_data", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One number of one model on one dataset under one protocol; or, with `metric` empty, why there is none."""
+    """One number of one model on one dataset under one protocol; `metric` is empty where there is none."""
 
     unit: str
     """Identifies model × task × dataset variant × protocol; names the folder under predictions/."""

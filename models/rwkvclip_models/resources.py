@@ -1,4 +1,4 @@
-"""Finds the folders that ship with the project: `cuda`, `suites` and `published`, in wheel and checkout alike."""
+"""Finds the shipped folders `cuda`, `suites` and `published`, in wheel and checkout alike."""
 
 from __future__ import annotations
 

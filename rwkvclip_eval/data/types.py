@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from PIL.Image import Image
 
@@ -59,7 +60,7 @@ class Dataset(Protocol):
 
     @property
     def keys(self) -> Sequence[str]:
-        """n unique sample keys in order."""
+        """Unique sample keys in order, n of them."""
         ...
 
     @property
@@ -69,11 +70,11 @@ class Dataset(Protocol):
 
     @property
     def captions(self) -> Sequence[Sequence[str]] | None:
-        """n lists of captions, of any length each ≥ 1; None for classification."""
+        """Lists of captions, n of them, each of length ≥ 1; None for classification."""
         ...
 
     def __len__(self) -> int:
-        """n."""
+        """Return the number of samples n."""
         ...
 
     def image(self, index: int) -> Image:
@@ -146,8 +147,9 @@ Source = Annotated[
 
 
 class DatasetRef(BaseModel):
-    """How a suite names a dataset. `cifar10` alone is short for `{name: cifar10}`; `sun397@partition1` sets
-    the variant.
+    """How a suite names a dataset.
+
+    `cifar10` alone is short for `{name: cifar10}`; `sun397@partition1` sets the variant.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

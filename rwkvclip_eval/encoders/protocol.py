@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -96,7 +97,7 @@ class Encoder(Protocol):
         ...
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
-        """Return embedding and probe features of `pixels` [B, 3, H, W] float32, both from one forward pass."""
+        """Return embedding and probe features of `pixels` [B, 3, H, W] float32, from one forward pass."""
         ...
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
