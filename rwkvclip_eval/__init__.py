@@ -1,1 +1,74 @@
-"""Evaluation of RWKV-CLIP, CLIP and ALIP checkpoints."""
+"""Evaluation of RWKV-CLIP, CLIP and ALIP checkpoints: zero-shot classification, retrieval, reports.
+
+import rwkvclip_eval as rc
+
+encoder = rc.load_encoder("rwkv-clip-b32=model_31.pt", device="cuda")
+results = rc.evaluate(encoder, "smoke", data_root="data", limit=200)
+results.value("cifar10")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder
+    from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
+    from rwkvclip_eval.features import load_features
+    from rwkvclip_eval.plugins import register_dataset, register_encoder, register_task
+    from rwkvclip_eval.report import write_report
+    from rwkvclip_eval.results import load_predictions, load_results
+    from rwkvclip_eval.rundir import run_suite
+    from rwkvclip_eval.runner import Results, RunOptions, evaluate
+
+_HOME = {
+    "as_encoder": "encoders",
+    "expand_specs": "encoders",
+    "load_encoder": "encoders",
+    "Encoder": "encoders.protocol",
+    "EncoderInfo": "encoders.protocol",
+    "ImageFeatures": "encoders.protocol",
+    "load_features": "features",
+    "register_dataset": "plugins",
+    "register_encoder": "plugins",
+    "register_task": "plugins",
+    "write_report": "report",
+    "load_predictions": "results",
+    "load_results": "results",
+    "run_suite": "rundir",
+    "Results": "runner",
+    "RunOptions": "runner",
+    "evaluate": "runner",
+}
+
+__all__ = [
+    "Encoder",
+    "EncoderInfo",
+    "ImageFeatures",
+    "Results",
+    "RunOptions",
+    "__version__",
+    "as_encoder",
+    "evaluate",
+    "expand_specs",
+    "load_encoder",
+    "load_features",
+    "load_predictions",
+    "load_results",
+    "register_dataset",
+    "register_encoder",
+    "register_task",
+    "run_suite",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when first used, so that reports need no torch.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

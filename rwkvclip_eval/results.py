@@ -77,6 +77,8 @@ class Record:
     """SHA-256 of ordered class names + templates + caption prefix."""
     dataset_fingerprint: str = ""
     """SHA-256 of the samples as opened."""
+    feature_key: str = ""
+    """Key of the image features in the feature store, for `load_features`."""
     dataset_source: str = ""
     """Where the samples came from, without folders of this machine."""
     verified: bool = False

@@ -1,0 +1,5 @@
+"""`python -m rwkvclip_eval`."""
+
+from rwkvclip_eval.cli import main
+
+main()

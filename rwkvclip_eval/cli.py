@@ -1,0 +1,367 @@
+"""The command line. Imports nothing heavy until a command needs it; errors are one readable message.
+
+Exit codes: 0 fine; 1 a failed check or a defect of ours; 2 bad input, found before any encoding; 3 some units
+failed or lacked their data while others finished; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rwkvclip_eval import console
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Evaluate RWKV-CLIP, CLIP and ALIP checkpoints: zero-shot classification, retrieval, reports.\n\n"
+    "First run, without any download:  `rwkvclip-eval quickstart`",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at and check datasets.")
+cache_app = typer.Typer(no_args_is_help=True, help="See and clear the feature store.")
+app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
+
+ModelOption = Annotated[
+    list[str],
+    typer.Option("--model", "-m", help="`NAME[=CHECKPOINT]`, repeatable; see `rwkvclip-eval models`."),
+]
+DataRootOption = Annotated[
+    Optional[Path],  # noqa: UP045  # typer reads this annotation on every supported version
+    typer.Option("--data-root", help="Folder that holds the datasets (`wds_cifar10/`, …)."),
+]
+PluginOption = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--plugin", help="Python file that registers encoders, datasets or tasks; repeatable."),
+]
+CacheOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--cache", help="Feature store; `$RWKVCLIP_EVAL_CACHE` or the user's cache folder by default."
+    ),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Open no socket; fail where something is not local.")
+]
+
+
+@app.callback()
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (before the command).")] = False,
+) -> None:
+    if version:
+        typer.echo(f"rwkvclip-eval {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
+    model: ModelOption,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; the same command continues it.")],
+    data_root: DataRootOption = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    implementation: Annotated[
+        str, typer.Option(help="Bi-WKV implementation; auto says what it chose.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images or texts per forward pass.")] = 64,
+    num_workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Decoding processes; by default 0 on CPU, else up to 8."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Deterministic stratified subset of N samples; marked in every report."),
+    ] = None,
+    allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
+    offline: OfflineOption = False,
+    shard: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="I/N: member I (from 1) of a job array of N; `report` merges."),
+    ] = None,
+    cache: CacheOption = None,
+    shared_cache: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Read-only feature store looked into first."),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Keep features only while this command runs.")
+    ] = False,
+    plugin: PluginOption = None,
+    report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
+) -> None:
+    """Run models on a suite and write a report.
+
+    Examples:
+        rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai --data-root DATA -o b32
+
+        rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA --out runs/curve
+
+        rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 --out runs/try
+    """
+    from rwkvclip_eval.features import EncodeOptions
+    from rwkvclip_eval.rundir import run_suite
+    from rwkvclip_eval.runner import RunOptions
+
+    _prepare(plugin, offline)
+    workers = (
+        num_workers if num_workers is not None else (0 if device == "cpu" else min(8, os.cpu_count() or 1))
+    )
+    with console.Progress() as progress:
+        options = RunOptions(
+            data_root=data_root,
+            device=device,
+            precision=precision,
+            implementation=implementation,
+            limit=limit,
+            allow_missing=allow_missing,
+            offline=offline,
+            cache_dir=cache,
+            shared_cache=shared_cache,
+            use_cache=not no_cache,
+            encode=EncodeOptions(
+                batch_size=batch_size,
+                num_workers=workers,
+                on_progress=progress.update,
+                on_message=progress.say,
+            ),
+            on_unit=lambda unit, outcome: progress.say(f"{unit}  {outcome}"),
+        )
+        summary = run_suite(
+            suite, model, out, options=options, shard=_parse_shard(shard), command=_command_line()
+        )
+    console.say(_summary_text(summary))
+    if report:
+        _write_report([summary.out], summary.out / "report")
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run directories; members of a job array are found inside.")
+    ],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder; RUN/report by default."),
+    ] = None,
+) -> None:
+    """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
+
+    Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
+    """
+    _write_report(runs, out or runs[0] / "report")
+
+
+@app.command()
+def models() -> None:
+    """List the models that `--model` knows, with the form of each."""
+    from rwkvclip_eval.encoders import list_models
+
+    rows = list_models()
+    console.table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+@app.command()
+def suites() -> None:
+    """List the shipped suites."""
+    from rwkvclip_eval.suite import list_suites, load_suite
+
+    rows = []
+    for name in list_suites():
+        loaded = load_suite(name).suite
+        count = sum(len(task.datasets) * len(task.protocol) for task in loaded.tasks)
+        rows.append([name, str(count), loaded.description])
+    console.table(["suite", "units", "what it measures"], rows)
+
+
+@app.command()
+def validate(
+    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
+    plugin: PluginOption = None,
+) -> None:
+    """Check a suite file: keys, protocols, task and dataset names; mistakes come with file and line."""
+    from rwkvclip_eval.suite import check_names, load_suite
+
+    _prepare(plugin, offline=False)
+    loaded = load_suite(suite)
+    check_names(loaded, source=suite)
+    count = sum(len(task.datasets) * len(task.protocol) for task in loaded.suite.tasks)
+    console.say(f"{suite}: fine; {count} units a model.")
+
+
+@app.command()
+def prefetch(
+    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
+    model: ModelOption,
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """Fetch a suite's data, weights, tokenizers and configurations, for `run --offline`."""
+    from rwkvclip_eval.prefetch import prefetch_all
+
+    _prepare(plugin, offline=False)
+    rows, complete = prefetch_all(suite, model, data_root)
+    console.table(["what", "state"], rows)
+    raise typer.Exit(0 if complete else 3)
+
+
+@app.command()
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Check every implementation over a grid, then time it.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Where --full writes its JSON and Markdown.")] = Path(
+        "doctor"
+    ),
+) -> None:
+    """Check this machine: versions, devices, operator implementations and whether they agree."""
+    from rwkvclip_eval.doctor import diagnose, full_check
+
+    found = full_check(out) if full else diagnose()
+    console.table(list(found.columns), found.rows())
+    if full:
+        console.say(f"Written to {out}")
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory.")] = Path("runs/quickstart"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+) -> None:
+    """Train two nano models on digits, evaluate both, write a report. No network, under three minutes."""
+    # The one import of the training package from here: the quickstart trains.
+    from rwkvclip_train.quickstart import run_quickstart
+
+    result = run_quickstart(out, device=device)
+    console.say(result.text)
+
+
+@data_app.command("list")
+def data_list(data_root: DataRootOption = None) -> None:
+    """List the datasets of the catalogue and which of them are under the data root."""
+    from rwkvclip_eval.data.verify import catalogue_rows
+
+    rows = catalogue_rows(data_root)
+    console.table(list(rows[0]), [list(row.values()) for row in rows])
+
+
+@data_app.command("verify")
+def data_verify(
+    names: Annotated[
+        list[str], typer.Argument(help="Dataset names, `name@variant` or `name:split` allowed.")
+    ],
+    data_root: DataRootOption = None,
+) -> None:
+    """Decode every image of datasets; check counts, classes, duplicates; print fingerprints.
+
+    Example:  rwkvclip-eval data verify cifar10 flickr30k --data-root DATA
+    """
+    from rwkvclip_eval.data.types import DatasetRef
+    from rwkvclip_eval.data.verify import open_and_verify
+
+    good = True
+    for name in names:
+        stem, _, split = name.partition(":")
+        stem, _, variant = stem.partition("@")
+        ref = DatasetRef.model_validate({"name": stem, "variant": variant or None, "split": split or None})
+        with console.Progress() as progress:
+            found = open_and_verify(
+                ref, data_root, lambda done, total, what=name: progress.update(done, total, what)
+            )
+        console.say(found.text)
+        good &= found.ok
+    raise typer.Exit(0 if good else 1)
+
+
+@cache_app.command("show")
+def cache_show(cache: CacheOption = None) -> None:
+    """List the feature store's entries and their size."""
+    from rwkvclip_eval.features import default_cache_dir, entries
+
+    root = cache or default_cache_dir()
+    found = entries(root)
+    rows = [
+        [
+            e.get("model", ""),
+            e.get("dataset", "unfinished"),
+            e.get("split", ""),
+            f"{e['bytes'] / 2**20:.1f} MiB",
+        ]
+        for e in found
+    ]
+    console.table(["model", "dataset", "split", "size"], rows)
+    console.say(f"{len(found)} entries, {sum(e['bytes'] for e in found) / 2**20:.1f} MiB in {root}")
+
+
+@cache_app.command("clear")
+def cache_clear(cache: CacheOption = None) -> None:
+    """Delete every entry of the feature store that is not in use."""
+    from rwkvclip_eval.features import clear, default_cache_dir
+
+    root = cache or default_cache_dir()
+    count, freed = clear(root)
+    console.say(f"Deleted {count} entries, {freed / 2**20:.1f} MiB, from {root}")
+
+
+def _prepare(plugin: list[Path] | None, offline: bool) -> None:
+    if offline:
+        from rwkvclip_eval.offline import forbid_network
+
+        forbid_network()
+    from rwkvclip_eval.plugins import load_plugin
+
+    for path in plugin or ():
+        load_plugin(path)
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
+    return int(index), int(count)
+
+
+def _command_line() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def _summary_text(summary: object) -> str:
+    from rwkvclip_eval.rundir import RunSummary
+
+    assert isinstance(summary, RunSummary)
+    total = summary.seconds["total"] or 1.0
+    shares = ", ".join(
+        f"{stage} {summary.seconds[stage] / total:.0%}" for stage in ("decode", "encode", "score")
+    )
+    bad = [record for record in summary.records if record.status in ("failed", "missing_data")]
+    lines = [
+        f"{summary.num_run} units in {total:.1f} s ({shares}); {summary.num_skipped} were finished before."
+    ]
+    lines += [f"{record.unit}: {record.status}: {record.reason}" for record in bad]
+    return "\n".join(lines)
+
+
+def _write_report(runs: list[Path], out: Path) -> None:
+    from rwkvclip_eval.report import write_report
+
+    paths = write_report(runs, out)
+    console.say(f"Report: {paths.index}")
+
+
+def main() -> None:
+    """Run the command line; the entry point of `rwkvclip-eval`."""
+    console.run_app(app)

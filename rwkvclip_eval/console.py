@@ -1,0 +1,133 @@
+"""What the command lines print: tables, progress with rate and time left, errors as one message."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from rwkvclip_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import typer
+
+INTERRUPTED = 130
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print `text` as it is."""
+    _out.print(text, markup=False)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; on a pipe, tab-separated values."""
+    if not _out.is_terminal:
+        for row in (columns, *rows):
+            say("\t".join(str(cell) for cell in row))
+        return
+    made = Table(*columns, header_style="bold", show_edge=False, pad_edge=False)
+    for row in rows:
+        made.add_row(*[Text(str(cell)) for cell in row])
+    _out.print(made)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "")
+
+
+class Progress:
+    """Progress bars on a terminal, one line per finished job elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=_err,
+            transient=True,
+            disable=not _err.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def update(self, done: int, total: int, what: str) -> None:
+        """Show that `done` of `total` items of `what` are done."""
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total, completed=done)
+        else:
+            self._bars.update(self._tasks[what], completed=done, total=total)
+        if done >= total:
+            self._bars.remove_task(self._tasks.pop(what))
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        _err.print(text, markup=False)
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command-line application and exit with its code.
+
+    A `UserError` is printed as its text alone; `--debug` anywhere on the command line shows tracebacks.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) != len(sys.argv) - 1
+    try:
+        code: Any = app(args=arguments, standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
+    except UserError as error:
+        if debug:
+            raise
+        _fail(f"Error: {error}", error.exit_code)
+    except Exception as error:
+        code = _click_exit_code(error)
+        if code is None:
+            if debug:
+                raise
+            # A defect of ours: one line for the user, the traceback on request.
+            _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _click_exit_code(error: Exception) -> int | None:
+    """Return the code of an exception of the command-line library (usage errors, aborts); None for others."""
+    show = getattr(error, "show", None)
+    if show is not None and hasattr(error, "exit_code"):
+        show()
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        _err.print("Interrupted; run the same command again to continue.")
+        return INTERRUPTED
+    return None
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    _err.print(text, markup=False)
+    sys.exit(code)

@@ -1,0 +1,47 @@
+"""`prefetch`: everything a suite and its models need, fetched where there is a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def prefetch_all(
+    suite: str | Path, models: Sequence[str], data_root: Path | None
+) -> tuple[list[tuple[str, str]], bool]:
+    """Fetch the data of `suite` and the files of `models`; go on where one fails.
+
+    Returns:
+        Rows (what, state) and whether everything is there.
+
+    Raises:
+        SuiteError: the suite is not one.
+        UserError: a model spec is not one.
+    """
+    from rwkvclip_eval.data.download import prefetch_dataset
+    from rwkvclip_eval.encoders import expand_specs, prefetch_encoder
+    from rwkvclip_eval.runner import plan
+    from rwkvclip_eval.suite import load_suite
+
+    loaded = load_suite(suite)
+    units = {unit.dataset_key: unit for unit in plan(loaded)}
+    rows: list[tuple[str, str]] = []
+    complete = True
+    for spec in expand_specs(models):
+        try:
+            rows += [(f"{spec.display_name}: {what}", "there") for what in prefetch_encoder(spec)]
+        except UserError as error:
+            rows.append((spec.display_name, f"failed: {error}"))
+            complete = False
+    for unit in units.values():
+        try:
+            state = prefetch_dataset(unit.ref, data_root, variant=unit.variant, base_dir=loaded.base_dir)
+        except UserError as error:
+            state, complete = f"failed: {error}", False
+        rows.append((unit.ref.name, state))
+    return rows, complete

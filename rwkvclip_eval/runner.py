@@ -1,0 +1,413 @@
+"""The runner: plans units (model × task × dataset × protocol), encodes, scores, and keeps what is finished.
+
+Data flows one way: suite → units → features (store) → task.score → records and predictions (run directory).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet, default_cache_dir
+from rwkvclip_eval.protocols import PROTOCOLS, Protocol
+from rwkvclip_eval.results import Record, Status
+from rwkvclip_eval.suite import LoadedSuite, check_names, load_suite
+from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rwkvclip_eval.data.types import Dataset, DatasetRef
+    from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
+    from rwkvclip_eval.encoders.spec import EncoderSpec
+    from rwkvclip_eval.tasks.base import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One task over one dataset under one protocol; times a model it is a line of work."""
+
+    task: Task
+    ref: DatasetRef
+    variant: str | None
+    protocol: Protocol
+
+    @property
+    def dataset_key(self) -> tuple[DatasetRef, str | None]:
+        """What identifies the split to open: protocols that mean the same variant share it."""
+        return self.ref, self.variant
+
+    def name(self, model: str) -> str:
+        """Return the unit's name, fit for a folder."""
+        split = f"@{self.ref.split}" if self.ref.split else ""
+        dataset = f"{self.ref.name}@{self.variant}" if self.variant else self.ref.name
+        parts = (model, self.task.name, dataset + split, self.protocol.name)
+        return "--".join(re.sub(r"[^A-Za-z0-9@._=-]+", "_", part) for part in parts)
+
+
+@dataclass(kw_only=True)
+class RunOptions:
+    """How to run; `limit`, `precision`, `allow_missing` change numbers and are part of the identity."""
+
+    data_root: Path | None = None
+    device: str = "cpu"
+    precision: str = "fp32"
+    implementation: str = "auto"
+    limit: int | None = None
+    allow_missing: int = 0
+    offline: bool = False
+    cache_dir: Path | None = None
+    """Private feature store; `default_cache_dir()` by default."""
+    shared_cache: Path | None = None
+    """Read-only store looked into first."""
+    use_cache: bool = True
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    on_unit: Callable[[str, str], None] = lambda unit, outcome: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOutcome:
+    """What one unit gave.
+
+    Attributes:
+        records: one per metric; a single one without a metric where there is no number.
+        result: the task's own result, None where there is no number.
+        examples: example retrievals with thumbnails, ready for examples/UNIT.json.
+    """
+
+    records: Sequence[Record]
+    result: TaskResult | None = None
+    examples: Mapping[str, Any] | None = None
+
+
+def plan(loaded: LoadedSuite) -> list[Unit]:
+    """Return the units of a suite in its order, duplicates once."""
+    check_names(loaded)
+    units: dict[tuple[str, Any, str | None, str], Unit] = {}
+    for entry in loaded.suite.tasks:
+        for name in entry.protocol:
+            protocol = PROTOCOLS.get(name)
+            for ref in entry.datasets:
+                variant = ref.variant or protocol.variants.get(ref.name)
+                units.setdefault(
+                    (entry.task, ref, variant, name),
+                    Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol),
+                )
+    return list(units.values())
+
+
+def in_shard(
+    units: Sequence[Unit], models: Sequence[EncoderSpec], shard: tuple[int, int]
+) -> set[tuple[int, int]]:
+    """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
+
+    Units that share a model and a dataset stay together, so that no split is encoded twice.
+    """
+    index, count = shard
+    groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
+    for m, _ in enumerate(models):
+        for u, unit in enumerate(units):
+            groups.setdefault((m, unit.dataset_key), []).append((m, u))
+    return {
+        pair for number, group in enumerate(groups.values()) if number % count == index - 1 for pair in group
+    }
+
+
+class Datasets:
+    """Opens each split once and remembers why one could not be opened."""
+
+    def __init__(self, options: RunOptions, base_dir: Path) -> None:
+        self._options, self._base_dir = options, base_dir
+        self._opened: dict[Any, Dataset | UserError] = {}
+
+    def get(self, unit: Unit) -> Dataset:
+        """Return the unit's split.
+
+        Raises:
+            DataNotFound: it is not where it was looked for.
+            DamagedData: it is there but wrong.
+        """
+        if unit.dataset_key not in self._opened:
+            try:
+                self._opened[unit.dataset_key] = self._open(unit)
+            except UserError as error:
+                self._opened[unit.dataset_key] = error
+        found = self._opened[unit.dataset_key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def _open(self, unit: Unit) -> Dataset:
+        from rwkvclip_eval.data.open import limit_dataset, open_dataset
+
+        options = self._options
+        dataset = open_dataset(
+            unit.ref,
+            data_root=options.data_root,
+            base_dir=self._base_dir,
+            variant=unit.variant,
+            offline=options.offline,
+            cache_dir=options.cache_dir or default_cache_dir(),
+        )
+        return dataset if options.limit is None else limit_dataset(dataset, options.limit)
+
+
+def make_store(options: RunOptions) -> FeatureStore:
+    """Return the feature store the options ask for."""
+    if not options.use_cache:
+        return FeatureStore(None, options.shared_cache)
+    return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
+
+
+def run_unit(
+    encoder: Encoder, unit: Unit, datasets: Datasets, store: FeatureStore, options: RunOptions
+) -> UnitOutcome:
+    """Encode and score one unit; problems with its data become a record instead of an exception.
+
+    Raises:
+        UserError: a problem of the model (non-finite embeddings, …) or of the output.
+    """
+    started = time.perf_counter()
+    info = encoder.info
+    if not info.has_text and "text" in unit.task.needs:
+        reason = f"{info.name} has no text tower, which {unit.task.name} needs."
+        return UnitOutcome(records=[blank_record(unit, info, "not_applicable", reason)])
+    try:
+        dataset = datasets.get(unit)
+        if dataset.info.kind not in unit.task.kinds:
+            kinds = " or ".join(sorted(unit.task.kinds))
+            raise DamagedData(
+                f"{unit.task.name} scores {kinds} sets; {dataset.info.name} is {dataset.info.kind}."
+            )
+        stored = store.images(encoder, dataset, options.encode)
+        samples, kept = _present_samples(dataset, stored, options.allow_missing)
+    except DataNotFound as error:
+        return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
+    except DamagedData as error:
+        return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
+    needs = unit.task.needs
+    texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
+    features = Features(
+        image_embedding=stored.embedding[kept] if "embedding" in needs else None,
+        image_probe=stored.probe[kept] if "probe" in needs else None,
+        text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
+    )
+    ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
+    result = unit.task.score(samples, features, ran, unit.protocol)
+    base = dataclasses.replace(
+        blank_record(unit, ran, "ok", ""),
+        variant=samples.info.variant,
+        split=samples.info.split,
+        prompt_hash=unit.task.prompt_hash(samples, unit.protocol),
+        dataset_fingerprint=dataset.info.fingerprint,
+        feature_key=stored.key,
+        dataset_source=dataset.info.source,
+        verified=dataset.info.verified,
+        subset=dataset.info.subset,
+        num_missing=len(stored.missing),
+        seconds=round(time.perf_counter() - started, 3),
+    )
+    wanted = unit.protocol.primary if unit.protocol.primary != "dataset" else dataset.info.primary_metric
+    names = [metric.name for metric in result.metrics]
+    primary = wanted if wanted in names else names[0]
+    records = [
+        dataclasses.replace(
+            base,
+            metric=metric.name,
+            value=float(metric.value),
+            n=metric.n,
+            ci_low=metric.ci_low,
+            ci_high=metric.ci_high,
+            ci_method=metric.ci_method,
+            primary=metric.name == primary,
+            notes={**result.notes, **metric.notes},
+        )
+        for metric in result.metrics
+    ]
+    return UnitOutcome(records=records, result=result, examples=_examples(dataset, kept, result))
+
+
+def blank_record(
+    unit: Unit, info: EncoderInfo | None, status: Status, reason: str, *, model: str = ""
+) -> Record:
+    """Return a record without a number: what was tried, and why there is none."""
+    return Record(
+        unit=unit.name(info.name if info else model),
+        status=status,
+        reason=reason,
+        model=info.name if info else model,
+        model_info=dataclasses.asdict(info) if info else {"name": model},
+        task=unit.task.name,
+        task_version=unit.task.version,
+        dataset=unit.ref.name,
+        variant=unit.variant or "default",
+        protocol=unit.protocol.name,
+        created_utc=utc_now(),
+    )
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _present_samples(
+    dataset: Dataset, stored: ImageFeatureSet, allow_missing: int
+) -> tuple[Samples, np.ndarray[Any, Any]]:
+    """Return the samples whose images could be decoded, and their row numbers.
+
+    Raises:
+        DamagedData: more are damaged than the user allows.
+    """
+    kept = np.array([i for i in range(len(dataset)) if i not in stored.missing], dtype=np.int64)
+    if len(stored.missing) > allow_missing:
+        names = "; ".join(list(stored.missing.values())[:5])
+        raise DamagedData(
+            f"{len(stored.missing)} of {len(dataset)} images of {dataset.info.name} are damaged "
+            f"({allow_missing} allowed): {names}. Mend the data, or pass "
+            f"--allow-missing {len(stored.missing)}."
+        )
+    labels, captions = dataset.labels, dataset.captions
+    samples = Samples(
+        info=dataset.info,
+        keys=[dataset.keys[i] for i in kept],
+        labels=None if labels is None else labels[kept],
+        captions=None if captions is None else [captions[i] for i in kept],
+    )
+    return samples, kept
+
+
+def _examples(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:
+    """Return the task's example retrievals with thumbnails of the images they show."""
+    if not result.examples:
+        return None
+    import base64
+    import io
+
+    thumbnails: dict[str, str] = {}
+    for index in sorted({i for e in result.examples for i in (e.target, *e.retrieved)}):
+        image = dataset.image(int(kept[index])).convert("RGB")
+        image.thumbnail((160, 160))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        thumbnails[str(index)] = base64.b64encode(buffer.getvalue()).decode()
+    examples = [
+        {
+            "query": e.query,
+            "target": int(e.target),
+            "retrieved": [int(i) for i in e.retrieved],
+            "scores": [float(s) for s in e.scores],
+        }
+        for e in result.examples
+    ]
+    return {"examples": examples, "thumbnails": thumbnails}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What `evaluate` returns: records and predictions in memory."""
+
+    records: Sequence[Record]
+    predictions: Mapping[str, Mapping[str, Any]]
+    """Unit → table name → pyarrow Table."""
+
+    def to_frame(self) -> Any:
+        """Return one row per record as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame([dataclasses.asdict(record) for record in self.records])
+
+    def value(self, dataset: str, metric: str | None = None) -> float:
+        """Return one number: the primary metric of `dataset`, or the one named.
+
+        Raises:
+            UserError: there is no such number; the text says what there is and why others are missing.
+        """
+        for record in self.records:
+            wanted = record.primary if metric is None else record.metric == metric
+            if record.status == "ok" and record.dataset == dataset and wanted and record.value is not None:
+                return record.value
+        there = ", ".join(f"{r.dataset}/{r.metric or r.status}: {r.reason or r.value}" for r in self.records)
+        raise UserError(f"No {metric or 'primary metric'} of {dataset}. There is: {there}.")
+
+
+def evaluate(
+    model: Any,
+    suite: str | Path | LoadedSuite,
+    *,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    allow_missing: int = 0,
+    cache: bool = False,
+    offline: bool = False,
+    name: str = "model",
+    preprocess: Callable[[Any], Any] | None = None,
+    tokenize: Callable[[Any], Any] | None = None,
+) -> Results:
+    """Return the results of one model on a suite, in memory; safe inside a training loop.
+
+    Training mode, gradients and random-number state of `model` are left as they were.
+
+    Args:
+        model: an `Encoder`, a spec such as `rwkv-clip-b32=model_31.pt`, or a module with `encode_image` and
+            `encode_text` (give `preprocess` and `tokenize` where it is not one of ours).
+        suite: name or path of a suite, or a loaded one.
+        data_root: folder that holds the datasets.
+        limit: take a deterministic stratified subset of that many samples; the records say so.
+        device: for a spec.
+        precision: `fp32`, `bf16` or `fp16`, for a spec or module.
+        batch_size: samples per forward pass.
+        num_workers: decoding processes.
+        allow_missing: damaged images that may be left out.
+        cache: keep features in the feature store, for weights that do not change.
+        offline: open no socket.
+        name: what records call an in-memory module.
+        preprocess: image → [3, H, W], for a module.
+        tokenize: texts → [B, L] int64, for a module.
+
+    Raises:
+        UserError: the suite, model or data are not what they should be.
+    """
+    from rwkvclip_eval.encoders import as_encoder, load_encoder
+    from rwkvclip_eval.encoders.protocol import Encoder
+
+    encoder: Encoder
+    if isinstance(model, str):
+        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
+    elif isinstance(model, Encoder):
+        encoder = model
+    else:
+        encoder = as_encoder(model, name=name, preprocess=preprocess, tokenize=tokenize, precision=precision)
+    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
+    options = RunOptions(
+        data_root=Path(data_root) if data_root is not None else None,
+        limit=limit,
+        allow_missing=allow_missing,
+        offline=offline,
+        use_cache=cache,
+        encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
+    )
+    datasets, store = Datasets(options, loaded.base_dir), make_store(options)
+    units = plan(loaded)
+    outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
+    return Results(
+        records=[record for outcome in outcomes for record in outcome.records],
+        predictions={
+            unit.name(encoder.info.name): outcome.result.predictions
+            for unit, outcome in zip(units, outcomes, strict=True)
+            if outcome.result
+        },
+    )

@@ -1,0 +1,81 @@
+"""Suite files: what loads, and that every mistake is named with its line."""
+
+import pytest
+
+from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+
+GOOD = """\
+name: mine
+tasks:
+  - task: zero_shot_classification
+    protocol: [standard, clip-benchmark]
+    datasets:
+      - cifar10
+      - sun397@partition1
+      - name: birds
+        folder: birds
+        class_names: [owl, wren]
+        templates: ["a photo of a {c}."]
+"""
+
+
+@pytest.mark.parametrize("name", list(list_suites()))
+def test_every_shipped_suite_loads_and_knows_its_names(name: str) -> None:
+    loaded = load_suite(name)
+    check_names(loaded, source=name)
+    assert loaded.suite.name == name
+    assert loaded.suite.description
+
+
+def test_short_names_expand_to_name_and_variant() -> None:
+    cifar10, sun397, birds = parse_suite(GOOD).suite.tasks[0].datasets
+    assert (cifar10.name, cifar10.variant) == ("cifar10", None)
+    assert (sun397.name, sun397.variant) == ("sun397", "partition1")
+    assert birds.class_names == ("owl", "wren")
+
+
+def test_the_hash_is_of_the_text() -> None:
+    assert parse_suite(GOOD).sha256 != parse_suite(GOOD + "\n").sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("protocol:", "protocl:", "s.yaml:4: tasks.0.protocl: unknown key 'protocl'. Did you mean 'protocol'?"),
+        ("class_names:", "clas_names:", "s.yaml:10: tasks.0.datasets.2.clas_names: unknown key"),
+        ("clip-benchmark]", "clip-bench]", "s.yaml:4: tasks.0.protocol: Unknown protocol 'clip-bench'."),
+        ("name: mine\n", "", "s.yaml:1: name: the key 'name' is missing."),
+        ("name: mine\n", "name: mine\nname: yours\n", "s.yaml:2: the key 'name' occurs twice."),
+        ("tasks:", "tasks: [", "s.yaml:"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_line(old: str, new: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        parse_suite(GOOD.replace(old, new), source="s.yaml")
+    assert message in str(caught.value)
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    text = GOOD.replace("templates:", "template:").replace("protocol:", "protocl:")
+    with pytest.raises(SuiteError) as caught:
+        parse_suite(text, source="s.yaml")
+    assert "s.yaml:4" in str(caught.value)
+    assert "s.yaml:11" in str(caught.value)
+
+
+def test_unknown_tasks_and_datasets_are_named_with_near_matches() -> None:
+    loaded = parse_suite(GOOD.replace("zero_shot_classification", "zero_shot").replace("cifar10", "cifar01"))
+    with pytest.raises(SuiteError) as caught:
+        check_names(loaded, source="s.yaml")
+    assert "s.yaml:3: Unknown task 'zero_shot'." in str(caught.value)
+    assert "s.yaml:6: Unknown dataset 'cifar01'. Did you mean 'cifar10'" in str(caught.value)
+
+
+def test_a_folder_of_webdataset_shards_needs_no_catalogue_entry() -> None:
+    check_names(parse_suite(GOOD.replace("cifar10", "wds_anything")))
+
+
+def test_an_unknown_suite_lists_the_shipped_ones() -> None:
+    with pytest.raises(SuiteError, match="Did you mean 'zero-shot-11'"):
+        load_suite("zeroshot-11")
