@@ -103,7 +103,7 @@ def run(
     """Run models on a suite and write a report.
 
     Examples:
-        rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai --data-root DATA -o b32
+        rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai --data-root D -o x
 
         rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA --out runs/curve
 

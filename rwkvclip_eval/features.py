@@ -251,12 +251,11 @@ class _Partial:
         journal = self.folder / "journal.jsonl"
         if not journal.is_file():
             return
-        lines = journal.read_text(encoding="utf-8").splitlines()
-        for line in lines:
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line a kill cut short; its batch is encoded again
+        whole, _, cut_short = journal.read_text(encoding="utf-8").rpartition("\n")
+        if cut_short:
+            # A kill cut the last line; its batch is encoded again, and the next line must not join it.
+            write_text(journal, whole + "\n" if whole else "")
+        for entry in map(json.loads, whole.splitlines()):
             if "batch_size" in entry:
                 self.batch_size = entry["batch_size"]
                 continue

@@ -305,7 +305,7 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
             now = hashlib.file_digest(file, "sha256").hexdigest()
         if now not in scored:
             raise OutputError(
-                f"{path.name} has changed since {run.out} scored it as {spec.display_name}; choose another --out."
+                f"{path.name} has changed since {run.out} scored {spec.display_name}; choose another --out."
             )
 
 

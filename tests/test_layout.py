@@ -59,7 +59,9 @@ def test_train_uses_only_data_and_the_public_interface_of_eval() -> None:
 def test_metrics_see_arrays_only() -> None:
     for path in (PACKAGES["rwkvclip_eval"] / "metrics").glob("*.py"):
         inner = [n for n in imports_of(path) if starts(n, ("rwkvclip_eval", "rwkvclip_models"))]
-        assert not [n for n in inner if not starts(n, ("rwkvclip_eval.metrics", "rwkvclip_eval.errors"))], path
+        assert not [n for n in inner if not starts(n, ("rwkvclip_eval.metrics", "rwkvclip_eval.errors"))], (
+            path
+        )
 
 
 def test_reports_see_records_only() -> None:
@@ -94,7 +96,13 @@ def test_suites_holds_yaml_only() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["rwkvclip_eval", "rwkvclip_eval.cli", "rwkvclip_eval.report", "rwkvclip_eval.results", "rwkvclip_models.errors"],
+    [
+        "rwkvclip_eval",
+        "rwkvclip_eval.cli",
+        "rwkvclip_eval.report",
+        "rwkvclip_eval.results",
+        "rwkvclip_models.errors",
+    ],
 )
 def test_importing_this_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

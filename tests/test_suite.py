@@ -42,7 +42,11 @@ def test_the_hash_is_of_the_text() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("protocol:", "protocl:", "s.yaml:4: tasks.0.protocl: unknown key 'protocl'. Did you mean 'protocol'?"),
+        (
+            "protocol:",
+            "protocl:",
+            "s.yaml:4: tasks.0.protocl: unknown key 'protocl'. Did you mean 'protocol'?",
+        ),
         ("class_names:", "clas_names:", "s.yaml:10: tasks.0.datasets.2.clas_names: unknown key"),
         ("clip-benchmark]", "clip-bench]", "s.yaml:4: tasks.0.protocol: Unknown protocol 'clip-bench'."),
         ("name: mine\n", "", "s.yaml:1: name: the key 'name' is missing."),

@@ -1,0 +1,247 @@
+"""The feature store: encoded once, resumed exactly, never half-written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toy import ColourDataset, ColourEncoder
+
+from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.features import EncodeOptions, FeatureStore, clear, entries
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class StopHere(Exception):
+    pass
+
+
+def stop_after(batches: int) -> EncodeOptions:
+    calls = 0
+
+    def progress(done: int, total: int, what: str) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > batches:  # the first call announces the start
+            raise StopHere
+
+    return EncodeOptions(batch_size=4, on_progress=progress)
+
+
+def test_a_split_is_encoded_once_and_read_back_equal(tmp_path: Path) -> None:
+    encoder, dataset = ColourEncoder(), ColourDataset()
+    first = FeatureStore(tmp_path).images(encoder, dataset, EncodeOptions(batch_size=4))
+    again = FeatureStore(tmp_path).images(encoder, dataset, EncodeOptions(batch_size=7))
+    assert encoder.images == len(dataset)
+    np.testing.assert_array_equal(first.embedding, again.embedding)
+    np.testing.assert_allclose(np.linalg.norm(first.embedding, axis=1), 1, rtol=1e-6)
+    pixels = torch.stack([encoder.preprocess(dataset.image(i)) for i in range(len(dataset))])
+    np.testing.assert_allclose(first.probe, pixels.mean((2, 3)).numpy(), atol=1e-6)
+
+
+def test_an_interrupted_encoding_continues_at_the_next_batch_with_equal_results(tmp_path: Path) -> None:
+    whole = FeatureStore(tmp_path / "whole").images(
+        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
+    )
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path / "cut").images(ColourEncoder(), ColourDataset(), stop_after(3))
+    encoder = ColourEncoder()
+    resumed = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images == 30 - 3 * 4
+    np.testing.assert_array_equal(whole.embedding, resumed.embedding)
+    np.testing.assert_array_equal(whole.probe, resumed.probe)
+
+
+def test_a_resumed_encoding_keeps_the_batch_boundaries_it_began_with(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
+    encoder = ColourEncoder()
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=30))
+    assert encoder.images == 30 - 3 * 4
+
+
+def test_a_journal_line_cut_short_costs_that_batch_only(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
+    journal = next(tmp_path.rglob("journal.jsonl"))
+    journal.write_text(journal.read_text()[:-8])
+    encoder = ColourEncoder()
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images == 30 - 2 * 4
+
+
+def test_an_unfinished_entry_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
+    (entry,) = entries(tmp_path)
+    assert not entry["complete"]
+
+
+def test_other_weights_data_or_precision_are_other_entries(tmp_path: Path) -> None:
+    store, options = FeatureStore(tmp_path), EncodeOptions()
+    keys = {
+        store.images(ColourEncoder(), ColourDataset(), options).key,
+        store.images(ColourEncoder("other"), ColourDataset(), options).key,
+        store.images(ColourEncoder(), ColourDataset(n=29), options).key,
+    }
+    assert len(keys) == 3
+
+
+def test_damaged_images_are_named_and_leave_the_others_in_place(tmp_path: Path) -> None:
+    clean = FeatureStore(tmp_path / "clean").images(
+        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
+    )
+    damaged = (0, 5, 29)
+    stored = FeatureStore(tmp_path / "bad").images(
+        ColourEncoder(), ColourDataset(damaged=damaged), EncodeOptions(batch_size=4)
+    )
+    assert stored.missing == {i: f"image-{i:03d} cannot be decoded" for i in damaged}
+    kept = [i for i in range(30) if i not in damaged]
+    np.testing.assert_array_equal(stored.embedding[kept], clean.embedding[kept])
+
+
+def test_worker_processes_give_the_same_features(tmp_path: Path) -> None:
+    here = FeatureStore(tmp_path / "a").images(ColourEncoder(), ColourDataset(damaged=(3,)), EncodeOptions())
+    workers = FeatureStore(tmp_path / "b").images(
+        ColourEncoder(), ColourDataset(damaged=(3,)), EncodeOptions(num_workers=2)
+    )
+    np.testing.assert_array_equal(here.embedding, workers.embedding)
+    assert here.missing == workers.missing
+
+
+def test_each_different_text_is_encoded_once(tmp_path: Path) -> None:
+    encoder = ColourEncoder()
+    rows = FeatureStore(tmp_path).texts(encoder, ["a red one", "a blue one", "a red one"], EncodeOptions())
+    assert encoder.texts == 2
+    np.testing.assert_array_equal(rows[0], rows[2])
+    assert rows[0].argmax() == 0
+    assert rows[1].argmax() == 2
+
+
+def test_a_shared_store_is_read_and_never_written(tmp_path: Path) -> None:
+    FeatureStore(tmp_path / "shared").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    before = sorted(p for p in (tmp_path / "shared").rglob("*"))
+    encoder = ColourEncoder()
+    store = FeatureStore(tmp_path / "own", tmp_path / "shared")
+    store.images(encoder, ColourDataset(), EncodeOptions())
+    store.images(encoder, ColourDataset(n=12), EncodeOptions())
+    assert encoder.images == 12
+    assert sorted(p for p in (tmp_path / "shared").rglob("*")) == before
+
+
+def test_an_embedding_that_is_not_finite_names_the_image(tmp_path: Path) -> None:
+    class Broken(ColourEncoder):
+        def encode_image(self, pixels: torch.Tensor) -> Any:
+            error = UserError("Embeddings are not finite.")
+            error.rows = [1]  # type: ignore[attr-defined]
+            raise error
+
+    with pytest.raises(UserError, match="image-001"):
+        FeatureStore(tmp_path).images(Broken(), ColourDataset(), EncodeOptions(batch_size=4))
+
+
+def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(tmp_path: Path) -> None:
+    class Small(ColourEncoder):
+        def encode_image(self, pixels: torch.Tensor) -> Any:
+            if len(pixels) > 3:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return super().encode_image(pixels)
+
+    said: list[str] = []
+    options = EncodeOptions(batch_size=8, on_message=said.append)
+    small = FeatureStore(tmp_path / "small").images(Small(), ColourDataset(), options)
+    whole = FeatureStore(tmp_path / "whole").images(
+        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=8)
+    )
+    np.testing.assert_allclose(small.embedding, whole.embedding, atol=1e-6)
+    assert said[0] == "Out of GPU memory: going on with batches of 4."
+
+
+def test_a_full_disk_is_one_clear_error_and_keeps_finished_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OutputError, match="No space left on device"):
+            FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4))
+    encoder = ColourEncoder()
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images <= 30 - 3 * 4
+
+
+def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="--no-cache"):
+        FeatureStore(tmp_path / "file").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+
+
+def test_clearing_frees_what_is_not_in_use(tmp_path: Path) -> None:
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    count, freed = clear(tmp_path)
+    assert count == 1
+    assert freed > 0
+    assert entries(tmp_path) == []
+
+
+SLOW_ENCODING = """
+import sys, time
+sys.path[:0] = {paths!r}
+from pathlib import Path
+from toy import ColourDataset, ColourEncoder
+from rwkvclip_eval.features import EncodeOptions, FeatureStore
+class Slow(ColourEncoder):
+    def encode_image(self, pixels):
+        time.sleep({delay})
+        return super().encode_image(pixels)
+encoder = Slow()
+FeatureStore(Path({store!r})).images(encoder, ColourDataset(n=60), EncodeOptions(batch_size=4))
+print(encoder.images)
+"""
+
+
+def start_encoding(store: Path, delay: float) -> subprocess.Popen[str]:
+    paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train"), str(ROOT / "tests")]
+    code = SLOW_ENCODING.format(paths=paths, delay=delay, store=str(store))
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_encode_a_split_once_between_them(tmp_path: Path) -> None:
+    both = [start_encoding(tmp_path, 0.05) for _ in range(2)]
+    counts = sorted(int(process.communicate(timeout=60)[0]) for process in both)
+    assert counts == [0, 60]
+
+
+def test_a_killed_encoding_loses_the_batch_in_flight_only(tmp_path: Path) -> None:
+    process = start_encoding(tmp_path, 0.2)
+    deadline = time.monotonic() + 60
+    journal: list[Path] = []
+    while time.monotonic() < deadline and not (journal and journal[0].read_text().count("start") >= 3):
+        journal = list(tmp_path.rglob("journal.jsonl"))
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    finished = journal[0].read_text().count('"start"')
+    encoder = ColourEncoder()
+    resumed = FeatureStore(tmp_path).images(encoder, ColourDataset(n=60), EncodeOptions(batch_size=4))
+    whole = FeatureStore(tmp_path / "w").images(
+        ColourEncoder(), ColourDataset(n=60), EncodeOptions(batch_size=4)
+    )
+    assert finished >= 3
+    assert encoder.images == 60 - 4 * finished
+    np.testing.assert_array_equal(resumed.embedding, whole.embedding)

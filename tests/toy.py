@@ -1,0 +1,89 @@
+"""A small encoder and dataset of a user's own kind: real images, real features, no trained weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rwkvclip_eval.data.types import DatasetInfo
+from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
+from rwkvclip_eval.errors import DamagedData
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+
+
+class ColourEncoder:
+    """Embeds an image as its mean colour and a text as the colours it names."""
+
+    def __init__(self, name: str = "colour") -> None:
+        self.info = EncoderInfo(
+            name=name,
+            spec=name,
+            family="python",
+            checkpoint_sha256="0" * 64,
+            fingerprint=make_fingerprint(name=name),
+            embed_dim=3,
+            probe_dim=3,
+            image_size_px=(8, 8),
+            context_length=77,
+            logit_scale=100.0,
+        )
+        self.images = 0
+        self.texts = 0
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        array = np.asarray(image.convert("RGB").resize((8, 8)), dtype=np.float32) / 255
+        return torch.from_numpy(array).permute(2, 0, 1)
+
+    def encode_image(self, pixels: torch.Tensor) -> ImageFeatures:
+        self.images += len(pixels)
+        mean = pixels.mean((2, 3))
+        return ImageFeatures(torch.nn.functional.normalize(mean, dim=-1), mean)
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[int(colour in text.split()) for colour in COLOURS] for text in texts])
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.texts += len(tokens)
+        return torch.nn.functional.normalize(tokens.float() + 0.01, dim=-1)
+
+
+@dataclass
+class ColourDataset:
+    """n noisy one-colour images; `damaged` indices cannot be decoded."""
+
+    n: int = 30
+    damaged: tuple[int, ...] = ()
+    labels: np.ndarray[Any, Any] | None = field(init=False)
+    captions: Sequence[Sequence[str]] | None = None
+
+    def __post_init__(self) -> None:
+        self.labels = np.arange(self.n, dtype=np.int64) % 3
+        self.keys = [f"image-{i:03d}" for i in range(self.n)]
+        self.info = DatasetInfo(
+            name="colours",
+            kind="classification",
+            num_samples=self.n,
+            fingerprint=hashlib.sha256(f"{self.n}{self.damaged}".encode()).hexdigest(),
+            class_names=tuple(COLOURS),
+            templates=("a {c} picture",),
+        )
+
+    def __len__(self) -> int:
+        return self.n
+
+    def image(self, index: int) -> Image.Image:
+        if index in self.damaged:
+            raise DamagedData(f"{self.keys[index]} cannot be decoded")
+        rng = np.random.default_rng(index)
+        base = np.array(list(COLOURS.values())[index % 3])
+        pixels = np.clip(base + rng.normal(0, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels)
