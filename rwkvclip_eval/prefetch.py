@@ -34,9 +34,9 @@ def prefetch_all(
     complete = True
     for spec in expand_specs(models):
         try:
-            rows += [(f"{spec.display_name}: {what}", "there") for what in prefetch_encoder(spec)]
+            rows += [(f"{spec.name}: {what}", "there") for what in prefetch_encoder(spec)]
         except UserError as error:
-            rows.append((spec.display_name, f"failed: {error}"))
+            rows.append((spec.name, f"failed: {error}"))
             complete = False
     for unit in units.values():
         try:

@@ -223,7 +223,7 @@ def run_suite(
                 [
                     u
                     for j, u in enumerate(units)
-                    if (i, j) in wanted and not run.finished(u.name(spec.display_name))
+                    if (i, j) in wanted and not run.finished(u.name(spec.name))
                 ],
             )
             for i, spec in enumerate(specs)
@@ -236,10 +236,10 @@ def run_suite(
         for spec, pending in work:
             if not pending:
                 continue
-            encoder = encoders.pop(spec.display_name, None) or _load(spec, options)
+            encoder = encoders.pop(spec.name, None) or _load(spec, options)
             for unit in pending:
                 outcome = run_unit(encoder, unit, datasets, store, options)
-                name = unit.name(spec.display_name)
+                name = unit.name(spec.name)
                 run.add(name, outcome)
                 options.on_unit(name, _outcome_text(outcome))
             del encoder
@@ -281,7 +281,7 @@ def _load_all(specs: Sequence[EncoderSpec], options: RunOptions) -> dict[str, En
     for spec in specs:
         encoder = _load(spec, options)
         if len(kept) < KEPT_LOADED:
-            kept[spec.display_name] = encoder
+            kept[spec.name] = encoder
     return kept
 
 
@@ -292,20 +292,20 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
         OutputError: a checkpoint changed; the text names it.
     """
     for spec in specs:
-        path = spec.local_file
+        path = Path(spec.checkpoint or "")
         scored = {
             record.model_info.get("checkpoint_sha256")
             for unit in units
-            for record in run.records.get(unit.name(spec.display_name), ())
+            for record in run.records.get(unit.name(spec.name), ())
             if record.status in FINISHED
         }
-        if path is None or not scored or not path.is_file():
+        if not scored or not path.is_file():
             continue
         with path.open("rb") as file:
             now = hashlib.file_digest(file, "sha256").hexdigest()
         if now not in scored:
             raise OutputError(
-                f"{path.name} has changed since {run.out} scored {spec.display_name}; choose another --out."
+                f"{path.name} has changed since {run.out} scored {spec.name}; choose another --out."
             )
 
 

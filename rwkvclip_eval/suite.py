@@ -156,7 +156,8 @@ def check_names(loaded: LoadedSuite, *, source: str = "suite") -> None:
     Raises:
         SuiteError: a name is unknown; every mistake is listed with its line.
     """
-    from rwkvclip_eval.data.catalogue import is_known, known_names
+    from rwkvclip_eval.data.catalogue import catalogue, record_name
+    from rwkvclip_eval.data.open import DATASETS
     from rwkvclip_eval.tasks import TASKS
 
     node = yaml.compose(loaded.text, Loader=yaml.SafeLoader)
@@ -167,10 +168,10 @@ def check_names(loaded: LoadedSuite, *, source: str = "suite") -> None:
             problems.append(f"{source}:{line}: {unknown_name('task', entry.task, TASKS)}")
         for j, ref in enumerate(entry.datasets):
             free = ref.source is not None or ref.folder is not None or ref.name.startswith("wds_")
-            if not free and not is_known(ref.name):
+            if not free and record_name(ref.name) is None and ref.name not in DATASETS:
                 line = _line(node, ("tasks", i, "datasets", j))
                 hint = " A set of your own needs 'folder' or 'source', or a name that starts with 'wds_'."
-                problems.append(f"{source}:{line}: {unknown_name('dataset', ref.name, known_names())}{hint}")
+                problems.append(f"{source}:{line}: {unknown_name('dataset', ref.name, {*catalogue(), *DATASETS})}{hint}")
     if problems:
         raise SuiteError("\n".join(problems))
 

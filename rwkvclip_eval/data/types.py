@@ -45,8 +45,6 @@ class DatasetInfo:
     """The catalogue's count; None where it has none."""
     subset: bool = False
     """Fewer samples than the whole split (a partial copy, or `--limit`): never compared with full runs."""
-    trained_on: bool = False
-    """Reserved for splits a model may have seen; False for test splits."""
 
 
 @runtime_checkable
