@@ -182,6 +182,7 @@ def run_suite(
         UserError: bad input, found before any encoding, or an output that cannot be written.
     """
     from rwkvclip_eval.encoders import expand_specs
+    from rwkvclip_eval.encoders.spec import parse_spec
     from rwkvclip_eval.environment import environment
 
     started = time.perf_counter()
@@ -197,15 +198,16 @@ def run_suite(
     directory = Path(out)
     if shard and shard[1] > 1:
         directory = directory / f"shard-{shard[0]:04d}-of-{shard[1]:04d}"
+    public_models = [parse_spec(model).public_text for model in models]
     info = RunInfo(
         command=command,
         suite_name=loaded.suite.name,
         suite_text=loaded.text,
         suite_sha256=loaded.sha256,
-        models=[_without_folders(model) for model in models],
+        models=public_models,
         identity={
             "suite": loaded.sha256,
-            "models": [_without_folders(model) for model in models],
+            "models": public_models,
             "precision": options.precision,
             "limit": options.limit,
             "allow_missing": options.allow_missing,
@@ -220,11 +222,7 @@ def run_suite(
         work = [
             (
                 spec,
-                [
-                    u
-                    for j, u in enumerate(units)
-                    if (i, j) in wanted and not run.finished(u.name(spec.name))
-                ],
+                [u for j, u in enumerate(units) if (i, j) in wanted and not run.finished(u.name(spec.name))],
             )
             for i, spec in enumerate(specs)
         ]
@@ -256,11 +254,6 @@ def run_suite(
         num_skipped=len(wanted) - num_run,
         seconds=seconds,
     )
-
-
-def _without_folders(model: str) -> str:
-    """Return a spec with every path cut to its last part, so that nothing tells where it lay."""
-    return "=".join(part if part.startswith("hf:") else part.rsplit("/", 1)[-1] for part in model.split("="))
 
 
 def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:

@@ -171,7 +171,9 @@ def check_names(loaded: LoadedSuite, *, source: str = "suite") -> None:
             if not free and record_name(ref.name) is None and ref.name not in DATASETS:
                 line = _line(node, ("tasks", i, "datasets", j))
                 hint = " A set of your own needs 'folder' or 'source', or a name that starts with 'wds_'."
-                problems.append(f"{source}:{line}: {unknown_name('dataset', ref.name, {*catalogue(), *DATASETS})}{hint}")
+                problems.append(
+                    f"{source}:{line}: {unknown_name('dataset', ref.name, {*catalogue(), *DATASETS})}{hint}"
+                )
     if problems:
         raise SuiteError("\n".join(problems))
 
