@@ -1,0 +1,72 @@
+"""A small real run: image folders on disk, a real process, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy import COLOURS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SUITE = """\
+name: colours
+tasks:
+  - task: zero_shot_classification
+    protocol: [standard, clip-benchmark]
+    datasets:
+      - {name: colours, folder: colours, class_names: [red, green, blue], templates: ["a {c} picture"]}
+  - task: zero_shot_retrieval
+    datasets:
+      - {name: pictures, folder: pictures}
+"""
+
+
+def environment(cache: Path, **extra: str) -> dict[str, str]:
+    paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train"), str(ROOT / "tests")]
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RWKVCLIP_EVAL", "HF_"))}
+    return kept | {"PYTHONPATH": ":".join(paths), "RWKVCLIP_EVAL_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | extra
+
+
+@pytest.fixture(scope="session")
+def colour_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite file beside its data: a folder per class, and a captioned folder."""
+    base = tmp_path_factory.mktemp("colours")
+    rng = np.random.default_rng(0)
+    lines = ["image,caption"]
+    for name, colour in COLOURS.items():
+        (base / "colours" / name).mkdir(parents=True)
+        (base / "pictures").mkdir(exist_ok=True)
+        for i in range(20):
+            pixels = np.clip(np.array(colour) + rng.normal(0, 60, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(base / "colours" / name / f"{i:02d}.png")
+            if i < 4:
+                Image.fromarray(pixels).save(base / "pictures" / f"{name}{i}.png")
+                lines += [f"{name}{i}.png,a {name} picture", f"{name}{i}.png,number {i} is {name}"]
+    (base / "pictures" / "captions.csv").write_text("\n".join(lines) + "\n")
+    (base / "suite.yaml").write_text(SUITE)
+    return base / "suite.yaml"
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `rwkvclip-eval ARGUMENTS…` as a process with a feature store of its own."""
+
+    def run(*arguments: str | Path, cache: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "rwkvclip_eval", *map(str, arguments)],
+            env=environment(cache or tmp_path / "cache", **extra),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
