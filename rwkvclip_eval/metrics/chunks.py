@@ -28,7 +28,8 @@ def require_finite(**arrays: np.ndarray[Any, Any]) -> None:
     """
     for name, array in arrays.items():
         # A sum in float64 is finite exactly when all float32 terms are; it needs no mask of the array's size.
-        sums = np.sum(array, axis=-1, dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            sums = np.sum(array, axis=-1, dtype=np.float64)
         if not np.isfinite(sums).all():
             row = int(np.flatnonzero(~np.isfinite(np.atleast_1d(sums)))[0])
             raise ValueError(f"{name} must be finite; row {row} holds NaN or infinity.")

@@ -119,15 +119,18 @@ def num_padding_rows(num_samples: int, world_size: int, batch_size: int) -> int:
     return -num_samples % (world_size * batch_size)
 
 
-def padded_accuracy(accuracy: float, num_samples: int, num_padding: int) -> float:
-    """Return the accuracy that the official ImageNet evaluation prints.
+def padded_accuracy(accuracy: float, num_samples: int, num_padding: int, num_classes: int) -> float:
+    """Return the top-1 accuracy that the official ImageNet evaluation prints.
 
-    Unfilled rows hold logits 0 and label 0. Top-1 of 1000 equal logits is class 0, and class 0 is among
-    their top 5 (both by CPU `torch.topk`), so each counts as correct.
+    Unfilled rows hold logits 0 and label 0, and are ranked like any other: of 1000 equal logits CPU
+    `torch.topk` with k = 1 picks class 0, so each counts as correct (below 64 classes it picks another).
 
     Args:
         accuracy: over the real samples, in [0, 1].
         num_samples: n.
         num_padding: unfilled rows, see `num_padding_rows`.
+        num_classes: C.
     """
-    return (accuracy * num_samples + num_padding) / (num_samples + num_padding)
+    picked = truncated_top_k(np.zeros((1, num_classes)), 1)[0, 0]
+    correct = num_padding if picked == 0 else 0
+    return (accuracy * num_samples + correct) / (num_samples + num_padding)

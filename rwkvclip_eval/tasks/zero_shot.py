@@ -117,7 +117,7 @@ class ZeroShotClassification:
             )
         )
         if protocol.padding is not None and samples.info.name in protocol.padding.datasets:
-            values.append(_padded(top1, protocol))
+            values.append(_padded(top1, protocol, num_classes))
         notes: dict[str, float | int | str] = {
             "logits": protocol.logits,
             "logit_scale": LOGIT_SCALE,
@@ -205,12 +205,12 @@ def _rank(
     return ranked
 
 
-def _padded(top1: MetricValue, protocol: Protocol) -> MetricValue:
+def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricValue:
     """Return top-1 as printed with the protocol's unfilled rows averaged in; the interval moves alike."""
     assert protocol.padding is not None and top1.ci_low is not None and top1.ci_high is not None
     rows = metrics.num_padding_rows(top1.n, protocol.padding.world_size, protocol.padding.batch_size)
     value, low, high = (
-        metrics.padded_accuracy(fraction, top1.n, rows)
+        metrics.padded_accuracy(fraction, top1.n, rows, num_classes)
         for fraction in (top1.value, top1.ci_low, top1.ci_high)
     )
     notes: dict[str, float | int | str] = {
