@@ -1,1 +1,18 @@
-"""Tasks: from features to metrics, predictions and intervals."""
+"""Tasks: from features to metrics, predictions and intervals. `TASKS` holds them by record name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.registry import Registry
+from rwkvclip_eval.tasks.retrieval import ZeroShotRetrieval
+from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.tasks.base import Task
+
+TASKS: Registry[Task] = Registry("task")
+TASKS.register(ZeroShotClassification.name, ZeroShotClassification())
+TASKS.register(ZeroShotRetrieval.name, ZeroShotRetrieval())
+
+__all__ = ["TASKS"]

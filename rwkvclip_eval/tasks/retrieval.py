@@ -1,0 +1,199 @@
+"""Zero-shot image-text retrieval by cosine similarity, both directions.
+
+Predictions:
+    image_to_text   key, rank                  one row per image: rank from 1 of its best-placed caption
+    text_to_image   key, caption_index, rank   one row per caption of image `key`: rank from 1 of that image
+
+Axes: n images, m captions, D embedding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rwkvclip_eval import statistics
+from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.metrics import retrieval as metrics
+from rwkvclip_eval.tasks.base import (
+    Features,
+    MetricValue,
+    Need,
+    RetrievalExample,
+    Samples,
+    TaskResult,
+    hash_prompts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from rwkvclip_eval.data.types import DatasetKind
+    from rwkvclip_eval.encoders.protocol import EncoderInfo
+    from rwkvclip_eval.protocols import Protocol
+
+KS = (1, 5, 10)
+NUM_EXAMPLES = 8
+EXAMPLE_DEPTH = 5
+"""Images shown per example query."""
+
+
+class ZeroShotRetrieval:
+    """Recall@1/5/10 and median rank; text retrieval is image → text, image retrieval text → image."""
+
+    name = "zero_shot_retrieval"
+    version = 1
+    needs: frozenset[Need] = frozenset({"text", "embedding"})
+    kinds: frozenset[DatasetKind] = frozenset({"retrieval"})
+
+    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
+        """Return all captions with the protocol's prefix, those of the first image first."""
+        return [protocol.caption_prefix + caption for _, _, caption in _captions(samples)]
+
+    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
+        """Return the SHA-256 (hex) of the caption prefix."""
+        return hash_prompts((), (), protocol.caption_prefix)
+
+    def score(
+        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
+    ) -> TaskResult:
+        """Return recalls and median ranks with intervals, every query's rank, and example queries.
+
+        Raises:
+            DamagedData: an image has no caption.
+            ValueError: an embedding is not finite.
+        """
+        captions = list(_captions(samples))
+        owner = np.array([image for image, _, _ in captions], np.int64)
+        images, texts = features.image_embedding, features.text_embedding
+        assert images is not None and texts is not None, "the runner passes what `needs` names"
+        assert len(images) == len(samples.keys) and len(texts) == len(owner)
+        by_image = metrics.image_to_text_ranks(images, texts, owner)
+        by_text = metrics.text_to_image_ranks(images, texts, owner)
+        n, m = len(images), len(texts)
+        one = np.ones(1, np.int64)
+        values = [
+            *_direction("image_retrieval", by_text, owner, num_right=one, num_candidates=n),
+            *_direction(
+                "text_retrieval", by_image, np.arange(n), num_right=np.bincount(owner), num_candidates=m
+            ),
+        ]
+        queries = _choose_examples(by_text, owner)
+        return TaskResult(
+            metrics=values,
+            predictions=_tables(samples, captions, by_image, by_text),
+            examples=[_example(images, texts, q, protocol.caption_prefix, captions[q]) for q in queries],
+            notes={"num_images": n, "num_captions": m, "caption_prefix": protocol.caption_prefix},
+        )
+
+
+def _captions(samples: Samples) -> Iterator[tuple[int, int, str]]:
+    """Yield (image index, caption index within the image, caption) in the order texts are encoded."""
+    assert samples.captions is not None and len(samples.captions) == len(samples.keys)
+    if not samples.keys:
+        raise DamagedData(f"{samples.info.name}/{samples.info.split} holds no samples to score.")
+    for image, captions in enumerate(samples.captions):
+        if not captions:
+            raise DamagedData(
+                f"{samples.info.name}/{samples.info.split}: image {samples.keys[image]!r} has no caption; "
+                "retrieval needs at least one for every image."
+            )
+        for index, caption in enumerate(captions):
+            yield image, index, caption
+
+
+def _direction(
+    name: str,
+    ranks: NDArray[np.int64],
+    owner: NDArray[np.int64],
+    *,
+    num_right: NDArray[np.int64],
+    num_candidates: int,
+) -> list[MetricValue]:
+    """Return recalls and median rank of one direction; `owner` [queries] is each query's image."""
+    recalls, median = statistics.retrieval(ranks, owner, KS)
+    values = [
+        MetricValue(
+            name=f"{name}_recall@{k}",
+            value=metrics.recall_at_k(ranks, k),
+            n=len(ranks),
+            ci_low=interval.low,
+            ci_high=interval.high,
+            ci_method=interval.method,
+            notes={
+                "chance": metrics.chance_recall(num_right, num_candidates, k),
+                "num_candidates": num_candidates,
+            },
+        )
+        for k, interval in zip(KS, recalls, strict=True)
+    ]
+    values.append(
+        MetricValue(
+            name=f"{name}_median_rank",
+            value=metrics.median_rank(ranks),
+            n=len(ranks),
+            ci_low=median.low,
+            ci_high=median.high,
+            ci_method=median.method,
+            notes={"num_candidates": num_candidates},
+        )
+    )
+    return values
+
+
+def _tables(
+    samples: Samples,
+    captions: Sequence[tuple[int, int, str]],
+    by_image: NDArray[np.int64],
+    by_text: NDArray[np.int64],
+) -> dict[str, pa.Table]:
+    """Return the prediction tables described at the top of this file."""
+    import pyarrow as pa
+
+    keys = list(samples.keys)
+    return {
+        "image_to_text": pa.table({"key": pa.array(keys, pa.string()), "rank": pa.array(by_image)}),
+        "text_to_image": pa.table(
+            {
+                "key": pa.array([keys[image] for image, _, _ in captions], pa.string()),
+                "caption_index": pa.array([index for _, index, _ in captions], pa.int64()),
+                "rank": pa.array(by_text),
+            }
+        ),
+    }
+
+
+def _choose_examples(ranks: NDArray[np.int64], owner: NDArray[np.int64]) -> list[int]:
+    """Return up to `NUM_EXAMPLES` captions of different images, half of them hits where possible."""
+    generator = np.random.default_rng(0)
+    shuffled = generator.permutation(len(ranks))
+    # One caption per image, the first in shuffled order.
+    _, first = np.unique(owner[shuffled], return_index=True)
+    candidates = shuffled[np.sort(first)]
+    hits = [int(q) for q in candidates if ranks[q] == 1]
+    misses = [int(q) for q in candidates if ranks[q] > 1]
+    half = NUM_EXAMPLES // 2
+    num_hits = min(len(hits), max(half, NUM_EXAMPLES - len(misses)))
+    return hits[:num_hits] + misses[: NUM_EXAMPLES - num_hits]
+
+
+def _example(
+    images: NDArray[np.float32],
+    texts: NDArray[np.float32],
+    query: int,
+    prefix: str,
+    caption: tuple[int, int, str],
+) -> RetrievalExample:
+    """Return the best images of one caption; equal scores keep the order of the images."""
+    scores = images @ texts[query]
+    best = np.argsort(-scores, kind="stable")[:EXAMPLE_DEPTH]
+    return RetrievalExample(
+        query=prefix + caption[2],
+        target=caption[0],
+        retrieved=[int(i) for i in best],
+        scores=[float(scores[i]) for i in best],
+    )

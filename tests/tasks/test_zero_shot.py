@@ -1,0 +1,217 @@
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from rwkvclip_eval.data.types import DatasetInfo
+from rwkvclip_eval.encoders.protocol import EncoderInfo
+from rwkvclip_eval.errors import DamagedData, SuiteError
+from rwkvclip_eval.metrics import classification
+from rwkvclip_eval.protocols import CLIP_BENCHMARK, OFFICIAL, PROTOCOLS, STANDARD, Padding
+from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.tasks.base import Features, Samples, Task
+from rwkvclip_eval.tasks.zero_shot import class_embeddings
+
+ENCODER = EncoderInfo(
+    name="hand-made",
+    spec="hand-made",
+    family="python",
+    checkpoint_sha256="0" * 64,
+    fingerprint="0" * 64,
+    embed_dim=2,
+    probe_dim=2,
+    image_size_px=(2, 2),
+    context_length=77,
+    logit_scale=100.0,
+)
+TASK = TASKS.get("zero_shot_classification")
+
+
+def samples(labels, class_names=("cat", "dog"), templates=("a {c}", "the {c}"), name="pets"):
+    info = DatasetInfo(
+        name=name,
+        kind="classification",
+        num_samples=len(labels),
+        fingerprint="f",
+        class_names=tuple(class_names),
+        templates=tuple(templates),
+    )
+    return Samples(info=info, keys=[f"s{i}" for i in range(len(labels))], labels=np.array(labels))
+
+
+def random_case(num_classes=9, n=150, name="pets", noise=0.25):
+    """Images scattered around their class's direction, one template."""
+    generator = np.random.default_rng(0)
+    texts = generator.standard_normal((num_classes, 16)).astype(np.float32)
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    labels = generator.integers(0, num_classes, n)
+    images = texts[labels] + noise * generator.standard_normal((n, 16)).astype(np.float32)
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    case = samples(labels, [f"class {i}" for i in range(num_classes)], ["a {c}"], name)
+    return case, Features(image_embedding=images, text_embedding=texts)
+
+
+def values(result):
+    return {m.name: m.value for m in result.metrics}
+
+
+def test_registered_tasks_fulfil_the_contract():
+    assert sorted(TASKS) == ["zero_shot_classification", "zero_shot_retrieval"]
+    for name in TASKS:
+        assert isinstance(TASKS.get(name), Task)
+        assert TASKS.get(name).name == name
+
+
+def test_prompts_are_class_major_and_their_hash_sees_order():
+    case = samples([0])
+    assert TASK.texts(case, STANDARD) == ["a cat", "the cat", "a dog", "the dog"]
+    other = samples([0], templates=("the {c}", "a {c}"))
+    assert TASK.prompt_hash(case, STANDARD) != TASK.prompt_hash(other, STANDARD)
+    assert TASK.prompt_hash(case, STANDARD) == TASK.prompt_hash(case, OFFICIAL)
+
+
+def test_class_names_with_braces_are_taken_as_they_are():
+    assert TASK.texts(samples([0], ("{c} {x}", "dog"), ("a {c}",)), STANDARD) == ["a {c} {x}", "a dog"]
+
+
+def test_prompts_are_normalised_before_and_after_averaging():
+    # The second prompt is ten times as long; both still weigh the same: mean of (1,0) and (0,1).
+    classes = class_embeddings(np.array([[1, 0], [0, 10], [0, 3], [0, 1]], np.float32), 2)
+    assert classes == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1]]), abs=1e-6)
+
+
+def test_three_images_of_two_classes_give_accuracies_checked_by_eye():
+    # Class axes are x and y; images point at x, at y, and 3/5 x + 4/5 y.
+    case = samples([0, 1, 0], templates=("a {c}",))
+    features = Features(
+        image_embedding=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
+        text_embedding=np.eye(2, dtype=np.float32),
+    )
+    result = TASK.score(case, features, ENCODER, STANDARD)
+    assert values(result) == pytest.approx({"top1_accuracy": 2 / 3, "mean_per_class_accuracy": 3 / 4})
+    table = result.predictions["predictions"].to_pylist()
+    assert [row["prediction"] for row in table] == [0, 1, 1]
+    assert table[2]["key"] == "s2"
+    assert table[2]["label"] == 0
+    assert table[2]["top_ids"] == [1, 0]
+    assert table[2]["top_logits"] == pytest.approx([80, 60], abs=1e-4)
+    assert table[2]["label_logit"] == pytest.approx(60, abs=1e-4)
+    assert table[2]["log_sum_exp"] == pytest.approx(80, abs=1e-4)
+    top1 = result.metrics[0]
+    assert (top1.n, top1.ci_method, top1.notes["chance"]) == (3, "wilson", 0.5)
+    assert result.metrics[1].ci_method == "class-stratified bootstrap"
+    assert result.notes["logit_scale"] == 100
+
+
+def test_top5_is_given_from_five_classes_up():
+    four, five = (random_case(num_classes=c) for c in (4, 5))
+    assert "top5_accuracy" not in values(TASK.score(*four, ENCODER, STANDARD))
+    assert values(TASK.score(*five, ENCODER, STANDARD))["top5_accuracy"] == 1
+
+
+def test_classes_without_samples_are_left_out_of_the_mean_and_counted():
+    case, features = random_case()
+    keep = case.labels != 3
+    case = samples(case.labels[keep], case.info.class_names, case.info.templates)
+    features = dataclasses.replace(features, image_embedding=features.image_embedding[keep])
+    metric = TASK.score(case, features, ENCODER, STANDARD).metrics[-1]
+    assert (metric.notes["num_classes_present"], metric.notes["num_classes_absent"]) == (8, 1)
+    assert metric.ci_low <= metric.value <= metric.ci_high
+
+
+def test_the_official_protocol_truncates_and_bounds_its_ties():
+    case, features = random_case(num_classes=60, n=400, noise=0.35)
+    exact = TASK.score(case, features, ENCODER, STANDARD)
+    official = TASK.score(case, features, ENCODER, OFFICIAL)
+    logits = (np.float32(100) * features.image_embedding) @ features.text_embedding.T
+    for metric, k in zip(official.metrics[:2], (1, 5), strict=True):
+        hit = classification.hits(classification.truncated_top_k(logits, k), case.labels)
+        assert metric.value == hit.mean()
+        assert metric.notes["tied_rows"] > 0
+    for metric in official.metrics:
+        assert metric.notes["ties_worst"] <= metric.value <= metric.notes["ties_best"]
+    assert "tied_rows" not in exact.metrics[0].notes
+    assert official.notes["logits"] == "truncated"
+    # The kept logits are those before the cut.
+    kept = official.predictions["predictions"].column("label_logit")
+    assert kept == exact.predictions["predictions"].column("label_logit")
+    judged = official.predictions["predictions"].to_pandas()
+    assert (judged["prediction"] == judged["label"]).mean() == official.metrics[0].value
+
+
+def test_clip_benchmark_scores_as_standard_does():
+    case = random_case()
+    assert values(TASK.score(*case, ENCODER, CLIP_BENCHMARK)) == values(TASK.score(*case, ENCODER, STANDARD))
+
+
+def test_padding_is_reported_beside_the_corrected_number_for_imagenet_only():
+    case, features = random_case(num_classes=100, name="imagenet", n=150)
+    official = {m.name: m for m in TASK.score(case, features, ENCODER, OFFICIAL).metrics}
+    top1, padded = official["top1_accuracy"], official["top1_accuracy_padded"]
+    assert padded.notes["padding_rows"] == 8 * 120 - 150
+    assert padded.value == pytest.approx((top1.value * 150 + 810) / 960)
+    assert padded.ci_low < padded.value < padded.ci_high
+    assert "top1_accuracy_padded" not in values(TASK.score(case, features, ENCODER, STANDARD))
+    assert "top1_accuracy_padded" not in values(TASK.score(*random_case(), ENCODER, OFFICIAL))
+
+
+@pytest.mark.parametrize("num_classes", [9, 100, 1000])
+def test_padding_equals_scoring_with_the_unfilled_rows_in_place(num_classes):
+    case, features = random_case(num_classes=num_classes, name="imagenet", n=150)
+    alip = dataclasses.replace(
+        OFFICIAL, padding=Padding(datasets=frozenset({"imagenet"}), world_size=8, batch_size=128)
+    )
+    padded = values(TASK.score(case, features, ENCODER, alip))["top1_accuracy_padded"]
+    images = np.concatenate([features.image_embedding, np.zeros((1024 - 150, 16), np.float32)])
+    labels = np.concatenate([case.labels, np.zeros(1024 - 150, int)])
+    full = samples(labels, case.info.class_names, case.info.templates)
+    filled = TASK.score(full, dataclasses.replace(features, image_embedding=images), ENCODER, OFFICIAL)
+    assert padded == pytest.approx(values(filled)["top1_accuracy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_scores_repeat_and_do_not_depend_on_chunks(monkeypatch, protocol):
+    case = random_case()
+    first = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
+    again = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
+    assert first.metrics == again.metrics
+    assert first.predictions["predictions"].equals(again.predictions["predictions"])
+    monkeypatch.setattr("rwkvclip_eval.metrics.chunks.CHUNK_ELEMENTS", 100)
+    chunked = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
+    assert values(chunked) == values(first)
+
+
+def test_predictions_have_the_documented_columns():
+    table = TASK.score(*random_case(), ENCODER, STANDARD).predictions["predictions"]
+    assert table.schema.names == [
+        "key",
+        "label",
+        "prediction",
+        "top_ids",
+        "top_logits",
+        "label_logit",
+        "log_sum_exp",
+    ]
+    assert table.schema.field("top_ids").type == pa.list_(pa.int64(), 5)
+    frame = table.to_pandas()
+    log_probability = frame["label_logit"] - frame["log_sum_exp"]
+    assert (log_probability <= 1e-5).all()
+
+
+def test_bad_prompts_and_labels_are_named():
+    with pytest.raises(SuiteError, match=r"has no \{c\}"):
+        TASK.texts(samples([0], templates=("a photo of a {}.",)), STANDARD)
+    with pytest.raises(SuiteError, match="needs class names and templates"):
+        TASK.texts(samples([0], (), ()), STANDARD)
+    case, features = random_case()
+    case.labels[7] = 9
+    with pytest.raises(DamagedData, match=r"'s7' has label 9, expected 0 to 8"):
+        TASK.score(case, features, ENCODER, STANDARD)
+
+
+def test_a_nan_embedding_gives_no_number():
+    case, features = random_case()
+    features.image_embedding[4, 2] = np.nan
+    with pytest.raises(ValueError, match="images must be finite; row 4"):
+        TASK.score(case, features, ENCODER, STANDARD)
