@@ -1,0 +1,175 @@
+"""What a report says about how its numbers were made, in words and pairs; shared by page and Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.report.tables import (
+    AVERAGE_METHOD,
+    STATUS_WORDS,
+    TASK_TITLES,
+    dataset_title,
+    format_value,
+    is_percent,
+    metric_label,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rwkvclip_eval.report.loading import Entry
+    from rwkvclip_eval.report.tables import Cell, Row
+
+READING = (
+    "Intervals are 95 %: Wilson for top-k accuracy, a class-stratified bootstrap for mean per class, and for "
+    "retrieval a bootstrap over images that keeps the captions of one image together. Each number's own "
+    "method stands beside it.",
+    f"An average is the plain mean over its datasets; its interval is {AVERAGE_METHOD}. It speaks of these "
+    "datasets only.",
+    "A lead is claimed only where the 95 % intervals do not overlap. Overlapping intervals do not show that "
+    "two models are equal: `rwkvclip-eval compare` tests the paired predictions.",
+    "Numbers describe these checkpoints, not training methods: a second training run of the same method "
+    "would differ too.",
+    "Never compare across protocols, dataset variants or task versions; subsets with full splits; incomplete "
+    "averages with complete ones; or published numbers with these as if measured alike.",
+    "Untrained models show what the data and the metric give by chance; they are never called best.",
+)
+_CURES = {
+    "missing_data": (
+        "Bring the data under --data-root (`rwkvclip-eval data list` says what is expected and where to get "
+        "it), then run the same command again; what is finished is kept."
+    ),
+    "failed": "Mend the cause, then run the same command again; what is finished is kept.",
+    "not_applicable": "Nothing to mend: this model does not offer what the task needs.",
+}
+
+
+def protocol_texts(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return protocol → description for those in use."""
+    names = dict.fromkeys(e.record.protocol for e in entries)
+    return {
+        n: PROTOCOLS.get(n).description if n in PROTOCOLS else "A protocol this installation does not know."
+        for n in names
+    }
+
+
+def problem_rows(entries: Iterable[Entry]) -> list[dict[str, str]]:
+    """Return what has no number, why, and what to do."""
+    return [
+        {
+            "model": e.model,
+            "task": TASK_TITLES.get(e.record.task, e.record.task),
+            "protocol": e.record.protocol,
+            "dataset": dataset_title(e),
+            "word": STATUS_WORDS.get(e.record.status, e.record.status),
+            "reason": e.record.reason or "no reason was recorded",
+            "cure": _CURES.get(e.record.status, ""),
+        }
+        for e in entries
+        if e.record.status != "ok"
+    ]
+
+
+def unit_metrics(entries: Iterable[Entry]) -> list[tuple[str, str, str, str, str]]:
+    """Return metric, value, interval, n and interval method of each number of a unit."""
+    rows = []
+    for entry in entries:
+        r = entry.record
+        if r.value is None:
+            continue
+        low, high = format_value(r.metric, r.ci_low), format_value(r.metric, r.ci_high)
+        label = metric_label(r.metric) + (", %" if is_percent(r.metric) else "")
+        interval = f"{low}–{high}" if r.ci_low is not None and r.ci_high is not None else "none"
+        rows.append((label, format_value(r.metric, r.value), interval, str(r.n or ""), r.ci_method or "none"))
+    return rows
+
+
+def unit_facts(entry: Entry) -> list[tuple[str, str]]:
+    """Return how the numbers of a unit were made."""
+    r, info = entry.record, entry.record.model_info
+    facts = [
+        ("status", "" if r.status == "ok" else f"{STATUS_WORDS[r.status]}: {r.reason}"),
+        ("protocol", f"{r.protocol}, task version {r.task_version}"),
+        ("dataset", f"{dataset_title(entry)}, split {r.split}"),
+        ("checked", _checked(entry)),
+        ("left out", f"{r.num_missing} damaged images, as allowed" if r.num_missing else ""),
+        ("source", r.dataset_source),
+        ("dataset fingerprint", r.dataset_fingerprint),
+        ("prompt hash", r.prompt_hash),
+        ("encoder", str(info.get("spec", ""))),
+        ("encoder fingerprint", str(info.get("fingerprint", ""))),
+        ("checkpoint SHA-256", str(info.get("checkpoint_sha256", ""))),
+        ("weights", "" if entry.trained else "random, untrained"),
+        ("precision", str(info.get("precision", ""))),
+        ("implementation", " on ".join(str(info[k]) for k in ("implementation", "device") if info.get(k))),
+        ("seconds", f"{r.seconds:.1f}" if r.seconds is not None else ""),
+        ("notes", "; ".join(f"{k} {v}" for k, v in flatten(r.notes))),
+        ("run", entry.run.name),
+        ("ended", r.created_utc),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def _checked(entry: Entry) -> str:
+    r = entry.record
+    if r.status != "ok":
+        return ""
+    if r.subset:
+        return "a subset of the split"
+    return "expected counts of the catalogue" if r.verified else "unverified: no expected counts known"
+
+
+def average_facts(row: Row, cell: Cell) -> list[tuple[str, str]]:
+    """Return how an average was made."""
+    covered = [d for d in row.datasets if d not in cell.missing]
+    facts = [
+        ("mean of", ", ".join(covered)),
+        ("missing", ", ".join(cell.missing)),
+        ("95 % interval", f"{cell.interval}; {AVERAGE_METHOD}" if cell.interval else "none"),
+        ("ranked", f"no: {row.problem}" if row.problem else ""),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def model_facts(models: Sequence[str], infos: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Return fact → its value for each model, leaving out facts that no model states."""
+    names = list(dict.fromkeys(name for info in infos.values() for name in info if name != "name"))
+    table = [(n.replace("_", " "), [plain(infos.get(m, {}).get(n)) for m in models]) for n in names]
+    return [(name, values) for name, values in table if any(v not in ("", "—") for v in values)]
+
+
+def plain(value: object) -> str:
+    """Return a JSON value as people write it."""
+    if value is None or value == "":
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return str(value)
+
+
+def flatten(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested facts as pairs of dotted name and text."""
+    pairs: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            pairs += flatten(value, f"{name}.")
+        else:
+            pairs.append((name.replace("_", " "), plain(value)))
+    return pairs
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return a duration in words."""
+    if seconds is None:
+        return "not finished"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

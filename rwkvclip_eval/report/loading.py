@@ -1,0 +1,237 @@
+"""Reads run directories and merges them: what a report is made from. Needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.results import Record, RunInfo, read_records, run_dirs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+# Two records of one number may differ in these: when and where it was made, not what it is.
+_INCIDENTAL = {"seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run directory (or one member of a job array)."""
+
+    path: Path
+    """Where it lies; reports show its name only."""
+    info: RunInfo | None
+    """run.json, None where there is none."""
+
+    @property
+    def name(self) -> str:
+        """Return what tables call the run: its folder, with the parent's for a job-array member."""
+        path = self.path.resolve()
+        return f"{path.parent.name}/{path.name}" if path.name.startswith("shard-") else path.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A record, the run it came from, and the column it belongs in."""
+
+    record: Record
+    run: Run
+    model: str
+    """Column title: the record's model name, with what tells it apart where two encoders share the name."""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the weights were trained; random ones are never called best."""
+        return bool(self.record.model_info.get("trained", True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One query of the gallery with the pictures it found."""
+
+    unit: str
+    model: str
+    query: str
+    target: int
+    retrieved: tuple[int, ...]
+    scores: tuple[float, ...]
+    thumbnails: dict[int, str]
+    """Image index → base64 JPEG, those this example shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurve:
+    """The logged steps of one training run."""
+
+    model: str
+    rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """All that a report shows."""
+
+    runs: tuple[Run, ...]
+    entries: tuple[Entry, ...]
+    examples: tuple[Example, ...]
+    curves: tuple[TrainingCurve, ...]
+
+    @property
+    def models(self) -> list[str]:
+        """Return the column titles in order of appearance."""
+        return list(dict.fromkeys(e.model for e in self.entries))
+
+
+def load_runs(paths: Sequence[Path]) -> Loaded:
+    """Return the merged content of the run directories `paths`, job-array members included.
+
+    Raises:
+        OutputError: a path holds no results, a file is damaged, or two runs contradict each other.
+    """
+    if not paths:
+        raise OutputError("No run directory given: name at least one folder that holds results.jsonl.")
+    folders = {d.resolve(): d for path in paths for d in run_dirs(path)}
+    runs = tuple(Run(path=d, info=_read_info(d / "run.json")) for d in folders.values())
+    pairs = [(record, run) for run in runs for record in read_records(run.path / "results.jsonl")]
+    entries = merge(pairs)
+    columns = {(e.run.path, e.record.unit): e.model for e in entries}
+    return Loaded(
+        runs=runs,
+        entries=tuple(entries),
+        examples=tuple(example for run in runs for example in _read_examples(run, columns)),
+        curves=tuple(curve for run in runs for curve in _read_curves(run)),
+    )
+
+
+def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
+    """Return one entry per number: equal duplicates collapse, and what later succeeded no longer failed.
+
+    Raises:
+        OutputError: two runs give different values for one number of one encoder.
+    """
+    pairs = list(pairs)
+    columns = _column_titles([record for record, _ in pairs])
+    kept: dict[tuple[str, str, str], Entry] = {}
+    for record, run in pairs:
+        entry = Entry(record=record, run=run, model=_column(record, columns))
+        key = (record.unit, entry.model, record.metric)
+        if key not in kept:
+            kept[key] = entry
+        elif record.status == "ok" and kept[key].record.status == "ok":
+            _refuse_contradiction(kept[key], entry)
+        elif record.status == "ok":
+            kept[key] = entry
+    succeeded = {(e.record.unit, e.model) for e in kept.values() if e.record.status == "ok"}
+    return [e for e in kept.values() if e.record.status == "ok" or (e.record.unit, e.model) not in succeeded]
+
+
+def _refuse_contradiction(first: Entry, second: Entry) -> None:
+    def differs(a: object, b: object) -> bool:
+        if isinstance(a, float) and isinstance(b, float):
+            return not math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+        return a != b
+
+    one, other = dataclasses.asdict(first.record), dataclasses.asdict(second.record)
+    names = [n for n in one if n not in _INCIDENTAL and differs(one[n], other[n])]
+    if names:
+        facts = "; ".join(f"{n} {one[n]!r} against {other[n]!r}" for n in names)
+        raise OutputError(
+            f"{first.run.path} and {second.run.path} contradict each other on {first.record.unit}, "
+            f"{first.record.metric}: {facts}. One of them is stale or was run differently; leave it out, or "
+            "report the two separately."
+        )
+
+
+def _encoder(record: Record) -> tuple[str, str]:
+    info = record.model_info
+    return str(info.get("fingerprint", "")), str(info.get("precision", ""))
+
+
+def _column_titles(records: Iterable[Record]) -> dict[tuple[str, tuple[str, str]], str]:
+    """Return (name, encoder) → column title; a name that stands for several encoders says which."""
+    by_name: dict[str, dict[tuple[str, str], Record]] = {}
+    for record in records:
+        if record.model_info.get("fingerprint"):
+            by_name.setdefault(record.model, {}).setdefault(_encoder(record), record)
+    titles = {}
+    for name, encoders in by_name.items():
+        checkpoints = [str(r.model_info.get("spec", "")).rpartition("=")[2] for r in encoders.values()]
+        for marks in (
+            [""] if len(encoders) == 1 else [],
+            checkpoints,
+            [precision for _, precision in encoders],
+            [fingerprint[:8] for fingerprint, _ in encoders],
+            [f"{fingerprint[:8]}, {precision}" for fingerprint, precision in encoders],
+        ):
+            if len(set(marks)) == len(encoders):
+                break
+        for encoder, mark in zip(encoders, marks, strict=True):
+            titles[name, encoder] = f"{name} ({mark})" if mark else name
+    return titles
+
+
+def _column(record: Record, titles: dict[tuple[str, tuple[str, str]], str]) -> str:
+    if (record.model, _encoder(record)) in titles:
+        return titles[record.model, _encoder(record)]
+    # An encoder that did not load has no fingerprint; it joins its column where only one can be meant.
+    same_name = {title for (name, _), title in titles.items() if name == record.model}
+    return same_name.pop() if len(same_name) == 1 else record.model
+
+
+def _read_info(path: Path) -> RunInfo | None:
+    if not path.is_file():
+        return None
+    known = {f.name for f in dataclasses.fields(RunInfo)}
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return RunInfo(**{k: v for k, v in fields.items() if k in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path} is not a run description ({error}); run the suite again.") from error
+
+
+def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Example]:
+    examples = []
+    for path in sorted((run.path / "examples").glob("*.json")):
+        # A unit another run already told of (a collapsed duplicate) has no column of this run.
+        model = columns.get((run.path, path.stem))
+        if model is None:
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            pictures = {int(index): str(data) for index, data in content["thumbnails"].items()}
+            for item in content["examples"]:
+                shown = {int(item["target"]), *map(int, item["retrieved"])}
+                examples.append(
+                    Example(
+                        unit=path.stem,
+                        model=model,
+                        query=str(item["query"]),
+                        target=int(item["target"]),
+                        retrieved=tuple(map(int, item["retrieved"])),
+                        scores=tuple(map(float, item["scores"])),
+                        thumbnails={i: pictures[i] for i in shown if i in pictures},
+                    )
+                )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise OutputError(f"{path} is not an examples file ({error!r}); run the suite again.") from error
+    return examples
+
+
+def _read_curves(run: Run) -> list[TrainingCurve]:
+    curves = []
+    for path in sorted((run.path / "training").glob("*.jsonl")):
+        rows = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                rows.append({**row, "step": int(row["step"])})
+            except (ValueError, TypeError, KeyError) as error:
+                raise OutputError(f"{path}:{number}: not a training log line ({error!r}).") from error
+        if rows:
+            curves.append(TrainingCurve(model=str(rows[-1].get("model", path.stem)), rows=tuple(rows)))
+    return curves

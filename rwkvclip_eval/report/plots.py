@@ -1,0 +1,356 @@
+"""Plots of a report, drawn once as SVG (for the page, following its light or dark theme) and PNG.
+
+The palette is Okabe & Ito's, told apart with any colour vision; a model has one colour in every plot.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.report.tables import is_percent, metric_label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rwkvclip_eval.report.loading import Entry, TrainingCurve
+    from rwkvclip_eval.report.tables import Cell, Row, Table
+
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
+_MARKERS = "osD^vPX*"
+_INK, _MUTED, _GRID, _CHANCE = "#1d2530", "#5c6773", "#dde1e6", "#4b5563"
+_DARK = {_INK: "#e8ebef", _MUTED: "#a3adb8", _GRID: "#343b45", _CHANCE: "#b6bec8"}
+_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """A drawn figure."""
+
+    name: str
+    title: str
+    alt: str
+    """What it shows, in words, for those who cannot see it."""
+    table: str
+    """Slug of the table it belongs to; empty for training curves."""
+    svg: str
+    png: bytes
+
+    @property
+    def themed_svg(self) -> str:
+        """Return the SVG with inks that follow the reader's light or dark preference."""
+        themed = self.svg
+        for i, ink in enumerate(_DARK):
+            themed = themed.replace(ink, f"var(--c{i})")
+        light = "".join(f"--c{i}:{ink};" for i, ink in enumerate(_DARK))
+        dark = "".join(f"--c{i}:{ink};" for i, ink in enumerate(_DARK.values()))
+        style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+        return re.sub(r"(<svg[^>]*>)", lambda m: m[1] + style, themed, count=1)
+
+
+def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour per model; the checkpoints of one series share theirs."""
+    keys = list(dict.fromkeys(series.get(m, m) for m in models))
+    return {m: _PALETTE[keys.index(series.get(m, m)) % len(_PALETTE)] for m in models}
+
+
+def find_series(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return model → series for models that are steps of one training run.
+
+    Names and checkpoints of a series are equal once their own step is taken out.
+    """
+    keys: dict[str, dict[str, int]] = {}
+    for entry in entries:
+        info = entry.record.model_info
+        if info.get("step") is None:
+            continue
+        step = int(info["step"])
+        name, _, checkpoint = str(info.get("spec", "")).partition("=")
+        key = "|".join((_without_step(entry.model, step), name, _without_step(checkpoint, step)))
+        keys.setdefault(key, {})[entry.model] = step
+    return {
+        model: key.partition("|")[0]
+        for key, steps in keys.items()
+        if len(set(steps.values())) > 1
+        for model in steps
+    }
+
+
+def _without_step(text: str, step: int) -> str:
+    found = list(re.finditer(rf"(?<!\d)0*{step}(?!\d)", text))
+    return f"{text[: found[-1].start()]}*{text[found[-1].end() :]}" if found else text
+
+
+def draw_plots(
+    tables: Sequence[Table], entries: Sequence[Entry], curves: Sequence[TrainingCurve]
+) -> list[Plot]:
+    """Return every plot the numbers allow."""
+    series = find_series(entries)
+    names = list(dict.fromkeys([*(e.model for e in entries), *(c.model for c in curves)]))
+    colours = model_colours(names, series)
+    steps = {e.model: int(e.record.model_info["step"]) for e in entries if e.model in series}
+    last = {
+        key: max((m for m in steps if series[m] == key), key=steps.__getitem__) for key in series.values()
+    }
+    shown = [m for m in names if m not in series or last[series[m]] == m]
+    plots: list[Plot] = []
+    for table in tables:
+        recalls = [r for r in table.rows if "recall@" in r.metric]
+        others = [r for r in table.rows if r not in recalls and r.metric and is_percent(r.metric)]
+        if others:
+            plots.append(_bars(table, others, shown, colours))
+        for dataset in dict.fromkeys(r.title for r in recalls):
+            rows = [r for r in recalls if r.title == dataset]
+            if any(c.value is not None for r in rows for c in r.cells.values()):
+                plots.append(_recall_curves(table, dataset, rows, shown, colours))
+        if set(table.models) & set(series):
+            plots.extend(_against_step(table, series, steps, colours))
+    if curves:
+        plots.append(_training(curves, colours))
+    return plots
+
+
+class _Figure:
+    """A matplotlib figure without pyplot's global state, in the report's dress."""
+
+    def __init__(self, width: float, height: float, columns: int = 1) -> None:
+        from matplotlib.figure import Figure
+
+        self.figure = Figure(figsize=(width, height), layout="constrained")
+        self.axes = list(self.figure.subplots(1, columns, squeeze=False)[0])
+        for ax in self.axes:
+            ax.set_facecolor("none")
+            ax.spines[["top", "right", "left"]].set_visible(False)
+            ax.spines["bottom"].set_color(_MUTED)
+            ax.tick_params(colors=_INK, length=0, labelsize=9.5)
+            ax.set_axisbelow(True)
+            ax.xaxis.label.set_color(_MUTED)
+            ax.yaxis.label.set_color(_MUTED)
+
+    def legend(self, handles: Sequence[Any], labels: Sequence[str]) -> None:
+        """Put one legend for all axes above them."""
+        width = self.figure.get_figwidth() * 13
+        longest = max(map(len, labels), default=1) + 5
+        self.figure.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=max(1, min(len(labels), int(width // longest))),
+            frameon=False,
+            labelcolor=_INK,
+            fontsize=9.5,
+            handlelength=1.4,
+        )
+
+    def plot(self, name: str, title: str, alt: str, table: str) -> Plot:
+        """Return the finished drawing."""
+        import matplotlib as mpl
+
+        self.figure.patch.set_alpha(0)
+        svg, png = io.StringIO(), io.BytesIO()
+        settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}
+        with mpl.rc_context(settings):
+            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        self.figure.patch.set_facecolor("white")
+        self.figure.patch.set_alpha(1)
+        self.figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
+        text = svg.getvalue()
+        # Readers' own fonts, not those of the machine that drew it.
+        text = text.replace("'DejaVu Sans'", _FONTS)
+        return Plot(
+            name=name, title=title, alt=alt, table=table, svg=text[text.index("<svg") :], png=png.getvalue()
+        )
+
+
+def _errors(cells: Sequence[Cell]) -> list[list[float]]:
+    """Return distances from value to interval, [2][len(cells)], in points; zero where there is none."""
+    below = [100 * ((c.value or 0) - c.low) if c.low is not None else 0.0 for c in cells]
+    above = [100 * (c.high - (c.value or 0)) if c.high is not None else 0.0 for c in cells]
+    return [[max(0.0, d) for d in below], [max(0.0, d) for d in above]]
+
+
+def _summary(rows: Sequence[Row], models: Sequence[str]) -> str:
+    return "; ".join(
+        f"{row.title} {metric_label(row.metric)}: "
+        + ", ".join(f"{m} {row.cells[m].text}" for m in models if row.cells[m].value is not None)
+        for row in rows[:30]
+    )
+
+
+def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]) -> Plot:
+    models = [m for m in shown if m in table.models]
+    bar = 0.78 / len(models)
+    figure = _Figure(8.6, max(1.9, 0.9 + len(rows) * max(0.42, 0.2 * len(models) + 0.1)))
+    ax = figure.axes[0]
+    handles = []
+    for i, model in enumerate(models):
+        have = [(j, r.cells[model]) for j, r in enumerate(rows) if r.cells[model].value is not None]
+        untrained = any(not cell.trained for _, cell in have)
+        handles.append(
+            ax.barh(
+                [j - 0.39 + bar * (i + 0.5) for j, _ in have],
+                [100 * (c.value or 0) for _, c in have],
+                height=bar * 0.86,
+                color=colours[model],
+                alpha=0.35 if untrained else 1.0,
+                xerr=_errors([c for _, c in have]),
+                error_kw={"ecolor": _INK, "elinewidth": 1.1, "capsize": 0},
+            )
+        )
+    labels = [m for m in models]
+    chance = [(j, _chance(row)) for j, row in enumerate(rows)]
+    lines = [(j, c) for j, c in chance if c is not None]
+    if lines:
+        drawn = ax.vlines(
+            [100 * c for _, c in lines],
+            [j - 0.44 for j, _ in lines],
+            [j + 0.44 for j, _ in lines],
+            colors=_CHANCE,
+            linestyles=(0, (2, 1.5)),
+            linewidth=1.3,
+        )
+        handles.append(drawn)
+        labels.append("chance")
+    ax.set_yticks(range(len(rows)), [r.title.replace("_", " ") for r in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.grid(axis="x", color=_GRID, linewidth=0.8)
+    same = {r.metric for r in rows}
+    ax.set_xlabel(f"{metric_label(same.pop()) if len(same) == 1 else 'primary metric of each dataset'}, %")
+    figure.legend(handles, labels)
+    title = f"{table.title}: every dataset, with 95 % intervals"
+    return figure.plot(f"bars-{table.slug}", title, f"Bars. {_summary(rows, models)}", table.slug)
+
+
+def _chance(row: Row) -> float | None:
+    for cell in row.cells.values():
+        notes = cell.entry.record.notes if cell.entry is not None else {}
+        for name in ("chance", "chance_level"):
+            if isinstance(notes.get(name), int | float):
+                return float(notes[name])
+    return None
+
+
+def _recall_curves(
+    table: Table, dataset: str, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]
+) -> Plot:
+    sides = [s for s in ("text", "image") if any(r.metric.startswith(s) for r in rows)] or [""]
+    models = [m for m in shown if m in table.models]
+    figure = _Figure(8.6, 3.3, len(sides))
+    drawn: dict[str, Any] = {}
+    top = max(100 * (c.high or c.value or 0) for r in rows for c in r.cells.values())
+    for ax, side in zip(figure.axes, sides, strict=True):
+        own = [r for r in rows if r.metric.startswith(side)]
+        ks = [int(r.metric.rpartition("@")[2]) for r in own]
+        for i, model in enumerate(models):
+            have = [
+                (k, r.cells[model]) for k, r in zip(ks, own, strict=True) if r.cells[model].value is not None
+            ]
+            if have:
+                drawn[model] = ax.errorbar(
+                    [k for k, _ in have],
+                    [100 * (c.value or 0) for _, c in have],
+                    yerr=_errors([c for _, c in have]),
+                    color=colours[model],
+                    marker=_MARKERS[i % len(_MARKERS)],
+                    markersize=5,
+                    linewidth=1.8,
+                    elinewidth=1.2,
+                    linestyle="-" if all(c.trained for _, c in have) else ":",
+                )
+        ax.set_xticks(ks)
+        ax.set_ylim(0, min(100, top * 1.08) or 1)
+        ax.set_xlabel("k")
+        ax.set_ylabel("recall@k, %")
+        ax.set_title(
+            {"text": "image → text", "image": "text → image"}.get(side, ""), color=_INK, fontsize=10.5
+        )
+        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+    figure.legend(list(drawn.values()), list(drawn))
+    slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
+    title = f"Recall at k on {dataset} ({table.protocol}{', subset' if table.subset else ''})"
+    return figure.plot(f"recall-{table.slug}-{slug}", title, f"Lines. {_summary(rows, models)}", table.slug)
+
+
+def _against_step(
+    table: Table, series: Mapping[str, str], steps: Mapping[str, int], colours: Mapping[str, str]
+) -> Iterator[Plot]:
+    from rwkvclip_eval.report.headline import headline_rows
+
+    rows = [r for r in headline_rows(table) if r.metric and is_percent(r.metric)][:2]
+    own = {key: sorted((m for m in table.models if series.get(m) == key), key=steps.__getitem__)
+           for key in dict.fromkeys(series[m] for m in table.models if m in series)}  # fmt: skip
+    if not rows or all(len(models) < 2 for models in own.values()):
+        return
+    figure = _Figure(8.6, 3.3, len(rows))
+    drawn: dict[str, Any] = {}
+    for ax, row in zip(figure.axes, rows, strict=True):
+        for i, (key, models) in enumerate(own.items()):
+            have = [(steps[m], row.cells[m]) for m in models if row.cells[m].value is not None]
+            have = [(s, c) for s, c in have if not c.missing]
+            if not have:
+                continue
+            x = [s for s, _ in have]
+            (drawn[key],) = ax.plot(
+                x,
+                [100 * (c.value or 0) for _, c in have],
+                color=colours[models[0]],
+                marker=_MARKERS[i % len(_MARKERS)],
+                markersize=5,
+                linewidth=1.8,
+            )
+            banded = [(s, c.low, c.high) for s, c in have if c.low is not None and c.high is not None]
+            ax.fill_between(
+                [s for s, _, _ in banded],
+                [100 * low for _, low, _ in banded],
+                [100 * high for _, _, high in banded],
+                color=colours[models[0]],
+                alpha=0.18,
+                linewidth=0,
+            )
+        ax.set_xlabel("training step or epoch of the checkpoint")
+        ax.set_ylabel("%")
+        ax.set_title(f"{row.title}, {metric_label(row.metric)}", color=_INK, fontsize=10.5)
+        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+    if drawn:
+        figure.legend(list(drawn.values()), list(drawn))
+        models = [m for group in own.values() for m in group]
+        title = f"{table.title}: against training step, bands are 95 % intervals"
+        yield figure.plot(f"steps-{table.slug}", title, f"Lines. {_summary(rows, models)}", table.slug)
+
+
+def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plot:
+    columns = ["loss"] + [
+        c for c in ("val_loss", "val_metric") if any(c in r for k in curves for r in k.rows)
+    ]
+    figure = _Figure(8.6, 3.3, len(columns))
+    drawn: dict[str, Any] = {}
+    for ax, column in zip(figure.axes, columns, strict=True):
+        for curve in curves:
+            points = [(r["step"], float(r[column])) for r in curve.rows if column in r]
+            if not points:
+                continue
+            x, y = zip(*points, strict=True)
+            window = max(1, len(y) // 25)
+            if window > 1:
+                ax.plot(x, y, color=colours[curve.model], alpha=0.25, linewidth=1)
+            smooth = [sum(y[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(y))]
+            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], linewidth=1.9)
+        ax.set_xlabel("step")
+        ax.set_title(
+            {"loss": "training loss", "val_loss": "validation loss", "val_metric": "validation metric"}[
+                column
+            ],
+            color=_INK,
+            fontsize=10.5,
+        )
+        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+    figure.legend(list(drawn.values()), list(drawn))
+    ends = "; ".join(
+        f"{c.model}: loss {c.rows[0].get('loss', 0):.3g} at step {c.rows[0]['step']} to "
+        f"{c.rows[-1].get('loss', 0):.3g} at step {c.rows[-1]['step']}"
+        for c in curves
+    )
+    return figure.plot("training", "Training curves", f"Lines. {ends}", "")

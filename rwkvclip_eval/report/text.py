@@ -1,0 +1,213 @@
+"""The report as Markdown, CSV and LaTeX: the same tables as the page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.report.facts import (
+    READING,
+    duration_text,
+    flatten,
+    model_facts,
+    problem_rows,
+    protocol_texts,
+)
+from rwkvclip_eval.report.headline import headline_rows
+from rwkvclip_eval.results import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rwkvclip_eval.report.headline import Headline
+    from rwkvclip_eval.report.loading import Entry, Loaded
+    from rwkvclip_eval.report.plots import Plot
+    from rwkvclip_eval.report.published import PublishedTable
+    from rwkvclip_eval.report.tables import Cell, Row, Table
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` so that Markdown shows it as it is, tables and HTML included."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split()))
+
+
+def results_csv(entries: Iterable[Entry]) -> str:
+    """Return one tidy row per record: its fields, `model_info.KEY` columns, `column` and `run`.
+
+    Values are fractions, not per cent; mappings are JSON.
+    """
+    entries = list(entries)
+    fields = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*fields, *(f"model_info.{key}" for key in info), "column", "run"])
+    for e in entries:
+        own = [_csv_value(getattr(e.record, name)) for name in fields]
+        facts = [_csv_value(e.record.model_info.get(key)) for key in info]
+        writer.writerow([*own, *facts, e.model, e.run.name])
+    return out.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
+
+
+def table_csv(tables: Sequence[Table]) -> str:
+    """Return one task's tables: a row per dataset and metric, per model value, interval and state."""
+    models = list(dict.fromkeys(m for t in tables for m in t.models))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    per_model = ("value", "ci_low", "ci_high", "n", "state")
+    head = ["task", "protocol", "subset", "kind", "dataset", "metric", "problem"]
+    writer.writerow([*head, *(f"{m}.{column}" for m in models for column in per_model)])
+    for table in tables:
+        for row in (*table.rows, *table.averages, *table.further):
+            line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric]
+            line.append(row.problem)
+            for m in models:
+                c = row.cells.get(m)
+                n = c.entry.record.n if c and c.entry else None
+                values = (c.value, c.low, c.high, n, _state(c)) if c else (None, None, None, None, "not_run")
+                line += ["" if v is None else v for v in values]
+            writer.writerow(line)
+    return out.getvalue()
+
+
+def _state(cell: Cell) -> str:
+    if cell.value is None:
+        return cell.status
+    states = [cell.mark, "" if cell.trained else "untrained", "incomplete" if cell.missing else ""]
+    return " ".join(filter(None, states)) or "ok"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "—"
+    text = f"**{cell.text}**" if cell.mark else cell.text
+    text += " =" if cell.mark == "tie" else ""
+    text += f" ({cell.interval})" if cell.interval else ""
+    text += " untrained" if cell.value is not None and not cell.trained else ""
+    return text + (" incomplete" if cell.missing and cell.value is not None else "")
+
+
+def _markdown_table(rows: Sequence[Row], models: Sequence[str]) -> str:
+    lines = [
+        [
+            escape_markdown(row.title) + (" ⚠" if row.problem else ""),
+            escape_markdown(row.metric_text),
+            *(_markdown_cell(row.cells.get(m)) for m in models),
+        ]
+        for row in rows
+    ]
+    return _grid(lines, ["Dataset", "Metric", *map(escape_markdown, models)])
+
+
+def _grid(lines: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align if lines else None)
+
+
+def markdown(
+    loaded: Loaded,
+    tables: Sequence[Table],
+    headline: Headline,
+    plots: Sequence[Plot],
+    published: Sequence[PublishedTable],
+) -> str:
+    """Return the report as Markdown, with its plots linked."""
+    esc = escape_markdown
+    names = list(dict.fromkeys(r.info.suite_name for r in loaded.runs if r.info)) or ["Results"]
+    parts = [f"# {esc(' + '.join(names))}", esc(headline.sentence)]
+    parts += ["\n".join(f"- {esc(c)}" for c in headline.caveats)] if headline.caveats else []
+    columns = [(t, r) for t in tables for r in headline_rows(t)]
+    if columns:
+        head = ["Model", *(f"{esc(t.title)}: {esc(r.title)}, {esc(r.metric_text)}" for t, r in columns)]
+        lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in loaded.models]
+        parts.append(_grid(lines, head))
+        parts.append("Bold: best trained model (= tied). In brackets: 95 % intervals.")
+    protocols = protocol_texts(loaded.entries)
+    for table in tables:
+        parts += [f"## {esc(table.title)}", esc(protocols[table.protocol])]
+        parts.append(_markdown_table((*table.rows, *table.averages), table.models))
+        rows = (*table.rows, *table.averages, *table.further)
+        parts += [f"⚠ {esc(r.title)}: {esc(r.problem)}." for r in rows if r.problem]
+        parts += [esc(note) for note in table.notes]
+        parts += [_picture(p) for p in plots if p.table == table.slug]
+        if table.further:
+            parts += ["### Further metrics", _markdown_table(table.further, table.models)]
+    training = [p for p in plots if not p.table]
+    parts += ["## Training", *map(_picture, training)] if training else []
+    if published:
+        parts.append("## Published, for reference\n\nPer cent; protocol as in source, not measured here.")
+    for reference in published:
+        lines = [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
+        parts.append(_grid(lines, ["Method", *map(esc, reference.columns)]))
+        parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
+    if problems := problem_rows(loaded.entries):
+        keys = ("model", "task", "protocol", "dataset", "word", "reason", "cure")
+        head = ["Model", "Task", "Protocol", "Dataset", "What", "Why", "What to do"]
+        parts += ["## Without a number", _grid([[esc(p[k]) for k in keys] for p in problems], head)]
+    parts.append(_provenance(loaded))
+    return "\n\n".join(parts) + "\n"
+
+
+def _picture(plot: Plot) -> str:
+    return f"![{escape_markdown(plot.title)}](plots/{plot.name}.png)"
+
+
+def _provenance(loaded: Loaded) -> str:
+    esc = escape_markdown
+    parts = ["## Provenance", "\n".join(f"- {line}" for line in READING)]
+    infos = {
+        e.model: e.record.model_info
+        for e in reversed(loaded.entries)
+        if e.record.model_info.get("fingerprint")
+    }
+    facts = [[esc(name), *map(esc, values)] for name, values in model_facts(loaded.models, infos)]
+    parts.append(_grid(facts, ["Fact", *map(esc, loaded.models)]) if facts else "")
+    for run in loaded.runs:
+        parts.append(f"### {esc(run.name)}")
+        if run.info is None:
+            parts.append("No run.json: command and environment are unknown.")
+            continue
+        pairs = [
+            ("command", run.info.command),
+            ("suite SHA-256", run.info.suite_sha256),
+            ("started", run.info.started_utc),
+            ("duration", duration_text(run.info.duration_s)),
+            *flatten(run.info.environment),
+        ]
+        parts.append("\n".join(f"- {esc(k)}: {esc(v)}" for k, v in pairs))
+        # A fence longer than any in the text cannot be closed by it.
+        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", run.info.suite_text)), default=0))
+        parts.append(f"{fence}yaml\n{run.info.suite_text.rstrip()}\n{fence}")
+    return "\n\n".join(filter(None, parts))
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return the main tables with booktabs rules; best values bold."""
+    from tabulate import tabulate
+
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for table in tables:
+        lines = []
+        for row in (*table.rows, *table.averages):
+            # Bold goes in after tabulate has escaped the cells.
+            values = [f"«{c.text}»" if c.mark else c.text for c in (row.cells[m] for m in table.models)]
+            lines.append([row.title, row.metric_text, *values])
+        body = tabulate(
+            lines, ["Dataset", "Metric", *table.models], tablefmt="latex_booktabs", disable_numparse=True
+        )
+        body = re.sub(r"«(.*?)»", r"\\textbf{\1}", body).replace("→", "$\\to$").replace("—", "---")
+        parts.append(f"% {table.title}\n{body}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,77 @@
+"""Writes a report: from run directories alone, any time, on a machine without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.results import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportPaths:
+    """The files of a report."""
+
+    index: Path
+    """index.html, self-contained."""
+    markdown: Path
+    """report.md."""
+    results_csv: Path
+    """results.csv, one tidy row per record."""
+    task_csvs: tuple[Path, ...]
+    """TASK.csv, models side by side."""
+    latex: Path
+    """report.tex, booktabs tables."""
+    plots: tuple[Path, ...]
+    """plots/NAME.svg and plots/NAME.png."""
+
+
+def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
+    """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
+
+    Raises:
+        OutputError: a run holds no results or contradicts another, or `out` cannot be written.
+    """
+    from rwkvclip_eval.report import text
+    from rwkvclip_eval.report.headline import write_headline
+    from rwkvclip_eval.report.loading import load_runs
+    from rwkvclip_eval.report.page import render_page
+    from rwkvclip_eval.report.plots import draw_plots
+    from rwkvclip_eval.report.published import published_tables
+    from rwkvclip_eval.report.tables import build_tables
+
+    loaded = load_runs(runs)
+    tables = build_tables(loaded.entries)
+    headline = write_headline(loaded, tables)
+    published = published_tables(tables)
+    plots = draw_plots(tables, loaded.entries, loaded.curves)
+
+    pictures = []
+    for plot in plots:
+        svg, png = (out / "plots" / f"{plot.name}.{kind}" for kind in ("svg", "png"))
+        write_text(svg, plot.svg)
+        with atomic_path(png) as temporary:
+            temporary.write_bytes(plot.png)
+        pictures += [svg, png]
+    task_csvs = []
+    for task in dict.fromkeys(t.task for t in tables):
+        path = out / f"{task}.csv"
+        write_text(path, text.table_csv([t for t in tables if t.task == task]))
+        task_csvs.append(path)
+    paths = ReportPaths(
+        index=out / "index.html",
+        markdown=out / "report.md",
+        results_csv=out / "results.csv",
+        task_csvs=tuple(task_csvs),
+        latex=out / "report.tex",
+        plots=tuple(pictures),
+    )
+    write_text(paths.results_csv, text.results_csv(loaded.entries))
+    write_text(paths.latex, text.latex(tables))
+    write_text(paths.markdown, text.markdown(loaded, tables, headline, plots, published))
+    write_text(paths.index, render_page(loaded, tables, headline, plots, published))
+    return paths
