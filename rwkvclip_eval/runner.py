@@ -381,15 +381,18 @@ def evaluate(
     Raises:
         UserError: the suite, model or data are not what they should be.
     """
-    from rwkvclip_eval.encoders import as_encoder, load_encoder
     from rwkvclip_eval.encoders.protocol import Encoder
 
     encoder: Encoder
-    if isinstance(model, str):
-        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
-    elif isinstance(model, Encoder):
+    if isinstance(model, Encoder):
         encoder = model
+    elif isinstance(model, str):
+        from rwkvclip_eval.encoders import load_encoder
+
+        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
     else:
+        from rwkvclip_eval.encoders import as_encoder
+
         encoder = as_encoder(model, name=name, preprocess=preprocess, tokenize=tokenize, precision=precision)
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     options = RunOptions(
