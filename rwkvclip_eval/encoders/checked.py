@@ -1,0 +1,120 @@
+"""Checks every encoder's outputs, whoever wrote it: shape, dtype, finiteness, unit norm.
+
+Axes: B batch, H W image height and width (px), L context (tokens), D embedding, F probe features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkvclip_eval.encoders.protocol import ImageFeatures
+from rwkvclip_eval.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from rwkvclip_eval.encoders.protocol import Encoder
+
+# Float32 normalisation is exact to about 1e-7, and to 4e-3 where a model normalised in bfloat16.
+_NORM_TOLERANCE = 1e-2
+
+
+class NonFiniteEmbedding(UserError):
+    """NaN or infinity in a batch's features.
+
+    Attributes:
+        rows: the batch rows concerned, so that the caller can name the images or texts.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int]) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+class CheckedEncoder:
+    """An `Encoder` around another that refuses features no task can score.
+
+    Args:
+        encoder: the encoder that does the work.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.info = encoder.info
+        # Taken over as it is: a method of this class would drag the model into every worker process.
+        self.preprocess = encoder.preprocess
+
+    def encode_image(self, pixels: Tensor) -> ImageFeatures:
+        """Return embedding [B, D] and probe [B, F] of `pixels` [B, 3, H, W] float32.
+
+        Raises:
+            NonFiniteEmbedding: a row holds NaN or infinity.
+            UserError: the wrapped encoder returned the wrong shape or embeddings of another norm than 1.
+        """
+        features = self._encoder.encode_image(pixels)
+        embedding, probe = _float32(features[0]), _float32(features[1])
+        self._check(embedding, (len(pixels), self.info.embed_dim), "image embeddings")
+        self._check(probe, (len(pixels), self.info.probe_dim), "probe features")
+        self._check_norm(embedding, "image embeddings")
+        return ImageFeatures(embedding, probe)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return [B, L] int64 token ids.
+
+        Raises:
+            UserError: the encoder has no text tower.
+        """
+        self._need_text()
+        return self._encoder.tokenize(texts)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Return [B, D] float32 embeddings of unit L2 norm of `tokens` [B, L] int64.
+
+        Raises:
+            NonFiniteEmbedding: a row holds NaN or infinity.
+            UserError: there is no text tower, or shape or norm are wrong.
+        """
+        self._need_text()
+        embedding = _float32(self._encoder.encode_text(tokens))
+        self._check(embedding, (len(tokens), self.info.embed_dim), "text embeddings")
+        self._check_norm(embedding, "text embeddings")
+        return embedding
+
+    def _need_text(self) -> None:
+        if not self.info.has_text:
+            raise UserError(f"{self.info.name} is a vision-only encoder: it has no text tower.")
+
+    def _check(self, features: Tensor, shape: tuple[int, int], what: str) -> None:
+        if tuple(features.shape) != shape:
+            raise UserError(
+                f"{self.info.name}: {what} have shape {list(features.shape)}, expected {list(shape)}."
+            )
+        finite = torch.isfinite(features).all(dim=1)
+        if not bool(finite.all()):
+            rows = (~finite).nonzero().flatten().tolist()
+            cure = (
+                "float16 overflows beyond 65504: try --precision bf16 or fp32"
+                if self.info.precision == "fp16"
+                else "check the inputs and the weights"
+            )
+            raise NonFiniteEmbedding(
+                f"{self.info.name}: NaN or infinity in the {what} of {len(rows)} of {shape[0]} rows "
+                f"({self.info.precision}); {cure}.",
+                rows,
+            )
+
+    def _check_norm(self, embedding: Tensor, what: str) -> None:
+        norm = torch.linalg.vector_norm(embedding, dim=1)
+        if not bool(((norm - 1).abs() <= _NORM_TOLERANCE).all()):
+            raise UserError(
+                f"{self.info.name}: {what} must have L2 norm 1, got {float(norm.min()):.4g} to "
+                f"{float(norm.max()):.4g}. Normalise them in the encoder; a norm of 0 means dead features."
+            )
+
+
+def _float32(features: Tensor) -> Tensor:
+    return features.detach().float()
