@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder
+    from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
     from rwkvclip_eval.features import load_features
-    from rwkvclip_eval.plugins import register_dataset, register_encoder, register_task
+    from rwkvclip_eval.plugins import register_dataset, register_task
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.results import load_predictions, load_results
     from rwkvclip_eval.rundir import run_suite
@@ -32,7 +32,7 @@ _HOME = {
     "ImageFeatures": "encoders.protocol",
     "load_features": "features",
     "register_dataset": "plugins",
-    "register_encoder": "plugins",
+    "register_encoder": "encoders",
     "register_task": "plugins",
     "write_report": "report",
     "load_predictions": "results",

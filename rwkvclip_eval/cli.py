@@ -6,17 +6,21 @@ failed or lacked their data while others finished; 130 interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.data.types import DatasetRef
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -229,7 +233,7 @@ def doctor(
     from rwkvclip_eval.doctor import diagnose, full_check
 
     found = full_check(out) if full else diagnose()
-    console.table(list(found.columns), found.rows())
+    console.table(found.HEADERS, found.rows())
     if full:
         console.say(f"Written to {out}")
     raise typer.Exit(0 if found.ok else 1)
@@ -253,7 +257,7 @@ def data_list(data_root: DataRootOption = None) -> None:
     """List the datasets of the catalogue and which of them are under the data root."""
     from rwkvclip_eval.data.verify import catalogue_rows
 
-    rows = catalogue_rows(data_root)
+    rows = [dataclasses.asdict(row) for row in catalogue_rows(data_root)]
     console.table(list(rows[0]), [list(row.values()) for row in rows])
 
 
@@ -268,21 +272,40 @@ def data_verify(
 
     Example:  rwkvclip-eval data verify cifar10 flickr30k --data-root DATA
     """
-    from rwkvclip_eval.data.types import DatasetRef
-    from rwkvclip_eval.data.verify import open_and_verify
+    from rwkvclip_eval.data.open import open_dataset
+    from rwkvclip_eval.data.verify import verify_dataset
 
     good = True
     for name in names:
-        stem, _, split = name.partition(":")
-        stem, _, variant = stem.partition("@")
-        ref = DatasetRef.model_validate({"name": stem, "variant": variant or None, "split": split or None})
         with console.Progress() as progress:
-            found = open_and_verify(
-                ref, data_root, lambda done, total, what=name: progress.update(done, total, what)
-            )
-        console.say(found.text)
+            dataset = open_dataset(_dataset_ref(name), data_root=data_root)
+            found = verify_dataset(dataset, lambda done, total, what=name: progress.update(done, total, what))
+        info = found.info
+        console.say(
+            f"{name}: {'fine' if found.ok else 'NOT fine'}; {found.num_samples} images of {info.source}"
+        )
+        console.say(f"  fingerprint {info.fingerprint}")
+        for text in (*found.problems, *found.remarks):
+            console.say(f"  {text}")
         good &= found.ok
     raise typer.Exit(0 if good else 1)
+
+
+@data_app.command("download")
+def data_download(
+    names: Annotated[
+        list[str], typer.Argument(help="Dataset names; `name@variant` or `name:split` allowed.")
+    ],
+    data_root: Annotated[Path, typer.Option("--data-root", help="Folder that holds the datasets.")],
+) -> None:
+    """Fetch datasets that lie on the Hugging Face hub as shards; a broken download is continued.
+
+    Example:  rwkvclip-eval data download cifar10 flickr30k --data-root DATA
+    """
+    from rwkvclip_eval.data.download import prefetch_dataset
+
+    for name in names:
+        console.say(prefetch_dataset(_dataset_ref(name), data_root))
 
 
 @cache_app.command("show")
@@ -313,6 +336,15 @@ def cache_clear(cache: CacheOption = None) -> None:
     root = cache or default_cache_dir()
     count, freed = clear(root)
     console.say(f"Deleted {count} entries, {freed / 2**20:.1f} MiB, from {root}")
+
+
+def _dataset_ref(text: str) -> DatasetRef:
+    """Return the reference that `name`, `name@variant`, `name:split` or `name@variant:split` means."""
+    from rwkvclip_eval.data.types import DatasetRef
+
+    name, _, split = text.partition(":")
+    name, _, variant = name.partition("@")
+    return DatasetRef.model_validate({"name": name, "variant": variant or None, "split": split or None})
 
 
 def _prepare(plugin: list[Path] | None, offline: bool) -> None:

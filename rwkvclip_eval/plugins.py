@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
+    from rwkvclip_eval.data.open import DatasetFactory
     from rwkvclip_eval.tasks.base import Task
 
 
@@ -44,15 +43,8 @@ def load_plugin(path: Path) -> None:
         raise UserError(f"The plugin {path} failed: {type(error).__name__}: {error}.") from error
 
 
-def register_encoder(name: str, factory: Callable[..., Any]) -> None:
-    """Make `--model NAME[=CHECKPOINT]` call `factory`; see `rwkvclip_eval.encoders.ENCODERS`."""
-    from rwkvclip_eval.encoders import ENCODERS
-
-    ENCODERS.register(name, factory)
-
-
-def register_dataset(name: str, factory: Callable[..., Any]) -> None:
-    """Make suites know the dataset `name`; see `rwkvclip_eval.data.open.DATASETS`."""
+def register_dataset(name: str, factory: DatasetFactory) -> None:
+    """Make suites know the dataset `name`; `factory` takes the split's name and returns a `Dataset`."""
     from rwkvclip_eval.data.open import DATASETS
 
     DATASETS.register(name, factory)

@@ -24,7 +24,7 @@ def prefetch_all(
         UserError: a model spec is not one.
     """
     from rwkvclip_eval.data.download import prefetch_dataset
-    from rwkvclip_eval.encoders import expand_specs, prefetch_encoder
+    from rwkvclip_eval.encoders import expand_specs, prefetch
     from rwkvclip_eval.runner import plan
     from rwkvclip_eval.suite import load_suite
 
@@ -34,7 +34,7 @@ def prefetch_all(
     complete = True
     for spec in expand_specs(models):
         try:
-            rows += [(f"{spec.name}: {what}", "there") for what in prefetch_encoder(spec)]
+            rows += [(f"{spec.name}: {what}", "there") for what in prefetch(spec)]
         except UserError as error:
             rows.append((spec.name, f"failed: {error}"))
             complete = False

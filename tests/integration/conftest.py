@@ -31,7 +31,11 @@ tasks:
 def environment(cache: Path, **extra: str) -> dict[str, str]:
     paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train"), str(ROOT / "tests")]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RWKVCLIP_EVAL", "HF_"))}
-    return kept | {"PYTHONPATH": ":".join(paths), "RWKVCLIP_EVAL_CACHE": str(cache), "OMP_NUM_THREADS": "1"} | extra
+    return (
+        kept
+        | {"PYTHONPATH": ":".join(paths), "RWKVCLIP_EVAL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+        | extra
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +62,9 @@ def colour_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `rwkvclip-eval ARGUMENTS…` as a process with a feature store of its own."""
 
-    def run(*arguments: str | Path, cache: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        *arguments: str | Path, cache: Path | None = None, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "rwkvclip_eval", *map(str, arguments)],
             env=environment(cache or tmp_path / "cache", **extra),

@@ -71,12 +71,16 @@ def test_predictions_and_features_of_a_run_are_read_back(whole_run: Path, tmp_pa
     unit = frame[frame["task"] == "zero_shot_classification"]["unit"].iloc[0]
     table = rc.load_predictions(whole_run, unit)
     assert len(table) == 60
-    features = rc.load_features(whole_run, frame["model"].iloc[0], "colours", cache_dir=tmp_path / "whole-cache")
+    features = rc.load_features(
+        whole_run, frame["model"].iloc[0], "colours", cache_dir=tmp_path / "whole-cache"
+    )
     assert features["embedding"].shape == (60, 3)
     assert list(table.iloc[:, 0]) == features["keys"]
 
 
-def test_the_same_command_again_finds_everything_finished(cli: Cli, colour_suite: Path, whole_run: Path) -> None:
+def test_the_same_command_again_finds_everything_finished(
+    cli: Cli, colour_suite: Path, whole_run: Path
+) -> None:
     again = cli("run", colour_suite, *MODEL, "--out", whole_run)
     assert again.returncode == 0
     assert "0 units" in again.stdout
@@ -172,7 +176,9 @@ def test_other_options_into_the_same_directory_are_refused(
     assert (whole_run / "results.jsonl").read_bytes() == before
 
 
-def test_another_suite_into_the_same_directory_is_refused(cli: Cli, colour_suite: Path, whole_run: Path) -> None:
+def test_another_suite_into_the_same_directory_is_refused(
+    cli: Cli, colour_suite: Path, whole_run: Path
+) -> None:
     other = colour_suite.with_name("other.yaml")
     other.write_text(colour_suite.read_text().replace("name: colours", "name: others", 1))
     assert cli("run", other, *MODEL, "--out", whole_run).returncode == 2
