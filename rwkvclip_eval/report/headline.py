@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.report.tables import (
+    PRIMARY_METRIC,
     format_value,
+    intervals_apart,
     is_percent,
     leaders,
     lower_is_better,
@@ -44,17 +46,37 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
     chosen: dict[str, Table] = {}
     for table in tables:
         chosen.setdefault(table.task, table)
+    named = len({t.protocol for t in tables}) > 1
     clauses = []
     for table in chosen.values():
         rows = [r for r in headline_rows(table) if any(c.value is not None for c in r.cells.values())]
-        if rows and not table.averages and "recall@" not in rows[0].metric and len(rows) > 1:
-            rows = rows[:1]
-        clauses += [_clause(row, table) for row in rows[:2]]
-    sentence = "; ".join(clauses) + "." if clauses else _nothing(loaded)
+        if rows:
+            clauses.append(_table_clause(rows, _task(table, named)))
     return Headline(
-        sentence=sentence[:1].upper() + sentence[1:] if not clauses else sentence,
+        sentence="; ".join(clauses) + "." if clauses else _nothing(loaded),
         caveats=tuple(_caveats(loaded, tables)),
     )
+
+
+def _table_clause(rows: Sequence[Row], task: str) -> str:
+    """Return one clause for both directions of a retrieval task where one model leads both."""
+    pair = rows[:2] if all("recall@" in r.metric for r in rows[:2]) else rows[:1]
+    leads = [_clear_lead(row) for row in pair]
+    found = [lead for lead in leads if lead is not None]
+    if len(pair) == 2 and len(found) == 2 and found[0][0] == found[1][0] and _same_place(*pair):
+        sides = ", and ".join(
+            f"{metric_label(row.metric)} {_figure(row.cells[first])}, {gap} ahead of {second}"
+            for row, (first, second, gap) in zip(pair, found, strict=True)
+        )
+        over = (
+            f" over {len(pair[0].datasets)} datasets" if pair[0].kind == "average" else f" on {pair[0].title}"
+        )
+        return f"{found[0][0]} leads {task} in both directions{over}: {sides}, all 95 % intervals apart"
+    return "; ".join(_clause(row, task) for row in pair)
+
+
+def _same_place(first: Row, second: Row) -> bool:
+    return first.title == second.title and first.metric != second.metric
 
 
 def _nothing(loaded: Loaded) -> str:
@@ -65,84 +87,95 @@ def _nothing(loaded: Loaded) -> str:
         (statuses.count("not_applicable"), "did not apply to their model"),
     )
     facts = ", ".join(f"{n} {what}" for n, what in counts if n)
-    return f"no number came out of this run: of {len(statuses)} units, {facts or 'none was scored'}."
+    return f"No number came out of this run: of {len(statuses)} units, {facts or 'none was scored'}."
 
 
-def _clause(row: Row, table: Table) -> str:
-    where = _where(row, table)
-    ranked = sorted(
-        ((m, c) for m, c in row.cells.items() if c.rankable and c.value is not None),
-        key=lambda item: (item[1].value or 0.0) * (1 if lower_is_better(row.metric) else -1),
-    )
-    if not ranked:
+def _ranking(row: Row) -> list[tuple[str, Cell]]:
+    """Return the rankable cells, best first."""
+    sign = 1 if lower_is_better(row.metric) else -1
+    able = [(m, c) for m, c in row.cells.items() if c.rankable]
+    return sorted(able, key=lambda item: (item[1].value or 0.0) * sign)
+
+
+def _gap(row: Row, first: Cell, second: Cell) -> str:
+    gap = format_value(row.metric, abs((first.value or 0.0) - (second.value or 0.0)))
+    return f"{gap} points" if is_percent(row.metric) else gap
+
+
+def _clear_lead(row: Row) -> tuple[str, str, str] | None:
+    """Return leader, runner-up and distance where their intervals lie apart; None elsewhere."""
+    ranking = _ranking(row)
+    if len(ranking) < 2 or row.problem or not intervals_apart(ranking[0][1], ranking[1][1]):
+        return None
+    return ranking[0][0], ranking[1][0], _gap(row, ranking[0][1], ranking[1][1])
+
+
+def _clause(row: Row, task: str) -> str:
+    where = f"{task} ({_place(row)})"
+    ranking = _ranking(row)
+    if not ranking:
         return _unranked(row, where)
-    (first, best), others = ranked[0], ranked[1:]
-    figure = _figure(best)
-    if not others:
-        beside = [m for m in row.cells if m != first]
-        alone = (
-            "no other model was scored"
-            if not beside
-            else f"no other trained model has {'the complete average' if row.kind == 'average' else 'it'}"
-        )
-        return f"{first} reaches {figure} on {where} ({alone}, so nothing is ranked)"
+    first, best = ranking[0]
+    if len(ranking) == 1:
+        return f"{first} reaches {_figure(best)} on {where}; {_alone(row, first)}"
     if row.problem:
-        return f"models cannot be ranked on {where}: {row.problem}"
-    second, runner_up = others[0]
+        return f"no model is ranked on {where}, because {row.problem}"
+    second, runner_up = ranking[1]
     if len(tied := leaders(row)) > 1:
-        return f"{_join(tied)} are level at {figure} on {where}"
-    gap = abs((best.value or 0.0) - (runner_up.value or 0.0))
-    unit = " points" if is_percent(row.metric) else ""
-    distance = f"{format_value(row.metric, gap)}{unit}"
-    separate = _separate(best, runner_up)
-    if separate is None:
+        return f"{_join(tied)} are level at {_figure(best)} on {where}"
+    gap = _gap(row, best, runner_up)
+    apart = intervals_apart(best, runner_up)
+    if apart is None:
         return (
-            f"{first} has {figure} on {where}, {distance} from {second}; without intervals this is no claim "
-            "that it leads"
+            f"{first} has {_figure(best)} on {where}, {gap} from {second}, but without intervals no lead is "
+            "claimed"
         )
-    if separate:
+    if apart:
         return (
-            f"{first} leads on {where} with {figure}, {distance} ahead of {second}, and the 95 % intervals "
-            "do not overlap"
+            f"{first} leads {where} with {_figure(best)}, {gap} ahead of {second}, their 95 % intervals apart"
         )
     return (
-        f"{first} and {second} are not separated on {where}: {figure} against {_figure(runner_up)}, "
+        f"{first} and {second} are not separated on {where}: {_figure(best)} against {_figure(runner_up)}, "
         "with overlapping 95 % intervals"
     )
+
+
+def _alone(row: Row, model: str) -> str:
+    """Return why nothing is ranked beside `model`, the only one that could be."""
+    others = {m: c for m, c in row.cells.items() if m != model}
+    if not others:
+        return "it is the only model, so nothing is compared"
+    if any(c.trained and c.missing for c in others.values()):
+        return "no other trained model has the complete average, so nothing is ranked"
+    return "no other trained model has a number there, so nothing is ranked"
 
 
 def _unranked(row: Row, where: str) -> str:
     have = {m: c for m, c in row.cells.items() if c.value is not None}
     if all(not c.trained for c in have.values()):
         figures = ", ".join(f"{m} {_figure(c)}" for m, c in have.items())
-        return f"only untrained models were scored on {where} ({figures}): this shows chance, not skill"
+        return f"only untrained models were scored on {where}: {figures}, which shows chance, not skill"
     trained = {m: c for m, c in have.items() if c.trained}
     lacking = ", ".join(
-        f"{m} has {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()
+        f"{m} covers {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()
     )
-    return f"no trained model has the complete average on {where} ({lacking} datasets), so none is ranked"
+    return f"no trained model has the complete average on {where}, so none is ranked ({lacking})"
 
 
-def _where(row: Row, table: Table) -> str:
-    metric = metric_label(row.metric)
-    task = table.task_title.lower()
-    place = (
-        f"the average of {len(row.datasets)} datasets" if row.kind == "average" else f"{row.title} {metric}"
-    )
-    if row.kind == "average" and row.metric != "primary_metric_accuracy":
-        place = f"{metric}, averaged over {len(row.datasets)} datasets"
-    return f"{task} ({place}{', on a subset' if table.subset else ''}; protocol {table.protocol})"
+def _task(table: Table, named: bool) -> str:
+    subset = " on a subset" if table.subset else ""
+    return f"{table.task_title.lower()}{subset}{f' under protocol {table.protocol}' if named else ''}"
+
+
+def _place(row: Row) -> str:
+    if row.kind == "dataset":
+        return f"{row.title}, {metric_label(row.metric)}"
+    over = f"average of {len(row.datasets)} datasets"
+    return over if row.metric == PRIMARY_METRIC else f"{metric_label(row.metric)}, {over}"
 
 
 def _figure(cell: Cell) -> str:
     return f"{cell.text} %" if is_percent(cell.metric) else cell.text
-
-
-def _separate(first: Cell, second: Cell) -> bool | None:
-    """Return whether the intervals lie apart; None where one is missing."""
-    if first.low is None or first.high is None or second.low is None or second.high is None:
-        return None
-    return first.low > second.high or second.low > first.high
 
 
 def _join(names: Sequence[str]) -> str:

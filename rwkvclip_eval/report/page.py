@@ -182,7 +182,12 @@ def _content(
         "headline": headline,
         "head_columns": [{"row": row, "strip": _strips(row)} for _, row in columns],
         "head_groups": [
-            {"title": table.title, "span": len(list(group))}
+            {
+                "title": table.task_title,
+                "protocol": table.protocol,
+                "subset": table.subset,
+                "span": len(group),
+            }
             for table, group in ((t, [c for c in columns if c[0] is t]) for t in tables)
             if group
         ],
@@ -202,12 +207,23 @@ def _content(
 
 
 def _strips(row: Row) -> dict[str, tuple[str, str, str] | None]:
-    """Return, per model, left edge, width and value of its interval on the column's common scale, in %."""
-    ends = [x for c in row.cells.values() for x in (c.low, c.high, c.value) if x is not None]
+    """Return, per model, left edge, width and value of its interval on the column's common scale, in %.
+
+    Untrained models would stretch the scale until nothing else could be told apart; they have no strip.
+    """
+    trained = [c for c in row.cells.values() if c.trained and c.value is not None]
+    ends = [x for c in trained for x in (c.low, c.high, c.value) if x is not None]
     span = (max(ends) - min(ends)) if ends else 0.0
     strips: dict[str, tuple[str, str, str] | None] = {}
     for model, c in row.cells.items():
-        if c.value is None or c.low is None or c.high is None or not span or len(row.cells) < 2:
+        if (
+            c.value is None
+            or c.low is None
+            or c.high is None
+            or not span
+            or len(trained) < 2
+            or not c.trained
+        ):
             strips[model] = None
             continue
         places = [100 * (x - min(ends)) / span for x in (c.low, c.high, c.value)]

@@ -117,8 +117,10 @@ class _Figure:
 
     def __init__(self, width: float, height: float, columns: int = 1) -> None:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        self.figure = Figure(figsize=(width, height), layout="constrained")
+        layout = ConstrainedLayoutEngine(w_pad=0.1, wspace=0.06)
+        self.figure = Figure(figsize=(width, height), layout=layout)
         self.axes = list(self.figure.subplots(1, columns, squeeze=False)[0])
         for ax in self.axes:
             ax.set_facecolor("none")
@@ -182,24 +184,24 @@ def _summary(rows: Sequence[Row], models: Sequence[str]) -> str:
 def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]) -> Plot:
     models = [m for m in shown if m in table.models]
     bar = 0.78 / len(models)
-    figure = _Figure(8.6, max(1.9, 0.9 + len(rows) * max(0.42, 0.2 * len(models) + 0.1)))
+    figure = _Figure(8.6, max(1.9, 0.9 + len(rows) * max(0.36, 0.155 * len(models) + 0.13)))
     ax = figure.axes[0]
     handles = []
+    faint = {m for m in models if any(not r.cells[m].trained for r in rows)}
     for i, model in enumerate(models):
         have = [(j, r.cells[model]) for j, r in enumerate(rows) if r.cells[model].value is not None]
-        untrained = any(not cell.trained for _, cell in have)
         handles.append(
             ax.barh(
                 [j - 0.39 + bar * (i + 0.5) for j, _ in have],
                 [100 * (c.value or 0) for _, c in have],
                 height=bar * 0.86,
                 color=colours[model],
-                alpha=0.35 if untrained else 1.0,
+                alpha=0.35 if model in faint else 1.0,
                 xerr=_errors([c for _, c in have]),
                 error_kw={"ecolor": _INK, "elinewidth": 1.1, "capsize": 0},
             )
         )
-    labels = [m for m in models]
+    labels = [f"{m} (untrained)" if m in faint else m for m in models]
     chance = [(j, _chance(row)) for j, row in enumerate(rows)]
     lines = [(j, c) for j, c in chance if c is not None]
     if lines:
@@ -263,12 +265,13 @@ def _recall_curves(
         ax.set_xticks(ks)
         ax.set_ylim(0, min(100, top * 1.08) or 1)
         ax.set_xlabel("k")
-        ax.set_ylabel("recall@k, %")
+        ax.set_ylabel("recall@k, %" if ax is figure.axes[0] else "")
         ax.set_title(
             {"text": "image → text", "image": "text → image"}.get(side, ""), color=_INK, fontsize=10.5
         )
         ax.grid(axis="y", color=_GRID, linewidth=0.8)
-    figure.legend(list(drawn.values()), list(drawn))
+    untrained = {m for m in drawn if any(not r.cells[m].trained for r in rows)}
+    figure.legend(list(drawn.values()), [f"{m} (untrained)" if m in untrained else m for m in drawn])
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
     title = f"Recall at k on {dataset} ({table.protocol}{', subset' if table.subset else ''})"
     return figure.plot(f"recall-{table.slug}-{slug}", title, f"Lines. {_summary(rows, models)}", table.slug)

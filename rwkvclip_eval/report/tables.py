@@ -31,12 +31,14 @@ STATUS_WORDS = {
 AVERAGE_METHOD = (
     "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008)"
 )
+PRIMARY_METRIC = "primary_metric_accuracy"
+"""Metric of an average over every dataset's own primary metric."""
 _METRIC_LABELS = {
     "top1_accuracy": "top-1",
     "top5_accuracy": "top-5",
     "mean_per_class_accuracy": "mean per class",
     "roc_auc": "ROC AUC",
-    "primary_metric_accuracy": "primary metric of each",
+    PRIMARY_METRIC: "primary metric of each",
 }
 _PERCENT = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER_IS_BETTER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
@@ -83,6 +85,8 @@ class Cell:
     missing: tuple[str, ...] = ()
     """Datasets an average lacks; such an average is never ranked."""
     mark: Literal["", "best", "tie"] = ""
+    clear: bool = False
+    """Best, and its interval lies apart from that of every other model that can be ranked."""
 
     @property
     def text(self) -> str:
@@ -270,8 +274,19 @@ def mark_best(row: Row) -> Row:
         return row
     best = leaders(row)
     mark: Literal["best", "tie"] = "best" if len(best) == 1 else "tie"
-    cells = {m: dataclasses.replace(c, mark=mark) if m in best else c for m, c in row.cells.items()}
+    others = [c for m, c in able.items() if m not in best]
+    cells = dict(row.cells)
+    for m in best:
+        clear = mark == "best" and all(intervals_apart(able[m], other) for other in others)
+        cells[m] = dataclasses.replace(able[m], mark=mark, clear=clear)
     return dataclasses.replace(row, cells=cells)
+
+
+def intervals_apart(first: Cell, second: Cell) -> bool | None:
+    """Return whether the 95 % intervals do not overlap; None where one is missing."""
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return None
+    return first.low > second.high or second.low > first.high
 
 
 def leaders(row: Row) -> list[str]:
@@ -312,7 +327,7 @@ def _averages(
             mark_best(
                 Row(
                     title=f"Average of {len(expected)}",
-                    metric=metric or "primary_metric_accuracy",
+                    metric=metric or PRIMARY_METRIC,
                     cells=cells,
                     kind="average",
                     problem=f"not comparable on {', '.join(flagged)}" if flagged else "",
