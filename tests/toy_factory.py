@@ -1,4 +1,4 @@
-"""Factories for `--model python:toy_factory:…`; TOY_DELAY_S slows encoding down so that kills land inside it."""
+"""Factories for `--model python:toy_factory:…`; TOY_DELAY_S slows encoding, so that kills land in it."""
 
 import os
 import time

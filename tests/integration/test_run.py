@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 from conftest import environment
 
 import rwkvclip_eval as rc
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 MODEL = ("--model", "python:toy_factory:make", "--batch-size", "4")

@@ -1,0 +1,80 @@
+"""What the documents show is executed: README's examples, the notebook, the commands they name."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rwkvclip_eval as rc
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    """Return the fenced code after the comment `<!-- test: MARKER -->`."""
+    found = re.search(rf"<!-- test: {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, marker
+    return found[1]
+
+
+def test_the_readmes_own_model_and_own_dataset_run_in_ten_lines_each(cli: Cli, tmp_path: Path) -> None:
+    model, dataset = block("own model"), block("own dataset")
+    assert len(model.strip().splitlines()) <= 10
+    assert len(dataset.strip().splitlines()) <= 10
+    (tmp_path / "my_model.py").write_text(model)
+    (tmp_path / "birds.yaml").write_text(dataset)
+    rng = np.random.default_rng(0)
+    for name in ("owl", "wren"):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "birds" / name / f"{i}.jpg")
+    assert cli("validate", "birds.yaml").returncode == 0
+    done = cli("run", "birds.yaml", "--model", "python:my_model:make", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    frame = rc.load_results(tmp_path / "run")
+    assert set(frame["n"]) == {4}
+
+
+def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    found = re.search(r"## From Python\n\n```python\n(.*?)```", README, re.DOTALL)
+    assert found
+    exec(found[1], {})
+    assert "digits_scenes" in capsys.readouterr().out
+
+
+def test_every_suite_the_readme_lists_is_shipped() -> None:
+    from rwkvclip_eval.suite import list_suites
+
+    section = README.split("## What it measures")[1].split("Every number belongs")[0]
+    assert set(re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE)) == set(list_suites())
+
+
+def test_every_command_the_readme_names_exists(cli: Cli) -> None:
+    named = set(re.findall(r"rwkvclip-eval ([a-z]+)", README))
+    for command in named:
+        assert cli(command, "--help").returncode == 0, command
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train")]
+    monkeypatch.setenv("PYTHONPATH", ":".join(paths))
+    notebook = nbformat.read(ROOT / "docs" / "results.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    last = notebook.cells[-1]
+    assert last.outputs[0]["output_type"] == "execute_result"
