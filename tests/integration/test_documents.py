@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 import rwkvclip_eval as rc
@@ -15,6 +14,8 @@ import rwkvclip_eval as rc
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+
+    import pytest
 
     Cli = Callable[..., subprocess.CompletedProcess[str]]
 

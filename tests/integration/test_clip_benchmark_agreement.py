@@ -1,0 +1,223 @@
+"""The same model on the same shards gives the same numbers as CLIP_benchmark's own code.
+
+That code's metric functions call float() on one-element arrays, which numpy ≥ 2.4 refuses; the fixture
+`clip_benchmark` mends that here, in the test. Everything else of it runs as published: its shard reader, its
+loop over batches of 64, float32 without autocast, its metrics.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tarfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+import rwkvclip_eval as rc
+from rwkvclip_eval.suite import parse_suite
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.data
+
+BATCH_SIZE = 64
+SETS = ("cifar10", "mnist", "tiny_imagenet", "flickr8k")
+
+SUITE = """\
+name: agreement
+tasks:
+  - task: {task}
+    protocol: clip-benchmark
+    datasets: [{dataset}]
+"""
+
+
+@pytest.fixture(scope="module")
+def data_root(shared_data: Path, data_limit: int | None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real shards, or shards with their first `data_limit` samples."""
+    if data_limit is None:
+        return shared_data
+    root = tmp_path_factory.mktemp("first-samples")
+    for name in SETS:
+        copy_first_samples(shared_data / f"wds_{name}", root / f"wds_{name}", data_limit)
+    return root
+
+
+def copy_first_samples(source: Path, target: Path, count: int) -> None:
+    target.mkdir()
+    for path in source.glob("*.txt"):
+        shutil.copy(path, target)
+    (target / "test").mkdir()
+    shutil.copy(source / "test" / "nshards.txt", target / "test")
+    keys: list[str] = []
+    with (
+        tarfile.open(source / "test" / "0.tar") as read,
+        tarfile.open(target / "test" / "0.tar", "w") as write,
+    ):
+        for member in read:
+            key = member.name.split(".")[0]
+            if key not in keys:
+                keys.append(key)
+            if len(keys) > count:
+                break
+            content = read.extractfile(member)
+            assert content is not None
+            write.addfile(member, io.BytesIO(content.read()))
+
+
+@pytest.fixture(scope="module")
+def clip_benchmark() -> Any:
+    """CLIP_benchmark with a top-k accuracy that numpy ≥ 2.4 can compute."""
+    from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+
+    def accuracy(output: torch.Tensor, target: torch.Tensor, topk: tuple[int, ...]) -> list[float]:
+        order = output.topk(max(topk), 1, True, True)[1]
+        hits = order.eq(target.view(-1, 1))
+        return [hits[:, :k].any(1).double().mean().item() for k in topk]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(zeroshot_classification, "accuracy", accuracy)
+        yield zeroshot_classification, zeroshot_retrieval
+
+
+@dataclass
+class Model:
+    """One open_clip model as both sides load it."""
+
+    spec: str
+    module: Any
+    preprocess: Any
+    tokenizer: Any
+
+
+@pytest.fixture(scope="module")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    import open_clip
+
+    torch.manual_seed(0)
+    module, _, preprocess = open_clip.create_model_and_transforms("ViT-B-32")
+    path = tmp_path_factory.mktemp("random") / "model.pt"
+    torch.save(module.state_dict(), path)
+    return Model(f"open_clip:ViT-B-32={path}", module.eval(), preprocess, open_clip.get_tokenizer("ViT-B-32"))
+
+
+@pytest.fixture(scope="module")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A nano CLIP trained on handwritten digits, so that its embeddings mean something on MNIST."""
+    import open_clip
+    from rwkvclip_train.loop import train
+    from rwkvclip_train.recipe import load_recipe
+
+    recipe = load_recipe("nano-digits-clip").model_copy(update={"steps": 200})
+    trained = train(recipe, tmp_path_factory.mktemp("trained"), progress=False)
+    encoder: Any = rc.load_encoder(trained.spec)
+    config = recipe.model.config
+    module = open_clip.CLIP(**config)
+    module.load_state_dict(torch.load(trained.checkpoints[-1], weights_only=True)["state_dict"])
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+    return Model(trained.spec, module.eval(), encoder.preprocess, tokenizer)
+
+
+def loader(dataset: str, data_root: Path, model: Model) -> Any:
+    from clip_benchmark.datasets.builder import build_wds_dataset, get_dataset_collate_fn
+
+    built = build_wds_dataset(
+        dataset, model.preprocess, split="test", data_dir=str(data_root / f"wds_{dataset}")
+    )
+    batches = torch.utils.data.DataLoader(
+        built.batched(BATCH_SIZE, collation_fn=get_dataset_collate_fn(dataset)),
+        batch_size=None,
+        num_workers=0,
+    )
+    batches.dataset.classes = built.classes
+    batches.dataset.templates = built.templates
+    return batches
+
+
+def ours(task: str, dataset: str, data_root: Path, model: Model, out: Path) -> Any:
+    suite = parse_suite(SUITE.format(task=task, dataset=dataset))
+    options = rc.RunOptions(data_root=data_root, cache_dir=out / "cache")
+    options.encode.batch_size = BATCH_SIZE
+    summary = rc.run_suite(suite, [model.spec], out / "run", options=options)
+    assert summary.exit_code == 0
+    frame = rc.load_results(out / "run")
+    return frame.set_index("metric")["value"], frame
+
+
+def check_classification(
+    clip_benchmark: Any, dataset: str, data_root: Path, model: Model, tmp_path: Path
+) -> float:
+    theirs, _ = clip_benchmark
+    batches = loader(dataset, data_root, model)
+    classes, templates = batches.dataset.classes, batches.dataset.templates
+    classifier = theirs.zero_shot_classifier(
+        model.module, model.tokenizer, classes, templates, "cpu", amp=False
+    )
+    logits, labels = theirs.run_classification(model.module, classifier, batches, "cpu", amp=False)
+    with torch.no_grad():
+        embeddings = torch.cat(
+            [
+                torch.nn.functional.normalize(model.module.encode_image(images), dim=-1)
+                for images, _ in batches
+            ]
+        ).numpy()
+    expected = theirs.evaluate(
+        model.module, loader(dataset, data_root, model), model.tokenizer, classes, templates, "cpu", amp=False
+    )
+
+    values, frame = ours("zero_shot_classification", dataset, data_root, model, tmp_path)
+    name = frame["model"].iloc[0]
+    features = rc.load_features(tmp_path / "run", name, dataset, cache_dir=tmp_path / "cache")
+    predictions = rc.load_predictions(tmp_path / "run", frame["unit"].iloc[0])
+    assert np.abs(features["embedding"] - embeddings).max() <= 1e-5
+    assert np.abs(100 * features["embedding"] @ classifier.numpy() - logits.numpy()).max() <= 1e-4
+    label_logits = logits[torch.arange(len(labels)), labels].numpy()
+    assert np.abs(predictions["label_logit"] - label_logits).max() <= 1e-4
+    assert list(predictions["label"]) == labels.tolist()
+    top_two = logits.topk(2).values
+    untied = (top_two[:, 0] - top_two[:, 1] > 2e-4).numpy()
+    chosen = predictions["top_ids"].str[0].to_numpy()
+    assert (chosen == logits.argmax(1).numpy())[untied].all()
+    slack = (1 - untied.mean()) + 1e-9
+    assert abs(values["top1_accuracy"] - expected["acc1"]) <= slack
+    assert abs(values["top5_accuracy"] - expected["acc5"]) <= slack
+    assert abs(values["mean_per_class_accuracy"] - expected["mean_per_class_recall"]) <= len(classes) * slack
+    return float(values["top1_accuracy"])
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist", "tiny_imagenet"])
+def test_zero_shot_of_random_weights_agrees_per_sample(
+    clip_benchmark: Any, data_root: Path, random_model: Model, tmp_path: Path, dataset: str
+) -> None:
+    check_classification(clip_benchmark, dataset, data_root, random_model, tmp_path)
+
+
+def test_zero_shot_of_a_trained_model_agrees_per_sample_and_is_above_chance(
+    clip_benchmark: Any, data_root: Path, trained_model: Model, tmp_path: Path
+) -> None:
+    assert check_classification(clip_benchmark, "mnist", data_root, trained_model, tmp_path) > 0.2
+
+
+@pytest.mark.parametrize("which", ["random_model", "trained_model"])
+def test_retrieval_recalls_are_equal(
+    clip_benchmark: Any, data_root: Path, tmp_path: Path, which: str, request: pytest.FixtureRequest
+) -> None:
+    model: Model = request.getfixturevalue(which)
+    _, theirs = clip_benchmark
+    expected = theirs.evaluate(
+        model.module,
+        loader("flickr8k", data_root, model),
+        model.tokenizer,
+        "cpu",
+        amp=False,
+        recall_k_list=[1, 5, 10],
+    )
+    values, _ = ours("zero_shot_retrieval", "flickr8k", data_root, model, tmp_path)
+    assert len(expected) == 6
+    for metric, value in expected.items():
+        assert values[metric] == pytest.approx(value, abs=1e-6), metric
