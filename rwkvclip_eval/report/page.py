@@ -237,7 +237,8 @@ def _gallery(loaded: Loaded, queries: int) -> list[dict[str, Any]]:
     for entry in loaded.entries:
         protocol = entry.record.protocol
         titles[entry.record.unit] = f"{dataset_title(entry)} ({protocol})"
-    ordered = sorted(loaded.examples, key=lambda e: titles[e.unit])
+    order = {model: i for i, model in enumerate(loaded.models)}
+    ordered = sorted(loaded.examples, key=lambda e: (titles[e.unit], order[e.model]))
     groups = []
     for title, members in groupby(ordered, key=lambda e: titles[e.unit]):
         asked: dict[tuple[str, int], list[Example]] = {}

@@ -263,7 +263,7 @@ def _recall_curves(
                     linestyle="-" if all(c.trained for _, c in have) else ":",
                 )
         ax.set_xticks(ks)
-        ax.set_ylim(0, min(100, top * 1.08) or 1)
+        ax.set_ylim(-0.03 * top, min(102, top * 1.08) or 1)
         ax.set_xlabel("k")
         ax.set_ylabel("recall@k, %" if ax is figure.axes[0] else "")
         ax.set_title(

@@ -20,8 +20,8 @@ class PublishedTable:
     """Published numbers of one task on the datasets and metrics that were run in full."""
 
     task_title: str
-    columns: tuple[str, ...]
-    """Dataset and metric of each column."""
+    columns: tuple[tuple[str, str], ...]
+    """Dataset and metric (in words) of each column."""
     rows: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]
     """Method, its numbers in per cent as printed in the source (empty: not published), source numbers."""
     sources: tuple[str, ...]
@@ -69,12 +69,12 @@ def _table(title: str, shown: Sequence[tuple[str, str]], lines: Sequence[dict[st
         sources += [s for s in used if s not in sources]
         numbers = tuple(line["value"] if line else "" for line in (*cells, average))
         rows.append((method, numbers, tuple(sources.index(s) + 1 for s in used)))
-    columns = [f"{dataset} {metric_label(metric)}" for dataset, metric in shown]
+    columns = [(dataset, metric_label(metric)) for dataset, metric in shown]
     if not any_average:
         rows = [(method, numbers[:-1], cited) for method, numbers, cited in rows]
     return PublishedTable(
         task_title=title,
-        columns=(*columns, *(["average, as published"] if any_average else [])),
+        columns=(*columns, *([("average", "as published")] if any_average else [])),
         rows=tuple(rows),
         sources=tuple(sources),
     )

@@ -151,7 +151,7 @@ def markdown(
         parts.append("## Published, for reference\n\nPer cent; protocol as in source, not measured here.")
     for reference in published:
         lines = [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
-        parts.append(_grid(lines, ["Method", *map(esc, reference.columns)]))
+        parts.append(_grid(lines, ["Method", *(esc(" ".join(c)) for c in reference.columns)]))
         parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
     if problems := problem_rows(loaded.entries):
         keys = ("model", "task", "protocol", "dataset", "word", "reason", "cure")

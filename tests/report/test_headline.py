@@ -1,0 +1,121 @@
+from pathlib import Path
+
+from report_runs import record, without_number, write_run
+
+from rwkvclip_eval.report.headline import Headline, write_headline
+from rwkvclip_eval.report.loading import load_runs
+from rwkvclip_eval.report.tables import build_tables
+from rwkvclip_eval.results import Record
+
+
+def headline(folder: Path, *records: Record) -> Headline:
+    loaded = load_runs([write_run(folder / "run", list(records))])
+    return write_headline(loaded, build_tables(loaded.entries))
+
+
+def test_a_lead_with_intervals_apart_is_claimed_with_its_distance(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.6, half=0.01), record("b", value=0.5, half=0.01))
+    assert found.sentence == (
+        "a leads zero-shot classification (cifar10, top-1) with 60.0 %, 10.0 points ahead of b, their 95 % "
+        "intervals apart."
+    )
+    assert found.caveats == ()
+
+
+def test_overlapping_intervals_make_no_lead(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.6, half=0.04), record("b", value=0.55, half=0.04))
+    assert "leads" not in found.sentence
+    assert "a and b are not separated on" in found.sentence
+    assert "60.0 % against 55.0 %, with overlapping 95 % intervals" in found.sentence
+
+
+def test_without_intervals_no_lead_is_claimed(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.6, half=0), record("b", value=0.5, half=0))
+    assert "without intervals no lead is claimed" in found.sentence
+
+
+def test_equal_models_are_level(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.6), record("b", value=0.6))
+    assert found.sentence.startswith("a and b are level at 60.0 %")
+
+
+def test_a_single_model_is_compared_with_nothing(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.6))
+    assert found.sentence == (
+        "a reaches 60.0 % on zero-shot classification (cifar10, top-1); it is the only model, so nothing is "
+        "compared."
+    )
+
+
+def test_an_incomplete_average_is_named_and_does_not_compete(tmp_path: Path) -> None:
+    found = headline(
+        tmp_path,
+        record("a", "x", 0.3),
+        record("a", "y", 0.3),
+        record("b", "x", 0.9),
+        without_number("missing_data", "no folder", model="b", dataset="y"),
+    )
+    assert found.sentence.startswith("a reaches 30.0 %")
+    assert "no other trained model has the complete average" in found.sentence
+    assert any("average of b" in c and "1 of 2" in c and "missing: y" in c for c in found.caveats)
+    assert any(c.startswith("1 unit lacked") for c in found.caveats)
+
+
+def test_no_complete_average_ranks_no_one(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", "x", 0.3), record("b", "y", 0.9))
+    assert "no trained model has the complete average" in found.sentence
+    assert "a covers 1 of 2, b covers 1 of 2" in found.sentence
+
+
+def test_untrained_models_alone_show_chance_not_skill(tmp_path: Path) -> None:
+    random = {"trained": False}
+    found = headline(
+        tmp_path,
+        record("a", value=0.11, model_info=random),
+        record("b", value=0.1, model_info=random),
+    )
+    assert found.sentence.startswith("only untrained models were scored".capitalize()[:1].lower())
+    assert "which shows chance, not skill" in found.sentence
+    assert "leads" not in found.sentence
+    assert found.caveats == ("Untrained (random weights), never ranked: a, b.",)
+
+
+def test_subsets_are_said_to_be_subsets(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", subset=True), record("b", value=0.1, subset=True))
+    assert "on a subset" in found.sentence
+    assert any(c.startswith("Subset: all results") for c in found.caveats)
+
+
+def test_numbers_not_measured_alike_are_not_ranked(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a", value=0.9), record("b", value=0.1, dataset_fingerprint="other"))
+    assert "no model is ranked on" in found.sentence
+    assert "dataset fingerprints differ" in found.sentence
+
+
+def test_a_model_that_leads_both_directions_is_named_once(tmp_path: Path) -> None:
+    records = [
+        record(m, "flickr30k", v, half=0.01, metric=f"{side}_retrieval_recall@1", task="zero_shot_retrieval")
+        for m, v in (("a", 0.6), ("b", 0.5))
+        for side in ("text", "image")
+    ]
+    sentence = headline(tmp_path, *records).sentence
+    assert sentence == (
+        "a leads zero-shot retrieval in both directions on flickr30k: image→text R@1 60.0 %, 10.0 points ahead "
+        "of b, and text→image R@1 60.0 %, 10.0 points ahead of b, all 95 % intervals apart."
+    )
+
+
+def test_a_run_without_any_number_says_so(tmp_path: Path) -> None:
+    found = headline(tmp_path, without_number("failed", "boom"))
+    assert found.sentence == "No number came out of this run: of 1 units, 1 failed."
+
+
+def test_protocols_are_named_where_there_are_several(tmp_path: Path) -> None:
+    found = headline(tmp_path, record("a"), record("a", protocol="clip-benchmark"))
+    assert "under protocol standard" in found.sentence
+
+
+def test_an_unfinished_run_is_a_caveat(tmp_path: Path) -> None:
+    loaded = load_runs([write_run(tmp_path / "half", [record()], duration_s=None)])
+    caveats = write_headline(loaded, build_tables(loaded.entries)).caveats
+    assert caveats == ("Not finished when this report was made: half.",)
