@@ -1,0 +1,278 @@
+"""Reads and writes checkpoints of any CLIP-like model, without ever executing code from them.
+
+Official RWKV-CLIP checkpoints are plain state dicts; keys may carry `module.` (data parallel) and
+`_orig_mod.` (torch.compile). Training checkpoints wrap the state dict under names such as `state_dict`
+or `model`, with averaged weights beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+import re
+import tempfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_models.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params")
+_EMA_WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
+_WRAPPER_PARTS = {"module", "_orig_mod"}
+
+
+def checkpoint_file(source: str | Path, *, offline: bool = False) -> Path:
+    """Return the local file of `source`, fetching `hf://owner/repo[@revision]/file` if need be.
+
+    Raises:
+        CheckpointError: no such file, a folder, an address of another form, or it could not be fetched.
+    """
+    text = str(source)
+    if text.startswith("hf://"):
+        return _fetch(text, offline)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        inside = sorted(p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".safetensors"))
+        raise CheckpointError(
+            f"{path} is a folder; give the checkpoint file itself. "
+            f"Checkpoints in it: {', '.join(inside) or 'none'}."
+        )
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}: check the path, or give hf://owner/repo/file.")
+    return path
+
+
+def checkpoint_sha256(source: str | Path, *, offline: bool = False) -> str:
+    """Return the SHA-256 (hex) of the checkpoint's bytes.
+
+    Raises:
+        CheckpointError: as `checkpoint_file`.
+    """
+    with checkpoint_file(source, offline=offline).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(source: str | Path, *, offline: bool = False, ema: bool = False) -> dict[str, Tensor]:
+    """Return the state dict in a checkpoint, on the CPU, wrappers and key prefixes removed.
+
+    Args:
+        source: path (.pt, .safetensors) or `hf://owner/repo[@revision]/file`.
+        offline: never fetch.
+        ema: take the averaged weights of a training checkpoint instead of the last ones.
+
+    Raises:
+        CheckpointError: missing, unreadable, unsafe, or without weights; the text says which and what to do.
+    """
+    path = checkpoint_file(source, offline=offline)
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
+    _refuse_other_files(path, head)
+    is_safetensors = head[8:9] == b"{"
+    content = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    return strip_prefixes(_unwrap(content, path, ema=ema), str(path))
+
+
+def strip_prefixes(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Return `state` without the `module` and `_orig_mod` parts of its keys.
+
+    Raises:
+        CheckpointError: two keys become one.
+    """
+    stripped: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = ".".join(part for part in key.split(".") if part not in _WRAPPER_PARTS)
+        if name in stripped:
+            raise CheckpointError(
+                f"In {source}, {key!r} and another key both mean {name!r}: save one of them."
+            )
+        stripped[name] = value
+    return stripped
+
+
+def fit_state_dict(
+    state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str
+) -> dict[str, Tensor]:
+    """Return `state` in the order and dtypes of `expected` after checking that it fits.
+
+    Raises:
+        CheckpointError: keys are missing, unexpected or of another shape (all listed), or weights hold
+            NaN or infinity.
+    """
+    missing = [key for key in expected if key not in state]
+    unexpected = [key for key in state if key not in expected]
+    misshapen = [
+        f"{key} is {list(state[key].shape)}, expected {list(value.shape)}"
+        for key, value in expected.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or unexpected or misshapen:
+        lines = [f"{source} does not fit the model."]
+        for what, keys in (("Missing", missing), ("Unexpected", unexpected), ("Of another shape", misshapen)):
+            if keys:
+                lines.append(f"{what} ({len(keys)}): {'; '.join(_grouped(keys))}.")
+        raise CheckpointError("\n".join(lines))
+    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise CheckpointError(
+            f"{source} holds NaN or infinity in {len(bad)} tensors: {'; '.join(_grouped(bad))}. "
+            "Use a checkpoint from before training diverged."
+        )
+    return {key: state[key].to(value.dtype).contiguous() for key, value in expected.items()}
+
+
+def save_state_dict(state: Mapping[str, Tensor], path: Path) -> None:
+    """Write `state` to a `.safetensors` or `.pt` file, atomically; tensors go to the CPU.
+
+    Raises:
+        CheckpointError: another suffix, or the file cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    if path.suffix not in (".safetensors", ".pt"):
+        raise CheckpointError(f"Cannot save to {path}: the suffix must be .safetensors or .pt.")
+    plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+        if path.suffix == ".safetensors":
+            save_file(plain, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(plain, temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except Exception as error:
+        if isinstance(error, OSError | RuntimeError) or type(error).__name__ == "SafetensorError":
+            raise CheckpointError(
+                f"Cannot write {path}: {error}. Free space or choose another folder."
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _fetch(address: str, offline: bool) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    parts = address.removeprefix("hf://").split("/", 2)
+    if len(parts) != 3 or not all(parts):
+        raise CheckpointError(f"Expected hf://owner/repo/file, got {address!r}.")
+    repo, _, revision = parts[1].partition("@")
+    try:
+        file = hf_hub_download(
+            f"{parts[0]}/{repo}", parts[2], revision=revision or None, local_files_only=offline
+        )
+    except Exception as error:
+        cure = (
+            "It is not in the local cache and fetching is switched off: fetch it once with internet."
+            if offline
+            else "Check the address and the network; a private repository needs `hf auth login`."
+        )
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"Cannot fetch {address}: {reason} {cure}") from error
+    return Path(file)
+
+
+def _refuse_other_files(path: Path, head: bytes) -> None:
+    """Raise for files whose first bytes show that they are no checkpoint."""
+    start = head.lstrip()[:64].lower()
+    if not head:
+        raise CheckpointError(f"{path} is empty: download or save it again.")
+    if start.startswith(b"<"):
+        raise CheckpointError(
+            f"{path} is a web page, not a checkpoint: the download link led to a page. "
+            "Download the file itself (on the hub: the `resolve` address, not `blob`)."
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file it stands for: run `git lfs pull`.")
+    if not (head.startswith((b"PK", b"\x80")) or head[8:9] == b"{"):
+        raise CheckpointError(f"{path} is neither a PyTorch nor a safetensors file.")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}): download or save it again."
+        ) from error
+    return state
+
+
+def _read_torch(path: Path) -> object:
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed is None and "Unsupported" not in str(error):
+            raise CheckpointError(
+                f"{path} is damaged or not a checkpoint: download or save it again."
+            ) from error
+        what = f" ({needed.group(1)})" if needed else ""
+        raise CheckpointError(
+            f"{path} holds Python objects beside tensors{what}; opening it could execute code: refused. "
+            "Where you trust it, load it in the program that made it and save only model.state_dict()."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({reason}): download or save it again."
+        ) from error
+
+
+def _unwrap(content: object, path: Path, *, ema: bool) -> dict[str, Tensor]:
+    """Return the tensors of the innermost state dict of a training checkpoint."""
+    import torch
+
+    top: Any = content
+    found_ema = False
+    while isinstance(content, Mapping):
+        names = _EMA_WRAPPERS if ema and not found_ema else _WRAPPERS
+        name = next((n for n in names if isinstance(content.get(n), Mapping)), None)
+        if name is None:
+            break
+        found_ema = found_ema or name in _EMA_WRAPPERS
+        content = content[name]
+    keys = ", ".join(map(str, list(top)[:12])) if isinstance(top, Mapping) else type(top).__name__
+    if ema and not found_ema:
+        raise CheckpointError(f"{path} holds no averaged (EMA) weights. It holds: {keys}.")
+    state = (
+        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not state:
+        raise CheckpointError(f"{path} holds no weights: expected a state dict. It holds: {keys}.")
+    return state
+
+
+def _grouped(keys: Iterable[str]) -> list[str]:
+    """Return `keys` with those that differ in one layer number written once: `blocks.{0,1}.ln1.weight`."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for key in keys:
+        match = re.match(r"(.*?\.)(\d+)(\..*)", key)
+        before, number, after = match.groups() if match else (key, "", "")
+        groups[before, after].append(number)
+    return [
+        f"{before}{numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}'}{after}"
+        for (before, after), numbers in groups.items()
+    ]

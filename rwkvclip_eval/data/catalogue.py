@@ -1,0 +1,107 @@
+"""What is known of each dataset: versions in circulation, expected counts, metric, and where to get it."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from rwkvclip_eval.data.types import DatasetKind
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.registry import unknown_name
+
+Metric = Literal["top1_accuracy", "mean_per_class_accuracy", "image_retrieval_recall@1"]
+
+
+class Variant(BaseModel):
+    """One version in circulation of a dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    counts: dict[str, int] = Field(description="split → images")
+    captions: dict[str, int] = Field(default_factory=dict, description="split → captions, for retrieval")
+    num_classes: int | None = Field(None, description="classes; the entry's by default")
+    webdataset: tuple[str, ...] = Field((), description="folders looked for under the data root, in order")
+    clip_benchmark: str | None = Field(None, description="name in the clip-benchmark package")
+    hub: tuple[str, ...] = Field((), description="Hugging Face repositories that hold the webdataset folders")
+    class_list: str | None = Field(
+        None, description="name of clip-benchmark's class names; by alias by default"
+    )
+    template_list: str | None = Field(None, description="name of its templates; by alias by default")
+    embedded: bool = Field(False, description="ships with scikit-learn")
+    note: str = Field("", description="what sets this version apart")
+
+
+class Entry(BaseModel):
+    """One dataset of the catalogue."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: DatasetKind
+    title: str
+    variants: dict[str, Variant] = Field(min_length=1, description="the first is the default")
+    num_classes: int | None = None
+    metric: Metric = "top1_accuracy"
+    aliases: tuple[str, ...] = Field((), description="names other projects and prompt files use")
+    evaluation_split: str = "test"
+    homepage: str
+    licence: str
+    by_hand: str = Field("", description="what must be fetched by hand, and how")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Entry:
+        for name, variant in self.variants.items():
+            if self.evaluation_split not in variant.counts:
+                raise ValueError(f"variant {name} has no count of the evaluation split")
+            if self.kind != "retrieval" and (variant.num_classes or self.num_classes) is None:
+                raise ValueError(f"variant {name} has no number of classes")
+        return self
+
+    def classes_of(self, variant: str) -> int | None:
+        """Return the number of classes of one variant."""
+        return self.variants[variant].num_classes or self.num_classes
+
+
+@functools.cache
+def catalogue() -> dict[str, Entry]:
+    """Return record name → entry, in the file's order."""
+    text = resources.files("rwkvclip_eval.data").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    return {name: Entry.model_validate(entry) for name, entry in yaml.safe_load(text).items()}
+
+
+@functools.cache
+def _names() -> dict[str, str]:
+    """Return every name a dataset goes by → record name."""
+    return {n: name for name, entry in catalogue().items() for n in (name, *entry.aliases)}
+
+
+def record_name(name: str) -> str | None:
+    """Return the record name behind `name` (itself, an alias, with or without `wds/`), or None."""
+    for candidate in (name, name.removeprefix("wds/"), name.removeprefix("wds_")):
+        if candidate in _names():
+            return _names()[candidate]
+    return None
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """Return `name` and every other name of the same dataset, record name first."""
+    record = record_name(name)
+    if record is None:
+        return (name,)
+    return tuple(dict.fromkeys((record, name, *catalogue()[record].aliases)))
+
+
+def choose_variant(name: str, entry: Entry, variant: str | None) -> str:
+    """Return `variant` if the entry has it, its first where None is asked for.
+
+    Raises:
+        UserError: the entry has no such variant.
+    """
+    if variant is None:
+        return next(iter(entry.variants))
+    if variant not in entry.variants:
+        raise UserError(unknown_name(f"variant of {name}", variant, entry.variants))
+    return variant

@@ -1,0 +1,149 @@
+"""Reads image folders: one folder per class, or one flat folder with captions.csv or captions.json."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.data.samples import (
+    IMAGE_SUFFIXES,
+    FileReader,
+    Split,
+    fingerprint_files,
+    name_some,
+    targets,
+)
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SUFFIXES = frozenset(f".{s}" for s in (*IMAGE_SUFFIXES, "bmp", "tif", "tiff", "gif", "ppm", "pgm"))
+
+
+def open_folder(
+    path: Path, split: str, class_names: Sequence[str] | None = None, cache_dir: Path | None = None
+) -> Split:
+    """Open `path`/`split` if there is such a folder, otherwise `path` itself.
+
+    A captions.csv (columns `image`, `caption`; one row per caption) or captions.json (file → caption or list
+    of captions) makes it a retrieval set. Otherwise each folder is a class. Where `class_names` are the
+    folders' names, they give the label order; where they are other words, they name the sorted folders.
+
+    Args:
+        path: the folder.
+        split: tried as a folder below it.
+        class_names: the suite's, if any.
+        cache_dir: keeps the fingerprint; the user's cache folder by default.
+
+    Raises:
+        DataNotFound: no such folder, or no images in it.
+        DamagedData: captions that do not fit the images.
+        UserError: class names that fit the folders only in part.
+    """
+    if not path.is_dir():
+        raise DataNotFound(f"There is no folder {path}.")
+    root = path / split if (path / split).is_dir() else path
+    if root == path and (others := [s for s in ("train", "val", "test") if (path / s).is_dir()]):
+        raise DataNotFound(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
+    source = f"folder {path.name}" + (f"/{split}" if root != path else "")
+    for name in ("captions.csv", "captions.json"):
+        if (root / name).is_file():
+            return _with_captions(root, root / name, source, cache_dir)
+    return _with_classes(root, source, class_names, cache_dir)
+
+
+def _with_classes(
+    root: Path, source: str, class_names: Sequence[str] | None, cache_dir: Path | None
+) -> Split:
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataNotFound(
+            f"{root} has neither one folder per class nor captions.csv or captions.json beside its images."
+        )
+    order = _label_order(folders, class_names, root)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(order):
+        found = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataNotFound(f"{root / folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+        paths += found
+        labels += [label] * len(found)
+    keys = [p.relative_to(root).as_posix() for p in paths]
+    array = np.array(labels, dtype=np.int64)
+    return Split(
+        kind="classification",
+        keys=keys,
+        images=FileReader(tuple(paths)),
+        source=source,
+        fingerprint=fingerprint_files(paths, keys, targets(array, None), root, cache_dir),
+        labels=array,
+        class_names=tuple(order),
+    )
+
+
+def _label_order(folders: list[str], class_names: Sequence[str] | None, root: Path) -> list[str]:
+    """Return the folders in label order."""
+    if class_names is None or not set(class_names) & set(folders):
+        return folders
+    if set(class_names) == set(folders):
+        return list(class_names)
+    without = sorted(set(class_names) - set(folders))
+    extra = sorted(set(folders) - set(class_names))
+    raise UserError(
+        f"{root}: some class names are folders and some are not, so the label order is unclear. Class names "
+        f"without a folder: {name_some(without) or 'none'}; folders without a class name: "
+        f"{name_some(extra) or 'none'}."
+    )
+
+
+def _with_captions(root: Path, file: Path, source: str, cache_dir: Path | None) -> Split:
+    by_image = _read_captions(file)
+    paths = [root / name for name in by_image]
+    missing = [p.name for p in paths if not p.is_file()]
+    if missing:
+        raise DamagedData(f"{file} names {len(missing)} images that are not there: {name_some(missing)}.")
+    keys, captions = list(by_image), list(by_image.values())
+    return Split(
+        kind="retrieval",
+        keys=keys,
+        images=FileReader(tuple(paths)),
+        source=source,
+        fingerprint=fingerprint_files(paths, keys, targets(None, captions), root, cache_dir),
+        captions=captions,
+    )
+
+
+def _read_captions(file: Path) -> dict[str, list[str]]:
+    """Return image file → captions, in the file's order.
+
+    Raises:
+        DamagedData: it has another form, or an image without a caption.
+    """
+    by_image: dict[str, list[str]] = {}
+    try:
+        if file.suffix == ".csv":
+            with file.open(encoding="utf-8", newline="") as lines:
+                reader = csv.DictReader(lines)
+                if not {"image", "caption"} <= set(reader.fieldnames or ()):
+                    raise DamagedData(
+                        f"{file}: expected columns image and caption, found {reader.fieldnames}."
+                    )
+                for row in reader:
+                    by_image.setdefault(row["image"], []).append(row["caption"] or "")
+        else:
+            content: Any = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise DamagedData(f"{file}: expected a mapping of image file to caption or list of captions.")
+            by_image = {str(k): [v] if isinstance(v, str) else list(v) for k, v in content.items()}
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        raise DamagedData(f"{file} cannot be read: {error}.") from error
+    bare = [k for k, v in by_image.items() if not v or not all(isinstance(c, str) and c.strip() for c in v)]
+    if bare or not by_image:
+        raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
+    return by_image

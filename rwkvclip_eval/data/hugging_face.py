@@ -1,0 +1,174 @@
+"""Reads datasets of the Hugging Face `datasets` library: from the hub, its cache, or local files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.data.samples import (
+    Split,
+    check_unique,
+    fingerprint_samples,
+    name_some,
+    remembered_fingerprint,
+    targets,
+)
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.registry import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rwkvclip_eval.data.types import HuggingFaceSource
+
+
+@dataclass(frozen=True)
+class HuggingFaceReader:
+    """Fetches the encoded images of one column."""
+
+    rows: Any
+    column: str
+    name: str
+
+    def read(self, index: int) -> bytes:
+        """Return the image file's bytes."""
+        value = self.rows[int(index)][self.column]
+        if value is None:
+            raise ValueError("the row has no image")
+        content: bytes | None = value["bytes"]
+        return Path(value["path"]).read_bytes() if content is None else content
+
+    def where(self, index: int) -> str:
+        """Return dataset and row."""
+        return f"{self.name}, row {index}"
+
+
+def open_hugging_face(
+    source: HuggingFaceSource,
+    split: str,
+    base_dir: Path = Path(),
+    offline: bool = False,
+    cache_dir: Path | None = None,
+) -> Split:
+    """Open a dataset; images stay encoded.
+
+    Args:
+        source: path, columns and so on; a `path` or `data_files` that exists below `base_dir` is local.
+        split: used where `source.split` is None.
+        base_dir: folder of the suite file.
+        offline: open no socket; only local files and the library's cache.
+        cache_dir: keeps the fingerprint; the user's cache folder by default.
+
+    Raises:
+        DataNotFound: it cannot be loaded; the text gives the library's reason.
+        DamagedData: samples without a label or captions, or keys that are not unique.
+        UserError: a column is not there.
+    """
+    import datasets
+
+    rows = _load(source, source.split or split, base_dir, offline)
+    label_column = source.label or (None if source.captions else "label")
+    wanted_columns = [c for c in (source.image, label_column, source.captions, source.key) if c]
+    for column in wanted_columns:
+        if column not in rows.column_names:
+            raise UserError(f"{source.path}: {unknown_name('column', column, rows.column_names)}")
+    loaded_fingerprint = rows._fingerprint
+    rows = rows.select_columns(wanted_columns)
+    rows = rows.cast_column(source.image, datasets.Image(decode=False))
+    texts = rows.remove_columns(source.image)
+    keys = [f"{i:07d}" for i in range(len(rows))]
+    if source.key:
+        keys = [str(k) for k in texts[source.key]]
+        check_unique(keys, source.path)
+    captions = _captions(texts[source.captions], source.path) if source.captions else None
+    labels, class_names = None, None
+    if captions is None and label_column:
+        labels, class_names = _labels(texts, label_column, source.path)
+    name = Path(source.path).name if (base_dir / source.path).exists() else source.path
+    reader = HuggingFaceReader(rows.select_columns(source.image), source.image, name)
+    wanted = targets(labels, captions)
+
+    def compute() -> str:
+        digests = (hashlib.sha256(reader.read(i)).digest() for i in range(len(keys)))
+        return fingerprint_samples(zip(keys, digests, wanted, strict=True))
+
+    about = repr((loaded_fingerprint, wanted_columns, len(rows)))
+    signature = hashlib.sha256(about.encode()).hexdigest()
+    return Split(
+        kind="retrieval" if labels is None else "classification",
+        keys=keys,
+        images=reader,
+        source=f"Hugging Face {name}" + (f" ({source.config})" if source.config else ""),
+        fingerprint=remembered_fingerprint(signature, cache_dir, compute),
+        labels=labels,
+        captions=captions,
+        class_names=class_names,
+    )
+
+
+def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) -> Any:
+    import datasets
+
+    local = base_dir / Path(source.path).expanduser()
+    path = str(local) if local.exists() else source.path
+    data_files = None
+    if source.data_files is not None:
+        # Files given as one glob would all be called "train"; they are the split asked for.
+        is_local = "://" not in source.data_files and not local.exists()
+        glob = str(base_dir / source.data_files) if is_local else source.data_files
+        data_files = {split.partition("[")[0].partition("+")[0]: glob}
+    try:
+        with _offline() if offline else contextlib.nullcontext():
+            return datasets.load_dataset(path, source.config, split=split, data_files=data_files)
+    except (OSError, ValueError, RuntimeError) as error:
+        where = "in the local cache (offline)" if offline else "there"
+        raise DataNotFound(
+            f"Hugging Face dataset {source.path}, split {split}, is not {where}: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Have both Hugging Face libraries open no socket; HF_HUB_OFFLINE would be read at import only."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [m.HF_HUB_OFFLINE for m in modules]
+    for module in modules:
+        module.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+def _captions(column: Any, name: str) -> list[list[str]]:
+    captions = [[value] if isinstance(value, str) else list(value or ()) for value in column]
+    bare = [str(i) for i, c in enumerate(captions) if not c]
+    if bare:
+        raise DamagedData(f"{name}: {len(bare)} rows have no caption: {name_some(bare)}.")
+    return captions
+
+
+def _labels(texts: Any, column: str, name: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...] | None]:
+    """Return [n] int64 and the names a ClassLabel feature holds; texts are numbered in sorted order."""
+    values = list(texts[column])
+    class_names = getattr(texts.features[column], "names", None)
+    if values and isinstance(values[0], str):
+        class_names = sorted(set(values))
+        number = {c: i for i, c in enumerate(class_names)}
+        values = [number[v] for v in values]
+    if not all(isinstance(v, int) and v >= 0 for v in values):
+        bad = [str(i) for i, v in enumerate(values) if not (isinstance(v, int) and v >= 0)]
+        raise DamagedData(
+            f"{name}: {len(bad)} rows have no class id from 0 in column {column!r} (rows {name_some(bad)}); "
+            "hub test splits often hide their labels."
+        )
+    return np.array(values, dtype=np.int64), None if class_names is None else tuple(class_names)

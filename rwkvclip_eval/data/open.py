@@ -1,0 +1,285 @@
+"""Opens datasets by name: the catalogue says where to look and what to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.data.catalogue import Entry, catalogue, choose_variant, record_name
+from rwkvclip_eval.data.limit import limit_dataset
+from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.samples import SampleDataset, Split
+from rwkvclip_eval.data.types import (
+    ClipBenchmarkSource,
+    Dataset,
+    DatasetInfo,
+    EmbeddedSource,
+    FolderSource,
+    HuggingFaceSource,
+)
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.data.types import DatasetRef
+
+__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset"]
+
+DatasetFactory = Callable[[str], Dataset]
+"""Takes the split's name, returns the dataset."""
+
+DATASETS: Registry[DatasetFactory] = Registry("dataset")
+"""The user's own datasets, registered by `--plugin FILE`: `DATASETS.register("mine", open_mine)`."""
+
+
+def open_dataset(
+    ref: DatasetRef,
+    *,
+    data_root: Path | None,
+    base_dir: Path | None = None,
+    variant: str | None = None,
+    offline: bool = False,
+    cache_dir: Path | None = None,
+) -> Dataset:
+    """Open one split; no image is decoded.
+
+    Looked for in order: the source or folder the suite names; a registered dataset; the places of the
+    catalogue (webdataset folder under the data root, then a torchvision layout there); any `wds_NAME` folder.
+    Nothing is downloaded unless the suite names a source that does.
+
+    Args:
+        ref: how the suite names it; `name@variant` is understood.
+        data_root: folder of datasets; None where there is none.
+        base_dir: folder of the suite file; paths in `ref` are relative to it.
+        variant: the protocol's choice, where `ref` makes none.
+        offline: open no socket.
+        cache_dir: where indices go that cannot lie beside the data; the user's cache folder by default.
+
+    Raises:
+        DataNotFound: it is nowhere; the text lists the places and how to get it.
+        DamagedData: what was found cannot be read, or contradicts the catalogue.
+        UserError: unknown name or variant, or prompts that do not fit.
+    """
+    ref = _with_variant(ref)
+    record = record_name(ref.name)
+    if ref.name in DATASETS and record is not None:
+        raise UserError(f"The name {ref.name!r} belongs to the catalogue; register yours under another.")
+    if ref.name in DATASETS:
+        return DATASETS.get(ref.name)(ref.split or "test")
+    entry = catalogue()[record] if record is not None else None
+    explicit = ref.source or (FolderSource(kind="folder", path=ref.folder) if ref.folder else None)
+    if entry is None and explicit is None and _wds_folder(ref.name, data_root) is None:
+        raise _unknown(ref.name, data_root)
+    name = record or ref.name.removeprefix("wds/").removeprefix("wds_")
+    chosen = ref.variant or "default"
+    if entry is not None:
+        # A protocol's choice binds; one that was made for another dataset's variants cannot reach here.
+        chosen = choose_variant(name, entry, ref.variant or variant)
+    split = ref.split or (entry.evaluation_split if entry else "test")
+    places = _Places(ref, name, entry, chosen, split, data_root, base_dir, offline, cache_dir)
+    found = places.explicit(explicit) if explicit is not None else places.search()
+    return _assemble(found, ref, name, entry, chosen, split, base_dir)
+
+
+class _Places:
+    """Where one dataset may lie, and what was tried."""
+
+    def __init__(
+        self,
+        ref: DatasetRef,
+        name: str,
+        entry: Entry | None,
+        variant: str,
+        split: str,
+        data_root: Path | None,
+        base_dir: Path | None,
+        offline: bool,
+        cache_dir: Path | None,
+    ) -> None:
+        self.ref, self.name, self.entry, self.variant, self.split = ref, name, entry, variant, split
+        self.data_root, self.base_dir = data_root, base_dir or Path()
+        self.offline, self.cache_dir = offline, cache_dir
+
+    def explicit(
+        self, source: HuggingFaceSource | ClipBenchmarkSource | FolderSource | EmbeddedSource
+    ) -> Split:
+        """Open the source the suite names."""
+        if isinstance(source, EmbeddedSource):
+            from rwkvclip_eval.data.embedded import open_embedded
+
+            return open_embedded(self.name, self.split)
+        if isinstance(source, FolderSource):
+            path = self.base_dir / Path(source.path).expanduser()
+            if source.kind == "webdataset":
+                from rwkvclip_eval.data.webdataset import open_webdataset
+
+                return open_webdataset(path, self.split, self.cache_dir)
+            from rwkvclip_eval.data.folder import open_folder
+
+            return open_folder(path, self.split, self.ref.class_names, self.cache_dir)
+        if isinstance(source, HuggingFaceSource):
+            from rwkvclip_eval.data.hugging_face import open_hugging_face
+
+            return open_hugging_face(source, self.split, self.base_dir, self.offline, self.cache_dir)
+        root = self.base_dir / Path(source.root).expanduser() if source.root else None
+        known = self.entry.variants[self.variant].clip_benchmark if self.entry else None
+        return self._clip_benchmark(source.name or known or self.name, root, source.download)
+
+    def search(self) -> Split:
+        """Try the catalogue's places in order, then any webdataset folder of that name."""
+        known = self.entry.variants[self.variant] if self.entry else None
+        if known is not None and known.embedded:
+            from rwkvclip_eval.data.embedded import open_embedded
+
+            return open_embedded(self.name, self.split)
+        tried: list[str] = []
+        folders = known.webdataset if known else ()
+        if self.data_root is not None:
+            paths = [self.data_root / folder for folder in folders]
+            own = _wds_folder(self.ref.name, self.data_root)
+            if known is None and own is not None:
+                paths.append(own)
+            for path in paths:
+                if (path / self.split).is_dir():
+                    from rwkvclip_eval.data.webdataset import open_webdataset
+
+                    return open_webdataset(path, self.split, self.cache_dir)
+                tried.append(str(path / self.split))
+            if known is not None and known.clip_benchmark:
+                for root in dict.fromkeys(
+                    (self.data_root / known.clip_benchmark, self.data_root / self.name)
+                ):
+                    if root.is_dir():
+                        return self._clip_benchmark(known.clip_benchmark, root, download=False)
+                    tried.append(str(root))
+        raise DataNotFound(self._not_found(tried))
+
+    def _clip_benchmark(self, name: str, root: Path | None, download: bool) -> Split:
+        from rwkvclip_eval.data.clip_benchmark import open_clip_benchmark
+
+        if root is None:
+            if self.data_root is None:
+                raise DataNotFound(f"{self.name}: give source.root or a data root (--data-root DIR).")
+            root = self.data_root / name
+        return open_clip_benchmark(
+            name, root, self.split, self.variant, download and not self.offline, self.cache_dir
+        )
+
+    def _not_found(self, tried: list[str]) -> str:
+        label = self.name if self.variant == "default" else f"{self.name}@{self.variant}"
+        lines = [f"No data for {label}, split {self.split}."]
+        if self.data_root is None:
+            lines.append("There is no data root: give one with --data-root DIR.")
+        if tried:
+            lines.append(f"Looked for: {', '.join(tried)}.")
+        known = self.entry.variants[self.variant] if self.entry else None
+        if known and known.hub:
+            lines.append(f"To get it: rwkvclip-eval data download {label} (from {', '.join(known.hub)}).")
+        if self.entry and self.entry.by_hand:
+            lines.append(f"By hand: {self.entry.by_hand}")
+        if self.entry:
+            lines.append(f"Home: {self.entry.homepage}")
+        return " ".join(lines)
+
+
+def _with_variant(ref: DatasetRef) -> DatasetRef:
+    """Return `ref` with `name@variant` taken apart."""
+    name, at, variant = ref.name.partition("@")
+    if not at:
+        return ref
+    if ref.variant not in (None, variant):
+        raise UserError(f"{ref.name}: the name says variant {variant!r}, `variant:` says {ref.variant!r}.")
+    return ref.model_copy(update={"name": name, "variant": variant})
+
+
+def _wds_folder(name: str, data_root: Path | None) -> Path | None:
+    """Return the webdataset folder under the data root that `name` means, if there is one."""
+    if data_root is None:
+        return None
+    short = name.removeprefix("wds/").removeprefix("wds_").replace("/", "-")
+    path = data_root / f"wds_{short}"
+    return path if path.is_dir() else None
+
+
+def _unknown(name: str, data_root: Path | None) -> UserError:
+    folders = sorted(p.name for p in data_root.glob("wds_*")) if data_root else []
+    known = [*catalogue(), *DATASETS, *(f.removeprefix("wds_") for f in folders)]
+    where = f" {data_root} has no wds_{name}." if data_root else ""
+    return DataNotFound(unknown_name("dataset", name, set(known)) + where)
+
+
+def _assemble(
+    found: Split,
+    ref: DatasetRef,
+    name: str,
+    entry: Entry | None,
+    variant: str,
+    split: str,
+    base_dir: Path | None,
+) -> Dataset:
+    """Join what was found with what the catalogue expects, and refuse contradictions."""
+    label = name if variant == "default" else f"{name}@{variant}"
+    if entry is not None and entry.kind != found.kind:
+        raise DamagedData(
+            f"{label}: the catalogue says {entry.kind}, {found.source} holds {found.kind} data."
+        )
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    if found.kind != "retrieval":
+        class_names, templates = resolve_prompts(
+            ref, found.class_names, found.templates, base_dir, entry.variants[variant] if entry else None
+        )
+        _check_classes(found, class_names, label, entry.classes_of(variant) if entry else None)
+    expected = entry.variants[variant].counts.get(split) if entry else None
+    count = len(found.keys)
+    if expected is not None and count > expected:
+        others = "".join(f" or {name}@{v}" for v in entry.variants if v != variant) if entry else ""
+        raise DamagedData(
+            f"{label} {split}: the catalogue knows {expected} images, {found.source} holds {count}. If it is "
+            f"another version, name it so{others}, or open it under a name of its own."
+        )
+    default_metric = "image_retrieval_recall@1" if found.kind == "retrieval" else "top1_accuracy"
+    info = DatasetInfo(
+        name=name,
+        variant=variant,
+        split=split,
+        kind=found.kind,
+        num_samples=count,
+        fingerprint=found.fingerprint,
+        class_names=class_names,
+        templates=templates,
+        primary_metric=ref.metric or (entry.metric if entry else default_metric),
+        source=found.source,
+        verified=expected is not None and count == expected,
+        expected_samples=expected,
+        subset=expected is not None and count < expected,
+    )
+    return SampleDataset(
+        info=info, keys=found.keys, labels=found.labels, captions=found.captions, images=found.images
+    )
+
+
+def _check_classes(found: Split, class_names: tuple[str, ...], label: str, expected: int | None) -> None:
+    """Refuse class lists that do not fit the labels or the catalogue; both numbers are named."""
+    if found.labels is None:
+        return
+    if found.labels.ndim == 2:
+        needed, what = found.labels.shape[1], f"the label vectors have {found.labels.shape[1]} entries"
+        fits = len(class_names) == needed
+    else:
+        needed = int(found.labels.max()) + 1
+        what = f"the labels go up to {needed - 1}, so at least {needed} classes are needed"
+        fits = len(class_names) >= needed
+    if not fits:
+        raise DamagedData(f"{label}: {len(class_names)} class names, but {what} ({found.source}).")
+    if found.class_names is not None and len(found.class_names) != len(class_names):
+        raise DamagedData(
+            f"{label}: {len(class_names)} class names given, but {found.source} has "
+            f"{len(found.class_names)} classes."
+        )
+    if expected is not None and len(class_names) != expected:
+        raise DamagedData(
+            f"{label}: the catalogue knows {expected} classes, {len(class_names)} class names were found "
+            f"({found.source})."
+        )

@@ -1,0 +1,142 @@
+"""Class names and prompt templates: from the suite, the user's files, the data, or clip-benchmark's lists."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.data.catalogue import names_of
+from rwkvclip_eval.data.types import PromptFiles
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.registry import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rwkvclip_eval.data.catalogue import Variant
+    from rwkvclip_eval.data.types import DatasetRef
+
+SHIPPED = {
+    "labels": "en_classnames.json",
+    "templates": "en_zeroshot_classification_templates.json",
+}
+
+
+def resolve_prompts(
+    ref: DatasetRef,
+    own_class_names: Sequence[str] | None,
+    own_templates: Sequence[str] | None,
+    base_dir: Path | None = None,
+    variant: Variant | None = None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return class names in label order and templates with `{c}`.
+
+    `ref.class_names` and `ref.templates` come first, then what `ref.prompts` says.
+
+    Args:
+        ref: how the suite names the dataset.
+        own_class_names: what the source brought, if anything.
+        own_templates: likewise.
+        base_dir: folder of the suite file; paths in `ref.prompts` are relative to it.
+        variant: the catalogue's version of the dataset; names the lists where clip-benchmark has several.
+
+    Raises:
+        UserError: no class names or templates are to be had, a file lacks the dataset, a template has no
+            place for the class name, or the names are the source's in another order (which would score
+            every image against a wrong name). The text says which and what to write.
+    """
+    labels, templates = own_class_names, own_templates
+    if isinstance(ref.prompts, PromptFiles):
+        if ref.prompts.labels is not None:
+            labels = _from_file(ref.prompts.labels, ref.name, base_dir)
+        if ref.prompts.templates is not None:
+            templates = _from_file(ref.prompts.templates, ref.name, base_dir)
+    elif ref.prompts == "clip-benchmark":
+        # Its label lists leave out the sets whose own names it takes over, as we do.
+        labels = shipped("labels", ref.name, variant) or labels
+        templates = shipped("templates", ref.name, variant)
+    labels = ref.class_names or labels or shipped("labels", ref.name, variant)
+    templates = ref.templates or templates or shipped("templates", ref.name, variant)
+    if not labels:
+        raise UserError(
+            f"{ref.name}: no class names. Write them in the suite (class_names: [...]), point prompts.labels "
+            "at a label.json, or put classnames.txt beside the data."
+        )
+    if not templates:
+        raise UserError(
+            f"{ref.name}: no prompt templates. Write them in the suite (templates: ['a photo of a {{c}}.']), "
+            "point prompts.templates at a template.json, or put zeroshot_classification_templates.txt beside "
+            "the data.".replace("{{c}}", "{c}")
+        )
+    own = [name.lower() for name in own_class_names or ()]
+    given = [name.lower() for name in labels]
+    if own and given != own and sorted(given) == sorted(own):
+        first = next(i for i, (a, b) in enumerate(zip(given, own, strict=True)) if a != b)
+        raise UserError(
+            f"{ref.name}: the class names given are those of the data in another order (label {first} is "
+            f"{own[first]!r} in the data, {given[first]!r} was given). Write them in label order."
+        )
+    return tuple(labels), normalise_templates(templates, ref.name)
+
+
+def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
+    """Return the templates with `{c}` where the class name goes; `{}` is accepted too.
+
+    Raises:
+        UserError: one has no such place; the text quotes it.
+    """
+    changed = tuple(t.replace("{}", "{c}") for t in templates)
+    for template in changed:
+        if "{c}" not in template:
+            raise UserError(f"{name}: the template {template!r} has no {{c}} (or {{}}) for the class name.")
+    return changed
+
+
+def shipped(which: str, name: str, variant: Variant | None = None) -> tuple[str, ...] | None:
+    """Return clip-benchmark's class names (`labels`) or `templates` of a dataset; None where it has none."""
+    lists = _shipped_lists(which)
+    special = None
+    if variant is not None:
+        special = variant.class_list if which == "labels" else variant.template_list
+    names = names_of(name) if special is None else (special,)
+    found = next((lists[n] for n in names if n in lists), None)
+    return None if found is None else tuple(found)
+
+
+@functools.cache
+def _shipped_lists(which: str) -> dict[str, list[str]]:
+    """Read a list of the clip-benchmark package without importing it, which would load torch."""
+    spec = importlib.util.find_spec("clip_benchmark")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("The package clip-benchmark is not installed: pip install clip-benchmark.")
+    path = Path(spec.submodule_search_locations[0]) / "datasets" / SHIPPED[which]
+    lists: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
+    return lists
+
+
+def _from_file(given: str, name: str, base_dir: Path | None) -> tuple[str, ...]:
+    """Return the list of dataset `name` in an official-format JSON file.
+
+    Raises:
+        UserError: the file cannot be read, is no mapping of lists, or lacks the dataset.
+    """
+    path = (base_dir or Path()) / Path(given).expanduser()
+    try:
+        lists = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"Cannot read the prompt file {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(lists, dict):
+        raise UserError(f"{path}: expected a mapping of dataset name to list of texts.")
+    names = names_of(name)
+    folded = {str(key).lower(): value for key, value in lists.items()}
+    found = next((folded[n.lower()] for n in names if n.lower() in folded), None)
+    if found is None:
+        raise UserError(f"{path}: {unknown_name('dataset', names[0], map(str, lists))}")
+    if not (isinstance(found, list) and found and all(isinstance(text, str) for text in found)):
+        raise UserError(f"{path}: {names[0]} must be a list of texts.")
+    return tuple(found)

@@ -1,0 +1,232 @@
+"""One opened split in memory: keys, labels or captions, and a reader that fetches images when asked.
+
+Every source returns a `Split`; `open_dataset` adds what the catalogue knows and makes it a `SampleDataset`.
+Axes: n samples, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rwkvclip_eval.errors import DamagedData, OutputError
+from rwkvclip_eval.results import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import numpy as np
+    from PIL.Image import Image
+
+    from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
+
+IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
+"""File endings read as images, in the order in which one is chosen where a sample has several."""
+
+NAMES_SHOWN = 5
+"""How many offending samples a message names before it only counts."""
+
+
+class ImageReader(Protocol):
+    """Fetches the encoded or decoded images of one split. Picklable; holds no open file."""
+
+    def read(self, index: int) -> bytes | Image:
+        """Return the file's bytes, or the image where the source decodes it itself."""
+        ...
+
+    def where(self, index: int) -> str:
+        """Return the file (and member) an error message should name."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """What a source found, before the catalogue has a say.
+
+    Attributes:
+        kind: what the labels or captions make it.
+        keys: n unique keys.
+        images: reader of the n images.
+        source: where it came from, without folders of this machine.
+        fingerprint: SHA-256 (hex) of the samples, see `fingerprint_samples`.
+        labels: [n] int64, [n, K] for multilabel, or None.
+        captions: n lists of captions, or None.
+        class_names: the source's own, if it has any.
+        templates: the source's own, if it has any.
+    """
+
+    kind: DatasetKind
+    keys: Sequence[str]
+    images: ImageReader
+    source: str
+    fingerprint: str
+    labels: np.ndarray[Any, Any] | None = None
+    captions: Sequence[Sequence[str]] | None = None
+    class_names: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+
+@dataclass(kw_only=True)
+class SampleDataset:
+    """The `Dataset` every built-in source opens to."""
+
+    info: DatasetInfo
+    keys: Sequence[str]
+    labels: np.ndarray[Any, Any] | None
+    captions: Sequence[Sequence[str]] | None
+    images: ImageReader
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def image(self, index: int) -> Image:
+        """Return the decoded image in RGB.
+
+        Raises:
+            DamagedData: it cannot be read or decoded; the text names the sample and the file.
+        """
+        where = f"sample {self.keys[index]!r} of {self.info.name} ({self.images.where(index)})"
+        try:
+            content = self.images.read(index)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports broken PNGs as SyntaxError.
+            raise DamagedData(f"Cannot read {where}: {error}.") from error
+        return decode_image(content, where)
+
+
+def decode_image(content: bytes | Image, where: str) -> Image:
+    """Return `content` decoded and converted to RGB (transparency dropped), as webdataset's decoder does.
+
+    Raises:
+        DamagedData: it is no image, cut off, or damaged; the text names `where`.
+    """
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
+        return image.convert("RGB")
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's format plugins raise errors of many kinds on damaged bytes.
+        size = f"{len(content)} bytes" if isinstance(content, bytes) else "opened"
+        raise DamagedData(f"Cannot decode {where}, {size}: {error}. Fetch it again.") from error
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Reads one file per image."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, index: int) -> bytes:
+        """Return the file's bytes."""
+        return self.paths[index].read_bytes()
+
+    def where(self, index: int) -> str:
+        """Return the path."""
+        return str(self.paths[index])
+
+
+def fingerprint_files(
+    paths: Sequence[Path], keys: Sequence[str], wanted: Sequence[Any], root: Path, cache_dir: Path | None
+) -> str:
+    """Return the fingerprint of images that lie one to a file, read only if a file was touched since.
+
+    Args:
+        paths: n image files below `root`.
+        keys: their keys.
+        wanted: their labels or captions, see `targets`.
+        root: the dataset's folder.
+        cache_dir: see `remembered_fingerprint`.
+    """
+
+    def compute() -> str:
+        digests = (hashlib.sha256(path.read_bytes()).digest() for path in paths)
+        return fingerprint_samples(zip(keys, digests, wanted, strict=True))
+
+    about = hashlib.sha256(json.dumps([list(keys), list(wanted)]).encode()).hexdigest()
+    return remembered_fingerprint(stat_signature(paths, root, about), cache_dir, compute)
+
+
+def fingerprint_samples(samples: Iterable[tuple[str, bytes, object]]) -> str:
+    """Return the SHA-256 (hex) of samples in order.
+
+    Args:
+        samples: key, SHA-256 digest of the image's bytes, and label (int, list of 0/1) or list of captions.
+    """
+    total = hashlib.sha256()
+    for key, image_digest, target in samples:
+        total.update(json.dumps([key, image_digest.hex(), target], ensure_ascii=True).encode() + b"\n")
+    return total.hexdigest()
+
+
+def targets(labels: np.ndarray[Any, Any] | None, captions: Sequence[Sequence[str]] | None) -> list[Any]:
+    """Return labels or captions as plain Python values, n of them, for `fingerprint_samples`."""
+    if labels is not None:
+        listed: list[Any] = labels.tolist()
+        return listed
+    return [list(c) for c in captions or ()]
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Return the first few of `names` for a message, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
+    return ", ".join(listed[:NAMES_SHOWN]) + more
+
+
+def check_unique(keys: Sequence[str], where: str) -> None:
+    """Refuse keys that occur twice.
+
+    Raises:
+        DamagedData: some do; the text names and counts them.
+    """
+    twice = [key for key, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise DamagedData(
+            f"{where}: {len(twice)} sample keys occur more than once ({name_some(twice)}). "
+            "Every sample needs its own key, over all shards; look for a shard copied twice."
+        )
+
+
+def default_cache_dir() -> Path:
+    """Return the user's cache folder for this package (`$XDG_CACHE_HOME/rwkvclip-eval`)."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval"
+
+
+def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:
+    """Return a SHA-256 (hex) of names below `root`, sizes and times (ns) of `files`, and of `parts`.
+
+    It tells whether a file was touched without reading it, and holds no path of this machine.
+    """
+    total = hashlib.sha256(repr(parts).encode())
+    for path in files:
+        stat = path.stat()
+        total.update(f"{path.relative_to(root).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return total.hexdigest()
+
+
+def remembered_fingerprint(signature: str, cache_dir: Path | None, compute: Callable[[], str]) -> str:
+    """Return `compute()`, or what it gave before for the same `signature`.
+
+    Args:
+        signature: changes whenever the samples could have, see `stat_signature`.
+        cache_dir: where it is kept; the user's cache folder by default. If it cannot be written, the
+            fingerprint is computed each time.
+        compute: reads all samples.
+    """
+    path = (cache_dir or default_cache_dir()) / "data" / f"{signature}.fingerprint"
+    if path.is_file():
+        return path.read_text(encoding="ascii")
+    value = compute()
+    try:
+        write_text(path, value)
+    except OutputError:
+        return value
+    return value
