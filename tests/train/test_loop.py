@@ -1,0 +1,191 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rwkvclip_eval.errors import ConfigError, OutputError, UserError
+from rwkvclip_train import loop
+from rwkvclip_train.loop import MAX_LOGIT_SCALE, TrainingError, parameter_groups, train
+from rwkvclip_train.models import build_trainee
+from rwkvclip_train.recipe import ModelRecipe, Recipe
+
+TINY = {
+    "rwkv-clip": {
+        "input_size": 16,
+        "image_depth": 1,
+        "image_embed_dims": 32,
+        "image_patch_size": 8,
+        "image_hidden_rate": 2,
+        "image_num_heads": 2,
+        "ctx_len": 16,
+        "vocab_size": 49408,
+        "head_size": 16,
+        "n_layer": 2,
+        "n_embd": 32,
+        "drop_path_rate": 0.2,
+    },
+    "open_clip": {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    },
+}
+FAMILIES = tuple(TINY)
+
+
+def recipe(family: str, **changes: object) -> Recipe:
+    settings: dict[str, object] = {
+        "name": "tiny",
+        "model": {"family": family, "config": TINY[family]},
+        "data": [{"dataset": "digits", "texts": "kinds"}, {"dataset": "digits", "texts": "templates"}],
+        "steps": 4,
+        "batch_size": 8,
+        "lr": 0.001,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    }
+    return Recipe.model_validate(settings | changes)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=True)
+    return content.get("state_dict", content)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_short_run_leaves_config_checkpoints_and_log(tmp_path, family):
+    trained = train(recipe(family, steps=3), tmp_path, progress=False)
+    assert [p.name for p in trained.checkpoints] == ["step_000002.pt", "step_000003.pt"]
+    lines = [json.loads(line) for line in trained.log.read_text().splitlines()]
+    assert trained.log == tmp_path / "training" / "tiny.jsonl"
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(set(line) == {"step", "loss", "lr", "model"} and math.isfinite(line["loss"]) for line in lines)
+    assert json.loads((tmp_path / "models" / "tiny" / "tiny.json").read_text()) == TINY[family]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path, family):
+    runs = {}
+    for name, seed in (("first", 5), ("again", 5), ("other", 6)):
+        runs[name] = weights(train(recipe(family, seed=seed), tmp_path / name, progress=False).checkpoints[-1])
+    assert same(runs["first"], runs["again"])
+    assert not same(runs["first"], runs["other"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_stopped_and_continued_equals_one_without_a_stop(tmp_path, family, monkeypatch):
+    whole = train(recipe(family), tmp_path / "whole", progress=False)
+
+    calls = 0
+
+    def stops_in_step_four(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    loss = loop.contrastive_loss
+    monkeypatch.setattr(loop, "contrastive_loss", stops_in_step_four)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(family), tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    # A kill can also leave a line without its end.
+    log = tmp_path / "cut" / "training" / "tiny.jsonl"
+    log.write_text(log.read_text() + '{"step": 4, "lo')
+    cut = train(recipe(family), tmp_path / "cut", progress=False)
+
+    for a, b in zip(whole.checkpoints, cut.checkpoints, strict=True):
+        assert same(weights(a), weights(b))
+    assert whole.log.read_text() == cut.log.read_text()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(recipe("open_clip"), tmp_path, progress=False)
+    before = first.checkpoints[-1].stat().st_mtime_ns
+    assert train(recipe("open_clip"), tmp_path, progress=False).checkpoints == first.checkpoints
+    assert first.checkpoints[-1].stat().st_mtime_ns == before
+
+
+def test_another_recipe_may_not_continue_a_run(tmp_path):
+    train(recipe("open_clip", steps=1), tmp_path, progress=False)
+    with pytest.raises(OutputError, match="another recipe"):
+        train(recipe("open_clip", steps=1, lr=0.5), tmp_path, progress=False)
+
+
+def test_workers_change_nothing(tmp_path):
+    alone = train(recipe("open_clip", steps=2), tmp_path / "alone", progress=False)
+    helped = train(recipe("open_clip", steps=2), tmp_path / "helped", num_workers=1, progress=False)
+    assert same(weights(alone.checkpoints[-1]), weights(helped.checkpoints[-1]))
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    train(recipe("open_clip", steps=1), tmp_path, progress=False)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(tmp_path, monkeypatch):
+    stepped = []
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: stepped.append(1))
+    loss = loop.contrastive_loss
+    monkeypatch.setattr(loop, "contrastive_loss", lambda *args: loss(*args) * (math.nan if stepped else 1))
+    with pytest.raises(TrainingError, match=r"the loss is nan .* at step 2 of 4; the step was not taken"):
+        train(recipe("open_clip"), tmp_path, progress=False)
+    assert len(stepped) == 1
+    assert not list(tmp_path.rglob("step_*.pt"))
+
+
+def test_the_logit_scale_stays_between_one_and_a_hundred(tmp_path, monkeypatch):
+    build = loop.build_trainee
+    for start, bound in ((10.0, MAX_LOGIT_SCALE), (-3.0, 0.0)):
+
+        def with_scale(*args, start=start, **kwargs):
+            trainee = build(*args, **kwargs)
+            trainee.module.logit_scale.data.fill_(start)
+            return trainee
+
+        monkeypatch.setattr(loop, "build_trainee", with_scale)
+        trained = train(recipe("open_clip", steps=1, lr=1e-9), tmp_path / str(start), progress=False)
+        assert weights(trained.checkpoints[-1])["logit_scale"].item() == pytest.approx(bound)
+
+
+def test_gains_biases_and_the_logit_scale_do_not_decay():
+    model = build_trainee(ModelRecipe(family="open_clip", config=TINY["open_clip"]), seed=0, device=torch.device("cpu"))
+    decayed, free = parameter_groups(model.module, 0.2)
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.2, 0.0)
+    assert {id(p) for p in free["params"]} >= {id(model.module.logit_scale), id(model.module.ln_final.weight)}
+    assert id(model.module.token_embedding.weight) in {id(p) for p in decayed["params"]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_initial_weights_are_a_function_of_the_seed(family):
+    model = ModelRecipe(family=family, config=TINY[family])
+    states = [build_trainee(model, seed=s, device=torch.device("cpu")).module.state_dict() for s in (1, 1, 2)]
+    assert same(states[0], states[1])
+    assert not same(states[0], states[2])
+
+
+def test_bfloat16_training_runs_and_keeps_float32_weights(tmp_path):
+    trained = train(recipe("open_clip", steps=2, precision="bf16"), tmp_path, progress=False)
+    assert {t.dtype for t in weights(trained.checkpoints[-1]).values()} == {torch.float32}
+
+
+def test_a_config_that_describes_no_model_is_refused(tmp_path):
+    for family, config in (("open_clip", {"embed_dim": 8, "vision": {}}), ("rwkv-clip", {"input_size": 8})):
+        with pytest.raises(ConfigError):
+            train(recipe(family, model={"family": family, "config": config}), tmp_path, progress=False)
+
+
+def test_an_absent_device_is_refused(tmp_path):
+    with pytest.raises(UserError, match="'cuda:99' cannot be used"):
+        train(recipe("open_clip"), tmp_path, device="cuda:99", progress=False)

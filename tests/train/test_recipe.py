@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rwkvclip_train.recipe import Recipe, RecipeError, load_recipe, shipped_recipes
+
+GOOD = {
+    "name": "small",
+    "model": {"family": "open_clip", "config": {"embed_dim": 8}},
+    "data": [{"dataset": "digits", "texts": "templates"}],
+    "steps": 10,
+    "batch_size": 4,
+    "lr": 0.001,
+}
+
+
+def write(folder: Path, **changes: object) -> Path:
+    path = folder / "recipe.yaml"
+    content = {key: value for key, value in (GOOD | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_recipe_file_gives_the_values_it_states(tmp_path):
+    recipe = load_recipe(write(tmp_path, warmup_fraction=0.2))
+    assert (recipe.name, recipe.steps, recipe.warmup_fraction, recipe.betas) == ("small", 10, 0.2, (0.9, 0.98))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"warmup_fracton": 0.1}, "Did you mean 'warmup_fraction'"),
+        ({"augmentation": {"horizontal_flp": 0}}, "augmentation: Unknown key 'horizontal_flp'. Did you mean 'horizontal_flip'"),
+        ({"lr": -1}, "lr: Input should be greater than 0 (got -1)"),
+        ({"lr": None}, "lr: Field required"),
+        ({"epochs": 3}, "give either steps or epochs"),
+        ({"steps": None}, "give either steps or epochs"),
+        ({"batch_size": 1}, "batch_size: Input should be greater than or equal to 2"),
+        ({"betas": [0.9, 1.0]}, "betas: the second must be in [0, 1)"),
+        ({"augmentation": {"crop_area": [0.9, 0.5]}}, "crop_area: expected [low, high]"),
+        ({"model": {"family": "clip", "config": {}}}, "model.family: Input should be 'rwkv-clip' or 'open_clip'"),
+        ({"data": []}, "data: List should have at least 1 item"),
+        ({"name": "../escape"}, "name: String should match pattern"),
+    ],
+)
+def test_a_misfit_is_named_with_its_key(tmp_path, changes, said):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, **changes))
+    assert said in str(caught.value)
+    assert "recipe.yaml" in str(caught.value)
+
+
+def test_all_misfits_are_listed_at_once(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(tmp_path, lr=0, batch_size="many"))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_an_unknown_shipped_name_lists_near_matches():
+    with pytest.raises(RecipeError, match="Did you mean 'nano-digits-clip'"):
+        load_recipe("nano-digit-clip")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match="No recipe at"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2\n", "just words"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match="odd.yaml"):
+        load_recipe(path)
+
+
+def test_a_batch_larger_than_the_data_is_refused_with_the_key():
+    with pytest.raises(RecipeError, match="batch_size is 4, but data holds only 3"):
+        Recipe.model_validate(GOOD).num_steps(3)
+
+
+def test_epochs_count_whole_batches_only():
+    recipe = Recipe.model_validate({**GOOD, "steps": None, "epochs": 3})
+    assert recipe.num_steps(11) == 6
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_loads_under_its_own_name(name):
+    assert load_recipe(name).name == name

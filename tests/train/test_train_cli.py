@@ -1,0 +1,88 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_loop import recipe
+from typer.testing import CliRunner
+
+from rwkvclip_train import loop
+from rwkvclip_train.cli import app
+from rwkvclip_train.recipe import shipped_recipes
+
+run = CliRunner().invoke
+
+
+def write(folder: Path, **changes: object) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(recipe("open_clip", **changes).model_dump(mode="json", exclude_none=True)))
+    return str(path)
+
+
+def test_help_shows_examples():
+    result = run(app, ["--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "nano-digits-rwkv-clip" in result.output
+
+
+def test_list_names_every_shipped_recipe():
+    result = run(app, ["--list"])
+    assert result.exit_code == 0
+    assert all(name in result.output for name in shipped_recipes())
+
+
+def test_a_run_ends_with_the_spec_for_evaluation(tmp_path):
+    result = run(app, [write(tmp_path, steps=1), "--out", str(tmp_path / "out"), "--quiet", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    out = tmp_path / "out" / "models" / "tiny"
+    assert f"--model open_clip:{out / 'tiny.json'}={out / 'step_000001.pt'}" in result.output
+
+
+def test_check_trains_nothing(tmp_path):
+    result = run(app, [write(tmp_path), "--check", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nano-digit-clip"], "Did you mean 'nano-digits-clip'"),
+        ([], "give a recipe"),
+        (["nano-digits-clip", "--device", "tpu9"], "'tpu9' cannot be used"),
+        (["nano-digits-clip", "--num-workers", "-1"], "--num-workers"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_debug_shows_the_traceback():
+    result = run(app, ["nano-digit-clip", "--debug"])
+    assert type(result.exception).__name__ == "RecipeError"
+
+
+def test_an_interrupt_exits_with_130(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "contrastive_loss", stop)
+    result = run(app, [write(tmp_path), "--out", str(tmp_path / "out"), "--quiet"])
+    assert result.exit_code == 130
+    assert "continues" in result.output
+
+
+def test_help_loads_no_torch():
+    code = "import sys, rwkvclip_train.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=_environment()).returncode == 0
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

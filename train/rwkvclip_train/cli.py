@@ -1,0 +1,97 @@
+"""The command `rwkvclip-train`. Exit codes: 0 fine, 1 a bug, 2 bad input or a loss that is not finite, 130 interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+@app.command(
+    epilog="""
+Examples:
+
+`rwkvclip-train nano-digits-rwkv-clip` (a shipped recipe; needs no data and no GPU)
+
+`rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
+
+`rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
+"""
+)
+def train(
+    recipe: str | None = typer.Argument(None, help="Name of a shipped recipe, or path of a YAML file."),
+    out: Path | None = typer.Option(None, help="Folder of the run; runs/RECIPE by default."),
+    device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps."),
+    data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
+    num_workers: int = typer.Option(0, min=0, help="Processes that decode images; results stay the same."),
+    threads: int | None = typer.Option(None, min=1, help="CPU threads; by default as many as cores."),
+    list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
+    check: bool = typer.Option(False, help="Check the recipe's text and stop."),
+    quiet: bool = typer.Option(False, help="No progress bar."),
+    debug: bool = typer.Option(False, help="Show the traceback of an error."),
+) -> None:
+    """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
+    try:
+        if list_recipes:
+            _list_recipes()
+        elif recipe is None:
+            raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
+        else:
+            _train(recipe, out, device, data_root, num_workers, threads, check, quiet)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. The same command continues from the last checkpoint.", err=True)
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.BadParameter):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        code = getattr(error, "exit_code", 1)
+        text = str(error) if code != 1 else f"{type(error).__name__}: {error} (--debug shows where)"
+        typer.echo(f"Error: {text}", err=True)
+        raise typer.Exit(code) from None
+
+
+def _list_recipes() -> None:
+    from rwkvclip_train.recipe import load_recipe, shipped_recipes
+
+    for name in shipped_recipes():
+        recipe = load_recipe(name)
+        length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epochs"
+        typer.echo(f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}")
+
+
+def _train(
+    recipe_name: str,
+    out: Path | None,
+    device: str,
+    data_root: Path | None,
+    num_workers: int,
+    threads: int | None,
+    check: bool,
+    quiet: bool,
+) -> None:
+    from rwkvclip_train.recipe import load_recipe
+
+    recipe = load_recipe(recipe_name)
+    if check:
+        typer.echo(f"{recipe_name}: fine.")
+        return
+
+    import torch
+
+    from rwkvclip_train.device import available_cores
+    from rwkvclip_train.loop import train as run
+
+    torch.set_num_threads(threads or available_cores())
+    out = out or Path("runs") / recipe.name
+    trained = run(recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet)
+    typer.echo(f"{trained.name}: {trained.num_parameters:,} parameters, {trained.num_steps} steps, {trained.seconds:.0f} s.")
+    typer.echo(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

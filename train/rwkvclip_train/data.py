@@ -1,0 +1,156 @@
+"""Training pairs: images of evaluation datasets' train splits, each with several texts.
+
+Every random choice (order, text, crop) is a pure function of seed, epoch and sample, so a run that
+continues needs no generator state and the number of workers changes nothing.
+
+Axes: B pairs, L context (tokens), H W image height and width (px).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from rwkvclip_train.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_train.recipe import AugmentationRecipe, DataRecipe
+
+# CLIP's image statistics, as the evaluation transform uses them.
+PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
+PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ImagesWithTexts:
+    """One dataset split and the texts of each of its images.
+
+    Attributes:
+        dataset: where images come from.
+        texts: a non-empty list of texts per image, in the dataset's order.
+    """
+
+    dataset: Dataset
+    texts: Sequence[Sequence[str]]
+
+
+class Pairs(TorchDataset[tuple["Tensor", "Tensor"]]):
+    """Pairs of an augmented image and one of its texts, drawn uniformly.
+
+    Indexed by (epoch, sample): an image meets another of its texts and another crop in each epoch.
+
+    Args:
+        sources: concatenated in order.
+        image_size_px: (height, width) of the crops.
+        tokenize: list of texts → [n, L] int64.
+        augmentation: of images.
+        seed: of the recipe.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ImagesWithTexts],
+        *,
+        image_size_px: tuple[int, int],
+        tokenize: Callable[[list[str]], Tensor],
+        augmentation: AugmentationRecipe,
+        seed: int,
+    ) -> None:
+        self.sources = sources
+        self.ends = np.cumsum([len(s.texts) for s in sources])
+        self.tokenize = tokenize
+        self.transform = training_transform(image_size_px, augmentation)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return int(self.ends[-1])
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return pixels [3, H, W] float32 and token ids [L] int64 of sample `key` = (epoch, sample).
+
+        Raises:
+            DamagedData: the image cannot be decoded.
+        """
+        epoch, sample = key
+        which = int(np.searchsorted(self.ends, sample, side="right"))
+        source = self.sources[which]
+        index = sample - int(self.ends[which]) + len(source.texts)
+        rng = np.random.default_rng([self.seed, epoch, sample])
+        text = source.texts[index][rng.integers(len(source.texts[index]))]
+        # torchvision draws from torch's global generator, which must not notice.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+            pixels = self.transform(source.dataset.image(index))
+        return pixels, self.tokenize([text])[0]
+
+
+def training_transform(
+    image_size_px: tuple[int, int], augmentation: AugmentationRecipe
+) -> Callable[[Image], Tensor]:
+    """Return the transform of training images: random crop, resize (bilinear), flip, CLIP's normalisation."""
+    from torchvision.transforms import v2
+
+    transform: Callable[[Image], Tensor] = v2.Compose(
+        [
+            v2.RGB(),
+            v2.RandomResizedCrop(
+                image_size_px,
+                scale=augmentation.crop_area,
+                ratio=augmentation.crop_aspect,
+                interpolation=v2.InterpolationMode.BILINEAR,
+            ),
+            v2.RandomHorizontalFlip(augmentation.horizontal_flip),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(PIXEL_MEAN, PIXEL_STD),
+        ]
+    )
+    return transform
+
+
+def open_sources(recipe, root): ...
+
+
+def batches(
+    *, num_samples: int, batch_size: int, seed: int, first_step: int, num_steps: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the (epoch, sample) keys of each step from `first_step` to `num_steps` − 1.
+
+    Each epoch is a new permutation; what is left of it after the last whole batch is dropped.
+    """
+    per_epoch = num_samples // batch_size
+    order = np.empty(0, dtype=np.int64)
+    for step in range(first_step, num_steps):
+        epoch, batch = divmod(step, per_epoch)
+        if batch == 0 or step == first_step:
+            order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+        yield [(epoch, int(i)) for i in order[batch * batch_size : (batch + 1) * batch_size]]
+
+
+def pair_loader(
+    pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return a loader of (pixels [B, 3, H, W], tokens [B, L]), one batch per step."""
+    keys = list(
+        batches(
+            num_samples=len(pairs),
+            batch_size=batch_size,
+            seed=pairs.seed,
+            first_step=first_step,
+            num_steps=num_steps,
+        )
+    )
+    return DataLoader(pairs, batch_sampler=keys, num_workers=num_workers, pin_memory=torch.cuda.is_available())

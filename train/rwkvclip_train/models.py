@@ -1,0 +1,108 @@
+"""The two families that can be trained, behind one small interface.
+
+Axes: B pairs, L context (tokens), D embedding, H W image height and width (px).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rwkvclip_eval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from rwkvclip_train.recipe import ModelRecipe
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A model from scratch and what training must know of it.
+
+    Attributes:
+        family: `rwkv-clip` or `open_clip`.
+        config: as the family writes it in a JSON file.
+        module: called with pixels [B, 3, H, W] and tokens [B, L] it returns image and text embeddings
+            [B, D] and the exponentiated logit scale; its parameter `logit_scale` is the logarithm.
+        tokenize: list of texts → [n, L] int64.
+        image_size_px: (height, width).
+    """
+
+    family: str
+    config: dict[str, Any]
+    module: nn.Module
+    tokenize: Callable[[list[str]], Tensor]
+    image_size_px: tuple[int, int]
+
+    @property
+    def spec_prefix(self) -> str:
+        """What precedes the config's path in a spec for `--model`."""
+        return "" if self.family == "rwkv-clip" else "open_clip:"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of both towers."""
+        return sum(p.numel() for p in self.module.parameters())
+
+    def checkpoint(self, step: int) -> dict[str, Any]:
+        """Return what a checkpoint file of the family holds after `step` steps.
+
+        RWKV-CLIP: the state dict itself, with the official keys; open_clip: its training checkpoint.
+        """
+        state = self.module.state_dict()
+        return state if self.family == "rwkv-clip" else {"step": step, "state_dict": state}
+
+
+def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Trainee:
+    """Return the model of a recipe, initialised from `seed` (the same on every device).
+
+    Raises:
+        ConfigError: the config misses a key, has one that is unknown, or describes no model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        build = _rwkv_clip if model.family == "rwkv-clip" else _open_clip
+        trainee = build(dict(model.config))
+    trainee.module.to(device)
+    return trainee
+
+
+def _rwkv_clip(config: dict[str, Any]) -> Trainee:
+    from rwkvclip_models import load_model, tokenize
+
+    size_px = config["input_size"]
+    return Trainee(
+        family="rwkv-clip",
+        config=config,
+        module=load_model(config),
+        tokenize=partial(tokenize, context_length=config["ctx_len"]),
+        image_size_px=(size_px, size_px),
+    )
+
+
+def _open_clip(config: dict[str, Any]) -> Trainee:
+    import open_clip
+
+    arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    build = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    try:
+        module = build(**arguments)
+    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise ConfigError(
+            f"model.config is no open_clip config: {error}. Expected the keys embed_dim, vision_cfg and "
+            "text_cfg of open_clip's model_configs/*.json."
+        ) from error
+    height, width = module.visual.image_size
+    return Trainee(
+        family="open_clip",
+        config=config,
+        module=module,
+        tokenize=open_clip.SimpleTokenizer(context_length=module.context_length),
+        image_size_px=(height, width),
+    )

@@ -1,0 +1,170 @@
+"""The recipe: everything that decides what a training run computes, read from YAML and checked before it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.registry import unknown_name
+
+RECIPES = Path(__file__).parent / "recipes"
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class RecipeError(UserError):
+    """A recipe that does not say what it should, or asks for the impossible; the text names the key."""
+
+
+class _Strict(BaseModel):
+    """Refuses keys it does not know and guesses which was meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ValueError(unknown_name("key", str(key), cls.model_fields))
+        return given
+
+
+class ModelRecipe(_Strict):
+    """The model to train, from scratch."""
+
+    family: Literal["rwkv-clip", "open_clip"] = Field(
+        description="rwkv-clip: RWKV-CLIP's towers; open_clip: any CLIP that open_clip builds from a config"
+    )
+    config: dict[str, Any] = Field(
+        description="the keys of an official-format RWKV-CLIP config, or of an open_clip model config"
+    )
+
+
+class DataRecipe(_Strict):
+    """One dataset split to train on."""
+
+    dataset: str = Field(
+        description="NAME or NAME@VARIANT, as suites write it; wds_* folders are under --data-root"
+    )
+    split: str = Field("train", description="never a split that the model will be scored on")
+    texts: Literal["captions", "templates", "kinds"] | Annotated[list[str], Field(min_length=1)] = Field(
+        description="what an image's texts are. captions: those of a retrieval dataset; templates: the "
+        "prompts of a classification dataset with the class name in; a list: the same with these templates, "
+        "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
+    )
+
+
+class AugmentationRecipe(_Strict):
+    """Random resized crop and flip; the defaults are the official script's, but for the flip."""
+
+    crop_area: tuple[Fraction, Fraction] = Field((0.7, 1.0), description="share of the image's area kept")
+    crop_aspect: tuple[float, float] = Field((0.8, 1.25), description="width / height of the crop")
+    horizontal_flip: Fraction = Field(
+        0.0, description="probability; 0.5 in the official script, 0 where left and right matter (digits)"
+    )
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> Self:
+        for key in ("crop_area", "crop_aspect"):
+            low, high = getattr(self, key)
+            if not 0 < low <= high:
+                raise ValueError(f"{key}: expected [low, high] with 0 < low ≤ high, got [{low}, {high}]")
+        return self
+
+
+class Recipe(_Strict):
+    """Everything that decides what a training run computes."""
+
+    name: Name = Field(description="names the folder, the config and the log of the model")
+    model: ModelRecipe
+    data: Annotated[list[DataRecipe], Field(min_length=1)]
+    augmentation: AugmentationRecipe = AugmentationRecipe()
+    steps: int | None = Field(None, gt=0, description="optimizer steps; or epochs")
+    epochs: int | None = Field(None, gt=0, description="passes over the data; or steps")
+    batch_size: int = Field(ge=2, description="pairs per step; the other pairs of the batch are negatives")
+    lr: float = Field(gt=0, description="peak learning rate")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
+    weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
+    clip_norm: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
+    seed: int = Field(0, ge=0)
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    log_every: int = Field(10, gt=0, description="steps")
+    checkpoint_every: int = Field(1000, gt=0, description="steps; also at the end")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs")
+        for key, beta in zip(("first", "second"), self.betas, strict=True):
+            if not 0 <= beta < 1:
+                raise ValueError(f"betas: the {key} must be in [0, 1), got {beta}")
+        return self
+
+    def num_steps(self, num_samples: int) -> int:
+        """Return the number of optimizer steps over `num_samples` images; the rest of an epoch is dropped.
+
+        Raises:
+            RecipeError: one batch is more than the data.
+        """
+        if self.batch_size > num_samples:
+            raise RecipeError(
+                f"Recipe {self.name}: batch_size is {self.batch_size}, but data holds only {num_samples} "
+                "images and no image may be its own negative: lower batch_size or add data."
+            )
+        return self.steps or (self.epochs or 0) * (num_samples // self.batch_size)
+
+    def warmup_steps(self, num_steps: int) -> int:
+        """Return how many of `num_steps` have a rising learning rate."""
+        return min(math.ceil(self.warmup_fraction * num_steps), num_steps - 1)
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(recipe: str | Path) -> Recipe:
+    """Return the recipe of a shipped name or of a YAML file.
+
+    Raises:
+        RecipeError: there is none, it is not YAML, or it does not fit the schema; every misfit is listed.
+    """
+    path = Path(recipe)
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+            raise RecipeError(f"No recipe at {path}: give the path of a YAML file or one of the shipped "
+                              f"recipes: {', '.join(shipped_recipes())}.")
+        if str(recipe) not in shipped_recipes():
+            raise RecipeError(unknown_name("recipe", str(recipe), shipped_recipes()))
+        path = RECIPES / f"{recipe}.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(content).__name__}.")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in _misfits(error))) from error
+
+
+def _misfits(error: ValidationError) -> list[str]:
+    lines = []
+    for misfit in error.errors():
+        # The branch of a union is no key of the file.
+        where = ".".join(str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list[")))
+        text = misfit["msg"].removeprefix("Value error, ")
+        given = misfit["input"]
+        shown = f" (got {given!r})" if isinstance(given, str | int | float | None) and misfit["type"] != "missing" else ""
+        lines.append(f"{where}: {text}{shown}" if where else f"{text}{shown}")
+    return lines
