@@ -101,7 +101,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     try:
         code: Any = app(args=arguments, standalone_mode=False)
     except KeyboardInterrupt:
-        _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
+        code = INTERRUPTED
     except UserError as error:
         if debug:
             raise
@@ -113,6 +113,9 @@ def run_app(app: typer.Typer) -> NoReturn:
                 raise
             # A defect of ours: one line for the user, the traceback on request.
             _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+    # The command-line library turns Ctrl-C into this code without a word.
+    if code == INTERRUPTED:
+        _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -123,7 +126,6 @@ def _click_exit_code(error: Exception) -> int | None:
         show()
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
-        _err.print("Interrupted; run the same command again to continue.")
         return INTERRUPTED
     return None
 

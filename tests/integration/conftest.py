@@ -61,21 +61,26 @@ def colour_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "suite.yaml"
 
 
+def run_cli(cwd: Path, cache: Path, *arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    """Run `rwkvclip-eval ARGUMENTS…` in `cwd` with the feature store `cache`."""
+    return subprocess.run(
+        [sys.executable, "-m", "rwkvclip_eval", *map(str, arguments)],
+        env=environment(cache, **extra),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 @pytest.fixture
 def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `rwkvclip-eval ARGUMENTS…` as a process with a feature store of its own."""
+    """Run the command line in a folder of the test's own, with a feature store of its own."""
 
     def run(
         *arguments: str | Path, cache: Path | None = None, **extra: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "rwkvclip_eval", *map(str, arguments)],
-            env=environment(cache or tmp_path / "cache", **extra),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return run_cli(tmp_path, cache or tmp_path / "cache", *arguments, **extra)
 
     return run

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from conftest import environment
+from conftest import environment, run_cli
 
 import rwkvclip_eval as rc
 
@@ -47,11 +47,13 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         pd.testing.assert_frame_equal(a[name], b[name])
 
 
-@pytest.fixture
-def whole_run(cli: Cli, colour_suite: Path, tmp_path: Path) -> Path:
-    done = cli("run", colour_suite, *MODEL, "--out", "whole", cache=tmp_path / "whole-cache")
+@pytest.fixture(scope="module")
+def whole_run(colour_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run, with its feature store beside it."""
+    base = tmp_path_factory.mktemp("whole")
+    done = run_cli(base, base / "cache", "run", colour_suite, *MODEL, "--out", "run")
     assert done.returncode == 0, done.stderr
-    return tmp_path / "whole"
+    return base / "run"
 
 
 def test_a_run_leaves_records_predictions_and_a_report(whole_run: Path) -> None:
@@ -68,13 +70,13 @@ def test_a_run_leaves_records_predictions_and_a_report(whole_run: Path) -> None:
     assert info["duration_s"] > 0
 
 
-def test_predictions_and_features_of_a_run_are_read_back(whole_run: Path, tmp_path: Path) -> None:
+def test_predictions_and_features_of_a_run_are_read_back(whole_run: Path) -> None:
     frame = rc.load_results(whole_run)
     unit = frame[frame["task"] == "zero_shot_classification"]["unit"].iloc[0]
     table = rc.load_predictions(whole_run, unit)
     assert len(table) == 60
     features = rc.load_features(
-        whole_run, frame["model"].iloc[0], "colours", cache_dir=tmp_path / "whole-cache"
+        whole_run, frame["model"].iloc[0], "colours", cache_dir=whole_run.with_name("cache")
     )
     assert features["embedding"].shape == (60, 3)
     assert list(table.iloc[:, 0]) == features["keys"]
@@ -92,7 +94,17 @@ def test_the_same_command_again_finds_everything_finished(
 def test_killed_again_and_again_the_same_command_reaches_the_same_outcome(
     colour_suite: Path, whole_run: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "rwkvclip_eval", "run", str(colour_suite), *MODEL, "--out", "cut"]
+    command = [
+        sys.executable,
+        "-m",
+        "rwkvclip_eval",
+        "run",
+        str(colour_suite),
+        *MODEL,
+        "--no-report",
+        "--out",
+        "cut",
+    ]
     env = environment(tmp_path / "cut-cache", TOY_DELAY_S="0.1")
     kills = 0
     for _ in range(40):
@@ -129,7 +141,17 @@ def progress(base: Path) -> int:
 def test_ctrl_c_ends_with_130_and_the_run_continues(
     cli: Cli, colour_suite: Path, whole_run: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "rwkvclip_eval", "run", str(colour_suite), *MODEL, "--out", "cut"]
+    command = [
+        sys.executable,
+        "-m",
+        "rwkvclip_eval",
+        "run",
+        str(colour_suite),
+        *MODEL,
+        "--no-report",
+        "--out",
+        "cut",
+    ]
     env = environment(tmp_path / "cut-cache", TOY_DELAY_S="0.2")
     process = subprocess.Popen(command, env=env, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -140,15 +162,22 @@ def test_ctrl_c_ends_with_130_and_the_run_continues(
     assert process.returncode == 130
     assert "run the same command again" in errors
     assert "Traceback" not in errors
-    assert cli("run", colour_suite, *MODEL, "--out", "cut", cache=tmp_path / "cut-cache").returncode == 0
+    assert (
+        cli(
+            "run", colour_suite, *MODEL, "--no-report", "--out", "cut", cache=tmp_path / "cut-cache"
+        ).returncode
+        == 0
+    )
     assert_same_outcome(whole_run, tmp_path / "cut")
 
 
-def test_members_of_a_job_array_merge_into_the_whole(cli: Cli, colour_suite: Path, whole_run: Path) -> None:
+def test_members_of_a_job_array_merge_into_the_whole(
+    cli: Cli, colour_suite: Path, whole_run: Path, tmp_path: Path
+) -> None:
     for index in (1, 2):
         done = cli("run", colour_suite, *MODEL, "--out", "array", "--shard", f"{index}/2", "--no-report")
         assert done.returncode == 0, done.stderr
-    array = whole_run.parent / "array"
+    array = tmp_path / "array"
     assert_same_outcome(whole_run, array)
     assert cli("report", array).returncode == 0
     assert (array / "report" / "index.html").is_file()
@@ -158,7 +187,7 @@ def test_no_cache_gives_the_same_outcome_and_leaves_nothing(
     cli: Cli, colour_suite: Path, whole_run: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "unused"
-    done = cli("run", colour_suite, *MODEL, "--out", "nocache", "--no-cache", cache=store)
+    done = cli("run", colour_suite, *MODEL, "--no-report", "--out", "nocache", "--no-cache", cache=store)
     assert done.returncode == 0
     assert_same_outcome(whole_run, tmp_path / "nocache")
     assert not (store / "features").exists()
@@ -187,7 +216,7 @@ def test_another_suite_into_the_same_directory_is_refused(
 
 
 def test_a_subset_is_marked_in_every_record(cli: Cli, colour_suite: Path, tmp_path: Path) -> None:
-    assert cli("run", colour_suite, *MODEL, "--out", "few", "--limit", "9").returncode == 0
+    assert cli("run", colour_suite, *MODEL, "--no-report", "--out", "few", "--limit", "9").returncode == 0
     frame = rc.load_results(tmp_path / "few")
     assert frame["subset"].all()
     by_class = rc.load_predictions(tmp_path / "few", frame["unit"].iloc[0])["label"].value_counts()
@@ -197,7 +226,7 @@ def test_a_subset_is_marked_in_every_record(cli: Cli, colour_suite: Path, tmp_pa
 def test_a_missing_dataset_does_not_stop_the_others(cli: Cli, colour_suite: Path, tmp_path: Path) -> None:
     suite = colour_suite.with_name("partly.yaml")
     suite.write_text(colour_suite.read_text().replace("{name: pictures, folder: pictures}", "flickr30k"))
-    done = cli("run", suite, *MODEL, "--out", "partly")
+    done = cli("run", suite, *MODEL, "--no-report", "--out", "partly")
     assert done.returncode == 3
     frame = rc.load_results(tmp_path / "partly").set_index("dataset")
     assert frame.loc["flickr30k", "status"] == "missing_data"
@@ -211,11 +240,11 @@ def test_damaged_images_need_the_users_leave(cli: Cli, colour_suite: Path, tmp_p
     picture = base / "colours" / "green" / "07.png"
     picture.write_bytes(picture.read_bytes()[:40])
     suite = base / "suite.yaml"
-    refused = cli("run", suite, *MODEL, "--out", "refused")
+    refused = cli("run", suite, *MODEL, "--no-report", "--out", "refused")
     assert refused.returncode == 3
     assert "1 of 60 images of colours are damaged" in refused.stderr + refused.stdout
     assert "07.png" in refused.stderr + refused.stdout
-    allowed = cli("run", suite, *MODEL, "--out", "allowed", "--allow-missing", "1")
+    allowed = cli("run", suite, *MODEL, "--no-report", "--out", "allowed", "--allow-missing", "1")
     assert allowed.returncode == 0
     frame = rc.load_results(tmp_path / "allowed")
     colours = frame[frame["dataset"] == "colours"]

@@ -153,4 +153,6 @@ def pair_loader(
             num_steps=num_steps,
         )
     )
-    return DataLoader(pairs, batch_sampler=keys, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    return DataLoader(
+        pairs, batch_sampler=keys, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+    )

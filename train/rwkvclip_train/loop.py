@@ -245,7 +245,9 @@ def read_log(path: Path, *, last_step: int) -> list[str]:
     if not path.is_file():
         return []
     # A killed run may have left a line without its end.
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    lines = [
+        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
     return [line for line in lines if json.loads(line)["step"] <= last_step]
 
 

@@ -141,8 +141,10 @@ def load_recipe(recipe: str | Path) -> Recipe:
     path = Path(recipe)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-            raise RecipeError(f"No recipe at {path}: give the path of a YAML file or one of the shipped "
-                              f"recipes: {', '.join(shipped_recipes())}.")
+            raise RecipeError(
+                f"No recipe at {path}: give the path of a YAML file or one of the shipped "
+                f"recipes: {', '.join(shipped_recipes())}."
+            )
         if str(recipe) not in shipped_recipes():
             raise RecipeError(unknown_name("recipe", str(recipe), shipped_recipes()))
         path = RECIPES / f"{recipe}.yaml"
@@ -162,9 +164,15 @@ def _misfits(error: ValidationError) -> list[str]:
     lines = []
     for misfit in error.errors():
         # The branch of a union is no key of the file.
-        where = ".".join(str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list[")))
+        where = ".".join(
+            str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list["))
+        )
         text = misfit["msg"].removeprefix("Value error, ")
         given = misfit["input"]
-        shown = f" (got {given!r})" if isinstance(given, str | int | float | None) and misfit["type"] != "missing" else ""
+        shown = (
+            f" (got {given!r})"
+            if isinstance(given, str | int | float | None) and misfit["type"] != "missing"
+            else ""
+        )
         lines.append(f"{where}: {text}{shown}" if where else f"{text}{shown}")
     return lines
