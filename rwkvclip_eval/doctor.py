@@ -221,9 +221,9 @@ def _operators() -> Iterator[Check]:
         import torch
 
         from rwkvclip_models import ops
-    except (ImportError, OSError) as error:
+    except (ImportError, OSError) as problem:
         cure = "mend torch (see versions), then run again"
-        yield Check(area="operator", name="bi_wkv6", status="failed", detail=str(error), cure=cure)
+        yield Check(area="operator", name="bi_wkv6", status="failed", detail=str(problem), cure=cure)
         return
     for implementation in ops.implementations():
         name = f"bi_wkv6 {implementation.name}"

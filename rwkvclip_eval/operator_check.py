@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass
 from itertools import product
@@ -63,9 +64,9 @@ class Case:
     def worst(self) -> float:
         """The largest error; NaN if one is, infinity if it did not run."""
         if self.problem:
-            return float("inf")
+            return math.inf
         values = list(self.errors.values())
-        return float("nan") if any(v != v for v in values) else max(values)
+        return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +121,9 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
         groups.setdefault((case.implementation, case.device, case.dtype), []).append(case)
     checks = []
     for (name, device, dtype), members in groups.items():
-        label = f"bi_wkv6 {name} on {device}, {len(members)} cases"
+        label = f"bi_wkv6 {name} on {device} in {dtype}, {len(members)} cases"
         # NaN compares false with everything, so it is put above infinity by hand.
-        worst = max(members, key=lambda c: (c.worst != c.worst, c.worst))
+        worst = max(members, key=lambda c: (math.isnan(c.worst), c.worst))
         where = f"T {worst.num_tokens}, N {worst.head_width}, {worst.decays} decays"
         if worst.problem:
             detail = f"does not run in {dtype} ({where}): {worst.problem}"
@@ -159,7 +160,8 @@ def write(out_dir: Path, report: DoctorReport, cases: Sequence[Case], times: Seq
         "checks": [dataclasses.asdict(c) for c in report.checks],
         # JSON has no NaN or infinity; null says the case gave no number.
         "cases": [
-            dataclasses.asdict(c) | {"errors": {k: v if v == v else None for k, v in c.errors.items()}}
+            dataclasses.asdict(c)
+            | {"errors": {k: v if math.isfinite(v) else None for k, v in c.errors.items()}}
             for c in cases
         ],
         "times": [dataclasses.asdict(t) for t in times],
@@ -241,7 +243,7 @@ def _settings(implementation: str) -> Iterator[tuple[str, torch.dtype]]:
     """Yield the devices and dtypes to compare an implementation in."""
     for device in devices_of(implementation):
         yield device, torch.float32
-        # The reference computes in float32 whatever lower dtype comes, and float64 is what it is held against.
+        # The reference computes in float32 below that, and its float64 is what all are held against.
         if implementation != "reference":
             yield device, torch.bfloat16
             yield device, torch.float16

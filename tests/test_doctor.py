@@ -1,0 +1,153 @@
+import importlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rwkvclip_eval import doctor, operator_check
+from rwkvclip_eval.errors import OutputError
+
+dispatch = importlib.import_module("rwkvclip_models.ops.bi_wkv6")
+
+
+@pytest.fixture
+def one_core_grid(monkeypatch):
+    """Three small problems and one small timing instead of the whole examination."""
+    monkeypatch.setattr(operator_check, "TOKENS", (1, 17))
+    monkeypatch.setattr(operator_check, "EXTREME_TOKENS", (17,))
+    monkeypatch.setattr(operator_check, "HEAD_WIDTHS", (16,))
+    monkeypatch.setattr(operator_check, "TIMED_SHAPES", {"nano": (1, 17, 2, 16)})
+    monkeypatch.setattr(operator_check, "TIMED_BUDGET_S", 0.0)
+
+
+@pytest.fixture
+def forgetful_operator(monkeypatch):
+    """An implementation that leaves out the bonus of the current token."""
+
+    def forgetful(r, k, v, w, u):
+        return dispatch.bi_wkv6_reference(r, k, v, w, 0 * u)
+
+    monkeypatch.setitem(dispatch._IMPLEMENTATIONS, "forgetful", forgetful)
+
+
+def statuses(report):
+    return {check.name: check.status for check in report.checks}
+
+
+def test_a_sound_installation_passes_with_every_operator_in_agreement():
+    report = doctor.diagnose()
+    assert report.ok
+    assert report.exit_code == 0
+    found = statuses(report)
+    assert found["torch"] == found["cpu"] == "ok"
+    assert found["bi_wkv6 reference on cpu"] == found["bi_wkv6 torch on cpu"] == "ok"
+    assert found["bi_wkv6 auto"] == "ok"
+    if not torch.cuda.is_available():
+        assert found["cuda"] == "absent"
+    for row in report.rows():
+        assert len(row) == len(report.HEADERS)
+        assert row[2] == "ok" or row[4], "what is not in order has a cure"
+
+
+def test_a_wrong_operator_fails_the_diagnosis(forgetful_operator):
+    report = doctor.diagnose()
+    row = next(c for c in report.checks if c.name == "bi_wkv6 forgetful on cpu")
+    assert row.status == "failed"
+    assert "differs from the reference" in row.detail
+    assert report.exit_code == 1
+
+
+def test_an_operator_that_raises_is_a_row_and_no_crash(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setitem(dispatch._IMPLEMENTATIONS, "broken", broken)
+    row = next(c for c in doctor.diagnose().checks if c.name == "bi_wkv6 broken on cpu")
+    assert row.status == "failed"
+    assert "no kernel image" in row.detail
+
+
+def test_nan_is_not_agreement():
+    assert doctor.judge("op", float("nan"), "float32").status == "failed"
+    assert doctor.judge("op", 1e-6, "float32").status == "ok"
+
+
+def test_a_missing_package_is_absent_with_its_cure_and_does_not_fail(monkeypatch):
+    real = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: None if name == "transformers" else real(name))
+    report = doctor.diagnose()
+    row = next(c for c in report.checks if c.name == "transformers")
+    assert (row.status, row.detail) == ("absent", "not installed")
+    assert row.cure.startswith("pip install 'transformers")
+    assert report.ok
+
+
+def test_a_version_outside_the_declared_range_fails(monkeypatch):
+    monkeypatch.setattr(doctor, "_declared_ranges", lambda: {"open-clip-torch": ">=900"})
+    row = next(c for c in doctor.diagnose().checks if c.name == "open_clip_torch")
+    assert row.status == "failed"
+    assert ">=900 is needed" in row.detail
+    assert row.cure == "pip install 'open_clip_torch>=900'"
+
+
+def test_the_doctor_needs_only_torch_and_numpy():
+    blocked = (
+        "torchvision open_clip transformers huggingface_hub safetensors clip_benchmark datasets webdataset "
+        "sklearn scipy pandas pyarrow matplotlib PIL pydantic yaml rich typer packaging"
+    )
+    code = (
+        "import sys\n"
+        f"for name in {blocked!r}.split(): sys.modules[name] = None\n"
+        "from rwkvclip_eval.doctor import diagnose\n"
+        "found = {c.name: c for c in diagnose().checks}\n"
+        "vision = found['torchvision']\n"
+        "assert vision.status == 'failed' and 'cannot be imported' in vision.detail\n"
+        "assert found['bi_wkv6 torch on cpu'].status == 'ok'\n"
+    )
+    paths = os.pathsep.join(p for p in sys.path if p)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
+
+
+@pytest.mark.usefixtures("one_core_grid")
+def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
+    report = doctor.full_check(tmp_path / "out")
+    assert report.ok
+    written = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    assert written["ok"]
+    assert written["environment"]["packages"]["torch"]
+    dtypes = {c["dtype"] for c in written["cases"] if c["implementation"] == "torch" and c["device"] == "cpu"}
+    assert dtypes == {"float32", "bfloat16", "float16", "float64"}
+    assert {c["decays"] for c in written["cases"]} == {"trained", "extreme"}
+    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in written["cases"])
+    assert {t["direction"] for t in written["times"]} == {"forward", "forward + backward"}
+    assert all(t["low_ms"] <= t["median_ms"] <= t["high_ms"] for t in written["times"])
+    page = (tmp_path / "out" / "doctor.md").read_text()
+    assert "everything passed" in page
+    assert "nano: 1 × 17 × 2 × 16" in page
+
+
+@pytest.mark.usefixtures("one_core_grid", "forgetful_operator")
+def test_the_full_check_fails_a_wrong_operator_naming_its_worst_case(tmp_path):
+    report = doctor.full_check(tmp_path)
+    row = next(c for c in report.checks if c.name.startswith("bi_wkv6 forgetful on cpu in float32, "))
+    assert row.status == "failed"
+    assert "T 1, N 16" in row.detail
+    assert report.exit_code == 1
+    assert "**something failed.**" in (tmp_path / "doctor.md").read_text()
+
+
+@pytest.mark.usefixtures("one_core_grid")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        doctor.full_check(tmp_path / "file")
+
+
+@pytest.mark.gpu
+def test_the_gpu_is_found_and_its_operators_agree():
+    found = statuses(doctor.diagnose())
+    assert found["cuda:0"] == "ok"
+    assert found["bi_wkv6 torch on cuda"] == "ok"
