@@ -24,7 +24,7 @@ from rwkvclip_eval.registry import Registry, unknown_name
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
 
-__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset"]
+__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset", "with_variant"]
 
 DatasetFactory = Callable[[str], Dataset]
 """Takes the split's name, returns the dataset."""
@@ -61,7 +61,7 @@ def open_dataset(
         DamagedData: what was found cannot be read, or contradicts the catalogue.
         UserError: unknown name or variant, or prompts that do not fit.
     """
-    ref = _with_variant(ref)
+    ref = with_variant(ref)
     record = record_name(ref.name)
     if ref.name in DATASETS and record is not None:
         raise UserError(f"The name {ref.name!r} belongs to the catalogue; register yours under another.")
@@ -183,8 +183,12 @@ class _Places:
         return " ".join(lines)
 
 
-def _with_variant(ref: DatasetRef) -> DatasetRef:
-    """Return `ref` with `name@variant` taken apart."""
+def with_variant(ref: DatasetRef) -> DatasetRef:
+    """Return `ref` with `name@variant` taken apart.
+
+    Raises:
+        UserError: the name and `variant:` disagree.
+    """
     name, at, variant = ref.name.partition("@")
     if not at:
         return ref
