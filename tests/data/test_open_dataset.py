@@ -103,7 +103,7 @@ def test_retrieval_shards_under_a_classification_name_are_refused(tmp_path, writ
 def test_damaged_image_is_named_with_its_shard_only_when_asked_for(tmp_path, write_shard, png):
     whole = png(5, 64, "JPEG")
     members = [("a.jpg", whole), ("a.cls", b"0"), ("b.jpg", whole[: len(whole) // 2]), ("b.cls", b"1")]
-    write_shard(tmp_path / "wds_x" / "test" / "0.tar", members + [("c.jpg", b"<html>"), ("c.cls", b"1")])
+    write_shard(tmp_path / "wds_x" / "test" / "0.tar", [*members, ("c.jpg", b"<html>"), ("c.cls", b"1")])
     given = ref("x", class_names=("u", "v"), templates=("{c}",))
     dataset = pickle.loads(pickle.dumps(open_dataset(given, data_root=tmp_path)))
     assert dataset.image(0).size == (64, 64)
