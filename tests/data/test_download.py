@@ -33,9 +33,9 @@ def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
-    with pytest.raises(DataNotFound, match="no route to host.*without internet"):
+    with pytest.raises(DataNotFound, match=r"no route to host.*without internet"):
         prefetch_dataset(DatasetRef(name="pets"), tmp_path)
-    with pytest.raises(DataNotFound, match="seed3072 cannot be fetched automatically. By hand"):
+    with pytest.raises(DataNotFound, match=r"seed3072 cannot be fetched automatically. By hand"):
         prefetch_dataset(DatasetRef(name="caltech101@seed3072"), tmp_path)
     with pytest.raises(DataNotFound, match="not in the catalogue"):
         prefetch_dataset(DatasetRef(name="mine"), tmp_path)

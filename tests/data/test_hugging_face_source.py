@@ -84,7 +84,7 @@ def test_local_image_folder_is_loaded_by_its_path(tmp_path, png):
 
 
 def test_unknown_columns_suggest_near_ones(parquet):
-    with pytest.raises(UserError, match="Unknown column 'imag'. Did you mean 'image'"):
+    with pytest.raises(UserError, match=r"Unknown column 'imag'. Did you mean 'image'"):
         open_hf(parquet, path="parquet", data_files="files/*.parquet", image="imag")
 
 

@@ -57,6 +57,8 @@ def test_absent_data_name_every_place_and_how_to_get_them(tmp_path):
     assert "rwkvclip-eval data download aircraft" in text
     with pytest.raises(DataNotFound, match="--data-root"):
         open_dataset(ref("aircraft"), data_root=None)
+    with pytest.raises(DataNotFound, match="nowhere does not exist"):
+        open_dataset(ref("aircraft"), data_root=tmp_path / "nowhere")
 
 
 def test_variant_comes_from_the_name_then_the_reference_then_the_protocol(tmp_path):
@@ -71,8 +73,8 @@ def test_variant_comes_from_the_name_then_the_reference_then_the_protocol(tmp_pa
         "@clip-benchmark"
     )
     assert variant_missing(ref("sun397@full"), "partition1").endswith("sun397@full")
-    with pytest.raises(UserError, match="Unknown variant of sun397 'ful'. Did you mean 'full'"):
-        open_dataset(ref("sun397@ful"), data_root=tmp_path)
+    with pytest.raises(UserError, match=r"Unknown variant of sun397 'whole'. Known: full, partition1"):
+        open_dataset(ref("sun397@whole"), data_root=tmp_path)
     with pytest.raises(UserError, match="the name says variant"):
         open_dataset(ref("sun397@full", variant="partition1"), data_root=tmp_path)
 
@@ -138,6 +140,9 @@ def test_registered_dataset_is_opened_by_name_but_cannot_take_a_catalogue_name(m
     digits = open_dataset(ref("digits"), data_root=None)
     monkeypatch.setattr(DATASETS, "_entries", {"mine": lambda split: digits, "mnist": lambda split: digits})
     assert open_dataset(ref("mine"), data_root=None) is digits
+    monkeypatch.setattr(DATASETS, "_entries", {"broken": lambda split: [1, 2], "mnist": lambda split: digits})
+    with pytest.raises(UserError, match="'broken' gave a list; expected an object with info"):
+        open_dataset(ref("broken"), data_root=None)
     with pytest.raises(UserError, match="belongs to the catalogue"):
         open_dataset(ref("mnist"), data_root=None)
 

@@ -18,11 +18,10 @@ def resolve(name, own=None, own_templates=None, base_dir=None, **fields):
 
 
 def test_number_of_shipped_templates_is_that_of_the_zero_shot_protocol():
-    expected = {
-        "cifar10": 18, "cifar100": 18, "food101": 1, "pets": 1, "flowers": 1, "sun397": 2, "cars": 8, "dtd": 8,
-        "caltech101": 34, "aircraft": 2, "imagenet": 80,
-    }  # fmt: skip
-    assert {name: len(shipped("templates", name)) for name in expected} == expected
+    names = ["cifar10", "cifar100", "food101", "pets", "flowers", "sun397", "cars", "dtd"]
+    names += ["caltech101", "aircraft", "imagenet"]
+    expected = [18, 18, 1, 1, 1, 2, 8, 8, 34, 2, 80]
+    assert [len(shipped("templates", name)) for name in names] == expected
 
 
 def test_own_lists_come_before_the_shipped_ones():
@@ -67,7 +66,7 @@ def test_official_files_that_do_not_serve_are_refused(tmp_path, text, message):
 
 
 def test_names_of_the_data_in_another_order_are_refused():
-    with pytest.raises(UserError, match="in another order .label 0 is 'cat' in the data, 'dog' was given"):
+    with pytest.raises(UserError, match=r"in another order .label 0 is 'cat' in the data, 'dog' was given"):
         resolve("x", ["Cat", "dog"], ["{c}"], class_names=("dog", "cat"))
 
 
@@ -83,7 +82,7 @@ def test_missing_names_or_templates_say_what_to_write():
         resolve("mine")
     with pytest.raises(UserError, match=r"no prompt templates.*'a photo of a \{c\}\.'"):
         resolve("mine", ["a"])
-    with pytest.raises(UserError, match="'a photo' has no {c}"):
+    with pytest.raises(UserError, match=r"'a photo' has no {c}"):
         resolve("mine", ["a"], ["a photo"])
 
 

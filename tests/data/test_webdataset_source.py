@@ -1,6 +1,10 @@
 import io
 import os
 import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,7 +100,7 @@ def test_damaged_header_in_the_middle_does_not_end_the_shard_unseen(tmp_path, wr
     content = bytearray(shard.read_bytes())
     content[2048:2560] = b"\xff" * 512
     shard.write_bytes(content)
-    with pytest.raises(DamagedData, match="2 members are readable after member s0000.cls"):
+    with pytest.raises(DamagedData, match=r"2 members are readable after member s0000.cls"):
         open_webdataset(folder, "test")
 
 
@@ -144,7 +148,7 @@ def test_unreadable_targets_are_named(tmp_path, write_shard, png, kind, name, co
 
 def test_unknown_split_lists_those_there_are(tmp_path, write_wds):
     folder = write_wds(tmp_path, "x", [[0]])
-    with pytest.raises(DataNotFound, match="no split 'val'.*It has: test"):
+    with pytest.raises(DataNotFound, match=r"no split 'val'.*It has: test"):
         open_webdataset(folder, "val")
 
 
@@ -176,6 +180,33 @@ def test_half_written_index_is_not_used(tmp_path, write_wds, content):
     assert open_webdataset(folder, "test").labels.tolist() == [0, 1]
     (folder / "test" / f".{INDEX_NAME}.rest-of-a-kill.tmp").write_bytes(b"x")
     assert open_webdataset(folder, "test").keys == ["s0000", "s0001"]
+
+
+def test_kill_while_the_index_is_written_leaves_none(tmp_path, write_wds):
+    folder = write_wds(tmp_path, "x", [[0, 1]])
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "import pyarrow.parquet as pq\n"
+        "from rwkvclip_eval.data.webdataset import open_webdataset\n"
+        "def half(table, path):\n"
+        "    pathlib.Path(path).write_bytes(b'PAR1 half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "pq.write_table = half\n"
+        "open_webdataset(pathlib.Path(sys.argv[1]), 'test')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(folder)], env={"PYTHONPATH": ":".join(sys.path)})
+    assert ended.returncode == -signal.SIGKILL
+    assert not (folder / "test" / INDEX_NAME).exists()
+    assert open_webdataset(folder, "test").labels.tolist() == [0, 1]
+
+
+def test_relative_folders_work(tmp_path, write_wds, monkeypatch, png):
+    folder = write_wds(tmp_path, "x", [[0, 1]])
+    monkeypatch.chdir(folder)
+    opened = open_webdataset(Path(), "test")
+    monkeypatch.chdir(tmp_path)
+    assert opened.images.read(1) == png(1)
+    assert opened.source == "webdataset wds_x/test"
 
 
 def test_index_goes_to_the_cache_when_the_folder_is_read_only(tmp_path, write_wds, monkeypatch):
