@@ -83,6 +83,7 @@ def open_clip_benchmark(
         DamagedData: its files contradict each other.
         UserError: that package does not know the name.
     """
+    root = root.absolute()
     if not root.is_dir() and not download:
         raise DataNotFound(f"There is no folder {root} for {name}.")
     if name in WITHOUT_SPLITS and variant not in ("partition1", "seed3072") and split != "test":

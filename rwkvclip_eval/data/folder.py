@@ -45,6 +45,7 @@ def open_folder(
         DamagedData: captions that do not fit the images.
         UserError: class names that fit the folders only in part.
     """
+    path = path.absolute()
     if not path.is_dir():
         raise DataNotFound(f"There is no folder {path}.")
     root = path / split if (path / split).is_dir() else path

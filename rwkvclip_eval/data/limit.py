@@ -24,25 +24,11 @@ class SubsetDataset:
     """Some samples of another dataset, in its order."""
 
     info: DatasetInfo
+    keys: Sequence[str]
+    labels: np.ndarray[Any, Any] | None
+    captions: Sequence[Sequence[str]] | None
     parent: Dataset
     indices: tuple[int, ...]
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Keys of the chosen samples."""
-        return [self.parent.keys[i] for i in self.indices]
-
-    @property
-    def labels(self) -> np.ndarray[Any, Any] | None:
-        """Labels of the chosen samples, as in the whole."""
-        labels = self.parent.labels
-        return None if labels is None else labels[list(self.indices)]
-
-    @property
-    def captions(self) -> Sequence[Sequence[str]] | None:
-        """All captions of the chosen samples."""
-        captions = self.parent.captions
-        return None if captions is None else [captions[i] for i in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -81,7 +67,15 @@ def subset_dataset(dataset: Dataset, indices: Sequence[int] | np.ndarray[Any, An
     info = dataclasses.replace(
         dataset.info, num_samples=len(listed), fingerprint=fingerprint, subset=True, verified=False
     )
-    return SubsetDataset(info=info, parent=dataset, indices=listed)
+    keys, labels, captions = dataset.keys, dataset.labels, dataset.captions
+    return SubsetDataset(
+        info=info,
+        keys=[keys[i] for i in listed],
+        labels=None if labels is None else labels[list(listed)],
+        captions=None if captions is None else [captions[i] for i in listed],
+        parent=dataset,
+        indices=listed,
+    )
 
 
 def _spread(items: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:

@@ -24,7 +24,7 @@ from rwkvclip_eval.registry import Registry, unknown_name
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
 
-__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset"]
+__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset", "with_variant"]
 
 DatasetFactory = Callable[[str], Dataset]
 """Takes the split's name, returns the dataset."""
@@ -61,12 +61,18 @@ def open_dataset(
         DamagedData: what was found cannot be read, or contradicts the catalogue.
         UserError: unknown name or variant, or prompts that do not fit.
     """
-    ref = _with_variant(ref)
+    ref = with_variant(ref)
     record = record_name(ref.name)
     if ref.name in DATASETS and record is not None:
         raise UserError(f"The name {ref.name!r} belongs to the catalogue; register yours under another.")
     if ref.name in DATASETS:
-        return DATASETS.get(ref.name)(ref.split or "test")
+        registered = DATASETS.get(ref.name)(ref.split or "test")
+        if not isinstance(registered, Dataset):
+            raise UserError(
+                f"The registered dataset {ref.name!r} gave a {type(registered).__name__}; expected an object "
+                "with info, keys, labels, captions, image(index) and a length."
+            )
+        return registered
     entry = catalogue()[record] if record is not None else None
     explicit = ref.source or (FolderSource(kind="folder", path=ref.folder) if ref.folder else None)
     if entry is None and explicit is None and _wds_folder(ref.name, data_root) is None:
@@ -171,6 +177,8 @@ class _Places:
         lines = [f"No data for {label}, split {self.split}."]
         if self.data_root is None:
             lines.append("There is no data root: give one with --data-root DIR.")
+        elif not self.data_root.is_dir():
+            lines.append(f"The data root {self.data_root} does not exist.")
         if tried:
             lines.append(f"Looked for: {', '.join(tried)}.")
         known = self.entry.variants[self.variant] if self.entry else None
@@ -183,8 +191,12 @@ class _Places:
         return " ".join(lines)
 
 
-def _with_variant(ref: DatasetRef) -> DatasetRef:
-    """Return `ref` with `name@variant` taken apart."""
+def with_variant(ref: DatasetRef) -> DatasetRef:
+    """Return `ref` with `name@variant` taken apart.
+
+    Raises:
+        UserError: the name and `variant:` disagree.
+    """
     name, at, variant = ref.name.partition("@")
     if not at:
         return ref
@@ -205,7 +217,7 @@ def _wds_folder(name: str, data_root: Path | None) -> Path | None:
 def _unknown(name: str, data_root: Path | None) -> UserError:
     folders = sorted(p.name for p in data_root.glob("wds_*")) if data_root else []
     known = [*catalogue(), *DATASETS, *(f.removeprefix("wds_") for f in folders)]
-    where = f" {data_root} has no wds_{name}." if data_root else ""
+    where = f" {data_root} has no folder wds_{name}." if data_root else ""
     return DataNotFound(unknown_name("dataset", name, set(known)) + where)
 
 

@@ -94,7 +94,7 @@ class SampleDataset:
         where = f"sample {self.keys[index]!r} of {self.info.name} ({self.images.where(index)})"
         try:
             content = self.images.read(index)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports broken PNGs as SyntaxError.
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as SyntaxError.
             raise DamagedData(f"Cannot read {where}: {error}.") from error
         return decode_image(content, where)
 

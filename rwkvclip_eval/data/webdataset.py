@@ -95,6 +95,7 @@ def open_webdataset(folder: Path, split: str, cache_dir: Path | None = None) -> 
         DataNotFound: there is no such folder or no shard in it.
         DamagedData: shards are missing, cut off or damaged, samples incomplete, keys not unique.
     """
+    folder = folder.absolute()
     shards = shard_paths(folder, split)
     kind = dataset_type(folder)
     table = _index(folder / split, shards, kind, cache_dir)
@@ -146,7 +147,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
         raise DataNotFound(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
-    found = sorted(where.glob("*.tar"), key=lambda p: [int(n) for n in re.findall(r"\d+", p.stem)] or [-1])
+    found = sorted(where.glob("*.tar"), key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
     count_file = where / "nshards.txt"
     if not count_file.is_file():
         if not found:

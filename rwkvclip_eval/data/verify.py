@@ -1,0 +1,199 @@
+"""Checks an opened dataset image by image, and lists what the catalogue knows and the data root holds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rwkvclip_eval.data.catalogue import catalogue, record_name
+from rwkvclip_eval.data.samples import name_some
+from rwkvclip_eval.errors import DamagedData
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rwkvclip_eval.data.catalogue import Variant
+    from rwkvclip_eval.data.types import Dataset, DatasetInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyReport:
+    """What a check of every sample found."""
+
+    info: DatasetInfo
+    """The dataset as opened; `info.fingerprint` identifies its content."""
+    num_samples: int
+    """Images looked at."""
+    num_captions: int | None
+    """Captions; None for classification."""
+    expected_captions: int | None
+    """The catalogue's count, None where it has none."""
+    damaged: tuple[tuple[str, str], ...]
+    """(key, reason) of each image that cannot be decoded."""
+    duplicate_keys: tuple[str, ...]
+    """Keys that occur more than once."""
+    duplicate_images: tuple[tuple[str, ...], ...]
+    """Groups of keys whose pictures are equal pixel for pixel."""
+    empty_classes: tuple[str, ...]
+    """Classes without an image."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence per thing that is wrong; empty where the data can be used as they are."""
+        found = []
+        if self.damaged:
+            shown = name_some(f"{key}: {reason}" for key, reason in self.damaged)
+            found.append(f"{len(self.damaged)} damaged images: {shown}")
+        if self.duplicate_keys:
+            found.append(f"{len(self.duplicate_keys)} keys occur twice: {name_some(self.duplicate_keys)}")
+        expected = self.expected_captions
+        if expected is not None and self.info.verified and self.num_captions != expected:
+            found.append(f"{self.num_captions} captions, the catalogue knows {expected}")
+        return tuple(found)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """One sentence per thing worth knowing that does not stop an evaluation."""
+        said = []
+        if self.info.expected_samples is None:
+            said.append("the catalogue does not know this split: counts are unchecked")
+        elif self.info.subset:
+            said.append(f"a subset: {self.num_samples} of {self.info.expected_samples} images")
+        if self.empty_classes:
+            said.append(f"{len(self.empty_classes)} classes have no image: {name_some(self.empty_classes)}")
+        if self.duplicate_images:
+            groups = name_some(" = ".join(group) for group in self.duplicate_images)
+            said.append(f"{len(self.duplicate_images)} pictures occur more than once: {groups}")
+        return tuple(said)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+    """Decode every image of `dataset` and report what is wrong.
+
+    Args:
+        dataset: as opened; opening has checked the counts and classes against the catalogue.
+        progress: called with (images done, images in all) after each image.
+    """
+    keys = list(dataset.keys)
+    damaged: list[tuple[str, str]] = []
+    by_content: dict[bytes, list[str]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        try:
+            image = dataset.image(i)
+        except DamagedData as error:
+            damaged.append((key, str(error)))
+        else:
+            content = hashlib.sha256(repr((image.mode, image.size)).encode() + image.tobytes()).digest()
+            by_content[content].append(key)
+        if progress is not None:
+            progress(i + 1, len(keys))
+    info, labels, captions = dataset.info, dataset.labels, dataset.captions
+    empty: tuple[str, ...] = ()
+    if labels is not None:
+        present = (
+            set(labels.tolist()) if labels.ndim == 1 else set(np.flatnonzero(labels.any(axis=0)).tolist())
+        )
+        empty = tuple(name for i, name in enumerate(info.class_names) if i not in present)
+    record = record_name(info.name)
+    entry = catalogue().get(record) if record else None
+    variant = entry.variants.get(info.variant) if entry else None
+    return VerifyReport(
+        info=info,
+        num_samples=len(keys),
+        num_captions=None if captions is None else sum(map(len, captions)),
+        expected_captions=variant.captions.get(info.split) if variant else None,
+        damaged=tuple(damaged),
+        duplicate_keys=tuple(k for k, count in Counter(keys).items() if count > 1),
+        duplicate_images=tuple(tuple(group) for group in by_content.values() if len(group) > 1),
+        empty_classes=empty,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogueRow:
+    """One line of `data list`: a dataset × variant and whether the data root has it."""
+
+    name: str
+    variant: str
+    title: str
+    kind: str
+    num_test: int | None
+    """Images of the evaluation split; None for folders the catalogue does not know."""
+    metric: str
+    found: str
+    """Folder below the data root, `embedded`, or empty where it is not there."""
+    obtain: str
+    """How to get it."""
+    licence: str
+    homepage: str
+
+
+def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
+    """Return every dataset × variant of the catalogue, then webdataset folders it does not know."""
+    rows = []
+    known_folders: set[str] = set()
+    for name, entry in catalogue().items():
+        for variant_name, variant in entry.variants.items():
+            known_folders.update(variant.webdataset)
+            by_download = f"rwkvclip-eval data download {name}" if variant.hub else ""
+            rows.append(
+                CatalogueRow(
+                    name=name,
+                    variant=variant_name,
+                    title=entry.title,
+                    kind=entry.kind,
+                    num_test=variant.counts[entry.evaluation_split],
+                    metric=entry.metric,
+                    found=_found(name, variant, entry.evaluation_split, data_root),
+                    obtain=by_download or entry.by_hand,
+                    licence=entry.licence,
+                    homepage=entry.homepage,
+                )
+            )
+    for folder in sorted(data_root.glob("wds_*")) if data_root is not None else []:
+        if folder.is_dir() and folder.name not in known_folders:
+            rows.append(_unknown_row(folder))
+    return rows
+
+
+def _found(name: str, variant: Variant, split: str, data_root: Path | None) -> str:
+    if variant.embedded:
+        return "embedded"
+    if data_root is None:
+        return ""
+    for folder in variant.webdataset:
+        if (data_root / folder / split).is_dir():
+            return folder
+    if variant.clip_benchmark:
+        for folder in (variant.clip_benchmark, name):
+            if (data_root / folder).is_dir():
+                return folder
+    return ""
+
+
+def _unknown_row(folder: Path) -> CatalogueRow:
+    from rwkvclip_eval.data.webdataset import dataset_type
+
+    kind = dataset_type(folder)
+    return CatalogueRow(
+        name=folder.name.removeprefix("wds_"),
+        variant="default",
+        title="not in the catalogue: runs unverified",
+        kind=kind,
+        num_test=None,
+        metric="image_retrieval_recall@1" if kind == "retrieval" else "top1_accuracy",
+        found=folder.name,
+        obtain="",
+        licence="",
+        homepage="",
+    )

@@ -1,0 +1,59 @@
+import csv
+
+import pytest
+
+from rwkvclip_eval.data.catalogue import catalogue, names_of, record_name
+from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_models.resources import resource_dir
+
+
+def rows(name):
+    with (resource_dir("published") / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+PUBLISHED = [row for row in rows("datasets_27.csv") if record_name(row["dataset"])]
+
+
+def test_all_sets_of_the_zero_shot_protocol_are_known():
+    assert sum(row["zero_shot_11"] == "1" for row in PUBLISHED) == 11
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda r: r["dataset"])
+def test_counts_classes_and_metric_are_the_published_ones(row):
+    entry = catalogue()[record_name(row["dataset"])]
+    variant = entry.variants.get("seed3072") or next(iter(entry.variants.values()))
+    classes = 101 if "seed3072" in entry.variants else entry.num_classes
+    assert variant.counts["test"] == int(row["test"])
+    assert variant.counts.get("train", int(row["train"])) == int(row["train"])
+    assert classes == int(row["classes"])
+    assert (entry.metric == "mean_per_class_accuracy") == (row["metric"] == "mean per class")
+
+
+def test_record_names_are_those_of_the_published_numbers():
+    tasks = ("zero_shot_classification", "zero_shot_retrieval", "zero_shot_robustness")
+    published = {r["dataset"] for r in rows("published.csv") if r["task"] in tasks} - {"average"}
+    known = published & set(catalogue())
+    assert {n for n in published if record_name(n) not in (None, n)} == set()
+    assert len(known) >= 18
+
+
+def test_variants_of_the_protocols_exist():
+    for name in PROTOCOLS:
+        for dataset, variant in PROTOCOLS.get(name).variants.items():
+            assert variant in catalogue()[dataset].variants
+
+
+def test_no_name_means_two_datasets():
+    names = [n for name, entry in catalogue().items() for n in (name, *entry.aliases)]
+    assert len(names) == len(set(names))
+    folders = [f for e in catalogue().values() for v in e.variants.values() for f in v.webdataset]
+    assert len(folders) == len(set(folders))
+
+
+def test_aliases_lead_to_the_record_name():
+    assert record_name("vtab/cifar10") == record_name("wds/vtab/cifar10") == "cifar10"
+    assert record_name("wds_fgvc_aircraft") == "aircraft"
+    assert record_name("mscoco_captions2014") == "mscoco_captions"
+    assert record_name("nothing") is None
+    assert names_of("fgvc_aircraft")[0] == "aircraft"

@@ -1,0 +1,48 @@
+import pytest
+
+from rwkvclip_eval.data.download import prefetch_dataset
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.errors import DataNotFound
+
+
+def test_shards_are_fetched_to_where_open_looks_for_them(tmp_path, write_wds, monkeypatch):
+    def snapshot(repository, *, repo_type, local_dir, allow_patterns):
+        assert (repository, repo_type) == ("clip-benchmark/wds_vtab-pets", "dataset")
+        assert allow_patterns == ["*.txt", "test/*"]
+        write_wds(local_dir.parent, "vtab-pets", [[36]])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert "fetched clip-benchmark/wds_vtab-pets" in prefetch_dataset(DatasetRef(name="pets"), tmp_path)
+    assert open_dataset(DatasetRef(name="pets"), data_root=tmp_path).info.num_samples == 1
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("fetched again"))
+    assert "already at" in prefetch_dataset(DatasetRef(name="pets"), tmp_path)
+
+
+def test_broken_off_download_is_taken_up_again(tmp_path, write_wds, monkeypatch):
+    folder = write_wds(tmp_path, "vtab-pets", [[1], [2]])
+    (folder / "test" / "1.tar").unlink()
+    calls = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: calls.append(a))
+    prefetch_dataset(DatasetRef(name="pets"), tmp_path)
+    assert len(calls) == 1
+
+
+def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch):
+    def unreachable(*a, **k):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(DataNotFound, match=r"no route to host.*without internet"):
+        prefetch_dataset(DatasetRef(name="pets"), tmp_path)
+    with pytest.raises(DataNotFound, match=r"seed3072 cannot be fetched automatically. By hand"):
+        prefetch_dataset(DatasetRef(name="caltech101@seed3072"), tmp_path)
+    with pytest.raises(DataNotFound, match="not in the catalogue"):
+        prefetch_dataset(DatasetRef(name="mine"), tmp_path)
+    with pytest.raises(DataNotFound, match="no data root"):
+        prefetch_dataset(DatasetRef(name="pets"), None)
+
+
+def test_embedded_and_local_data_need_nothing(tmp_path):
+    assert "nothing to fetch" in prefetch_dataset(DatasetRef(name="digits"), None)
+    assert "nothing to fetch" in prefetch_dataset(DatasetRef(name="mine", folder="x"), tmp_path)

@@ -1,0 +1,122 @@
+import json
+import os
+import pickle
+
+import pytest
+
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+
+
+@pytest.fixture
+def birds(tmp_path, png):
+    for i, (folder, name) in enumerate([("wren", "2.png"), ("wren", "1.PNG"), ("robin", "sub/1.png")]):
+        path = tmp_path / "birds" / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    (tmp_path / "birds" / "wren" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def open_birds(base_dir, **fields):
+    fields = {"templates": ("a {c}",), "folder": "birds"} | fields
+    return open_dataset(
+        DatasetRef(name="birds", **fields), data_root=None, base_dir=base_dir, cache_dir=base_dir
+    )
+
+
+def test_folders_are_classes_in_sorted_order(birds):
+    dataset = pickle.loads(pickle.dumps(open_birds(birds)))
+    assert dataset.info.class_names == ("robin", "wren")
+    assert list(dataset.keys) == ["robin/sub/1.png", "wren/1.PNG", "wren/2.png"]
+    assert dataset.labels.tolist() == [0, 1, 1]
+    assert dataset.image(1).getpixel((0, 0)) == (1, 0, 7)
+    assert dataset.info.source == "folder birds"
+
+
+def test_class_names_that_are_the_folders_give_the_label_order(birds):
+    dataset = open_birds(birds, class_names=("wren", "robin"))
+    assert dataset.info.class_names == ("wren", "robin")
+    assert dataset.labels.tolist() == [0, 0, 1]
+
+
+def test_other_class_names_name_the_sorted_folders(birds):
+    dataset = open_birds(birds, class_names=("European robin", "Eurasian wren"))
+    assert dataset.info.class_names == ("European robin", "Eurasian wren")
+    assert dataset.labels.tolist() == [0, 1, 1]
+
+
+def test_class_names_that_fit_in_part_or_in_number_are_refused(birds):
+    with pytest.raises(UserError, match="without a folder: robbin; folders without a class name: robin"):
+        open_birds(birds, class_names=("wren", "robbin"))
+    with pytest.raises(UserError, match="3 class names given, but folder birds has 2 classes"):
+        open_birds(birds, class_names=("a", "b", "c"))
+
+
+def test_split_folder_is_used_and_a_missing_one_reported(birds):
+    (birds / "birds").rename(birds / "test")
+    (birds / "birds").mkdir()
+    (birds / "test").rename(birds / "birds" / "test")
+    assert open_birds(birds).info.source == "folder birds/test"
+    with pytest.raises(DataNotFound, match=r"no split 'train'; it has: test"):
+        open_birds(birds, split="train")
+
+
+def test_fingerprint_is_remembered_until_a_file_changes(birds, png):
+    first = open_birds(birds).info.fingerprint
+    assert open_birds(birds).info.fingerprint == first
+    assert len(list((birds / "data").glob("*.fingerprint"))) == 1
+    file = birds / "birds" / "wren" / "2.png"
+    file.write_bytes(png(99))
+    os.utime(file, ns=(5, 5))
+    assert open_birds(birds).info.fingerprint != first
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_captions_beside_the_images_make_it_a_retrieval_set(tmp_path, png, form):
+    folder = tmp_path / "birds"
+    folder.mkdir()
+    for i in range(2):
+        (folder / f"{i}.png").write_bytes(png(i))
+    if form == "csv":
+        (folder / "captions.csv").write_text(
+            'image,caption\n1.png,"a wren, singing"\n0.png,x\n1.png,second\n'
+        )
+    else:
+        (folder / "captions.json").write_text(
+            json.dumps({"1.png": ["a wren, singing", "second"], "0.png": "x"})
+        )
+    dataset = open_birds(tmp_path)
+    assert dataset.info.kind == "retrieval"
+    assert list(dataset.keys) == ["1.png", "0.png"]
+    assert list(map(list, dataset.captions)) == [["a wren, singing", "second"], ["x"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("captions.csv", "file,text\n1.png,x\n", "expected columns image and caption"),
+        ("captions.csv", "image,caption\n1.png,x\n", r"names 1 images that are not there: 1\.png"),
+        ("captions.csv", "image,caption\n1.png,\n", "1 images have an empty caption"),
+        ("captions.json", "[1]", "expected a mapping"),
+        ("captions.json", "{", "cannot be read"),
+        ("captions.json", '{"1.png": []}', "1 images have an empty caption or none"),
+    ],
+)
+def test_captions_that_do_not_fit_are_refused(tmp_path, name, text, message):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / name).write_text(text)
+    with pytest.raises(DamagedData, match=message):
+        open_birds(tmp_path)
+
+
+def test_missing_or_empty_folders_are_reported(tmp_path):
+    with pytest.raises(DataNotFound, match="There is no folder"):
+        open_birds(tmp_path)
+    (tmp_path / "birds").mkdir()
+    with pytest.raises(DataNotFound, match="neither one folder per class nor captions"):
+        open_birds(tmp_path)
+    (tmp_path / "birds" / "wren").mkdir()
+    with pytest.raises(DataNotFound, match="holds no images"):
+        open_birds(tmp_path)

@@ -1,0 +1,104 @@
+import pickle
+
+import pytest
+
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef, HuggingFaceSource
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    datasets.disable_progress_bars()
+
+
+def open_hf(base_dir, offline=True, **fields):
+    source = HuggingFaceSource(kind="hugging_face", **fields)
+    reference = DatasetRef(name="birds", source=source, templates=("a {c}",))
+    return open_dataset(reference, data_root=None, base_dir=base_dir, offline=offline, cache_dir=base_dir)
+
+
+@pytest.fixture
+def parquet(tmp_path, png):
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=["robin", "wren"]),
+            "texts": datasets.List(datasets.Value("string")),
+            "id": datasets.Value("string"),
+            "hidden": datasets.Value("int64"),
+        }
+    )
+    rows = {
+        "image": [{"bytes": png(i), "path": None} for i in range(3)],
+        "label": [1, 0, 1],
+        "texts": [["a wren"], ["a robin", "red"], ["w"]],
+        "id": ["x", "y", "z"],
+        "hidden": [-1, 0, 1],
+    }
+    (tmp_path / "files").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "files" / "part-0.parquet")
+    return tmp_path
+
+
+def test_parquet_files_give_labels_and_names_and_undecoded_images(parquet, png):
+    dataset = open_hf(parquet, path="parquet", data_files="files/*.parquet", key="id")
+    assert dataset.info.class_names == ("robin", "wren")
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert list(dataset.keys) == ["x", "y", "z"]
+    assert dataset.images.read(2) == png(2)
+    dataset = pickle.loads(pickle.dumps(dataset))
+    assert dataset.image(1).getpixel((0, 0)) == (1, 0, 7)
+    assert dataset.info.source == "Hugging Face parquet"
+
+
+def test_caption_column_makes_it_a_retrieval_set(parquet):
+    dataset = open_hf(parquet, path="parquet", data_files="files/*.parquet", captions="texts")
+    assert dataset.info.kind == "retrieval"
+    assert list(map(list, dataset.captions)) == [["a wren"], ["a robin", "red"], ["w"]]
+    assert list(dataset.keys) == ["0000000", "0000001", "0000002"]
+
+
+def test_fingerprint_is_that_of_the_content(parquet):
+    first = open_hf(parquet, path="parquet", data_files="files/*.parquet").info.fingerprint
+    for file in parquet.glob("data/*.fingerprint"):
+        file.unlink()
+    again = open_hf(parquet, path="parquet", data_files="files/*.parquet").info.fingerprint
+    other = open_hf(parquet, path="parquet", data_files="files/*.parquet", split="test[:2]").info.fingerprint
+    assert first == again != other
+
+
+def test_local_image_folder_is_loaded_by_its_path(tmp_path, png):
+    for split, label, shade in [("train", "wren", 1), ("test", "wren", 2), ("test", "robin", 3)]:
+        path = tmp_path / "birds" / split / label / f"{shade}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(shade))
+    dataset = open_hf(tmp_path, path="birds")
+    assert dataset.info.class_names == ("robin", "wren")
+    assert dataset.labels.tolist() == [0, 1]
+    assert [dataset.image(i).getpixel((0, 0))[0] for i in range(2)] == [3, 2]
+    assert str(tmp_path) not in dataset.info.source
+
+
+def test_unknown_columns_suggest_near_ones(parquet):
+    with pytest.raises(UserError, match=r"Unknown column 'imag'. Did you mean 'image'"):
+        open_hf(parquet, path="parquet", data_files="files/*.parquet", image="imag")
+
+
+def test_hidden_labels_are_refused(parquet):
+    with pytest.raises(DamagedData, match="1 rows have no class id from 0 in column 'hidden'"):
+        open_hf(parquet, path="parquet", data_files="files/*.parquet", label="hidden")
+
+
+def test_what_is_not_cached_is_reported_missing_when_offline(tmp_path, monkeypatch):
+    import socket
+
+    monkeypatch.setattr(socket.socket, "connect", lambda *a: pytest.fail("a socket was opened"))
+    with pytest.raises(
+        DataNotFound, match=r"owner/absent, split test, is not in the local cache \(offline\)"
+    ):
+        open_hf(tmp_path, path="owner/absent")
+    assert not datasets.config.HF_HUB_OFFLINE

@@ -1,0 +1,94 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rwkvclip_eval.data.catalogue import catalogue
+from rwkvclip_eval.data.prompts import resolve_prompts, shipped
+from rwkvclip_eval.data.types import DatasetRef, PromptFiles
+from rwkvclip_eval.errors import UserError
+
+
+def resolve(name, own=None, own_templates=None, base_dir=None, **fields):
+    variant = None
+    if name in catalogue():
+        variant = next(iter(catalogue()[name].variants.values()))
+    return resolve_prompts(DatasetRef(name=name, **fields), own, own_templates, base_dir, variant)
+
+
+def test_number_of_shipped_templates_is_that_of_the_zero_shot_protocol():
+    names = ["cifar10", "cifar100", "food101", "pets", "flowers", "sun397", "cars", "dtd"]
+    names += ["caltech101", "aircraft", "imagenet"]
+    expected = [18, 18, 1, 1, 1, 2, 8, 8, 34, 2, 80]
+    assert [len(shipped("templates", name)) for name in names] == expected
+
+
+def test_own_lists_come_before_the_shipped_ones():
+    assert resolve("mnist", ["a", "b"], ["x {c}"]) == (("a", "b"), ("x {c}",))
+    names, templates = resolve("mnist", ["a", "b"], ["x {c}"], prompts="clip-benchmark")
+    assert names == tuple("0123456789")
+    assert templates == ('a photo of the number: "{c}".',)
+
+
+def test_reference_comes_before_everything():
+    names, templates = resolve("mnist", ["a"], ["{c}"], class_names=("q",), templates=("a {} b",))
+    assert (names, templates) == (("q",), ("a {c} b",))
+
+
+def test_official_files_are_found_by_alias_and_relative_to_the_suite(tmp_path):
+    (tmp_path / "label.json").write_text(json.dumps({"fgvc_aircraft": ["707", "A380"], "CIFAR10": ["plane"]}))
+    (tmp_path / "template.json").write_text(json.dumps({"FGVCAircraft": ["a photo of a {}."]}))
+    files = PromptFiles(labels="label.json", templates="template.json")
+    expected = (("707", "A380"), ("a photo of a {c}.",))
+    assert resolve("aircraft", ["own"], base_dir=tmp_path, prompts=files) == expected
+    only_labels = resolve("cifar10", ["own"], base_dir=tmp_path, prompts=PromptFiles(labels="label.json"))
+    assert only_labels[0] == ("plane",)
+    assert len(only_labels[1]) == 18
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"cifar10": ["a"]}', r"label\.json: Unknown dataset 'mnist'.*Known: cifar10"),
+        ("{", "is not JSON"),
+        ("[]", "expected a mapping"),
+        ('{"mnist": "zero"}', "must be a list"),
+        ('{"mnist": []}', "must be a list"),
+    ],
+)
+def test_official_files_that_do_not_serve_are_refused(tmp_path, text, message):
+    (tmp_path / "label.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        resolve("mnist", base_dir=tmp_path, prompts=PromptFiles(labels="label.json"))
+    with pytest.raises(UserError, match="Cannot read the prompt file"):
+        resolve("mnist", base_dir=tmp_path, prompts=PromptFiles(labels="absent.json"))
+
+
+def test_names_of_the_data_in_another_order_are_refused():
+    with pytest.raises(UserError, match=r"in another order .label 0 is 'cat' in the data, 'dog' was given"):
+        resolve("x", ["Cat", "dog"], ["{c}"], class_names=("dog", "cat"))
+
+
+def test_caltech101_lists_fit_the_variant():
+    variants = catalogue()["caltech101"].variants
+    vtab = shipped("labels", "caltech101", variants["clip-benchmark"])
+    assert vtab[:2] == ("accordion", "airplane") and len(vtab) == 102
+    assert shipped("labels", "caltech101", variants["seed3072"]) is None
+
+
+def test_missing_names_or_templates_say_what_to_write():
+    with pytest.raises(UserError, match=r"no class names.*class_names: \[...\]"):
+        resolve("mine")
+    with pytest.raises(UserError, match=r"no prompt templates.*'a photo of a \{c\}\.'"):
+        resolve("mine", ["a"])
+    with pytest.raises(UserError, match=r"'a photo' has no {c}"):
+        resolve("mine", ["a"], ["a photo"])
+
+
+def test_shipped_lists_are_read_without_torch():
+    code = (
+        "import sys; from rwkvclip_eval.data.prompts import shipped; "
+        "assert shipped('labels', 'imagenet'); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -1,0 +1,44 @@
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.data.verify import catalogue_rows, verify_dataset
+
+
+def test_damaged_and_duplicate_images_and_empty_classes_are_named(tmp_path, write_shard, png):
+    contents = [png(1), png(2), png(1), png(3)[:40], b""]
+    members = [m for i, c in enumerate(contents) for m in ((f"k{i}.png", c), (f"k{i}.cls", b"0"))]
+    write_shard(tmp_path / "wds_x" / "test" / "0.tar", members)
+    given = DatasetRef(name="x", class_names=("a", "b"), templates=("{c}",))
+    seen = []
+    report = verify_dataset(
+        open_dataset(given, data_root=tmp_path), lambda done, total: seen.append((done, total))
+    )
+    assert [key for key, _ in report.damaged] == ["k3", "k4"]
+    assert "0.tar, member k3.png" in report.damaged[0][1]
+    assert report.duplicate_images == (("k0", "k2"),)
+    assert report.empty_classes == ("b",)
+    assert not report.ok and report.problems[0].startswith("2 damaged images: k3: ")
+    assert any("counts are unchecked" in remark for remark in report.remarks)
+    assert seen == [(i, 5) for i in range(1, 6)]
+
+
+def test_embedded_digits_verify_without_a_problem():
+    for name in ("digits", "digits_scenes"):
+        report = verify_dataset(open_dataset(DatasetRef(name=name), data_root=None))
+        assert report.ok, report.problems
+        assert report.duplicate_images == ()
+        assert report.num_captions == report.expected_captions
+
+
+def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
+    write_wds(tmp_path, "vtab-cifar10", [[0]])
+    write_wds(tmp_path, "my_birds", [["a"]], dataset_type="retrieval")
+    (tmp_path / "dtd").mkdir()
+    rows = {(r.name, r.variant): r for r in catalogue_rows(tmp_path)}
+    assert rows["cifar10", "default"].found == "wds_vtab-cifar10"
+    assert rows["cifar10", "default"].num_test == 10000
+    assert rows["dtd", "default"].found == "dtd"
+    assert rows["digits", "default"].found == "embedded"
+    assert rows["pets", "default"].found == ""
+    assert rows["my_birds", "default"].kind == "retrieval"
+    assert ("sun397", "partition1") in rows and ("sun397", "full") in rows
+    assert all(r.found in ("", "embedded") for r in catalogue_rows(None))
