@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rwkvclip_eval.encoders.towers import Towers, build
 from rwkvclip_eval.encoders.weights import need_checkpoint, sha256_file
-from rwkvclip_models import RWKVCLIP, eval_transform, load_config, load_model, tokenize as clip_tokenize
+from rwkvclip_models import RWKVCLIP, eval_transform, load_config, load_model
+from rwkvclip_models import tokenize as clip_tokenize
 from rwkvclip_models.checkpoint import checkpoint_file, read_checkpoint
 
 if TYPE_CHECKING:
