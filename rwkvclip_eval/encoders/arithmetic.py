@@ -72,11 +72,8 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _ieee_float32() -> Iterator[None]:
     # PyTorch has two sets of switches, and reading the older raises where a program mixed them.
-    parts: tuple[Any, ...] = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,
-        torch.backends.cudnn.rnn,
-    )
+    backends: Any = torch.backends
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
     new = [(part, part.fp32_precision) for part in parts]
     old_matmul: str | None = None
     old_cudnn: bool | None = None

@@ -101,9 +101,9 @@ def hf_clip(tmp_path_factory: pytest.TempPathFactory, clip_tokenizer_dir: Path) 
     )
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    ).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
     tokenizer.save_pretrained(folder)
     return folder
 

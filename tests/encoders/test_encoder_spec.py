@@ -25,7 +25,9 @@ def test_a_spec_is_a_name_and_perhaps_a_checkpoint_and_ema() -> None:
     assert parse_spec("clip-vit-b32=random:7").seed == 7
 
 
-@pytest.mark.parametrize("text", ["", "=x.pt", "clip-vit-b32=", "a=random:x", "a=random:-1", "a=random:0@ema"])
+@pytest.mark.parametrize(
+    "text", ["", "=x.pt", "clip-vit-b32=", "a=random:x", "a=random:-1", "a=random:0@ema"]
+)
 def test_a_malformed_spec_says_the_form_expected(text: str) -> None:
     with pytest.raises(UserError, match=r"NAME=CHECKPOINT|random:SEED"):
         parse_spec(text)

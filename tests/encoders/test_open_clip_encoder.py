@@ -67,7 +67,12 @@ def test_the_probe_is_the_normed_class_token_before_the_projection(in_tmp: Path)
         {"final_ln_after_pool": True},
         {"output_tokens": True},
         {"layers": [1, 1, 1, 1], "width": 8},
-        {"timm_model_name": "resnet10t", "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear"},
+        {
+            "timm_model_name": "resnet10t",
+            "timm_model_pretrained": False,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
     ],
 )
 def test_every_kind_of_image_tower_gives_the_models_own_embedding(in_tmp: Path, vision: Any) -> None:
@@ -200,7 +205,7 @@ def test_weights_that_are_not_finite_are_refused(in_tmp: Path) -> None:
     state = tiny().state_dict()
     state["visual.proj"][0, 0] = float("nan")
     torch.save(state, "w.pt")
-    with pytest.raises(CheckpointError, match="visual.proj"):
+    with pytest.raises(CheckpointError, match=r"visual\.proj"):
         load_encoder(f"{SPEC}=w.pt")
 
 
