@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -72,12 +72,9 @@ def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _ieee_float32() -> Iterator[None]:
     # PyTorch has two sets of switches, and reading the older raises where a program mixed them.
-    matmul, conv, rnn = (
-        torch.backends.cuda.matmul,
-        torch.backends.cudnn.conv,  # type: ignore[attr-defined]
-        torch.backends.cudnn.rnn,  # type: ignore[attr-defined]
-    )
-    new = [(part, part.fp32_precision) for part in (matmul, conv, rnn)]
+    backends: Any = torch.backends
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    new = [(part, part.fp32_precision) for part in parts]
     old_matmul: str | None = None
     old_cudnn: bool | None = None
     with contextlib.suppress(RuntimeError):

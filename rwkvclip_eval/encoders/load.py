@@ -49,7 +49,7 @@ def load_encoder(
 
 
 def prefetch(spec: str | EncoderSpec) -> list[str]:
-    """Download weights, configurations and tokenizer of `spec` for later offline use; return what was fetched.
+    """Download weights, configurations and tokenizer of `spec` for offline use; return what was fetched.
 
     Raises:
         CheckpointError: something cannot be fetched.

@@ -68,7 +68,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
             tokenize=tokenize,
             in_memory=False,
             config=[spec.model, _source_sha256(factory)],
-            checkpoint_sha256=sha256_file(Path(checkpoint)) if _is_file(checkpoint) else None,
+            checkpoint_sha256=_sha256(checkpoint),
             trained=spec.seed is None,
         )
         return build(towers, spec, device=target, precision=precision)
@@ -145,8 +145,9 @@ def _local_checkpoint(spec: EncoderSpec, *, offline: bool) -> str | None:
     return spec.checkpoint
 
 
-def _is_file(checkpoint: str | None) -> bool:
-    return checkpoint is not None and Path(checkpoint).is_file()
+def _sha256(checkpoint: str | None) -> str | None:
+    # A factory may take anything; what is no file is covered by the state dict's hash.
+    return sha256_file(Path(checkpoint)) if checkpoint and Path(checkpoint).is_file() else None
 
 
 def _source_sha256(factory: object) -> str:
