@@ -52,8 +52,12 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
         rows = [r for r in headline_rows(table) if any(c.value is not None for c in r.cells.values())]
         if rows:
             clauses.append(_table_clause(rows, _task(table, named)))
+    sentence = "; ".join(clauses) + "." if clauses else _nothing(loaded)
+    # A sentence that opens with a model's name keeps the name's case.
+    if sentence.startswith(("only untrained ", "no model ", "no trained ")):
+        sentence = sentence[0].upper() + sentence[1:]
     return Headline(
-        sentence="; ".join(clauses) + "." if clauses else _nothing(loaded),
+        sentence=sentence,
         caveats=tuple(_caveats(loaded, tables)),
     )
 

@@ -28,9 +28,9 @@ from rwkvclip_eval.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.report.drawing import Plot
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Example, Loaded, Run
-    from rwkvclip_eval.report.plots import Plot
     from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.tables import Row, Table
 

@@ -23,9 +23,9 @@ from rwkvclip_eval.results import Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rwkvclip_eval.report.drawing import Plot
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
-    from rwkvclip_eval.report.plots import Plot
     from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.tables import Cell, Row, Table
 
