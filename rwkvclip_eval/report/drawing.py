@@ -61,13 +61,15 @@ class Drawing:
 
     def legend(self, handles: Sequence[Any], labels: Sequence[str]) -> None:
         """Put one legend for all axes above them."""
-        width = self.figure.get_figwidth() * 13
-        longest = max(map(len, labels), default=1) + 5
+        # About so many characters fit; a handle takes six.
+        width = self.figure.get_figwidth() * 12
+        lengths = [len(label) + 6 for label in labels]
+        columns = len(labels) if sum(lengths) <= width else int(width // max(lengths))
         self.figure.legend(
             handles,
             labels,
             loc="outside upper left",
-            ncols=max(1, min(len(labels), int(width // longest))),
+            ncols=max(1, columns),
             frameon=False,
             labelcolor=INK,
             fontsize=9.5,
@@ -83,6 +85,8 @@ class Drawing:
         # Text stays text; the salt makes the same drawing the same bytes.
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}):
             self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+        # The layout just found holds for the PNG too.
+        self.figure.set_layout_engine("none")
         self.figure.patch.set_facecolor("white")
         self.figure.patch.set_alpha(1)
         self.figure.savefig(png, format="png", dpi=160, metadata={"Software": None})

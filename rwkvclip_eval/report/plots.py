@@ -9,6 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.drawing import CHANCE, GRID, INK, Drawing, Plot
+from rwkvclip_eval.report.series import final_models, find_series
 from rwkvclip_eval.report.tables import is_percent, metric_label
 
 if TYPE_CHECKING:
@@ -27,33 +28,6 @@ def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str,
     return {m: _PALETTE[keys.index(series.get(m, m)) % len(_PALETTE)] for m in models}
 
 
-def find_series(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return model → series for models that are steps of one training run.
-
-    Names and checkpoints of a series are equal once their own step is taken out.
-    """
-    keys: dict[str, dict[str, int]] = {}
-    for entry in entries:
-        info = entry.record.model_info
-        if info.get("step") is None:
-            continue
-        step = int(info["step"])
-        name, _, checkpoint = str(info.get("spec", "")).partition("=")
-        key = "|".join((_without_step(entry.model, step), name, _without_step(checkpoint, step)))
-        keys.setdefault(key, {})[entry.model] = step
-    return {
-        model: key.partition("|")[0]
-        for key, steps in keys.items()
-        if len(set(steps.values())) > 1
-        for model in steps
-    }
-
-
-def _without_step(text: str, step: int) -> str:
-    found = list(re.finditer(rf"(?<!\d)0*{step}(?!\d)", text))
-    return f"{text[: found[-1].start()]}*{text[found[-1].end() :]}" if found else text
-
-
 def draw_plots(
     tables: Sequence[Table], entries: Sequence[Entry], curves: Sequence[TrainingCurve]
 ) -> list[Plot]:
@@ -70,15 +44,13 @@ def _draw(tables: Sequence[Table], entries: Sequence[Entry], curves: Sequence[Tr
     names = list(dict.fromkeys([*(e.model for e in entries), *(c.model for c in curves)]))
     colours = model_colours(names, series)
     steps = {e.model: int(e.record.model_info["step"]) for e in entries if e.model in series}
-    last = {
-        key: max((m for m in steps if series[m] == key), key=steps.__getitem__) for key in series.values()
-    }
-    shown = [m for m in names if m not in series or last[series[m]] == m]
+    final = final_models(entries)
+    shown = [m for m in names if m in final]
     plots: list[Plot] = []
     for table in tables:
         recalls = [r for r in table.rows if "recall@" in r.metric]
         others = [r for r in table.rows if r not in recalls and r.metric and is_percent(r.metric)]
-        if others:
+        if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):
             plots.append(_bars(table, others, shown, colours))
         for dataset in dict.fromkeys(r.title for r in recalls):
             rows = [r for r in recalls if r.title == dataset]
@@ -107,7 +79,7 @@ def _summary(rows: Sequence[Row], models: Sequence[str]) -> str:
 
 
 def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]) -> Plot:
-    models = [m for m in shown if m in table.models]
+    models = [m for m in shown if any(m in r.cells and r.cells[m].value is not None for r in rows)]
     bar = 0.78 / len(models)
     figure = Drawing(8.6, max(1.9, 0.9 + len(rows) * max(0.36, 0.155 * len(models) + 0.13)))
     ax = figure.axes[0]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from report_runs import record, without_number, write_run
+from report_runs import record, series_run, without_number, write_run
 
 from rwkvclip_eval.report.headline import Headline, write_headline
 from rwkvclip_eval.report.loading import load_runs
@@ -107,7 +107,7 @@ def test_a_model_that_leads_both_directions_is_named_once(tmp_path: Path) -> Non
 
 def test_a_run_without_any_number_says_so(tmp_path: Path) -> None:
     found = headline(tmp_path, without_number("failed", "boom"))
-    assert found.sentence == "No number came out of this run: of 1 units, 1 failed."
+    assert found.sentence == "No number came out of this run: of 1 tried, 1 failed."
 
 
 def test_protocols_are_named_where_there_are_several(tmp_path: Path) -> None:
@@ -119,3 +119,13 @@ def test_an_unfinished_run_is_a_caveat(tmp_path: Path) -> None:
     loaded = load_runs([write_run(tmp_path / "half", [record()], duration_s=None)])
     caveats = write_headline(loaded, build_tables(loaded.entries)).caveats
     assert caveats == ("Not finished when this report was made: half.",)
+
+
+def test_of_a_training_run_the_last_checkpoint_stands_in_the_headline(tmp_path: Path) -> None:
+    loaded = load_runs([series_run(tmp_path / "run", steps=(1, 2, 16))])
+    tables = build_tables(loaded.entries)
+    found = write_headline(loaded, tables)
+    assert found.models == ("nano-rwkv-epoch_16", "nano-clip-epoch_16")
+    assert found.sentence.startswith("nano-rwkv-epoch_16 leads")
+    assert found.caveats[0].startswith("Checkpoints: of each training run the last one")
+    assert len(tables[0].models) == 6

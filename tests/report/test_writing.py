@@ -12,7 +12,8 @@ from report_runs import record, series_run, write_run
 
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.plots import find_series, model_colours
+from rwkvclip_eval.report.plots import model_colours
+from rwkvclip_eval.report.series import find_series
 from rwkvclip_eval.results import Record, read_records
 
 
