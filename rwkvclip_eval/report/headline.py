@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.report.series import final_models
 from rwkvclip_eval.report.tables import (
     PRIMARY_METRIC,
     format_value,
@@ -16,10 +17,11 @@ from rwkvclip_eval.report.tables import (
     leaders,
     lower_is_better,
     metric_label,
+    restrict,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from rwkvclip_eval.report.loading import Loaded
     from rwkvclip_eval.report.tables import Cell, Row, Table
@@ -30,30 +32,47 @@ class Headline:
     """What a reader sees first."""
 
     sentence: str
+    models: tuple[str, ...]
+    """Those of the headline table: of a training run's checkpoints the last."""
+    columns: tuple[tuple[Table, Row], ...]
+    """The rows that become the headline table's columns."""
     caveats: tuple[str, ...]
     """What the reader must know before quoting a number."""
 
 
-def headline_rows(table: Table) -> list[Row]:
-    """Return the rows of `table` that sum it up: averages, else the datasets; of recalls, R@1 only."""
+def headline_rows(table: Table, models: Collection[str] | None = None) -> list[Row]:
+    """Return the rows of `table` that sum it up: averages, else the datasets; of recalls, R@1 only.
+
+    Args:
+        table: a table of the report.
+        models: those to keep and rank; all by default.
+    """
     rows = list(table.averages or table.rows)
     at_1 = [r for r in rows if r.metric.endswith("recall@1")]
-    return at_1 or rows[: 3 if table.averages else 6]
+    chosen = at_1 or rows[: 3 if table.averages else 6]
+    return chosen if models is None else [restrict(r, models) for r in chosen]
 
 
 def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
     """Return the sentence and its caveats."""
+    models = tuple(final_models(loaded.entries))
     chosen: dict[str, Table] = {}
     for table in tables:
         chosen.setdefault(table.task, table)
     named = len({t.protocol for t in tables}) > 1
     clauses = []
     for table in chosen.values():
-        rows = [r for r in headline_rows(table) if any(c.value is not None for c in r.cells.values())]
+        rows = [r for r in headline_rows(table, models) if any(c.value is not None for c in r.cells.values())]
         if rows:
             clauses.append(_table_clause(rows, _task(table, named)))
+    sentence = "; ".join(clauses) + "." if clauses else _nothing(loaded)
+    # A sentence that opens with a model's name keeps the name's case.
+    if sentence.startswith(("only untrained ", "no model ", "no trained ")):
+        sentence = sentence[0].upper() + sentence[1:]
     return Headline(
-        sentence="; ".join(clauses) + "." if clauses else _nothing(loaded),
+        sentence=sentence,
+        models=models,
+        columns=tuple((table, row) for table in tables for row in headline_rows(table, models)),
         caveats=tuple(_caveats(loaded, tables)),
     )
 
@@ -83,11 +102,11 @@ def _nothing(loaded: Loaded) -> str:
     statuses: list[str] = [e.record.status for e in loaded.entries]
     counts = (
         (statuses.count("failed"), "failed"),
-        (statuses.count("missing_data"), "lacked their data"),
-        (statuses.count("not_applicable"), "did not apply to their model"),
+        (statuses.count("missing_data"), "lacked data"),
+        (statuses.count("not_applicable"), "did not apply to the model"),
     )
     facts = ", ".join(f"{n} {what}" for n, what in counts if n)
-    return f"No number came out of this run: of {len(statuses)} units, {facts or 'none was scored'}."
+    return f"No number came out of this run: of {len(statuses)} tried, {facts or 'none was scored'}."
 
 
 def _ranking(row: Row) -> list[tuple[str, Cell]]:
@@ -184,6 +203,8 @@ def _join(names: Sequence[str]) -> str:
 
 def _caveats(loaded: Loaded, tables: Sequence[Table]) -> Iterable[str]:
     untrained = list(dict.fromkeys(e.model for e in loaded.entries if not e.trained))
+    if len(final_models(loaded.entries)) < len(loaded.models):
+        yield "Checkpoints: of each training run the last one stands here; all are in the tables below."
     if untrained:
         yield f"Untrained (random weights), never ranked: {', '.join(untrained)}."
     if any(t.subset for t in tables):
@@ -201,8 +222,8 @@ def _caveats(loaded: Loaded, tables: Sequence[Table]) -> Iterable[str]:
     statuses: list[str] = [e.record.status for e in loaded.entries]
     for status, words in (
         ("failed", "failed"),
-        ("missing_data", "lacked their data"),
-        ("not_applicable", "did not apply to their model"),
+        ("missing_data", "lacked data"),
+        ("not_applicable", "did not apply to the model"),
     ):
         if n := statuses.count(status):
             yield f"{n} {'unit' if n == 1 else 'units'} {words}; see “Without a number”."

@@ -20,17 +20,17 @@ from rwkvclip_eval.report.facts import (
     unit_facts,
     unit_metrics,
 )
-from rwkvclip_eval.report.headline import headline_rows
-from rwkvclip_eval.report.plots import find_series, model_colours
+from rwkvclip_eval.report.plots import model_colours
+from rwkvclip_eval.report.series import find_series
 from rwkvclip_eval.report.tables import dataset_title
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.report.drawing import Plot
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Example, Loaded, Run
-    from rwkvclip_eval.report.plots import Plot
     from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.tables import Row, Table
 
@@ -86,7 +86,7 @@ def render_page(
             embed_plots=embed_plots,
             details=details,
             popovers=popovers if details else [],
-            targets=targets if details else _Nowhere(),
+            targets=targets if details else {},
             sections=_sections(tables, plots, gallery, published, content["problems"]),
         )
         if len(html.encode()) <= max_bytes:
@@ -97,27 +97,12 @@ def render_page(
     )
 
 
-class _Targets:
-    """Row and model → id of the popover that tells how the number was made (rows hold dicts: no hashing)."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[int, str], str] = {}
-
-    def set(self, row: Row, model: str, target: str) -> None:
-        self._ids[id(row), model] = target
-
-    def get(self, key: tuple[Row, str]) -> str:
-        return self._ids.get((id(key[0]), key[1]), "")
-
-
-class _Nowhere(_Targets):
-    """No popovers."""
-
-
-def _popovers(loaded: Loaded, tables: Sequence[Table]) -> tuple[list[dict[str, Any]], _Targets]:
+def _popovers(
+    loaded: Loaded, tables: Sequence[Table]
+) -> tuple[list[dict[str, Any]], dict[tuple[object, str], str]]:
     """Return one popover per unit and per average, and where each number points."""
     popovers: list[dict[str, Any]] = []
-    targets = _Targets()
+    targets: dict[tuple[object, str], str] = {}
     ids: dict[tuple[str, str], str] = {}
     for table in tables:
         for row in (*table.rows, *table.further):
@@ -138,7 +123,7 @@ def _popovers(loaded: Loaded, tables: Sequence[Table]) -> tuple[list[dict[str, A
                             "facts": unit_facts(cell.entry),
                         }
                     )
-                targets.set(row, model, ids[key])
+                targets[row.key, model] = ids[key]
         for row in table.averages:
             for model, cell in row.cells.items():
                 if cell.value is not None:
@@ -152,7 +137,7 @@ def _popovers(loaded: Loaded, tables: Sequence[Table]) -> tuple[list[dict[str, A
                             "facts": average_facts(row, cell),
                         }
                     )
-                    targets.set(row, model, target)
+                    targets[row.key, model] = target
     return popovers, targets
 
 
@@ -163,7 +148,7 @@ def _content(
     plots: Sequence[Plot],
     published: Sequence[PublishedTable],
 ) -> dict[str, Any]:
-    columns = [(table, row) for table in tables for row in headline_rows(table)]
+    columns = headline.columns
     names = list(dict.fromkeys([*loaded.models, *(c.model for c in loaded.curves)]))
     titles = list(dict.fromkeys(run.info.suite_name for run in loaded.runs if run.info)) or ["Results"]
     infos = {
@@ -192,6 +177,7 @@ def _content(
             if group
         ],
         "models": loaded.models,
+        "head_models": headline.models,
         "model_line": lines,
         "untrained": {e.model for e in loaded.entries if not e.trained},
         "colours": model_colours(names, find_series(loaded.entries)),

@@ -1,15 +1,15 @@
-"""Plots of a report, drawn once as SVG (for the page, following its light or dark theme) and PNG.
+"""The plots of a report: bars per dataset, recall curves, metric against step, training curves.
 
 The palette is Okabe & Ito's, told apart with any colour vision; a model has one colour in every plot.
 """
 
 from __future__ import annotations
 
-import io
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.report.drawing import CHANCE, GRID, INK, Drawing, Plot
+from rwkvclip_eval.report.series import final_models, find_series
 from rwkvclip_eval.report.tables import is_percent, metric_label
 
 if TYPE_CHECKING:
@@ -20,34 +20,6 @@ if TYPE_CHECKING:
 
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
 _MARKERS = "osD^vPX*"
-_INK, _MUTED, _GRID, _CHANCE = "#1d2530", "#5c6773", "#dde1e6", "#4b5563"
-_DARK = {_INK: "#e8ebef", _MUTED: "#a3adb8", _GRID: "#343b45", _CHANCE: "#b6bec8"}
-_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plot:
-    """A drawn figure."""
-
-    name: str
-    title: str
-    alt: str
-    """What it shows, in words, for those who cannot see it."""
-    table: str
-    """Slug of the table it belongs to; empty for training curves."""
-    svg: str
-    png: bytes
-
-    @property
-    def themed_svg(self) -> str:
-        """Return the SVG with inks that follow the reader's light or dark preference."""
-        themed = self.svg
-        for i, ink in enumerate(_DARK):
-            themed = themed.replace(ink, f"var(--c{i})")
-        light = "".join(f"--c{i}:{ink};" for i, ink in enumerate(_DARK))
-        dark = "".join(f"--c{i}:{ink};" for i, ink in enumerate(_DARK.values()))
-        style = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
-        return re.sub(r"(<svg[^>]*>)", lambda m: m[1] + style, themed, count=1)
 
 
 def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
@@ -56,50 +28,29 @@ def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str,
     return {m: _PALETTE[keys.index(series.get(m, m)) % len(_PALETTE)] for m in models}
 
 
-def find_series(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return model → series for models that are steps of one training run.
-
-    Names and checkpoints of a series are equal once their own step is taken out.
-    """
-    keys: dict[str, dict[str, int]] = {}
-    for entry in entries:
-        info = entry.record.model_info
-        if info.get("step") is None:
-            continue
-        step = int(info["step"])
-        name, _, checkpoint = str(info.get("spec", "")).partition("=")
-        key = "|".join((_without_step(entry.model, step), name, _without_step(checkpoint, step)))
-        keys.setdefault(key, {})[entry.model] = step
-    return {
-        model: key.partition("|")[0]
-        for key, steps in keys.items()
-        if len(set(steps.values())) > 1
-        for model in steps
-    }
-
-
-def _without_step(text: str, step: int) -> str:
-    found = list(re.finditer(rf"(?<!\d)0*{step}(?!\d)", text))
-    return f"{text[: found[-1].start()]}*{text[found[-1].end() :]}" if found else text
-
-
 def draw_plots(
     tables: Sequence[Table], entries: Sequence[Entry], curves: Sequence[TrainingCurve]
 ) -> list[Plot]:
     """Return every plot the numbers allow."""
+    import matplotlib as mpl
+
+    # A `$` in a model's name is no mathematics.
+    with mpl.rc_context({"text.parse_math": False}):
+        return _draw(tables, entries, curves)
+
+
+def _draw(tables: Sequence[Table], entries: Sequence[Entry], curves: Sequence[TrainingCurve]) -> list[Plot]:
     series = find_series(entries)
     names = list(dict.fromkeys([*(e.model for e in entries), *(c.model for c in curves)]))
     colours = model_colours(names, series)
     steps = {e.model: int(e.record.model_info["step"]) for e in entries if e.model in series}
-    last = {
-        key: max((m for m in steps if series[m] == key), key=steps.__getitem__) for key in series.values()
-    }
-    shown = [m for m in names if m not in series or last[series[m]] == m]
+    final = final_models(entries)
+    shown = [m for m in names if m in final]
     plots: list[Plot] = []
     for table in tables:
         recalls = [r for r in table.rows if "recall@" in r.metric]
         others = [r for r in table.rows if r not in recalls and r.metric and is_percent(r.metric)]
-        if others:
+        if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):
             plots.append(_bars(table, others, shown, colours))
         for dataset in dict.fromkeys(r.title for r in recalls):
             rows = [r for r in recalls if r.title == dataset]
@@ -110,60 +61,6 @@ def draw_plots(
     if curves:
         plots.append(_training(curves, colours))
     return plots
-
-
-class _Figure:
-    """A matplotlib figure without pyplot's global state, in the report's dress."""
-
-    def __init__(self, width: float, height: float, columns: int = 1) -> None:
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-        layout = ConstrainedLayoutEngine(w_pad=0.1, wspace=0.06)
-        self.figure = Figure(figsize=(width, height), layout=layout)
-        self.axes = list(self.figure.subplots(1, columns, squeeze=False)[0])
-        for ax in self.axes:
-            ax.set_facecolor("none")
-            ax.spines[["top", "right", "left"]].set_visible(False)
-            ax.spines["bottom"].set_color(_MUTED)
-            ax.tick_params(colors=_INK, length=0, labelsize=9.5)
-            ax.set_axisbelow(True)
-            ax.xaxis.label.set_color(_MUTED)
-            ax.yaxis.label.set_color(_MUTED)
-
-    def legend(self, handles: Sequence[Any], labels: Sequence[str]) -> None:
-        """Put one legend for all axes above them."""
-        width = self.figure.get_figwidth() * 13
-        longest = max(map(len, labels), default=1) + 5
-        self.figure.legend(
-            handles,
-            labels,
-            loc="outside upper left",
-            ncols=max(1, min(len(labels), int(width // longest))),
-            frameon=False,
-            labelcolor=_INK,
-            fontsize=9.5,
-            handlelength=1.4,
-        )
-
-    def plot(self, name: str, title: str, alt: str, table: str) -> Plot:
-        """Return the finished drawing."""
-        import matplotlib as mpl
-
-        self.figure.patch.set_alpha(0)
-        svg, png = io.StringIO(), io.BytesIO()
-        settings = {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans"}
-        with mpl.rc_context(settings):
-            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        self.figure.patch.set_facecolor("white")
-        self.figure.patch.set_alpha(1)
-        self.figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        text = svg.getvalue()
-        # Readers' own fonts, not those of the machine that drew it.
-        text = text.replace("'DejaVu Sans'", _FONTS)
-        return Plot(
-            name=name, title=title, alt=alt, table=table, svg=text[text.index("<svg") :], png=png.getvalue()
-        )
 
 
 def _errors(cells: Sequence[Cell]) -> list[list[float]]:
@@ -182,9 +79,9 @@ def _summary(rows: Sequence[Row], models: Sequence[str]) -> str:
 
 
 def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]) -> Plot:
-    models = [m for m in shown if m in table.models]
+    models = [m for m in shown if any(m in r.cells and r.cells[m].value is not None for r in rows)]
     bar = 0.78 / len(models)
-    figure = _Figure(8.6, max(1.9, 0.9 + len(rows) * max(0.36, 0.155 * len(models) + 0.13)))
+    figure = Drawing(8.6, max(1.9, 0.9 + len(rows) * max(0.36, 0.155 * len(models) + 0.13)))
     ax = figure.axes[0]
     handles = []
     faint = {m for m in models if any(not r.cells[m].trained for r in rows)}
@@ -198,7 +95,7 @@ def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapp
                 color=colours[model],
                 alpha=0.35 if model in faint else 1.0,
                 xerr=_errors([c for _, c in have]),
-                error_kw={"ecolor": _INK, "elinewidth": 1.1, "capsize": 0},
+                error_kw={"ecolor": INK, "elinewidth": 1.1, "capsize": 0},
             )
         )
     labels = [f"{m} (untrained)" if m in faint else m for m in models]
@@ -209,7 +106,7 @@ def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapp
             [100 * c for _, c in lines],
             [j - 0.44 for j, _ in lines],
             [j + 0.44 for j, _ in lines],
-            colors=_CHANCE,
+            colors=CHANCE,
             linestyles=(0, (2, 1.5)),
             linewidth=1.3,
         )
@@ -218,7 +115,7 @@ def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapp
     ax.set_yticks(range(len(rows)), [r.title.replace("_", " ") for r in rows])
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(left=0)
-    ax.grid(axis="x", color=_GRID, linewidth=0.8)
+    ax.grid(axis="x", color=GRID, linewidth=0.8)
     same = {r.metric for r in rows}
     ax.set_xlabel(f"{metric_label(same.pop()) if len(same) == 1 else 'primary metric of each dataset'}, %")
     figure.legend(handles, labels)
@@ -240,7 +137,7 @@ def _recall_curves(
 ) -> Plot:
     sides = [s for s in ("text", "image") if any(r.metric.startswith(s) for r in rows)] or [""]
     models = [m for m in shown if m in table.models]
-    figure = _Figure(8.6, 3.3, len(sides))
+    figure = Drawing(8.6, 3.3, len(sides))
     drawn: dict[str, Any] = {}
     top = max(100 * (c.high or c.value or 0) for r in rows for c in r.cells.values())
     for ax, side in zip(figure.axes, sides, strict=True):
@@ -267,9 +164,9 @@ def _recall_curves(
         ax.set_xlabel("k")
         ax.set_ylabel("recall@k, %" if ax is figure.axes[0] else "")
         ax.set_title(
-            {"text": "image → text", "image": "text → image"}.get(side, ""), color=_INK, fontsize=10.5
+            {"text": "image → text", "image": "text → image"}.get(side, ""), color=INK, fontsize=10.5
         )
-        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+        ax.grid(axis="y", color=GRID, linewidth=0.8)
     untrained = {m for m in drawn if any(not r.cells[m].trained for r in rows)}
     figure.legend(list(drawn.values()), [f"{m} (untrained)" if m in untrained else m for m in drawn])
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
@@ -287,7 +184,7 @@ def _against_step(
            for key in dict.fromkeys(series[m] for m in table.models if m in series)}  # fmt: skip
     if not rows or all(len(models) < 2 for models in own.values()):
         return
-    figure = _Figure(8.6, 3.3, len(rows))
+    figure = Drawing(8.6, 3.3, len(rows))
     drawn: dict[str, Any] = {}
     for ax, row in zip(figure.axes, rows, strict=True):
         for i, (key, models) in enumerate(own.items()):
@@ -315,8 +212,8 @@ def _against_step(
             )
         ax.set_xlabel("training step or epoch of the checkpoint")
         ax.set_ylabel("%")
-        ax.set_title(f"{row.title}, {metric_label(row.metric)}", color=_INK, fontsize=10.5)
-        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+        ax.set_title(f"{row.title}, {metric_label(row.metric)}", color=INK, fontsize=10.5)
+        ax.grid(axis="y", color=GRID, linewidth=0.8)
     if drawn:
         figure.legend(list(drawn.values()), list(drawn))
         models = [m for group in own.values() for m in group]
@@ -328,7 +225,7 @@ def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Pl
     columns = ["loss"] + [
         c for c in ("val_loss", "val_metric") if any(c in r for k in curves for r in k.rows)
     ]
-    figure = _Figure(8.6, 3.3, len(columns))
+    figure = Drawing(8.6, 3.3, len(columns))
     drawn: dict[str, Any] = {}
     for ax, column in zip(figure.axes, columns, strict=True):
         for curve in curves:
@@ -346,10 +243,10 @@ def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Pl
             {"loss": "training loss", "val_loss": "validation loss", "val_metric": "validation metric"}[
                 column
             ],
-            color=_INK,
+            color=INK,
             fontsize=10.5,
         )
-        ax.grid(axis="y", color=_GRID, linewidth=0.8)
+        ax.grid(axis="y", color=GRID, linewidth=0.8)
     figure.legend(list(drawn.values()), list(drawn))
     ends = "; ".join(
         f"{c.model}: loss {c.rows[0].get('loss', 0):.3g} at step {c.rows[0]['step']} to "

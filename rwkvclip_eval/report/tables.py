@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from rwkvclip_eval.report.loading import Entry
 
@@ -115,12 +115,19 @@ class Row:
     title: str
     metric: str
     cells: Mapping[str, Cell]
+    scope: str
+    """Slug of the table it is in."""
     kind: Literal["dataset", "average"] = "dataset"
     dataset: str = ""
     problem: str = ""
     """Why the numbers of this row must not be compared; such a row is never ranked."""
     datasets: tuple[str, ...] = ()
     """What an average is over."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Return what tells it apart from every other row of a report."""
+        return self.scope, self.kind, self.title, self.metric
 
     @property
     def metric_text(self) -> str:
@@ -145,8 +152,7 @@ class Table:
     @property
     def slug(self) -> str:
         """Return a name for files and anchors."""
-        name = "-".join((self.task, self.protocol, *(["subset"] if self.subset else [])))
-        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        return _slug(self.task, self.protocol, self.subset)
 
     @property
     def task_title(self) -> str:
@@ -157,6 +163,11 @@ class Table:
     def title(self) -> str:
         """Return the heading: task, protocol, and whether these are subsets."""
         return f"{self.task_title} · {self.protocol}{' · subset' if self.subset else ''}"
+
+
+def _slug(task: str, protocol: str, subset: bool) -> str:
+    name = "-".join((task, protocol, *(["subset"] if subset else [])))
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def build_tables(entries: Sequence[Entry]) -> list[Table]:
@@ -201,6 +212,7 @@ def _build(
     key: tuple[str, str, bool], entries: list[Entry], all_models: Sequence[str], known: Sequence[str]
 ) -> Table:
     models = tuple(m for m in all_models if any(e.model == m for e in entries))
+    scope = _slug(*key)
     by_dataset: dict[str, list[Entry]] = {}
     for entry in entries:
         by_dataset.setdefault(dataset_title(entry), []).append(entry)
@@ -212,8 +224,8 @@ def _build(
         for metric in metrics:
             chosen = [e for e in group if e.record.metric == metric]
             main = not has_primary or any(e.record.primary for e in chosen) or "recall@" in metric
-            (rows if main else further).append(_dataset_row(title, metric, models, group))
-    averages, notes = _averages(rows, models, entries, known)
+            (rows if main else further).append(_dataset_row(scope, title, metric, models, group))
+    averages, notes = _averages(scope, rows, models, entries, known)
     return Table(
         task=key[0],
         protocol=key[1],
@@ -226,7 +238,7 @@ def _build(
     )
 
 
-def _dataset_row(title: str, metric: str, models: Sequence[str], group: Sequence[Entry]) -> Row:
+def _dataset_row(scope: str, title: str, metric: str, models: Sequence[str], group: Sequence[Entry]) -> Row:
     cells = {}
     for model in models:
         own = [e for e in group if e.model == model]
@@ -245,7 +257,14 @@ def _dataset_row(title: str, metric: str, models: Sequence[str], group: Sequence
         else:
             cells[model] = Cell(metric=metric, status=none.record.status if none else "not_run", entry=none)
     problem = _incomparable([c.entry for c in cells.values() if c.value is not None and c.entry is not None])
-    row = Row(title=title, metric=metric, cells=cells, dataset=group[0].record.dataset, problem=problem)
+    row = Row(
+        scope=scope,
+        title=title,
+        metric=metric,
+        cells=cells,
+        dataset=group[0].record.dataset,
+        problem=problem,
+    )
     return mark_best(row)
 
 
@@ -261,6 +280,12 @@ def _incomparable(entries: Sequence[Entry]) -> str:
         if len(set(values.values())) > 1:
             problems.append(f"{what} differ ({', '.join(f'{m}: {v}' for m, v in values.items())})")
     return "; ".join(problems)
+
+
+def restrict(row: Row, models: Collection[str]) -> Row:
+    """Return `row` with the cells of `models` only, and the best of those marked."""
+    cells = {m: dataclasses.replace(c, mark="", clear=False) for m, c in row.cells.items() if m in models}
+    return mark_best(dataclasses.replace(row, cells=cells))
 
 
 def mark_best(row: Row) -> Row:
@@ -299,7 +324,7 @@ def leaders(row: Row) -> list[str]:
 
 
 def _averages(
-    rows: Sequence[Row], models: Sequence[str], entries: Sequence[Entry], known: Sequence[str]
+    scope: str, rows: Sequence[Row], models: Sequence[str], entries: Sequence[Entry], known: Sequence[str]
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """Return the average rows and what to say about them.
 
@@ -326,6 +351,7 @@ def _averages(
         averages.append(
             mark_best(
                 Row(
+                    scope=scope,
                     title=f"Average of {len(expected)}",
                     metric=metric or PRIMARY_METRIC,
                     cells=cells,
@@ -346,7 +372,7 @@ def _average_cell(rows: Sequence[Row], model: str, expected: Sequence[str], metr
     missing = tuple(title for title in expected if title not in cells)
     values = [c.value for c in cells.values() if c.value is not None]
     if not values:
-        return Cell(metric=metric, status="not_run", missing=missing)
+        return Cell(metric=metric, status="none", missing=missing)
     mean = math.fsum(values) / len(values)
     low = high = None
     bounds = [(c.value, c.low, c.high) for c in cells.values()]

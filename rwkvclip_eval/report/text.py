@@ -17,15 +17,14 @@ from rwkvclip_eval.report.facts import (
     problem_rows,
     protocol_texts,
 )
-from rwkvclip_eval.report.headline import headline_rows
 from rwkvclip_eval.results import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rwkvclip_eval.report.drawing import Plot
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
-    from rwkvclip_eval.report.plots import Plot
     from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.tables import Cell, Row, Table
 
@@ -129,10 +128,10 @@ def markdown(
     names = list(dict.fromkeys(r.info.suite_name for r in loaded.runs if r.info)) or ["Results"]
     parts = [f"# {esc(' + '.join(names))}", esc(headline.sentence)]
     parts += ["\n".join(f"- {esc(c)}" for c in headline.caveats)] if headline.caveats else []
-    columns = [(t, r) for t in tables for r in headline_rows(t)]
+    columns = headline.columns
     if columns:
         head = ["Model", *(f"{esc(t.title)}: {esc(r.title)}, {esc(r.metric_text)}" for t, r in columns)]
-        lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in loaded.models]
+        lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
         parts.append(_grid(lines, head))
         parts.append("Bold: best trained model (= tied). In brackets: 95 % intervals.")
     protocols = protocol_texts(loaded.entries)

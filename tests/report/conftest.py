@@ -1,11 +1,14 @@
 """One full report, built once: three models, eleven datasets, two protocols, retrieval, gallery."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from report_runs import full_run
 
 from rwkvclip_eval.report import ReportPaths, write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from report_runs import record, without_number, write_run
+from report_runs import record, series_run, without_number, write_run
 
 from rwkvclip_eval.report.headline import Headline, write_headline
 from rwkvclip_eval.report.loading import load_runs
@@ -63,7 +63,7 @@ def test_an_incomplete_average_is_named_and_does_not_compete(tmp_path: Path) -> 
 
 def test_no_complete_average_ranks_no_one(tmp_path: Path) -> None:
     found = headline(tmp_path, record("a", "x", 0.3), record("b", "y", 0.9))
-    assert "no trained model has the complete average" in found.sentence
+    assert "No trained model has the complete average" in found.sentence
     assert "a covers 1 of 2, b covers 1 of 2" in found.sentence
 
 
@@ -74,7 +74,7 @@ def test_untrained_models_alone_show_chance_not_skill(tmp_path: Path) -> None:
         record("a", value=0.11, model_info=random),
         record("b", value=0.1, model_info=random),
     )
-    assert found.sentence.startswith("only untrained models were scored".capitalize()[:1].lower())
+    assert found.sentence.startswith("Only untrained models were scored")
     assert "which shows chance, not skill" in found.sentence
     assert "leads" not in found.sentence
     assert found.caveats == ("Untrained (random weights), never ranked: a, b.",)
@@ -88,7 +88,7 @@ def test_subsets_are_said_to_be_subsets(tmp_path: Path) -> None:
 
 def test_numbers_not_measured_alike_are_not_ranked(tmp_path: Path) -> None:
     found = headline(tmp_path, record("a", value=0.9), record("b", value=0.1, dataset_fingerprint="other"))
-    assert "no model is ranked on" in found.sentence
+    assert "No model is ranked on" in found.sentence
     assert "dataset fingerprints differ" in found.sentence
 
 
@@ -100,14 +100,14 @@ def test_a_model_that_leads_both_directions_is_named_once(tmp_path: Path) -> Non
     ]
     sentence = headline(tmp_path, *records).sentence
     assert sentence == (
-        "a leads zero-shot retrieval in both directions on flickr30k: image→text R@1 60.0 %, 10.0 points ahead "
-        "of b, and text→image R@1 60.0 %, 10.0 points ahead of b, all 95 % intervals apart."
+        "a leads zero-shot retrieval in both directions on flickr30k: image→text R@1 60.0 %, 10.0 points "
+        "ahead of b, and text→image R@1 60.0 %, 10.0 points ahead of b, all 95 % intervals apart."
     )
 
 
 def test_a_run_without_any_number_says_so(tmp_path: Path) -> None:
     found = headline(tmp_path, without_number("failed", "boom"))
-    assert found.sentence == "No number came out of this run: of 1 units, 1 failed."
+    assert found.sentence == "No number came out of this run: of 1 tried, 1 failed."
 
 
 def test_protocols_are_named_where_there_are_several(tmp_path: Path) -> None:
@@ -119,3 +119,13 @@ def test_an_unfinished_run_is_a_caveat(tmp_path: Path) -> None:
     loaded = load_runs([write_run(tmp_path / "half", [record()], duration_s=None)])
     caveats = write_headline(loaded, build_tables(loaded.entries)).caveats
     assert caveats == ("Not finished when this report was made: half.",)
+
+
+def test_of_a_training_run_the_last_checkpoint_stands_in_the_headline(tmp_path: Path) -> None:
+    loaded = load_runs([series_run(tmp_path / "run", steps=(1, 2, 16))])
+    tables = build_tables(loaded.entries)
+    found = write_headline(loaded, tables)
+    assert found.models == ("nano-rwkv-epoch_16", "nano-clip-epoch_16")
+    assert found.sentence.startswith("nano-rwkv-epoch_16 leads")
+    assert found.caveats[0].startswith("Checkpoints: of each training run the last one")
+    assert len(tables[0].models) == 6

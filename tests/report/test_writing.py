@@ -1,0 +1,148 @@
+import csv
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+from report_runs import record, series_run, write_run
+
+from rwkvclip_eval.report import ReportPaths, write_report
+from rwkvclip_eval.report.loading import load_runs
+from rwkvclip_eval.report.plots import model_colours
+from rwkvclip_eval.report.series import find_series
+from rwkvclip_eval.results import Record, read_records
+
+
+def test_every_file_of_the_report_is_there(full_report: ReportPaths) -> None:
+    single = (full_report.index, full_report.markdown, full_report.results_csv, full_report.latex)
+    assert [p.name for p in single] == ["index.html", "report.md", "results.csv", "report.tex"]
+    assert [p.name for p in full_report.task_csvs] == [
+        "zero_shot_classification.csv",
+        "zero_shot_retrieval.csv",
+    ]
+    assert all(p.stat().st_size > 0 for p in (*single, *full_report.task_csvs, *full_report.plots))
+    assert full_report.index.stat().st_size < 5_000_000
+
+
+def test_plots_are_drawn_for_datasets_and_recalls(full_report: ReportPaths) -> None:
+    names = {p.stem for p in full_report.plots}
+    assert names == {
+        "bars-zero-shot-classification-standard",
+        "bars-zero-shot-classification-official-rwkv-clip",
+        "recall-zero-shot-retrieval-standard-flickr30k",
+        "recall-zero-shot-retrieval-standard-mscoco-captions",
+    }
+    for path in full_report.plots:
+        if path.suffix == ".png":
+            assert Image.open(path).width > 1000
+        else:
+            assert path.read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_checkpoints_of_a_training_run_make_curves_against_step(tmp_path: Path) -> None:
+    run = series_run(tmp_path / "run")
+    report = write_report([run], tmp_path / "report")
+    assert {p.stem for p in report.plots} == {
+        "bars-zero-shot-classification-standard",
+        "steps-zero-shot-classification-standard",
+        "training",
+    }
+    entries = load_runs([run]).entries
+    series = find_series(entries)
+    assert set(series.values()) == {"nano-rwkv-epoch_*", "nano-clip-epoch_*"}
+    colours = model_colours(list(series), series)
+    assert len(set(colours.values())) == 2
+    assert colours["nano-rwkv-epoch_1"] == colours["nano-rwkv-epoch_16"]
+
+
+def test_one_checkpoint_with_a_step_is_no_series(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("a", model_info={"step": 32, "spec": "a=model_32.pt"})])
+    assert find_series(load_runs([run]).entries) == {}
+
+
+def test_a_plot_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("a"), record("b")])
+    one = write_report([run], tmp_path / "one")
+    other = write_report([run], tmp_path / "other")
+    assert [p.read_bytes() for p in one.plots] == [p.read_bytes() for p in other.plots]
+    assert one.index.read_bytes() == other.index.read_bytes()
+
+
+def test_names_with_mathematical_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
+    run = write_run(
+        tmp_path / "run", [record("_a$x_{$", "d$\\frac$", unit="1"), record("b", "d$\\frac$", unit="2")]
+    )
+    report = write_report([run], tmp_path / "report")
+    svg = next(p for p in report.plots if p.suffix == ".svg").read_text(encoding="utf-8")
+    assert "_a$x_{$" in svg
+
+
+def test_results_csv_holds_every_record_unchanged(full_report: ReportPaths) -> None:
+    run = full_report.index.parent.parent
+    records = read_records(run / "results.jsonl")
+    rows = list(csv.DictReader(io.StringIO(full_report.results_csv.read_text(encoding="utf-8"))))
+    assert len(rows) == len(records)
+    for row, original in zip(rows, records, strict=True):
+        assert row["value"] == ("" if original.value is None else repr(original.value))
+        for field in dataclasses.fields(Record):
+            if isinstance(value := getattr(original, field.name), str):
+                assert row[field.name] == value
+        assert json.loads(row["notes"]) == original.notes
+        assert row["model_info.fingerprint"] == original.model_info["fingerprint"]
+        assert row["run"] == run.name
+
+
+def test_the_csv_of_a_task_holds_what_its_tables_show(full_report: ReportPaths) -> None:
+    frame = pd.read_csv(full_report.task_csvs[0])
+    row = frame[(frame.dataset == "food101") & (frame.protocol == "standard") & (frame.kind == "dataset")]
+    row = row[row.metric == "top1_accuracy"].iloc[0]
+    assert row["rwkv-clip-b32.state"] == "best"
+    assert row["clip-vit-b32.state"] == "untrained"
+    assert row["rwkv-clip-b32.n"] == 25250
+    cars = frame[(frame.dataset == "cars") & (frame.protocol == "standard")].iloc[0]
+    assert cars["alip-vit-b32.state"] == "missing_data"
+    average = frame[(frame.kind == "average") & (frame.protocol == "standard")].iloc[0]
+    assert average["alip-vit-b32.state"] == "incomplete"
+
+
+def test_markdown_and_latex_hold_the_tables(full_report: ReportPaths) -> None:
+    markdown = full_report.markdown.read_text(encoding="utf-8")
+    assert markdown.startswith("# zero-shot-11\n\nrwkv-clip-b32 reaches")
+    assert "| food101" in markdown
+    assert "**50.0** (49.3–50.6)" in markdown
+    assert "](plots/bars-zero-shot-classification-standard.png)" in markdown
+    for heading in ("## Published, for reference", "## Without a number", "## Provenance"):
+        assert heading in markdown
+    latex = full_report.latex.read_text(encoding="utf-8")
+    assert "\\toprule" in latex
+    assert "\\textbf{50.0}" in latex
+    assert "mscoco\\_captions" in latex
+
+
+def test_a_report_is_written_without_torch(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("a"), record("b")])
+    code = (
+        "import sys; from pathlib import Path; from rwkvclip_eval.report import write_report; "
+        f"write_report([Path({str(run)!r})], Path({str(tmp_path / 'report')!r})); "
+        "sys.exit(1 if {'torch', 'torchvision', 'transformers', 'open_clip'} & set(sys.modules) else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_reports_loads_no_plotting_library() -> None:
+    code = (
+        "import sys, rwkvclip_eval.report; "
+        "sys.exit(1 if {'matplotlib', 'pandas', 'jinja2'} & set(sys.modules) else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
