@@ -368,7 +368,10 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _command_line() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(
+        [*(["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]), *sys.argv[1:]]
+    )
 
 
 def _summary_text(summary: object) -> str:

@@ -181,7 +181,7 @@ def check_classification(
     assert list(predictions["label"]) == labels.tolist()
     top_two = logits.topk(2).values
     untied = (top_two[:, 0] - top_two[:, 1] > 2e-4).numpy()
-    chosen = predictions["top_ids"].str[0].to_numpy()
+    chosen = predictions["prediction"].to_numpy()
     assert (chosen == logits.argmax(1).numpy())[untied].all()
     slack = (1 - untied.mean()) + 1e-9
     assert abs(values["top1_accuracy"] - expected["acc1"]) <= slack

@@ -34,7 +34,7 @@ def test_a_plugins_encoder_dataset_and_task_run_to_a_report(cli: Cli, tmp_path: 
     assert frame.loc["mean_margin", "n"] == 12
     unit = frame.loc["mean_margin", "unit"]
     assert len(rc.load_predictions(tmp_path / "run", unit)) == 12
-    assert "mean_margin" in (tmp_path / "run" / "report" / "report.md").read_text()
+    assert "mean margin" in (tmp_path / "run" / "report" / "report.md").read_text()
 
 
 def test_without_the_plugin_its_names_are_unknown(cli: Cli, tmp_path: Path) -> None:
