@@ -110,8 +110,9 @@ def prefetch(spec: EncoderSpec) -> list[str]:
 
 
 def is_open_clip(module: nn.Module) -> bool:
-    """Return whether `module` is one of open_clip's models."""
-    return isinstance(module, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
+    """Return whether `module` is one of open_clip's models and encodes images as they do."""
+    kinds = (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa)
+    return any(isinstance(module, kind) and type(module).encode_image is kind.encode_image for kind in kinds)
 
 
 def towers(

@@ -272,3 +272,27 @@ def test_equal_weights_and_settings_give_equal_fingerprints(in_tmp: Path) -> Non
     Path("squash.json").write_text(json.dumps(settings))
     assert load_encoder("open_clip:squash.json=a.pt").info.fingerprint != a.info.fingerprint
     assert make_fingerprint(x=1) != a.info.fingerprint
+
+
+def test_tokenizers_of_the_hub_are_used_and_offline_misses_are_named(
+    in_tmp: Path, clip_tokenizer_dir: Path
+) -> None:
+    config = json.loads(Path("tiny.json").read_text())
+    config["text_cfg"]["hf_tokenizer_name"] = str(clip_tokenizer_dir)
+    Path("own.json").write_text(json.dumps(config))
+    encoder = load_encoder("open_clip:own.json=random:0", offline=True)
+    assert encoder.tokenize(["cat", "a dog"]).shape == (2, 77)
+    assert encoder.info.fingerprint != load_encoder(f"{SPEC}=random:0").info.fingerprint
+    config["text_cfg"]["hf_tokenizer_name"] = "owner/none"
+    Path("own.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="tokenizer owner/none is not in the local"):
+        load_encoder("open_clip:own.json=random:0", offline=True)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.03), ("fp16", 0.005)])
+def test_half_precision_stays_near_float32(in_tmp: Path, precision: str, tolerance: float) -> None:
+    full, half = load_encoder(f"{SPEC}=random:0"), load_encoder(f"{SPEC}=random:0", precision=precision)
+    pixels, tokens = torch.randn(3, 3, 32, 32), full.tokenize(TEXTS)
+    difference = (full.encode_image(pixels).embedding - half.encode_image(pixels).embedding).abs().max()
+    assert 0 < float(difference) < tolerance
+    assert float((full.encode_text(tokens) - half.encode_text(tokens)).abs().max()) < tolerance
