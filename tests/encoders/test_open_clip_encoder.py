@@ -25,7 +25,9 @@ def tiny(seed: int = 0, **changes: Any) -> Any:
     return kind(**config).eval()
 
 
-def test_features_equal_the_librarys_own_preprocessing_and_model(in_tmp: Path, image: Image.Image) -> None:
+def test_features_equal_the_library_with_its_own_preprocessing_and_model(
+    in_tmp: Path, image: Image.Image
+) -> None:
     model = tiny()
     torch.save(model.state_dict(), "w.pt")
     encoder = load_encoder(f"{SPEC}=w.pt")
@@ -178,6 +180,8 @@ def test_a_wrong_model_name_lists_near_matches() -> None:
         load_encoder("open_clip:ViT-B32=openai")
     with pytest.raises(UserError, match="Did you mean 'openai'"):
         load_encoder("clip-vit-b32=opnai")
+    with pytest.raises(UserError, match="Unknown pretrained tag of ViT-B-32 'openai'"):
+        load_encoder("alip-vit-b32=openai")
     with pytest.raises(UserError, match="Did you mean 'clip-vit-b32'"):
         load_encoder("clip-vitb32=openai")
 
@@ -237,9 +241,9 @@ def test_a_configuration_that_is_not_open_clips_is_refused(in_tmp: Path) -> None
     with pytest.raises(ConfigError, match="cannot be read"):
         load_encoder("open_clip:missing.json=random:0")
     config = json.loads(Path("tiny.json").read_text())
-    config["vision_cfg"]["widht"] = 3
+    config["vision_cfg"]["breadth"] = 3
     Path("typo.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="widht"):
+    with pytest.raises(ConfigError, match="breadth"):
         load_encoder("open_clip:typo.json=random:0")
 
 
