@@ -121,7 +121,7 @@ _built_in(
     },
     "rwkv_clip",
     "rwkv-clip",
-    "file, hf://owner/repo/file or random:SEED",
+    "file (@ema for averaged weights), hf://owner/repo/file or random:SEED",
 )
 _built_in(
     {

@@ -12,6 +12,7 @@ Axes: B batch, L context (tokens), D embedding, F probe features.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,7 +26,7 @@ from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
 from rwkvclip_models.checkpoint import fit_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL.Image import Image
     from torch import Tensor, nn
@@ -114,7 +115,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
         )
     try:
         # The global generators would otherwise initialise what the checkpoint lacks.
-        with seeded(0):
+        with seeded(0), _quiet():
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -123,6 +124,8 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
                 trust_remote_code=False,
                 use_safetensors=files[0].suffix == ".safetensors",
                 weights_only=True,
+                # Listed below, which the library's error does not do.
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
     except Exception as error:
@@ -132,17 +135,37 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
         ) from error
     missing = sorted(report["missing_keys"])
     # A vision tower saved from a classifier has no pooler; its class token is taken instead.
-    lacking = [key for key in missing if not key.startswith("pooler.")]
-    if lacking:
+    problems = [f"{key} is missing" for key in missing if not key.startswith("pooler.")]
+    problems += [
+        f"{key} is {list(got)}, expected {list(expected)}"
+        for key, got, expected in sorted(report["mismatched_keys"])
+    ]
+    if problems:
         raise CheckpointError(
-            f"Model {spec.text!r}: the weights lack {len(lacking)} of the configuration's tensors: "
-            f"{', '.join(lacking[:8])}."
+            f"Model {spec.text!r}: the weights do not fit config.json in {len(problems)} tensors: "
+            f"{'; '.join(problems[:8])}{'; …' if len(problems) > 8 else ''}."
         )
     if missing:
         model.pooler = None
     state = model.state_dict()
     fit_state_dict(state, state, spec.public_text)  # refuses NaN and infinity
     return cast("nn.Module", model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back the library's progress bar and load report; what matters in it becomes our error."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _weight_files(folder: Path) -> list[Path]:

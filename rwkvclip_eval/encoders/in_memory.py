@@ -98,7 +98,7 @@ def module_towers(
         tokenize=tokenize,
         logit_scale=_logit_scale(module),
         logit_bias=scalar(getattr(module, "logit_bias", None)),
-        config=[config, describe(module)],
+        config=[config, repr(module), describe(type(module))],
         **common,
     )
 

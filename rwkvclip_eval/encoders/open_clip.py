@@ -62,6 +62,8 @@ class _Architecture:
     name: str
     config: dict[str, Any]
     preprocess: dict[str, Any]
+    tags: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP."""
 
 
 def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str, offline: bool) -> Encoder:
@@ -110,8 +112,9 @@ def prefetch(spec: EncoderSpec) -> list[str]:
 
 
 def is_open_clip(module: nn.Module) -> bool:
-    """Return whether `module` is one of open_clip's models."""
-    return isinstance(module, open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa)
+    """Return whether `module` is one of open_clip's models and encodes images as they do."""
+    kinds = (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa)
+    return any(isinstance(module, kind) and type(module).encode_image is kind.encode_image for kind in kinds)
 
 
 def towers(
@@ -187,12 +190,13 @@ def _architecture(spec: EncoderSpec) -> _Architecture:
     if config is None:
         raise UserError(unknown_name("open_clip model", name, open_clip.list_models()))
     preprocess = dataclasses.asdict(PreprocessCfg())
-    tag = open_clip.get_pretrained_cfg(name, spec.checkpoint or "")
-    if tag:
+    known = [] if spec.model == "alip-vit-b32" else open_clip.list_pretrained_tags_by_model(name)
+    tags = {tag: open_clip.get_pretrained_cfg(name, tag) for tag in known}
+    if tag := tags.get(spec.checkpoint or ""):
         preprocess = merge_preprocess_dict(preprocess, tag)
         # OpenAI's weights (and a few others) were trained with QuickGELU and are wrong without it.
         config["quick_gelu"] = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
-    return _Architecture(name, config, preprocess)
+    return _Architecture(name, config, preprocess, tags)
 
 
 def _read_config(path: Path) -> _Architecture:
@@ -258,13 +262,12 @@ def _tokenizer(architecture: _Architecture, *, offline: bool) -> Tokenize:
 
 
 def _weights_file(architecture: _Architecture, checkpoint: str, *, offline: bool) -> Path:
-    tag = open_clip.get_pretrained_cfg(architecture.name, checkpoint)
-    if not tag:
+    tag = architecture.tags.get(checkpoint)
+    if tag is None:
         looks_like_tag = not (Path(checkpoint).suffix or "/" in checkpoint or Path(checkpoint).exists())
         if looks_like_tag:
-            known = open_clip.list_pretrained_tags_by_model(architecture.name)
             raise UserError(
-                unknown_name(f"pretrained tag of {architecture.name}", checkpoint, known)
+                unknown_name(f"pretrained tag of {architecture.name}", checkpoint, architecture.tags)
                 + " Files are given as a path or hf://owner/repo/file."
             )
         return checkpoint_file(checkpoint, offline=offline)

@@ -45,6 +45,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
     Raises:
         UserError: the factory cannot be found, fails, or returns something else.
     """
+    if spec.ema:
+        raise UserError(f"Model {spec.text!r}: @ema is for the suite's own families; choose in the factory.")
     check_precision(precision)
     target = resolve_device(device)
     factory = _find(spec)

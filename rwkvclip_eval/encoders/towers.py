@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -175,7 +175,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
             checkpoint=sha256,
             ema=spec.ema,
             config=towers.config,
-            preprocessing=describe(towers.preprocess),
+            preprocessing=[describe(towers.preprocess), _summary(pixels)],
             tokenizer=None if tokens is None else tokens.tolist(),
         ),
         embed_dim=embedding.shape[1],
@@ -195,15 +195,16 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
 
 
 def describe(function: object) -> str:
-    """Return what identifies a callable across processes: its text form without addresses, and its source.
+    """Return what identifies a callable across processes: its text form, for a bare function its source too.
 
-    Library transforms have a full text form; for a user's function the source's hash stands in, so that an
-    edit gives another fingerprint.
+    Library transforms have a full text form; for a user's function or class without one the hash of the
+    source stands in, so that an edit gives another fingerprint.
     """
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(function))
-    target = function if inspect.isroutine(function) else type(function)
+    if not text.startswith("<"):
+        return text
     try:
-        source = inspect.getsource(target)
+        source = inspect.getsource(cast("Any", function if inspect.isroutine(function) else type(function)))
     except (OSError, TypeError):
         source = ""
     return f"{text} {hashlib.sha256(source.encode()).hexdigest()}"
@@ -220,6 +221,12 @@ def attention_implementation(module: nn.Module) -> str:
     """Return `sdpa` where PyTorch's attention runs, which chooses its kernel itself."""
     has_attention = any(isinstance(m, nn.MultiheadAttention) for m in module.modules())
     return "sdpa" if has_attention else "torch"
+
+
+def _summary(pixels: Tensor) -> list[float]:
+    # Coarse, so that rounding on another machine does not show and an edited transform does.
+    deviation, mean = torch.std_mean(pixels, dim=(1, 2))
+    return [round(float(value), 2) for value in (*mean, *deviation)]
 
 
 def _versions(module: nn.Module) -> int:

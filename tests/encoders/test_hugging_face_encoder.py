@@ -162,6 +162,9 @@ def test_truncated_missing_and_incomplete_weights_are_refused(
     save_file({k: v for k, v in state.items() if "visual_projection" not in k}, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match="visual_projection"):
         load_encoder(f"hf:{folder}")
+    save_file({k: v[:20] if k == "visual_projection.weight" else v for k, v in state.items()}, file)
+    with pytest.raises(CheckpointError, match=r"weight is \[20, 48\], expected \[24, 48\]"):
+        load_encoder(f"hf:{folder}")
     state["logit_scale"] = torch.tensor(float("inf"))
     save_file(state, file, {"format": "pt"})
     with pytest.raises(CheckpointError, match="logit_scale"):

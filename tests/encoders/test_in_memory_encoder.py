@@ -98,6 +98,22 @@ def test_rwkv_clip_and_open_clip_models_bring_preprocessing_and_tokenizer(
         assert module.training and inside.info.name == inside.info.spec == "now"
 
 
+class Negated(open_clip.CLIP):  # type: ignore[misc]
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        return -super().encode_image(image, normalize)  # type: ignore[no-any-return]
+
+
+def test_a_subclass_that_encodes_images_in_its_own_way_is_taken_at_its_word(in_tmp: Path) -> None:
+    model = Negated(**json.loads(Path("tiny.json").read_text()))
+    pixels = torch.randn(1, 3, 32, 32)
+    encoder = as_encoder(
+        model, name="now", preprocess=lambda _: torch.zeros(3, 32, 32), tokenize=open_clip.tokenize
+    )
+    with torch.no_grad():
+        own = nn.functional.normalize(model.eval().encode_image(pixels))
+    torch.testing.assert_close(encoder.encode_image(pixels).embedding, own)
+
+
 def test_what_a_module_lacks_is_told() -> None:
     with pytest.raises(UserError, match="no encode_image"):
         as_encoder(nn.Linear(2, 2), name="now", preprocess=small)

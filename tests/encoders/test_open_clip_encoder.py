@@ -25,7 +25,9 @@ def tiny(seed: int = 0, **changes: Any) -> Any:
     return kind(**config).eval()
 
 
-def test_features_equal_the_librarys_own_preprocessing_and_model(in_tmp: Path, image: Image.Image) -> None:
+def test_features_equal_the_library_with_its_own_preprocessing_and_model(
+    in_tmp: Path, image: Image.Image
+) -> None:
     model = tiny()
     torch.save(model.state_dict(), "w.pt")
     encoder = load_encoder(f"{SPEC}=w.pt")
@@ -178,6 +180,8 @@ def test_a_wrong_model_name_lists_near_matches() -> None:
         load_encoder("open_clip:ViT-B32=openai")
     with pytest.raises(UserError, match="Did you mean 'openai'"):
         load_encoder("clip-vit-b32=opnai")
+    with pytest.raises(UserError, match="Unknown pretrained tag of ViT-B-32 'openai'"):
+        load_encoder("alip-vit-b32=openai")
     with pytest.raises(UserError, match="Did you mean 'clip-vit-b32'"):
         load_encoder("clip-vitb32=openai")
 
@@ -237,9 +241,9 @@ def test_a_configuration_that_is_not_open_clips_is_refused(in_tmp: Path) -> None
     with pytest.raises(ConfigError, match="cannot be read"):
         load_encoder("open_clip:missing.json=random:0")
     config = json.loads(Path("tiny.json").read_text())
-    config["vision_cfg"]["widht"] = 3
+    config["vision_cfg"]["breadth"] = 3
     Path("typo.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="widht"):
+    with pytest.raises(ConfigError, match="breadth"):
         load_encoder("open_clip:typo.json=random:0")
 
 
@@ -272,3 +276,27 @@ def test_equal_weights_and_settings_give_equal_fingerprints(in_tmp: Path) -> Non
     Path("squash.json").write_text(json.dumps(settings))
     assert load_encoder("open_clip:squash.json=a.pt").info.fingerprint != a.info.fingerprint
     assert make_fingerprint(x=1) != a.info.fingerprint
+
+
+def test_tokenizers_of_the_hub_are_used_and_offline_misses_are_named(
+    in_tmp: Path, clip_tokenizer_dir: Path
+) -> None:
+    config = json.loads(Path("tiny.json").read_text())
+    config["text_cfg"]["hf_tokenizer_name"] = str(clip_tokenizer_dir)
+    Path("own.json").write_text(json.dumps(config))
+    encoder = load_encoder("open_clip:own.json=random:0", offline=True)
+    assert encoder.tokenize(["cat", "a dog"]).shape == (2, 77)
+    assert encoder.info.fingerprint != load_encoder(f"{SPEC}=random:0").info.fingerprint
+    config["text_cfg"]["hf_tokenizer_name"] = "owner/none"
+    Path("own.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="tokenizer owner/none is not in the local"):
+        load_encoder("open_clip:own.json=random:0", offline=True)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.03), ("fp16", 0.005)])
+def test_half_precision_stays_near_float32(in_tmp: Path, precision: str, tolerance: float) -> None:
+    full, half = load_encoder(f"{SPEC}=random:0"), load_encoder(f"{SPEC}=random:0", precision=precision)
+    pixels, tokens = torch.randn(3, 3, 32, 32), full.tokenize(TEXTS)
+    difference = (full.encode_image(pixels).embedding - half.encode_image(pixels).embedding).abs().max()
+    assert 0 < float(difference) < tolerance
+    assert float((full.encode_text(tokens) - half.encode_text(tokens)).abs().max()) < tolerance

@@ -111,6 +111,7 @@ def test_an_encoder_of_ones_own_is_taken_under_the_name_of_the_run(
         (":nothing", "expected an Encoder .* or a triple .* got int"),
         (":typo", "NameError"),
         (":factory=none.pt", "FileNotFoundError"),
+        (":factory=x.pt@ema", "choose in the factory"),
     ],
 )
 def test_what_goes_wrong_in_a_factory_is_told(module: str, suffix: str, message: str) -> None:

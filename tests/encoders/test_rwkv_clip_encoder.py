@@ -98,7 +98,7 @@ def test_the_implementation_asked_for_is_the_one_that_runs(in_tmp: Path) -> None
     reference = load_encoder(f"{SPEC}=random:0", implementation="reference")
     assert reference.info.implementation == "reference"
     with pytest.raises(UserError, match="implementation"):
-        load_encoder(f"{SPEC}=random:0", implementation="refrence")
+        load_encoder(f"{SPEC}=random:0", implementation="cuda9")
 
 
 def test_ema_weights_are_selected(in_tmp: Path) -> None:
