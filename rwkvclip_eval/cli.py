@@ -7,6 +7,7 @@ failed or lacked their data while others finished; 130 interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
 import sys
@@ -279,7 +280,7 @@ def data_verify(
     for name in names:
         with console.Progress() as progress:
             dataset = open_dataset(_dataset_ref(name), data_root=data_root)
-            found = verify_dataset(dataset, lambda done, total, what=name: progress.update(done, total, what))
+            found = verify_dataset(dataset, functools.partial(progress.update, what=name))
         info = found.info
         console.say(
             f"{name}: {'fine' if found.ok else 'NOT fine'}; {found.num_samples} images of {info.source}"

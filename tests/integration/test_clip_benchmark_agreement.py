@@ -110,6 +110,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def trained_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A nano CLIP trained on handwritten digits, so that its embeddings mean something on MNIST."""
     import open_clip
+
     from rwkvclip_train.loop import train
     from rwkvclip_train.recipe import load_recipe
 
