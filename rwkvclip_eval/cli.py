@@ -312,7 +312,8 @@ def data_download(
 @cache_app.command("show")
 def cache_show(cache: CacheOption = None) -> None:
     """List the feature store's entries and their size."""
-    from rwkvclip_eval.features import default_cache_dir, entries
+    from rwkvclip_eval.data.samples import default_cache_dir
+    from rwkvclip_eval.features import entries
 
     root = cache or default_cache_dir()
     found = entries(root)
@@ -332,7 +333,8 @@ def cache_show(cache: CacheOption = None) -> None:
 @cache_app.command("clear")
 def cache_clear(cache: CacheOption = None) -> None:
     """Delete every entry of the feature store that is not in use."""
-    from rwkvclip_eval.features import clear, default_cache_dir
+    from rwkvclip_eval.data.samples import default_cache_dir
+    from rwkvclip_eval.features import clear
 
     root = cache or default_cache_dir()
     count, freed = clear(root)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
 from rwkvclip_eval.results import write_text
@@ -84,14 +85,6 @@ class EncodeOptions:
     on_progress: Callable[[int, int, str], None] = lambda done, total, what: None
     on_message: Callable[[str], None] = lambda text: None
     timings: Timings = field(default_factory=Timings)
-
-
-def default_cache_dir() -> Path:
-    """Return `$RWKVCLIP_EVAL_CACHE`, else `rwkvclip_eval` under the user's cache folder."""
-    given = os.environ.get("RWKVCLIP_EVAL_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rwkvclip_eval"
 
 
 class FeatureStore:

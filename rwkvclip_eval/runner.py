@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.data.catalogue import record_name
+from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
-from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet, default_cache_dir
+from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.results import Record, Status
 from rwkvclip_eval.suite import LoadedSuite, check_names, load_suite
@@ -97,7 +99,7 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
         for name in entry.protocol:
             protocol = PROTOCOLS.get(name)
             for ref in entry.datasets:
-                variant = ref.variant or protocol.variants.get(ref.name)
+                variant = ref.variant or protocol.variants.get(record_name(ref.name) or ref.name)
                 units.setdefault(
                     (entry.task, ref, variant, name),
                     Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol),

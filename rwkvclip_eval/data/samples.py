@@ -195,7 +195,9 @@ def check_unique(keys: Sequence[str], where: str) -> None:
 
 
 def default_cache_dir() -> Path:
-    """Return the user's cache folder for this package (`$XDG_CACHE_HOME/rwkvclip-eval`)."""
+    """Return `$RWKVCLIP_EVAL_CACHE`, else this package's folder in the user's cache."""
+    if own := os.environ.get("RWKVCLIP_EVAL_CACHE"):
+        return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval"
 

@@ -28,7 +28,7 @@ READING = (
     f"An average is the plain mean over its datasets; its interval is {AVERAGE_METHOD}. It speaks of these "
     "datasets only.",
     "A lead is claimed only where the 95 % intervals do not overlap. Overlapping intervals do not show that "
-    "two models are equal: only a paired test on the per-sample predictions could.",
+    "two models are equal: a paired test on the predictions the run keeps can tell more.",
     "Numbers describe these checkpoints, not training methods: a second training run of the same method "
     "would differ too.",
     "Never compare across protocols, dataset variants or task versions; subsets with full splits; incomplete "

@@ -225,13 +225,13 @@ def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Examp
 def _read_curves(run: Run) -> list[TrainingCurve]:
     curves = []
     for path in sorted((run.path / "training").glob("*.jsonl")):
-        rows = []
+        by_model: dict[str, list[dict[str, Any]]] = {}
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 row = json.loads(line)
-                rows.append({**row, "step": int(row["step"])})
-            except (ValueError, TypeError, KeyError) as error:
+                model = str(row.get("model", path.stem))
+                by_model.setdefault(model, []).append({**row, "step": int(row["step"])})
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise OutputError(f"{path}:{number}: not a training log line ({error!r}).") from error
-        if rows:
-            curves.append(TrainingCurve(model=str(rows[-1].get("model", path.stem)), rows=tuple(rows)))
+        curves += [TrainingCurve(model=model, rows=tuple(rows)) for model, rows in by_model.items()]
     return curves

@@ -223,13 +223,13 @@ def _against_step(
 
 def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plot:
     columns = ["loss"] + [
-        c for c in ("val_loss", "val_metric") if any(c in r for k in curves for r in k.rows)
+        c for c in ("val_loss", "val_metric") if any(r.get(c) is not None for k in curves for r in k.rows)
     ]
     figure = Drawing(8.6, 3.3, len(columns))
     drawn: dict[str, Any] = {}
     for ax, column in zip(figure.axes, columns, strict=True):
         for curve in curves:
-            points = [(r["step"], float(r[column])) for r in curve.rows if column in r]
+            points = [(r["step"], float(r[column])) for r in curve.rows if r.get(column) is not None]
             if not points:
                 continue
             x, y = zip(*points, strict=True)
@@ -248,9 +248,11 @@ def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Pl
         )
         ax.grid(axis="y", color=GRID, linewidth=0.8)
     figure.legend(list(drawn.values()), list(drawn))
-    ends = "; ".join(
-        f"{c.model}: loss {c.rows[0].get('loss', 0):.3g} at step {c.rows[0]['step']} to "
-        f"{c.rows[-1].get('loss', 0):.3g} at step {c.rows[-1]['step']}"
-        for c in curves
-    )
-    return figure.plot("training", "Training curves", f"Lines. {ends}", "")
+    ends = []
+    for curve in curves:
+        losses = [(r["step"], float(r["loss"])) for r in curve.rows if r.get("loss") is not None]
+        if losses:
+            (first, before), (last, after) = losses[0], losses[-1]
+            ends.append(f"{curve.model}: loss {before:.3g} at step {first}, {after:.3g} at step {last}")
+    title = "Training curves; strong lines are running means"
+    return figure.plot("training", title, f"Lines. {'; '.join(ends)}", "")

@@ -6,6 +6,7 @@ import pytest
 from report_runs import CAPTIONS, record, without_number, write_curve, write_examples, write_run
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.loading import load_runs
 
 
@@ -111,3 +112,12 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
         load_runs([tmp_path])
     with pytest.raises(OutputError, match="No run directory given"):
         load_runs([])
+
+
+def test_a_training_log_of_several_models_makes_a_curve_each(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("a")])
+    (run / "training").mkdir()
+    rows = [{"step": s, "loss": 1.0, "val_loss": None, "model": m} for s in (0, 1) for m in ("a", "b")]
+    (run / "training" / "both.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert [(c.model, len(c.rows)) for c in load_runs([run]).curves] == [("a", 2), ("b", 2)]
+    assert "training" in {p.stem for p in write_report([run], tmp_path / "report").plots}
