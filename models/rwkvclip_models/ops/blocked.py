@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_DENSE_TOKENS = 256
 """Longest sequence served by one T×T matrix; longer ones are cut and carry a state from piece to piece."""
 
-CACHE_ELEMENTS = 1 << 16
+CACHE_ELEMENTS = 1 << 17
 """Elements per operand and CPU thread that keep a batch chunk's working set within the L2 cache."""
 
 ACCELERATOR_ELEMENTS = 1 << 27
