@@ -2,6 +2,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,15 @@ def write_truncated_safetensors(path):
     path.write_bytes(path.read_bytes()[:2000])
 
 
+def write_torchscript(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), path)
+
+
 BAD_FILES = [
     (write_html, "is a web page"),
+    (write_torchscript, "is a TorchScript program"),
     (write_truncated_pt, "damaged or cut short"),
     (write_truncated_legacy_pt, "damaged"),
     (write_truncated_safetensors, "damaged or cut short"),
