@@ -12,6 +12,7 @@ import hashlib
 import pickle
 import re
 import tempfile
+import warnings
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -220,7 +221,10 @@ def _read_torch(path: Path) -> object:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # The error below says it better.
+            warnings.filterwarnings("ignore", message=".*TorchScript")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL (\S+)", str(error))
         if needed is None and "Unsupported" not in str(error):
@@ -234,6 +238,11 @@ def _read_torch(path: Path) -> object:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "TorchScript" in reason:
+            raise CheckpointError(
+                f"{path} is a TorchScript program; opening it could execute code: refused. "
+                "Where you trust it, save only its state_dict()."
+            ) from error
         raise CheckpointError(
             f"{path} is damaged or cut short ({reason}): download or save it again."
         ) from error

@@ -91,7 +91,6 @@ class SpatialMix(nn.Module):
         implementation: str,
     ) -> None:
         super().__init__()
-        self.heads = heads
         self.implementation = implementation
         for name in "xwkvrg":
             self.register_parameter(f"time_maa_{name}", nn.Parameter(torch.empty(1, 1, width)))
@@ -121,9 +120,9 @@ class SpatialMix(nn.Module):
         w = self.time_decay[0].to(exact) + (torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2).to(
             exact
         )
-        r, k, v, w = (z.view(b, t, self.heads, -1) for z in (r, k, v, w))
+        r, k, v, w = (z.view(b, t, *self.time_faaaa.shape) for z in (r, k, v, w))
         y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), implementation=self.implementation)
-        out = self._linear("output", self.ln_x(y.reshape(b * t, -1)) * gate)
+        out = self._linear("output", self.ln_x(y.reshape(gate.shape)) * gate)
         return out.view(b, t, c)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:

@@ -147,7 +147,9 @@ def load_model(
         with torch.device("meta"):
             model = RWKVCLIP(config, implementation=implementation)
         if isinstance(checkpoint, Mapping):
-            state, source = strip_prefixes(checkpoint, "the state dict"), "the state dict"
+            # The model gets its own storage: training it must not change the caller's tensors.
+            own = {key: value.detach().clone() for key, value in checkpoint.items()}
+            state, source = strip_prefixes(own, "the state dict"), "the state dict"
         else:
             state, source = read_checkpoint(checkpoint, offline=offline), str(checkpoint)
         try:

@@ -46,12 +46,13 @@ def implementations() -> list[ImplementationStatus]:
 
 
 def resolve(implementation: str = "auto", *, device: torch.device | str = "cpu") -> str:
-    """Return the name of the implementation that `bi_wkv6` runs for this request; never "auto".
+    """Return the name of the implementation that `bi_wkv6` runs for operands on `device`; never "auto".
+
+    "auto" is "torch" on every device.
 
     Raises:
         UserError: there is no such implementation.
     """
-    torch.device(device)
     if implementation == "auto":
         return "torch"
     if implementation not in _IMPLEMENTATIONS:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 MAX_DENSE_TOKENS = 256
 """Longest sequence served by one T×T matrix; longer ones are cut and carry a state from piece to piece."""
 
-CACHE_ELEMENTS = 1 << 16
-"""Elements per operand and CPU thread that keep a batch chunk's working set within the L2 cache."""
+CACHE_ELEMENTS = 1 << 17
+"""Elements per operand and CPU thread of a batch chunk; its working set stays within the caches."""
 
-ACCELERATOR_ELEMENTS = 1 << 27
+ACCELERATOR_ELEMENTS = 1 << 25
 """Elements per operand of a batch chunk on other devices; bounds the workspace."""
 
 MAX_RAW_DECAY = 80.0
@@ -130,6 +130,10 @@ class _Factors:
         self.to_end = torch.ones_like(decay)
         self.from_start = torch.ones_like(decay)
 
+    def facing(self, join: _Join) -> tuple[Tensor, Tensor]:
+        """Return views of the factors toward a boundary: [M, count, left, N] and [M, count, right, N]."""
+        return join.halves(self.to_end)[0], join.halves(self.from_start)[1]
+
     def grow(self, join: _Join) -> None:
         """Make the factors those of the joined blocks."""
         decay_left, decay_right = join.halves(self.decay)
@@ -157,12 +161,12 @@ class _Dense(torch.autograd.Function):
                 a = r_.new_empty(r_.shape[0], r_.shape[1], r_.shape[1])
                 _put_bonus(a, r_, k_, bonus)
                 for join in _joins(r_.shape[1]):
-                    to_end, from_start = join.halves(factors.to_end)[0], join.halves(factors.from_start)[1]
-                    r_left, r_right = join.halves(r_)
-                    k_left, k_right = join.halves(k_)
+                    facing = factors.facing(join)
+                    r_left, r_right = _times(join.halves(r_), facing)
+                    k_left, k_right = _times(join.halves(k_), facing)
                     lower, upper = join.corners(a)
-                    lower.copy_((r_right * from_start) @ (k_left * to_end).mT)
-                    upper.copy_((r_left * to_end) @ (k_right * from_start).mT)
+                    lower.copy_(r_right @ k_left.mT)
+                    upper.copy_(r_left @ k_right.mT)
                     factors.grow(join)
                 y[rows] = _by_token(a @ v_, bonus)
         return y
@@ -183,18 +187,15 @@ class _Dense(torch.autograd.Function):
                 ga = gy_ @ v_.mT
                 a = torch.empty_like(ga)
                 _put_bonus(a, r_, k_, bonus)
-                by_bonus = ga.diagonal(dim1=1, dim2=2).unsqueeze(-1) * _per_head(bonus, r_)
+                g_diagonal = ga.diagonal(dim1=1, dim2=2).unsqueeze(-1)
+                by_bonus = g_diagonal * _per_head(bonus, r_)
                 gr_, gk_ = by_bonus * k_, by_bonus * r_
                 g_log = torch.zeros_like(r_)
-                gu += _heads((ga.diagonal(dim1=1, dim2=2).unsqueeze(-1) * r_ * k_).sum(1), bonus).sum(0)
+                gu += _heads((g_diagonal * r_ * k_).sum(1), bonus).sum(0)
                 for join in _joins(r_.shape[1]):
-                    to_end, from_start = join.halves(factors.to_end)[0], join.halves(factors.from_start)[1]
-                    r_left, r_right = (
-                        x * f for x, f in zip(join.halves(r_), (to_end, from_start), strict=True)
-                    )
-                    k_left, k_right = (
-                        x * f for x, f in zip(join.halves(k_), (to_end, from_start), strict=True)
-                    )
+                    facing = factors.facing(join)
+                    r_left, r_right = _times(join.halves(r_), facing)
+                    k_left, k_right = _times(join.halves(k_), facing)
                     lower, upper = join.corners(a)
                     lower.copy_(r_right @ k_left.mT)
                     upper.copy_(r_left @ k_right.mT)
@@ -206,16 +207,11 @@ class _Dense(torch.autograd.Function):
                     g_left = gr_left * r_left + gk_left * k_left
                     g_right = gr_right * r_right + gk_right * k_right
                     log_left, log_right = join.halves(g_log)
-                    log_left += (
-                        torch.ones(join.left, join.left, dtype=dtype, device=r.device).tril(-1) @ g_left
-                    )
-                    log_right += (
-                        torch.ones(join.right, join.right, dtype=dtype, device=r.device).triu(1) @ g_right
-                    )
+                    log_left += g_left.new_ones(join.left, join.left).tril(-1) @ g_left
+                    log_right += g_right.new_ones(join.right, join.right).triu(1) @ g_right
                     for total, parts in ((gr_, (gr_left, gr_right)), (gk_, (gk_left, gk_right))):
-                        left, right = join.halves(total)
-                        left.addcmul_(parts[0], to_end)
-                        right.addcmul_(parts[1], from_start)
+                        for half, part, factor in zip(join.halves(total), parts, facing, strict=True):
+                            half.addcmul_(part, factor)
                     factors.grow(join)
                 for whole, part in ((gr, gr_), (gk, gk_), (gv, a.mT @ gy_), (gw, g_log.mul_(rate).neg_())):
                     whole[rows] = _by_token(part, bonus)
@@ -230,6 +226,10 @@ def _chunks(r: Tensor) -> Iterator[slice]:
     step = max(1, elements // max(1, num_tokens * heads * width))
     for start in range(0, batch, step):
         yield slice(start, min(start + step, batch))
+
+
+def _times(halves: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return halves[0] * factors[0], halves[1] * factors[1]
 
 
 def _by_head(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,239 @@
+"""Axes: B batch, T tokens, H heads, N head width."""
+
+import numpy as np
+import pytest
+import torch
+
+from rwkvclip_models import UserError, ops
+from rwkvclip_models.ops import bi_wkv6, blocked
+
+# max |difference| / max |reference| in float32; gw is more sensitive.
+TOLERANCE = {"y": 1e-5, "gr": 1e-5, "gk": 1e-5, "gv": 1e-5, "gw": 5e-5, "gu": 1e-5}
+
+
+def operands(b, t, h, n, *, dtype=torch.float32, low=-6.0, high=1.0, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    r, k, v = (torch.randn(b, t, h, n, generator=g, dtype=torch.float64) for _ in range(3))
+    w = torch.empty(b, t, h, n, dtype=torch.float64).uniform_(low, high, generator=g)
+    u = torch.empty(h, n, dtype=torch.float64).uniform_(-0.3, 1, generator=g)
+    return [x.float().to(dtype) for x in (r, k, v, w, u)]
+
+
+def output_and_gradients(implementation, inputs, gy=None):
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    y = bi_wkv6(*leaves, implementation=implementation)
+    if gy is None:
+        gy = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = torch.autograd.grad(y, leaves, gy.to(y.dtype))
+    return dict(zip(TOLERANCE, (y.detach(), *gradients), strict=True))
+
+
+def relative_error(a, b):
+    if b.numel() == 0:
+        return 0.0
+    # What is below 1e-30 may underflow in float32.
+    return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
+
+
+def assert_agrees(inputs):
+    exact = output_and_gradients("reference", [x.double() for x in inputs])
+    for name, value in output_and_gradients("torch", inputs).items():
+        assert value.isfinite().all(), name
+        assert relative_error(value, exact[name]) < TOLERANCE[name], name
+
+
+def brute_force(r, k, v, w, u):
+    """The definition, token pair by token pair, in numpy float64."""
+    r, k, v, w, u = (x.double().numpy() for x in (r, k, v, w, u))
+    d = np.exp(-np.exp(w))
+    y = np.zeros_like(r)
+    for t in range(r.shape[1]):
+        for i in range(r.shape[1]):
+            between = d[:, min(t, i) + 1 : max(t, i)].prod(axis=1)
+            decay = u if i == t else between
+            y[:, t] += (r[:, t] * decay * k[:, i]).sum(-1, keepdims=True) * v[:, i]
+    return torch.tensor(y)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch"])
+@pytest.mark.parametrize("t", [1, 2, 3, 13, 20])
+def test_output_is_the_sum_over_token_pairs(implementation, t):
+    inputs = operands(2, t, 3, 16, dtype=torch.float64)
+    assert relative_error(bi_wkv6(*inputs, implementation=implementation), brute_force(*inputs)) < 1e-13
+
+
+def test_three_tokens_by_hand():
+    one = torch.ones(1, 3, 1, 1)
+    v = torch.tensor([1.0, 10.0, 100.0]).view(1, 3, 1, 1)
+    # decay exp(-exp(w)) = 1/2; only the middle token lies between two others.
+    w = torch.full_like(one, np.log(np.log(2)))
+    u = torch.full((1, 1), 3.0)
+    y = bi_wkv6(one, one, v, w, u, implementation="torch").flatten()
+    assert y.tolist() == pytest.approx([3 + 10 + 50, 30 + 1 + 100, 300 + 10 + 0.5])
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197])
+def test_torch_agrees_with_the_reference_at_every_length(t):
+    assert_agrees(operands(2, t, 2, 16))
+
+
+@pytest.mark.parametrize("n", [16, 32, 64, 80, 96, 128])
+def test_torch_agrees_with_the_reference_at_every_head_width(n):
+    assert_agrees(operands(2, 21, 2, n))
+
+
+@pytest.mark.parametrize("t", [257, 300, 515])
+def test_long_sequences_agree_with_the_reference(t):
+    assert_agrees(operands(1, t, 2, 16, low=-8.0))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-20, 6), (-20, -19), (5, 6), (6, 100)])
+def test_extreme_decays_neither_overflow_nor_lose_accuracy(low, high):
+    assert_agrees(operands(2, 77, 1, 32, low=low, high=high))
+
+
+def test_weak_decays_after_one_very_strong_decay_keep_their_accuracy():
+    r, k, v, w, u = operands(1, 49, 1, 32, low=-7, high=-5)
+    w[:, 3] = 20.0
+    assert_agrees([r, k, v, w, u])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("implementation", ["reference", "torch"])
+@pytest.mark.parametrize("t", [1, 2, 3, 49, 77])
+def test_outputs_and_gradients_equal_the_official_ones(parity, official, implementation, t, dtype):
+    golden = np.load(parity / "wkv_golden.npz")
+    b, t, h, n, _ = (int(x) for x in golden[f"N64_T{t}_meta"])
+    *inputs, gy = (torch.tensor(x).to(dtype) for x in official.inputs.wkv(b, t, h, n))
+    inputs = [x.view(b, t, h, n) if x.dim() == 3 else x for x in inputs]
+    for name, value in output_and_gradients(implementation, inputs, gy.view(b, t, h, n)).items():
+        expected = torch.tensor(golden[f"N64_T{t}_{name}"]).view(value.shape)
+        limit = TOLERANCE[name] if dtype == torch.float32 else 1e-6
+        assert relative_error(value, expected) < limit, name
+
+
+@pytest.mark.parametrize("t", [1, 3, 6])
+def test_gradients_are_the_derivatives(t):
+    inputs = [x.requires_grad_() for x in operands(1, t, 2, 4, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *x: bi_wkv6(*x, implementation="torch"), inputs)
+
+
+def test_gradients_across_pieces_are_the_derivatives(monkeypatch):
+    monkeypatch.setattr(blocked, "MAX_DENSE_TOKENS", 4)
+    inputs = [x.requires_grad_() for x in operands(1, 10, 1, 4, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *x: bi_wkv6(*x, implementation="torch"), inputs)
+
+
+def test_decays_of_the_first_and_last_token_have_gradient_zero():
+    gw = output_and_gradients("torch", operands(2, 49, 2, 16))["gw"]
+    assert (gw[:, [0, -1]] == 0).all()
+    assert (gw[:, 1:-1] != 0).any()
+
+
+def test_zero_keys_give_zero():
+    r, k, v, w, u = operands(2, 17, 2, 16)
+    assert (bi_wkv6(r, torch.zeros_like(k), v, w, u, implementation="torch") == 0).all()
+
+
+def test_strided_operands_give_the_same_result():
+    inputs = operands(3, 17, 2, 16)
+    expected = output_and_gradients("torch", inputs)
+    strided = [x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) for x in inputs[:4]]
+    assert not strided[0].is_contiguous()
+    y = bi_wkv6(*strided, inputs[4], implementation="torch")
+    assert relative_error(y, expected["y"]) < 1e-6
+    leaves = [x.detach().requires_grad_() for x in (*strided, inputs[4])]
+    bi_wkv6(*leaves).sum().backward()  # the incoming gradient has stride 0
+    plain = output_and_gradients("torch", inputs, torch.ones_like(y))
+    for leaf, name in zip(leaves, list(TOLERANCE)[1:], strict=True):
+        assert relative_error(leaf.grad, plain[name]) < 1e-5, name
+
+
+@pytest.mark.parametrize("implementation", ["reference", "torch"])
+def test_an_empty_batch_gives_an_empty_result(implementation):
+    result = output_and_gradients(implementation, operands(0, 5, 2, 16))
+    assert result["y"].shape == (0, 5, 2, 16)
+    assert (result["gu"] == 0).all()
+
+
+def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
+    inputs = operands(7, 49, 2, 16)
+    whole = bi_wkv6(*inputs)
+    alone = torch.cat([bi_wkv6(*(x[i : i + 1] for x in inputs[:4]), inputs[4]) for i in range(7)])
+    torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(blocked, "CACHE_ELEMENTS", 3 * 49 * 2 * 16 // torch.get_num_threads())
+    assert_agrees(inputs)
+
+
+def test_no_uninitialised_memory_is_read():
+    inputs = operands(2, 19, 2, 16)
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        assert_agrees(inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("t", [49, 300])
+def test_half_precision_operands_are_accumulated_in_float32(dtype, t):
+    r, k, v, w, u = operands(2, t, 2, 16)
+    low = [x.to(dtype) for x in (r, k, v)]
+    result = output_and_gradients("torch", [*low, w, u])
+    exact = output_and_gradients("reference", [x.double() for x in (*low, w, u)])
+    for name, value in result.items():
+        # One rounding of the result, and of the incoming gradient.
+        assert relative_error(value, exact[name]) < 4 * torch.finfo(dtype).eps, name
+        assert value.dtype == (torch.float32 if name in ("gw", "gu") else dtype)
+
+
+def test_autocast_casts_r_k_v_but_not_the_decay():
+    r, k, v, w, u = operands(2, 17, 2, 16)
+    low = [x.bfloat16() for x in (r, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = bi_wkv6(r, k, v, w, u)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, bi_wkv6(*low, w, u))
+
+
+def test_auto_resolves_to_an_implementation_by_name():
+    assert ops.resolve("auto") == "torch"
+    assert {s.name for s in ops.implementations() if s.available} == {"reference", "torch"}
+
+
+def test_an_unknown_implementation_lists_the_known_ones():
+    with pytest.raises(UserError, match=r"'tirch'.*Did you mean 'torch'.*auto, reference, torch"):
+        bi_wkv6(*operands(1, 2, 1, 16), implementation="tirch")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.zeros(1, 4, 16)}, r"\[B, T, H, N\]"),
+        ({1: torch.zeros(1, 3, 1, 16)}, "expects k of r's shape"),
+        ({4: torch.zeros(2, 16)}, "expects u of shape"),
+        ({2: torch.zeros(1, 4, 1, 16, dtype=torch.float64)}, "one float dtype"),
+        ({3: torch.zeros(1, 4, 1, 16, dtype=torch.bfloat16)}, "w in torch.float32"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(change, message):
+    inputs = operands(1, 4, 1, 16)
+    for index, value in change.items():
+        inputs[index] = value
+    with pytest.raises(UserError, match=message):
+        bi_wkv6(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "limit"),
+    [("torch", torch.float32, 5e-5), ("torch", torch.float64, 1e-12), ("reference", torch.bfloat16, 1e-2)],
+)
+def test_check_reports_the_error_against_the_float64_reference(implementation, dtype, limit):
+    assert 0 <= ops.check(implementation, "cpu", dtype) < limit
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_agrees_with_the_reference_on_cuda(dtype):
+    assert ops.check("torch", "cuda", dtype) < 5e-5
