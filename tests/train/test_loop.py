@@ -74,7 +74,9 @@ def test_a_short_run_leaves_config_checkpoints_and_log(tmp_path, family):
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(tmp_path, family):
     runs = {}
     for name, seed in (("first", 5), ("again", 5), ("other", 6)):
-        runs[name] = weights(train(recipe(family, seed=seed), tmp_path / name, progress=False).checkpoints[-1])
+        runs[name] = weights(
+            train(recipe(family, seed=seed), tmp_path / name, progress=False).checkpoints[-1]
+        )
     assert same(runs["first"], runs["again"])
     assert not same(runs["first"], runs["other"])
 
@@ -160,7 +162,9 @@ def test_the_logit_scale_stays_between_one_and_a_hundred(tmp_path, monkeypatch):
 
 
 def test_gains_biases_and_the_logit_scale_do_not_decay():
-    model = build_trainee(ModelRecipe(family="open_clip", config=TINY["open_clip"]), seed=0, device=torch.device("cpu"))
+    model = build_trainee(
+        ModelRecipe(family="open_clip", config=TINY["open_clip"]), seed=0, device=torch.device("cpu")
+    )
     decayed, free = parameter_groups(model.module, 0.2)
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.2, 0.0)
     assert {id(p) for p in free["params"]} >= {id(model.module.logit_scale), id(model.module.ln_final.weight)}

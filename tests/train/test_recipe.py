@@ -24,14 +24,22 @@ def write(folder: Path, **changes: object) -> Path:
 
 def test_a_recipe_file_gives_the_values_it_states(tmp_path):
     recipe = load_recipe(write(tmp_path, warmup_fraction=0.2))
-    assert (recipe.name, recipe.steps, recipe.warmup_fraction, recipe.betas) == ("small", 10, 0.2, (0.9, 0.98))
+    assert (recipe.name, recipe.steps, recipe.warmup_fraction, recipe.betas) == (
+        "small",
+        10,
+        0.2,
+        (0.9, 0.98),
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"warmup_fracton": 0.1}, "Did you mean 'warmup_fraction'"),
-        ({"augmentation": {"horizontal_flp": 0}}, "augmentation: Unknown key 'horizontal_flp'. Did you mean 'horizontal_flip'"),
+        (
+            {"augmentation": {"horizontal_flp": 0}},
+            "augmentation: Unknown key 'horizontal_flp'. Did you mean 'horizontal_flip'",
+        ),
         ({"lr": -1}, "lr: Input should be greater than 0 (got -1)"),
         ({"lr": None}, "lr: Field required"),
         ({"epochs": 3}, "give either steps or epochs"),
@@ -39,7 +47,10 @@ def test_a_recipe_file_gives_the_values_it_states(tmp_path):
         ({"batch_size": 1}, "batch_size: Input should be greater than or equal to 2"),
         ({"betas": [0.9, 1.0]}, "betas: the second must be in [0, 1)"),
         ({"augmentation": {"crop_area": [0.9, 0.5]}}, "crop_area: expected [low, high]"),
-        ({"model": {"family": "clip", "config": {}}}, "model.family: Input should be 'rwkv-clip' or 'open_clip'"),
+        (
+            {"model": {"family": "clip", "config": {}}},
+            "model.family: Input should be 'rwkv-clip' or 'open_clip'",
+        ),
         ({"data": []}, "data: List should have at least 1 item"),
         ({"name": "../escape"}, "name: String should match pattern"),
     ],
@@ -71,7 +82,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "odd.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match="odd.yaml"):
+    with pytest.raises(RecipeError, match=r"odd\.yaml"):
         load_recipe(path)
 
 

@@ -1,4 +1,7 @@
-"""The command `rwkvclip-train`. Exit codes: 0 fine, 1 a bug, 2 bad input or a loss that is not finite, 130 interrupted."""
+"""The command `rwkvclip-train`.
+
+Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ def _list_recipes() -> None:
     for name in shipped_recipes():
         recipe = load_recipe(name)
         length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epochs"
-        typer.echo(f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}")
+        typer.echo(
+            f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}"
+        )
 
 
 def _train(
@@ -87,8 +92,11 @@ def _train(
 
     torch.set_num_threads(threads or available_cores())
     out = out or Path("runs") / recipe.name
-    trained = run(recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet)
-    typer.echo(f"{trained.name}: {trained.num_parameters:,} parameters, {trained.num_steps} steps, {trained.seconds:.0f} s.")
+    trained = run(
+        recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet
+    )
+    size = f"{trained.num_parameters:,} parameters"
+    typer.echo(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
     typer.echo(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
 
 

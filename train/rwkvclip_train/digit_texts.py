@@ -36,6 +36,7 @@ SINGLE_CAPTIONS = (
     "the number {word} in white",
 )
 
+
 def three_kinds(dataset: str, split: str) -> list[tuple[str, str, str]]:
     """Return (raw, caption, description) for each sample of an embedded dataset, in its order.
 

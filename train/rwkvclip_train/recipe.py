@@ -60,6 +60,9 @@ class DataRecipe(_Strict):
         "prompts of a classification dataset with the class name in; a list: the same with these templates, "
         "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
     )
+    repeat: int = Field(
+        1, gt=0, description="how often an epoch sees each of its images, to balance datasets"
+    )
 
 
 class AugmentationRecipe(_Strict):
@@ -141,8 +144,10 @@ def load_recipe(recipe: str | Path) -> Recipe:
     path = Path(recipe)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
-            raise RecipeError(f"No recipe at {path}: give the path of a YAML file or one of the shipped "
-                              f"recipes: {', '.join(shipped_recipes())}.")
+            raise RecipeError(
+                f"No recipe at {path}: give the path of a YAML file or one of the shipped "
+                f"recipes: {', '.join(shipped_recipes())}."
+            )
         if str(recipe) not in shipped_recipes():
             raise RecipeError(unknown_name("recipe", str(recipe), shipped_recipes()))
         path = RECIPES / f"{recipe}.yaml"
@@ -162,9 +167,15 @@ def _misfits(error: ValidationError) -> list[str]:
     lines = []
     for misfit in error.errors():
         # The branch of a union is no key of the file.
-        where = ".".join(str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list[")))
+        where = ".".join(
+            str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list["))
+        )
         text = misfit["msg"].removeprefix("Value error, ")
         given = misfit["input"]
-        shown = f" (got {given!r})" if isinstance(given, str | int | float | None) and misfit["type"] != "missing" else ""
+        shown = (
+            f" (got {given!r})"
+            if isinstance(given, str | int | float | None) and misfit["type"] != "missing"
+            else ""
+        )
         lines.append(f"{where}: {text}{shown}" if where else f"{text}{shown}")
     return lines
