@@ -9,7 +9,7 @@ Axes: B pairs, L context (tokens), H W image height and width (px).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from rwkvclip_train.digit_texts import three_kinds
 from rwkvclip_train.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -88,7 +88,7 @@ class Pairs(TorchDataset[tuple["Tensor", str]]):
         source = self.sources[which]
         index = sample - int(self.ends[which]) + len(source.texts)
         rng = np.random.default_rng([self.seed, epoch, sample])
-        text = source.texts[index][rng.integers(len(source.texts[index]))]
+        text = source.texts[index][int(rng.integers(len(source.texts[index])))]
         # torchvision draws from torch's global generator, which must not notice.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
@@ -184,7 +184,7 @@ def batches(
 
 def pair_loader(
     pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> Iterable[tuple[Tensor, Tensor]]:
     """Return a loader of (pixels [B, 3, H, W], tokens [B, L]), one batch per step."""
     keys = list(
         batches(
@@ -195,10 +195,12 @@ def pair_loader(
             num_steps=num_steps,
         )
     )
-    return DataLoader(
+    # The dataset gives pixels and text; collate makes tensors of them, which the loader's type cannot say.
+    loader: DataLoader[Any] = DataLoader(
         pairs,
         batch_sampler=keys,
         collate_fn=pairs.collate,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
     )
+    return loader

@@ -44,6 +44,13 @@ class Headline:
     ci_high: float | None
     n: int
 
+    @property
+    def interval(self) -> str:
+        """The 95 % interval in per cent, empty where none is defined."""
+        if self.ci_low is None or self.ci_high is None:
+            return ""
+        return f"[{100 * self.ci_low:.1f}, {100 * self.ci_high:.1f}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartResult:
@@ -64,6 +71,23 @@ class QuickstartResult:
     headlines: tuple[Headline, ...]
     train_seconds: float
     seconds: float
+
+    @property
+    def text(self) -> str:
+        """What to print: the headline numbers and where the report is."""
+        rows = [
+            (h.dataset, h.metric, h.model, f"{h.value:.1%}", h.interval, f"n={h.n}") for h in self.headlines
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)] if rows else []
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
+        sizes = ", ".join(f"{m.name} {m.num_parameters:,}" for m in self.models)
+        return "\n".join(
+            [
+                f"Trained in {self.train_seconds:.0f} s of {self.seconds:.0f} s (parameters: {sizes}).",
+                *(line.rstrip() for line in lines),
+                f"Report: {self.report}",
+            ]
+        )
 
 
 def run_quickstart(out: Path, *, device: str = "cpu", progress: bool = True) -> QuickstartResult:
@@ -86,19 +110,18 @@ def run_quickstart(out: Path, *, device: str = "cpu", progress: bool = True) -> 
         models = tuple(train(load_recipe(r), out, device=device, progress=progress) for r in RECIPES)
         trained = time.perf_counter()
         rwkvclip_eval.run_suite(
-            suite="quickstart",
-            models=[model.spec for model in models],
-            out=out,
-            data_root=None,
-            device=device,
-            progress=progress,
+            "quickstart",
+            [model.spec for model in models],
+            out,
+            options=rwkvclip_eval.RunOptions(device=device, offline=True),
+            command="rwkvclip-eval quickstart",
         )
-        rwkvclip_eval.write_report([out], out / "report")
+        report = rwkvclip_eval.write_report([out], out / "report")
     finally:
         torch.set_num_threads(threads)
     return QuickstartResult(
         out=out,
-        report=out / "report" / "index.html",
+        report=report.index,
         models=models,
         headlines=headlines(out),
         train_seconds=trained - started,
