@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -32,7 +33,7 @@ def test_rate_rises_linearly_peaks_after_warm_up_and_falls_as_half_a_cosine():
     rates = [learning_rate(s, peak=1.0, num_steps=10, warmup_steps=2) for s in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[6] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[2:]))
     assert 0 < rates[-1] < 0.05
 
 

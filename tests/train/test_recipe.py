@@ -82,7 +82,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "odd.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match="odd.yaml"):
+    with pytest.raises(RecipeError, match=r"odd\.yaml"):
         load_recipe(path)
 
 

@@ -1,4 +1,7 @@
-"""The command `rwkvclip-train`. Exit codes: 0 fine, 1 a bug, 2 bad input or a loss that is not finite, 130 interrupted."""
+"""The command `rwkvclip-train`.
+
+Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -92,9 +95,8 @@ def _train(
     trained = run(
         recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet
     )
-    typer.echo(
-        f"{trained.name}: {trained.num_parameters:,} parameters, {trained.num_steps} steps, {trained.seconds:.0f} s."
-    )
+    size = f"{trained.num_parameters:,} parameters"
+    typer.echo(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
     typer.echo(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
 
 

@@ -9,28 +9,27 @@ Axes: B pairs, L context (tokens), H W image height and width (px).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_train.digit_texts import three_kinds
 from rwkvclip_train.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
     from torch import Tensor
 
     from rwkvclip_eval.data.types import Dataset
-    from rwkvclip_train.recipe import AugmentationRecipe, DataRecipe
-
-# CLIP's image statistics, as the evaluation transform uses them.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+    from rwkvclip_train.recipe import AugmentationRecipe, DataRecipe, Recipe
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class ImagesWithTexts:
     texts: Sequence[Sequence[str]]
 
 
-class Pairs(TorchDataset[tuple["Tensor", "Tensor"]]):
+class Pairs(TorchDataset[tuple["Tensor", str]]):
     """Pairs of an augmented image and one of its texts, drawn uniformly.
 
     Indexed by (epoch, sample): an image meets another of its texts and another crop in each epoch.
@@ -78,8 +77,8 @@ class Pairs(TorchDataset[tuple["Tensor", "Tensor"]]):
         """Return the number of images."""
         return int(self.ends[-1])
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Return pixels [3, H, W] float32 and token ids [L] int64 of sample `key` = (epoch, sample).
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, str]:
+        """Return pixels [3, H, W] uint8 and the text of sample `key` = (epoch, sample).
 
         Raises:
             DamagedData: the image cannot be decoded.
@@ -89,18 +88,27 @@ class Pairs(TorchDataset[tuple["Tensor", "Tensor"]]):
         source = self.sources[which]
         index = sample - int(self.ends[which]) + len(source.texts)
         rng = np.random.default_rng([self.seed, epoch, sample])
-        text = source.texts[index][rng.integers(len(source.texts[index]))]
+        text = source.texts[index][int(rng.integers(len(source.texts[index])))]
         # torchvision draws from torch's global generator, which must not notice.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
             pixels = self.transform(source.dataset.image(index))
-        return pixels, self.tokenize([text])[0]
+        return pixels, text
+
+    def collate(self, samples: list[tuple[Tensor, str]]) -> tuple[Tensor, Tensor]:
+        """Return pixels [B, 3, H, W] float32, normalised as CLIP's, and token ids [B, L] int64."""
+        from torchvision.transforms.functional import normalize
+
+        from rwkvclip_models.transforms import CLIP_MEAN, CLIP_STD
+
+        pixels = torch.stack([image for image, _ in samples]).float() / 255
+        return normalize(pixels, CLIP_MEAN, CLIP_STD), self.tokenize([text for _, text in samples])
 
 
 def training_transform(
     image_size_px: tuple[int, int], augmentation: AugmentationRecipe
 ) -> Callable[[Image], Tensor]:
-    """Return the transform of training images: random crop, resize (bilinear), flip, CLIP's normalisation."""
+    """Return the transform of training images to [3, H, W] uint8: random crop, resize (bilinear), flip."""
     from torchvision.transforms import v2
 
     transform: Callable[[Image], Tensor] = v2.Compose(
@@ -113,15 +121,49 @@ def training_transform(
                 interpolation=v2.InterpolationMode.BILINEAR,
             ),
             v2.RandomHorizontalFlip(augmentation.horizontal_flip),
-            v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(PIXEL_MEAN, PIXEL_STD),
+            v2.PILToTensor(),
         ]
     )
     return transform
 
 
-def open_sources(recipe, root): ...
+def open_sources(recipe: Recipe, data_root: Path | None) -> list[ImagesWithTexts]:
+    """Open the datasets of a recipe and give their images the texts it asks for.
+
+    Raises:
+        RecipeError: the texts asked for do not exist for the kind of dataset.
+        DataNotFound, DamagedData, UserError: a dataset is absent, damaged or unknown.
+    """
+    sources = []
+    for part in recipe.data:
+        dataset = open_dataset(
+            DatasetRef.model_validate({"name": part.dataset, "split": part.split}), data_root=data_root
+        )
+        source = ImagesWithTexts(dataset, _texts(part, dataset))
+        sources += [source] * part.repeat
+    return sources
+
+
+def _texts(part: DataRecipe, dataset: Dataset) -> Sequence[Sequence[str]]:
+    info = dataset.info
+    where = f"data: {part.dataset} is a {info.kind} dataset"
+    if part.texts == "kinds":
+        return three_kinds(info.name, part.split)
+    if part.texts == "captions":
+        if dataset.captions is None:
+            raise RecipeError(
+                f"{where}, which has no captions: use texts: templates, or a list of templates."
+            )
+        return dataset.captions
+    templates = info.templates if part.texts == "templates" else tuple(part.texts)
+    if dataset.labels is None or info.kind != "classification":
+        raise RecipeError(f"{where}; templates need the classes of a classification dataset: use captions.")
+    if not templates or not all("{c}" in t for t in templates):
+        raise RecipeError(
+            f"{where}; its texts need templates with {{c}} for the class name: got {templates}."
+        )
+    of_class = [[t.replace("{c}", name) for t in templates] for name in info.class_names]
+    return [of_class[label] for label in dataset.labels]
 
 
 def batches(
@@ -142,7 +184,7 @@ def batches(
 
 def pair_loader(
     pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
-) -> DataLoader[tuple[Tensor, Tensor]]:
+) -> Iterable[tuple[Tensor, Tensor]]:
     """Return a loader of (pixels [B, 3, H, W], tokens [B, L]), one batch per step."""
     keys = list(
         batches(
@@ -153,6 +195,12 @@ def pair_loader(
             num_steps=num_steps,
         )
     )
-    return DataLoader(
-        pairs, batch_sampler=keys, num_workers=num_workers, pin_memory=torch.cuda.is_available()
+    # The dataset gives pixels and text; collate makes tensors of them, which the loader's type cannot say.
+    loader: DataLoader[Any] = DataLoader(
+        pairs,
+        batch_sampler=keys,
+        collate_fn=pairs.collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
     )
+    return loader

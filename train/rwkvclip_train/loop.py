@@ -145,14 +145,15 @@ def train(
                 )
             loss = contrastive_loss(image, text, logit_scale)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             loss_value = loss.item()
             if not (math.isfinite(loss_value) and math.isfinite(grad_norm.item())):
                 raise TrainingError(
-                    f"{recipe.name}: the loss is {loss_value:g} and the gradient's norm {grad_norm.item():g} at "
-                    f"step {step + 1} of {num_steps}; the step was not taken. Lower lr ({recipe.lr:g}), raise "
-                    f"warmup_fraction ({recipe.warmup_fraction:g}) or use precision fp32, in a new --out folder."
+                    f"{recipe.name}: the loss is {loss_value:g} and the norm of its gradient "
+                    f"{grad_norm.item():g} at step {step + 1} of {num_steps}; the step was not taken. "
+                    f"Lower lr ({recipe.lr:g}), raise warmup_fraction "
+                    f"({recipe.warmup_fraction:g}) or use precision fp32, in a new --out folder."
                 )
             optimizer.step()
             with torch.no_grad():
@@ -193,7 +194,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     The official script lets weight decay hit every parameter.
     """
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in model.parameters():
         is_matrix = sum(size > 1 for size in parameter.shape) >= 2
         (matrices if is_matrix else others).append(parameter)

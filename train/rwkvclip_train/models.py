@@ -65,34 +65,35 @@ def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Tra
     Raises:
         ConfigError: the config misses a key, has one that is unknown, or describes no model.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        build = _rwkv_clip if model.family == "rwkv-clip" else _open_clip
-        trainee = build(dict(model.config))
+    build = _rwkv_clip if model.family == "rwkv-clip" else _open_clip
+    trainee = build(dict(model.config), seed)
     trainee.module.to(device)
     return trainee
 
 
-def _rwkv_clip(config: dict[str, Any]) -> Trainee:
+def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
     from rwkvclip_models import load_model, tokenize
 
+    module = load_model(config, seed=seed)
     size_px = config["input_size"]
     return Trainee(
         family="rwkv-clip",
         config=config,
-        module=load_model(config),
+        module=module,
         tokenize=partial(tokenize, context_length=config["ctx_len"]),
         image_size_px=(size_px, size_px),
     )
 
 
-def _open_clip(config: dict[str, Any]) -> Trainee:
+def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
     import open_clip
 
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
     build = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     try:
-        module = build(**arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = build(**arguments)
     except (TypeError, ValueError, AssertionError, AttributeError) as error:
         raise ConfigError(
             f"model.config is no open_clip config: {error}. Expected the keys embed_dim, vision_cfg and "

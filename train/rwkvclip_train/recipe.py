@@ -60,6 +60,9 @@ class DataRecipe(_Strict):
         "prompts of a classification dataset with the class name in; a list: the same with these templates, "
         "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
     )
+    repeat: int = Field(
+        1, gt=0, description="how often an epoch sees each of its images, to balance datasets"
+    )
 
 
 class AugmentationRecipe(_Strict):
@@ -86,7 +89,7 @@ class Recipe(_Strict):
     name: Name = Field(description="names the folder, the config and the log of the model")
     model: ModelRecipe
     data: Annotated[list[DataRecipe], Field(min_length=1)]
-    augmentation: AugmentationRecipe = AugmentationRecipe()
+    augmentation: AugmentationRecipe = AugmentationRecipe.model_validate({})
     steps: int | None = Field(None, gt=0, description="optimizer steps; or epochs")
     epochs: int | None = Field(None, gt=0, description="passes over the data; or steps")
     batch_size: int = Field(ge=2, description="pairs per step; the other pairs of the batch are negatives")
