@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_DENSE_TOKENS = 256
 """Longest sequence served by one T×T matrix; longer ones are cut and carry a state from piece to piece."""
 
-CACHE_ELEMENTS = 1 << 17
+CACHE_ELEMENTS = 1 << 18
 """Elements per operand and CPU thread of a batch chunk; its working set stays within the caches."""
 
 ACCELERATOR_ELEMENTS = 1 << 25
@@ -223,9 +223,10 @@ def _chunks(r: Tensor) -> Iterator[slice]:
     batch, num_tokens, heads, width = r.shape
     on_cpu = r.device.type == "cpu"
     elements = CACHE_ELEMENTS * torch.get_num_threads() if on_cpu else ACCELERATOR_ELEMENTS
-    step = max(1, elements // max(1, num_tokens * heads * width))
-    for start in range(0, batch, step):
-        yield slice(start, min(start + step, batch))
+    most = max(1, elements // max(1, num_tokens * heads * width))
+    pieces = -(-batch // most)
+    for i in range(pieces):
+        yield slice(batch * i // pieces, batch * (i + 1) // pieces)
 
 
 def _times(halves: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
