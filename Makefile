@@ -37,7 +37,7 @@ unit: install
 	$(BIN)/pytest --cov --cov-report=term:skip-covered
 
 test-data: install
-	RWKVCLIP_TEST_DATA=full $(BIN)/pytest -m data -s
+	RWKVCLIP_TEST_DATA=full $(BIN)/pytest -m data -s --timeout 5400
 
 bench: install
 	$(BIN)/pytest tests/benchmarks --benchmark-only -m '' -s

@@ -51,7 +51,10 @@ def data_root(shared_data: Path, data_limit: int | None, tmp_path_factory: pytes
 def copy_first_samples(source: Path, target: Path, count: int) -> None:
     target.mkdir()
     for path in source.glob("*.txt"):
-        shutil.copy(path, target)
+        lines = path.read_text().splitlines(keepends=True)
+        # Tiny ImageNet's 200 classes × 80 templates would be nearly all of the time.
+        is_templates = path.name == "zeroshot_classification_templates.txt"
+        (target / path.name).write_text("".join(lines[:2] if is_templates else lines))
     (target / "test").mkdir()
     shutil.copy(source / "test" / "nshards.txt", target / "test")
     keys: list[str] = []
@@ -150,26 +153,35 @@ def ours(task: str, dataset: str, data_root: Path, model: Model, out: Path) -> A
     return frame.set_index("metric")["value"], frame
 
 
+def remember(function: Any, name: str, seen: dict[str, Any]) -> Any:
+    """Return `function`, keeping what it returns."""
+
+    def kept(*arguments: Any, **options: Any) -> Any:
+        value = function(*arguments, **options)
+        seen.setdefault(name, []).append(value)
+        return value
+
+    return kept
+
+
 def check_classification(
     clip_benchmark: Any, dataset: str, data_root: Path, model: Model, tmp_path: Path
 ) -> float:
     theirs, _ = clip_benchmark
     batches = loader(dataset, data_root, model)
     classes, templates = batches.dataset.classes, batches.dataset.templates
-    classifier = theirs.zero_shot_classifier(
-        model.module, model.tokenizer, classes, templates, "cpu", amp=False
-    )
-    logits, labels = theirs.run_classification(model.module, classifier, batches, "cpu", amp=False)
-    with torch.no_grad():
-        embeddings = torch.cat(
-            [
-                torch.nn.functional.normalize(model.module.encode_image(images), dim=-1)
-                for images, _ in batches
-            ]
-        ).numpy()
-    expected = theirs.evaluate(
-        model.module, loader(dataset, data_root, model), model.tokenizer, classes, templates, "cpu", amp=False
-    )
+    seen: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patched:
+        # Their evaluate keeps nothing per sample: what its own two functions return is taken on the way.
+        for name in ("zero_shot_classifier", "run_classification"):
+            patched.setattr(theirs, name, remember(getattr(theirs, name), name, seen))
+        patched.setattr(model.module, "encode_image", remember(model.module.encode_image, "images", seen))
+        expected = theirs.evaluate(
+            model.module, batches, model.tokenizer, classes, templates, "cpu", amp=False
+        )
+    (classifier,) = seen["zero_shot_classifier"]
+    ((logits, labels),) = seen["run_classification"]
+    embeddings = torch.nn.functional.normalize(torch.cat(seen["images"]), dim=-1).numpy()
 
     values, frame = ours("zero_shot_classification", dataset, data_root, model, tmp_path)
     name = frame["model"].iloc[0]

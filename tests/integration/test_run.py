@@ -334,4 +334,4 @@ def test_offline_a_model_that_is_not_local_is_named(cli: Cli, tmp_path: Path) ->
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert "offline" in done.stderr
+    assert "not in the local cache" in done.stderr
