@@ -1,0 +1,5 @@
+"""`python -m rwkvclip_train`."""
+
+from rwkvclip_train.cli import main
+
+main()
