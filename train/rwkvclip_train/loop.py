@@ -162,7 +162,8 @@ def train(
             done = step + 1
             show(done, loss_value)
             if done == num_steps or done % recipe.log_every == 0:
-                line = {"step": done, "loss": loss_value, "lr": lr, "model": f"{trainee.spec_prefix}{recipe.name}"}
+                model_name = f"{trainee.spec_prefix}{recipe.name}"
+                line = {"step": done, "loss": loss_value, "lr": lr, "model": model_name}
                 log_file.write(json.dumps(line) + "\n")
                 log_file.flush()
             if done == num_steps or done % recipe.checkpoint_every == 0:
