@@ -97,7 +97,7 @@ def run(
     cache: CacheOption = None,
     shared_cache: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Read-only feature store looked into first."),
+        typer.Option(help="Read-only feature store for what your own lacks."),
     ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Keep features only while this command runs.")

@@ -70,7 +70,7 @@ class RunOptions:
     cache_dir: Path | None = None
     """Private feature store; `default_cache_dir()` by default."""
     shared_cache: Path | None = None
-    """Read-only store looked into first."""
+    """Read-only store for what the private one lacks."""
     use_cache: bool = True
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
