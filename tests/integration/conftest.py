@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from command import run_cli
 from PIL import Image
 from toy import COLOURS
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
-
-ROOT = Path(__file__).resolve().parents[2]
+    from pathlib import Path
 
 SUITE = """\
 name: colours
@@ -29,16 +26,6 @@ tasks:
     datasets:
       - {name: pictures, folder: pictures}
 """
-
-
-def environment(cache: Path, **extra: str) -> dict[str, str]:
-    paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train"), str(ROOT / "tests")]
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RWKVCLIP_EVAL", "HF_"))}
-    return (
-        kept
-        | {"PYTHONPATH": ":".join(paths), "RWKVCLIP_EVAL_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
-        | extra
-    )
 
 
 @pytest.fixture(scope="session")
@@ -59,19 +46,6 @@ def colour_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (base / "pictures" / "captions.csv").write_text("\n".join(lines) + "\n")
     (base / "suite.yaml").write_text(SUITE)
     return base / "suite.yaml"
-
-
-def run_cli(cwd: Path, cache: Path, *arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
-    """Run `rwkvclip-eval ARGUMENTS…` in `cwd` with the feature store `cache`."""
-    return subprocess.run(
-        [sys.executable, "-m", "rwkvclip_eval", *map(str, arguments)],
-        env=environment(cache, **extra),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 @pytest.fixture

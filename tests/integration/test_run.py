@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from conftest import environment, run_cli
+from command import environment, run_cli
 
 import rwkvclip_eval as rc
 
