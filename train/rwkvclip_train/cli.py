@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from rwkvclip_eval import console
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
 
@@ -36,25 +38,12 @@ def train(
     debug: bool = typer.Option(False, help="Show the traceback of an error."),
 ) -> None:
     """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
-    try:
-        if list_recipes:
-            _list_recipes()
-        elif recipe is None:
-            raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
-        else:
-            _train(recipe, out, device, data_root, num_workers, threads, check, quiet)
-    except KeyboardInterrupt:
-        typer.echo("Stopped. The same command continues from the last checkpoint.", err=True)
-        raise typer.Exit(130) from None
-    except (typer.Exit, typer.BadParameter):
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        code = getattr(error, "exit_code", 1)
-        text = str(error) if code != 1 else f"{type(error).__name__}: {error} (--debug shows where)"
-        typer.echo(f"Error: {text}", err=True)
-        raise typer.Exit(code) from None
+    if list_recipes:
+        _list_recipes()
+    elif recipe is None:
+        raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
+    else:
+        _train(recipe, out, device, data_root, num_workers, threads, check, quiet)
 
 
 def _list_recipes() -> None:
@@ -63,7 +52,7 @@ def _list_recipes() -> None:
     for name in shipped_recipes():
         recipe = load_recipe(name)
         length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epochs"
-        typer.echo(
+        console.say(
             f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}"
         )
 
@@ -82,7 +71,7 @@ def _train(
 
     recipe = load_recipe(recipe_name)
     if check:
-        typer.echo(f"{recipe_name}: fine.")
+        console.say(f"{recipe_name}: fine.")
         return
 
     import torch
@@ -96,10 +85,10 @@ def _train(
         recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet
     )
     size = f"{trained.num_parameters:,} parameters"
-    typer.echo(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
-    typer.echo(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
+    console.say(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
+    console.say(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; the entry point of `rwkvclip-train`."""
+    console.run_app(app)
