@@ -233,7 +233,7 @@ def doctor(
     console.table(found.HEADERS, found.rows())
     if full:
         console.say(f"Written to {out}")
-    raise typer.Exit(0 if found.ok else 1)
+    raise typer.Exit(found.exit_code)
 
 
 @app.command()

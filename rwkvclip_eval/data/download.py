@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
-from rwkvclip_eval.data.open import with_variant
-from rwkvclip_eval.data.types import HuggingFaceSource
+from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
+from rwkvclip_eval.data.types import ClipBenchmarkSource, HuggingFaceSource
 from rwkvclip_eval.errors import DataNotFound
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ def prefetch_dataset(
     """Fetch what `ref` needs and return a sentence that says what was done.
 
     Hub repositories of webdataset shards go to DATA_ROOT/wds_NAME (resumed where a download broke off);
-    datasets of the Hugging Face library into its cache. Embedded sets, local folders and what already lies
-    under the data root need nothing.
+    datasets of the Hugging Face library into its cache; those that the suite lets torchvision download, to
+    their folder. Embedded sets, local folders and what already lies under the data root need nothing.
 
     Args:
         ref: how the suite names it.
@@ -37,6 +37,7 @@ def prefetch_dataset(
 
     Raises:
         DataNotFound: it cannot be fetched (no network, no such repository, to be had by hand only).
+        DamagedData: what was fetched or found cannot be read.
         UserError: unknown variant.
     """
     ref = with_variant(ref)
@@ -45,9 +46,16 @@ def prefetch_dataset(
 
         rows = open_hugging_face(ref.source, ref.split or "test", base_dir or Path(), cache_dir=cache_dir)
         return f"{ref.name}: {len(rows.keys)} samples of {ref.source.path} are in the Hugging Face cache."
+    fetches = isinstance(ref.source, ClipBenchmarkSource) and ref.source.download
+    own = ref.name in DATASETS or wds_folder(ref.name, data_root) is not None
+    record = record_name(ref.name)
+    if fetches or (record is None and own and ref.source is None):
+        opened = open_dataset(
+            ref, data_root=data_root, base_dir=base_dir, variant=variant, cache_dir=cache_dir
+        )
+        return f"{ref.name}: {len(opened)} samples are there."
     if ref.source is not None or ref.folder is not None:
         return f"{ref.name}: local, nothing to fetch."
-    record = record_name(ref.name)
     if record is None:
         raise DataNotFound(f"{ref.name} is not in the catalogue; give its source in the suite.")
     entry = catalogue()[record]

@@ -24,7 +24,7 @@ from rwkvclip_eval.registry import Registry, unknown_name
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
 
-__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset", "with_variant"]
+__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset", "wds_folder", "with_variant"]
 
 DatasetFactory = Callable[[str], Dataset]
 """Takes the split's name, returns the dataset."""
@@ -75,7 +75,7 @@ def open_dataset(
         return registered
     entry = catalogue()[record] if record is not None else None
     explicit = ref.source or (FolderSource(kind="folder", path=ref.folder) if ref.folder else None)
-    if entry is None and explicit is None and _wds_folder(ref.name, data_root) is None:
+    if entry is None and explicit is None and wds_folder(ref.name, data_root) is None:
         raise _unknown(ref.name, data_root)
     name = canonical_name(ref.name)
     chosen = ref.variant or "default"
@@ -143,7 +143,7 @@ class _Places:
         folders = known.webdataset if known else ()
         if self.data_root is not None:
             paths = [self.data_root / folder for folder in folders]
-            own = _wds_folder(self.ref.name, self.data_root)
+            own = wds_folder(self.ref.name, self.data_root)
             if known is None and own is not None:
                 paths.append(own)
             for path in paths:
@@ -205,7 +205,7 @@ def with_variant(ref: DatasetRef) -> DatasetRef:
     return ref.model_copy(update={"name": name, "variant": variant})
 
 
-def _wds_folder(name: str, data_root: Path | None) -> Path | None:
+def wds_folder(name: str, data_root: Path | None) -> Path | None:
     """Return the webdataset folder under the data root that `name` means, if there is one."""
     if data_root is None:
         return None

@@ -149,7 +149,8 @@ def fingerprint_files(
         digests = (hashlib.sha256(path.read_bytes()).digest() for path in paths)
         return fingerprint_samples(zip(keys, digests, wanted, strict=True))
 
-    about = hashlib.sha256(json.dumps([list(keys), list(wanted)]).encode()).hexdigest()
+    # The folder itself, too: sets of bitmaps unpacked from archives can agree in names, sizes and times.
+    about = hashlib.sha256(json.dumps([str(root.resolve()), list(keys), list(wanted)]).encode()).hexdigest()
     return remembered_fingerprint(stat_signature(paths, root, about), cache_dir, compute)
 
 

@@ -145,7 +145,8 @@ def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
     for name, entry in catalogue().items():
         for variant_name, variant in entry.variants.items():
             known_folders.update(variant.webdataset)
-            by_download = f"rwkvclip-eval data download {name}" if variant.hub else ""
+            label = name if variant_name == next(iter(entry.variants)) else f"{name}@{variant_name}"
+            by_download = f"rwkvclip-eval data download {label}" if variant.hub else ""
             rows.append(
                 CatalogueRow(
                     name=name,

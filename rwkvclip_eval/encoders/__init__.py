@@ -19,7 +19,6 @@ from rwkvclip_eval.encoders.protocol import (
     Encoder,
     EncoderInfo,
     ImageFeatures,
-    info_as_json,
     make_fingerprint,
 )
 from rwkvclip_eval.encoders.spec import EncoderSpec, expand_specs, parse_spec
@@ -39,7 +38,6 @@ __all__ = [
     "as_encoder",
     "expand_specs",
     "family_of",
-    "info_as_json",
     "list_models",
     "load_encoder",
     "make_fingerprint",

@@ -5,7 +5,6 @@ Axes: B batch, H W image height and width (px), L context (tokens), D embedding,
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -107,8 +106,3 @@ class Encoder(Protocol):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Return [B, D] float32 embeddings of unit L2 norm."""
         ...
-
-
-def info_as_json(info: EncoderInfo) -> dict[str, object]:
-    """Return the facts as a JSON-ready mapping."""
-    return dataclasses.asdict(info)

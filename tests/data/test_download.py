@@ -46,3 +46,24 @@ def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch):
 def test_embedded_and_local_data_need_nothing(tmp_path):
     assert "nothing to fetch" in prefetch_dataset(DatasetRef(name="digits"), None)
     assert "nothing to fetch" in prefetch_dataset(DatasetRef(name="mine", folder="x"), tmp_path)
+
+
+def test_what_run_opens_without_the_catalogue_is_there_for_prefetch_too(tmp_path, write_wds):
+    write_wds(tmp_path, "mine", [[1], [2]])
+    ref = DatasetRef(name="wds_mine", class_names=("a", "b", "c"), templates=("a {c}",))
+    assert "2 samples are there" in prefetch_dataset(ref, tmp_path)
+
+
+def test_a_set_that_torchvision_may_download_is_downloaded(tmp_path, monkeypatch):
+    asked = []
+
+    def build(name, root, split, download):
+        asked.append((name, download))
+        raise DataNotFound("no network")
+
+    monkeypatch.setattr("rwkvclip_eval.data.clip_benchmark._build", build)
+    source = {"kind": "clip_benchmark", "download": True}
+    ref = DatasetRef.model_validate({"name": "dtd", "source": source})
+    with pytest.raises(DataNotFound, match="no network"):
+        prefetch_dataset(ref, tmp_path)
+    assert asked == [("dtd", True)]
