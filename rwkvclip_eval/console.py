@@ -55,7 +55,7 @@ class _Rate(ProgressColumn):
 
 
 class Progress:
-    """Progress bars on a terminal, one line per finished job elsewhere."""
+    """Progress bars on a terminal, none elsewhere; `say` prints on both."""
 
     def __init__(self) -> None:
         self._bars = RichProgress(

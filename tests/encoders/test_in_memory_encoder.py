@@ -242,7 +242,7 @@ def test_an_edit_of_a_users_code_gives_another_description(in_tmp: Path, monkeyp
     assert not [a for a, b in zip(before, after, strict=True) if a == b]
 
 
-def test_a_librarys_transform_is_described_by_its_text() -> None:
+def test_a_transform_of_a_library_is_described_by_its_text() -> None:
     from rwkvclip_models import eval_transform
 
     assert towers.describe(eval_transform(224)) != towers.describe(eval_transform(192))

@@ -186,14 +186,13 @@ def pair_loader(
     pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """Return a loader of (pixels [B, 3, H, W], tokens [B, L]), one batch per step."""
-    keys = list(
-        batches(
-            num_samples=len(pairs),
-            batch_size=batch_size,
-            seed=pairs.seed,
-            first_step=first_step,
-            num_steps=num_steps,
-        )
+    # A generator: the keys of a long run would not fit into memory. The loader is iterated once.
+    keys = batches(
+        num_samples=len(pairs),
+        batch_size=batch_size,
+        seed=pairs.seed,
+        first_step=first_step,
+        num_steps=num_steps,
     )
     # The dataset gives pixels and text; collate makes tensors of them, which the loader's type cannot say.
     loader: DataLoader[Any] = DataLoader(
