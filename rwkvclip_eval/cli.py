@@ -97,7 +97,7 @@ def run(
     cache: CacheOption = None,
     shared_cache: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Read-only feature store looked into first."),
+        typer.Option(help="Read-only feature store for what your own lacks."),
     ] = None,
     no_cache: Annotated[
         bool, typer.Option("--no-cache", help="Keep features only while this command runs.")
@@ -180,13 +180,11 @@ def models() -> None:
 @app.command()
 def suites() -> None:
     """List the shipped suites."""
+    from rwkvclip_eval.runner import plan
     from rwkvclip_eval.suite import list_suites, load_suite
 
-    rows = []
-    for name in list_suites():
-        loaded = load_suite(name).suite
-        count = sum(len(task.datasets) * len(task.protocol) for task in loaded.tasks)
-        rows.append([name, str(count), loaded.description])
+    loaded = {name: load_suite(name) for name in list_suites()}
+    rows = [[name, str(len(plan(each))), each.suite.description] for name, each in loaded.items()]
     console.table(["suite", "units", "what it measures"], rows)
 
 
@@ -196,13 +194,11 @@ def validate(
     plugin: PluginOption = None,
 ) -> None:
     """Check a suite file: keys, protocols, task and dataset names; mistakes come with file and line."""
-    from rwkvclip_eval.suite import check_names, load_suite
+    from rwkvclip_eval.runner import plan
+    from rwkvclip_eval.suite import load_suite
 
     _prepare(plugin, offline=False)
-    loaded = load_suite(suite)
-    check_names(loaded, source=suite)
-    count = sum(len(task.datasets) * len(task.protocol) for task in loaded.suite.tasks)
-    console.say(f"{suite}: fine; {count} units a model.")
+    console.say(f"{suite}: fine; {len(plan(load_suite(suite)))} units a model.")
 
 
 @app.command()

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import default_cache_dir
+from rwkvclip_eval.data.samples import default_cache_dir, name_some
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
 from rwkvclip_eval.results import write_text
@@ -92,14 +92,21 @@ class FeatureStore:
 
     Args:
         root: private folder; None keeps features in a temporary folder that goes with the store
-            (`--no-cache`).
-        shared: read-only store looked into first, e.g. one a group fills once for all.
+            (`--no-cache`); leaving the store's `with` block deletes it.
+        shared: read-only store for what the private one lacks, e.g. one a group fills once for all.
     """
 
     def __init__(self, root: Path | None, shared: Path | None = None) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="rwkvclip-features-") if root is None else None
         self.root = (Path(self._temporary.name) if self._temporary else Path(str(root))) / "features"
         self.shared = shared / "features" if shared else None
+
+    def __enter__(self) -> FeatureStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._temporary:
+            self._temporary.cleanup()
 
     def images(self, encoder: Encoder, dataset: Dataset, options: EncodeOptions) -> ImageFeatureSet:
         """Return the features of every image of `dataset`, encoding those that are not stored yet.
@@ -112,7 +119,12 @@ class FeatureStore:
         with self._entry(key, options) as folder:
             if not (folder / "meta.json").is_file():
                 folder = self._encode_images(encoder, dataset, key, options)
-            return _read_images(folder, key)
+            stored = _read_images(folder, key)
+        if any(_can_be_read(dataset, index) for index in stored.missing):
+            # A disk or network that failed in passing: the bytes, and with them the key, are the same.
+            with self._locked(key, options):
+                stored = _read_images(self._encode_images(encoder, dataset, key, options), key)
+        return stored
 
     def texts(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Array:
         """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once."""
@@ -134,7 +146,7 @@ class FeatureStore:
 
     def find(self, key: str) -> Path | None:
         """Return the folder of a finished entry, None where there is none."""
-        for root in (self.shared, self.root):
+        for root in (self.root, self.shared):
             if root is not None and (root / key[:2] / key / "meta.json").is_file():
                 return root / key[:2] / key
         return None
@@ -146,6 +158,12 @@ class FeatureStore:
         if found:
             yield found
             return
+        with self._locked(key, options) as folder:
+            yield folder
+
+    @contextlib.contextmanager
+    def _locked(self, key: str, options: EncodeOptions) -> Iterator[Path]:
+        """Yield the private store's folder of an entry, which no other process writes meanwhile."""
         from filelock import FileLock, Timeout
 
         folder = self.root / key[:2] / key
@@ -181,16 +199,20 @@ class FeatureStore:
         ]
         done = total - sum(len(batch) for batch in pending)
         options.on_progress(done, total, what)
+        encode = _InParts(encoder.encode_image, options)
         clock = time.perf_counter()
         for rows, pixels, damaged in _decoded_batches(encoder, dataset, pending, options.num_workers):
             options.timings.decode_s += time.perf_counter() - clock
             clock = time.perf_counter()
-            arrays = _encode_batch(
-                encoder, pixels, [dataset.keys[i] for i in rows if i not in damaged], options
-            )
+            present = [i for i in rows if i not in damaged]
+            arrays: dict[str, Array] = {}
+            if present:
+                parts = encode(pixels, [f"image {dataset.keys[i]}" for i in present])
+                arrays["embedding"] = np.concatenate([_numpy(part.embedding) for part in parts])
+                arrays["probe"] = np.concatenate([_numpy(part.probe) for part in parts])
             options.timings.encode_s += time.perf_counter() - clock
             clock = time.perf_counter()
-            writer.write(rows, [i for i in rows if i not in damaged], arrays, damaged)
+            writer.write(rows, present, arrays, damaged)
             options.timings.images += len(rows)
             done += len(rows)
             options.on_progress(done, total, what)
@@ -213,17 +235,17 @@ class FeatureStore:
         )
         size = writer.batch_size or size
         writer.start(size)
+        encode = _InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options)
         for start in range(0, total, size):
             rows = range(start, min(start + size, total))
             if start not in writer.done:
                 clock = time.perf_counter()
                 batch = [texts[i] for i in rows]
-                embedding = _halving(lambda part: encoder.encode_text(encoder.tokenize(part)), batch, options)
+                parts = encode(batch, [f"text {text!r}" for text in batch])
+                embedding = np.concatenate([_numpy(part) for part in parts])
                 options.timings.encode_s += time.perf_counter() - clock
                 options.timings.texts += len(batch)
-                writer.write(
-                    rows, list(rows), {"embedding": np.concatenate([_numpy(e) for e in embedding])}, {}
-                )
+                writer.write(rows, list(rows), {"embedding": embedding}, {})
             options.on_progress(rows.stop, total, f"{encoder.info.name} · texts")
         meta = {"kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
         return writer.finish(self.root / key[:2] / key, meta)
@@ -357,37 +379,57 @@ def _decoded_batches(
         yield rows, torch.stack(tensors) if tensors else None, damaged
 
 
-def _encode_batch(encoder: Encoder, pixels: Any, keys: list[str], options: EncodeOptions) -> dict[str, Array]:
-    if pixels is None:
-        return {}
-    try:
-        parts = _halving(encoder.encode_image, pixels, options)
-    except UserError as error:
-        rows = getattr(error, "rows", None)
-        if not rows:
-            raise
-        names = ", ".join(keys[row] for row in rows[:5])
-        raise UserError(f"{error} Images: {names}.") from error
-    return {
-        "embedding": np.concatenate([_numpy(part.embedding) for part in parts]),
-        "probe": np.concatenate([_numpy(part.probe) for part in parts]),
-    }
+class _InParts:
+    """Encodes a batch whole, or in parts where GPU memory does not hold it; remembers the size that fits.
 
+    Args:
+        encode: pixels or texts → what the encoder gives.
+        options: told when parts become smaller.
+    """
 
-def _halving(encode: Callable[[Any], Any], batch: Any, options: EncodeOptions) -> list[Any]:
-    """Encode `batch`, in smaller parts where GPU memory does not hold it."""
-    import torch
+    def __init__(self, encode: Callable[[Any], Any], options: EncodeOptions) -> None:
+        self._encode, self._options = encode, options
+        self._most: int | None = None
 
-    size = len(batch)
-    while True:
-        try:
-            return [encode(batch[start : start + size]) for start in range(0, len(batch), size)]
-        except torch.cuda.OutOfMemoryError as error:
-            if size == 1:
-                raise UserError("One sample does not fit into GPU memory; use another device.") from error
-            size = (size + 1) // 2
+    def __call__(self, batch: Any, names: Sequence[str]) -> list[Any]:
+        """Return the parts' results in order; `names` is what messages call the samples of `batch`.
+
+        Raises:
+            UserError: one sample alone is too large, or one's embedding is not finite, which is named.
+        """
+        import torch
+
+        while True:
+            size = min(self._most or len(batch), len(batch))
+            try:
+                return [
+                    self._part(batch[start : start + size], names[start : start + size])
+                    for start in range(0, len(batch), size)
+                ]
+            except torch.cuda.OutOfMemoryError as error:
+                if size == 1:
+                    raise UserError("One sample does not fit into GPU memory; use another device.") from error
+            # Outside the handler, whose exception still holds the tensors.
             torch.cuda.empty_cache()
-            options.on_message(f"Out of GPU memory: going on with batches of {size}.")
+            self._most = (size + 1) // 2
+            self._options.on_message(f"Out of GPU memory: going on with batches of {self._most}.")
+
+    def _part(self, part: Any, names: Sequence[str]) -> Any:
+        try:
+            return self._encode(part)
+        except UserError as error:
+            rows = getattr(error, "rows", None)
+            if not rows:
+                raise
+            raise UserError(f"{error} Concerned: {name_some(names[row] for row in rows)}.") from error
+
+
+def _can_be_read(dataset: Dataset, index: int) -> bool:
+    try:
+        dataset.image(index)
+    except DamagedData:
+        return False
+    return True
 
 
 def _numpy(tensor: Any) -> Array:

@@ -79,6 +79,6 @@ CLIP_BENCHMARK = PROTOCOLS.register(
         name="clip-benchmark",
         description="The conventions of LAION's CLIP_benchmark: float logits, top-1 first, no prefix.",
         primary="top1_accuracy",
-        variants=MappingProxyType({"caltech101": "clip-benchmark"}),
+        variants=MappingProxyType({"sun397": "full", "caltech101": "clip-benchmark"}),
     ),
 )

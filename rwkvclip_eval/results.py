@@ -112,7 +112,8 @@ class RunInfo:
     models: Sequence[str]
     """Model specs as given, file names only."""
     identity: Mapping[str, Any]
-    """What must agree for a later command to continue this run: suite, models, protocol, limit, precision."""
+    """What must agree for a later command to continue this run: suite (its text's hash), models, precision,
+    limit, allow_missing, shard."""
     environment: Mapping[str, Any]
     """Versions, hardware, commit, clean tree or not."""
     started_utc: str
@@ -179,7 +180,10 @@ def read_records(path: Path) -> list[Record]:
     """
     known = {f.name for f in dataclasses.fields(Record)}
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: texts may hold U+2028 and the like, which JSON leaves as they are.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line:
+            continue
         try:
             fields = json.loads(line)
             records.append(Record(**{k: v for k, v in fields.items() if k in known}))
@@ -210,18 +214,27 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     Raises:
         OutputError: a path holds no results.
     """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = [
+        (record, str(directory))
+        for path in given
+        for directory in run_dirs(Path(path))
+        for record in read_records(directory / "results.jsonl")
+    ]
+    return records_to_frame([record for record, _ in found]).assign(run=[run for _, run in found])
+
+
+def records_to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row per record; `model_info` is spread as `model_info.KEY`."""
     import pandas as pd
 
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
     rows: list[dict[str, Any]] = []
-    for directory in (d for p in given for d in run_dirs(Path(p))):
-        for record in read_records(directory / "results.jsonl"):
-            row = dataclasses.asdict(record)
-            row |= {f"model_info.{key}": value for key, value in row.pop("model_info").items()}
-            rows.append(row | {"run": str(directory)})
+    for record in records:
+        row = dataclasses.asdict(record)
+        row |= {f"model_info.{key}": value for key, value in row.pop("model_info").items()}
+        rows.append(row)
     columns = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
-    frame = pd.DataFrame(rows)
-    return frame if rows else pd.DataFrame(columns=[*columns, "run"])
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 
 def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> pd.DataFrame:

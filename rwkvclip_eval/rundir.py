@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from rwkvclip_eval.runner import (
     utc_now,
 )
 from rwkvclip_eval.suite import LoadedSuite, load_suite
+from rwkvclip_models.checkpoint import checkpoint_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -228,19 +228,20 @@ def run_suite(
         ]
         _check_unchanged(run, specs, units)
         num_run = sum(len(pending) for _, pending in work)
-        datasets, store = Datasets(options, loaded.base_dir), make_store(options)
-        encoders = _load_all([spec for spec, pending in work if pending], options) if num_run else {}
-        _require_some_data([u for _, pending in work for u in pending], datasets)
-        for spec, pending in work:
-            if not pending:
-                continue
-            encoder = encoders.pop(spec.name, None) or _load(spec, options)
-            for unit in pending:
-                outcome = run_unit(encoder, unit, datasets, store, options)
-                name = unit.name(spec.name)
-                run.add(name, outcome)
-                options.on_unit(name, _outcome_text(outcome))
-            del encoder
+        datasets = Datasets(options, loaded.base_dir)
+        encoders = _load_all([spec for spec, pending in work if pending], options, run)
+        _open_all([u for _, pending in work for u in pending], datasets)
+        with make_store(options) as store:
+            for spec, pending in work:
+                if not pending:
+                    continue
+                encoder = encoders.pop(spec.name, None) or _load(spec, options)
+                for unit in pending:
+                    outcome = run_unit(encoder, unit, datasets, store, options)
+                    name = unit.name(spec.name)
+                    run.add(name, outcome)
+                    options.on_unit(name, _outcome_text(outcome))
+                del encoder
     finally:
         run.close()
     total = time.perf_counter() - started
@@ -268,11 +269,26 @@ def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:
     )
 
 
-def _load_all(specs: Sequence[EncoderSpec], options: RunOptions) -> dict[str, Encoder]:
-    """Load every model once, so that a bad checkpoint is found before any encoding; return those kept."""
+def _load_all(specs: Sequence[EncoderSpec], options: RunOptions, run: RunDirectory) -> dict[str, Encoder]:
+    """Load every model once, so that a bad checkpoint is found before any encoding; return those kept.
+
+    Raises:
+        OutputError: a model is another than the one of that name whose numbers the run already holds.
+    """
     kept: dict[str, Encoder] = {}
     for spec in specs:
         encoder = _load(spec, options)
+        scored = {
+            record.model_info.get("fingerprint")
+            for records in run.records.values()
+            for record in records
+            if record.model == spec.name and record.status in FINISHED
+        }
+        if scored and encoder.info.fingerprint not in scored:
+            raise OutputError(
+                f"{spec.name} (weights, configuration, preprocessing or tokenizer) has changed since "
+                f"{run.out} scored it; choose another --out."
+            )
         if len(kept) < KEPT_LOADED:
             kept[spec.name] = encoder
     return kept
@@ -285,7 +301,7 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
         OutputError: a checkpoint changed; the text names it.
     """
     for spec in specs:
-        path = Path(spec.checkpoint or "")
+        path = Path(spec.checkpoint or "").expanduser()
         scored = {
             record.model_info.get("checkpoint_sha256")
             for unit in units
@@ -294,19 +310,18 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
         }
         if not scored or not path.is_file():
             continue
-        with path.open("rb") as file:
-            now = hashlib.file_digest(file, "sha256").hexdigest()
-        if now not in scored:
+        if checkpoint_sha256(path) not in scored:
             raise OutputError(
                 f"{path.name} has changed since {run.out} scored {spec.name}; choose another --out."
             )
 
 
-def _require_some_data(pending: Sequence[Unit], datasets: Datasets) -> None:
-    """Open every split once.
+def _open_all(pending: Sequence[Unit], datasets: Datasets) -> None:
+    """Open every split once, so that bad input is found before any encoding.
 
     Raises:
-        UserError: not one of them could be opened.
+        UserError: one is asked for in a way that cannot be met (its prompts, its variant), or there is none
+            that could be opened.
     """
     problems: dict[Any, UserError] = {}
     for unit in pending:
@@ -314,9 +329,7 @@ def _require_some_data(pending: Sequence[Unit], datasets: Datasets) -> None:
             datasets.get(unit)
         except (DataNotFound, DamagedData) as error:
             problems[unit.dataset_key] = error
-        else:
-            return
-    if problems:
+    if problems and len(problems) == len({unit.dataset_key for unit in pending}):
         text = "\n".join(dict.fromkeys(str(problem) for problem in problems.values()))
         raise type(next(iter(problems.values())))(f"No dataset of the suite can be used:\n{text}")
 

@@ -15,18 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.catalogue import record_name
+from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.data.samples import default_cache_dir
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
-from rwkvclip_eval.results import Record, Status
+from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.results import Record, Status, records_to_frame
 from rwkvclip_eval.suite import LoadedSuite, check_names, load_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
 
     from rwkvclip_eval.data.types import Dataset, DatasetRef
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
@@ -70,7 +73,7 @@ class RunOptions:
     cache_dir: Path | None = None
     """Private feature store; `default_cache_dir()` by default."""
     shared_cache: Path | None = None
-    """Read-only store looked into first."""
+    """Read-only store for what the private one lacks."""
     use_cache: bool = True
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
@@ -98,13 +101,29 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     for entry in loaded.suite.tasks:
         for name in entry.protocol:
             protocol = PROTOCOLS.get(name)
-            for ref in entry.datasets:
-                variant = ref.variant or protocol.variants.get(record_name(ref.name) or ref.name)
+            for given in entry.datasets:
+                ref, variant = _canonical(given, protocol)
                 units.setdefault(
                     (entry.task, ref, variant, name),
                     Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol),
                 )
     return list(units.values())
+
+
+def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | None]:
+    """Return `ref` under its record name, and the variant it means under `protocol`.
+
+    However a suite spells a dataset, its records and units then have one name. None stands for the only
+    version, `default`.
+    """
+    from rwkvclip_eval.data.open import DATASETS
+
+    record = record_name(ref.name)
+    if record is None or ref.name in DATASETS:
+        return ref, ref.variant
+    first = next(iter(catalogue()[record].variants))
+    variant = ref.variant or protocol.variants.get(record) or first
+    return ref.model_copy(update={"name": record}), None if variant == "default" else variant
 
 
 def in_shard(
@@ -192,21 +211,23 @@ def run_unit(
             )
         stored = store.images(encoder, dataset, options.encode)
         samples, kept = _present_samples(dataset, stored, options.allow_missing)
+        needs = unit.task.needs
+        texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
+        features = Features(
+            image_embedding=stored.embedding[kept] if "embedding" in needs else None,
+            image_probe=stored.probe[kept] if "probe" in needs else None,
+            text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
+        )
+        ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
+        result = unit.task.score(samples, features, ran, unit.protocol)
+        primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
     except DataNotFound as error:
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
-    except DamagedData as error:
+    except (DamagedData, SuiteError) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
-    needs = unit.task.needs
-    texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
-    features = Features(
-        image_embedding=stored.embedding[kept] if "embedding" in needs else None,
-        image_probe=stored.probe[kept] if "probe" in needs else None,
-        text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
-    )
-    ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
-    result = unit.task.score(samples, features, ran, unit.protocol)
     base = dataclasses.replace(
         blank_record(unit, ran, "ok", ""),
+        dataset=samples.info.name,
         variant=samples.info.variant,
         split=samples.info.split,
         prompt_hash=unit.task.prompt_hash(samples, unit.protocol),
@@ -218,9 +239,6 @@ def run_unit(
         num_missing=len(stored.missing),
         seconds=round(time.perf_counter() - started, 3),
     )
-    wanted = unit.protocol.primary if unit.protocol.primary != "dataset" else dataset.info.primary_metric
-    names = [metric.name for metric in result.metrics]
-    primary = wanted if wanted in names else names[0]
     records = [
         dataclasses.replace(
             base,
@@ -238,6 +256,18 @@ def run_unit(
     return UnitOutcome(records=records, result=result, examples=_examples(dataset, kept, result))
 
 
+def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
+    """Return which of `names` stands for the unit: the suite's choice, else the protocol's or dataset's.
+
+    Raises:
+        SuiteError: the suite names a metric that the task does not give.
+    """
+    if unit.ref.metric is not None and unit.ref.metric not in names:
+        raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', unit.ref.metric, names)}")
+    wanted = (unit.ref.metric or "", unit.protocol.primary, of_dataset)
+    return next((name for name in wanted if name in names), names[0])
+
+
 def blank_record(
     unit: Unit, info: EncoderInfo | None, status: Status, reason: str, *, model: str = ""
 ) -> Record:
@@ -250,8 +280,9 @@ def blank_record(
         model_info=dataclasses.asdict(info) if info else {"name": model},
         task=unit.task.name,
         task_version=unit.task.version,
-        dataset=unit.ref.name,
+        dataset=canonical_name(unit.ref.name),
         variant=unit.variant or "default",
+        split=unit.ref.split or "test",
         protocol=unit.protocol.name,
         created_utc=utc_now(),
     )
@@ -322,11 +353,9 @@ class Results:
     predictions: Mapping[str, Mapping[str, Any]]
     """Unit → table name → pyarrow Table."""
 
-    def to_frame(self) -> Any:
-        """Return one row per record as a pandas DataFrame."""
-        import pandas as pd
-
-        return pd.DataFrame([dataclasses.asdict(record) for record in self.records])
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per record, as `load_results` does."""
+        return records_to_frame(self.records)
 
     def value(self, dataset: str, metric: str | None = None) -> float:
         """Return one number: the primary metric of `dataset`, or the one named.
@@ -405,9 +434,9 @@ def evaluate(
         use_cache=cache,
         encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
     )
-    datasets, store = Datasets(options, loaded.base_dir), make_store(options)
-    units = plan(loaded)
-    outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
+    datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
+    with make_store(options) as store:
+        outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
     return Results(
         records=[record for outcome in outcomes for record in outcome.records],
         predictions={

@@ -67,12 +67,14 @@ class LoadedSuite:
         text: the file, word for word.
         sha256: of the text.
         base_dir: folder that relative paths in the suite start from.
+        source: file name for messages.
     """
 
     suite: Suite
     text: str
     sha256: str
     base_dir: Path
+    source: str = "suite"
 
 
 def _expand_short_name(entry: object) -> object:
@@ -147,10 +149,11 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         base_dir=base_dir or Path.cwd(),
+        source=source,
     )
 
 
-def check_names(loaded: LoadedSuite, *, source: str = "suite") -> None:
+def check_names(loaded: LoadedSuite) -> None:
     """Check task and dataset names against the registries and the catalogue, and datasets against tasks.
 
     Raises:
@@ -160,7 +163,7 @@ def check_names(loaded: LoadedSuite, *, source: str = "suite") -> None:
     from rwkvclip_eval.data.open import DATASETS
     from rwkvclip_eval.tasks import TASKS
 
-    node = yaml.compose(loaded.text, Loader=yaml.SafeLoader)
+    node, source = yaml.compose(loaded.text, Loader=yaml.SafeLoader), loaded.source
     problems: list[str] = []
     for i, entry in enumerate(loaded.suite.tasks):
         if entry.task not in TASKS:

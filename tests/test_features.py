@@ -245,3 +245,46 @@ def test_a_killed_encoding_loses_the_batch_in_flight_only(tmp_path: Path) -> Non
     assert finished >= 3
     assert encoder.images == 60 - 4 * finished
     np.testing.assert_array_equal(resumed.embedding, whole.embedding)
+
+
+def test_an_image_that_failed_in_passing_is_encoded_when_it_can_be_read_again(tmp_path: Path) -> None:
+    class Flaky(ColourDataset):
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            self.info = ColourDataset().info  # the bytes are those of the sound dataset
+
+    first = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(damaged=(3,)), EncodeOptions())
+    assert list(first.missing) == [3]
+    again = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(), EncodeOptions())
+    assert again.key == first.key
+    assert not again.missing
+    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    np.testing.assert_array_equal(again.embedding, whole.embedding)
+
+
+def test_a_part_of_a_halved_batch_names_its_own_image(tmp_path: Path) -> None:
+    class Small(ColourEncoder):
+        def encode_image(self, pixels: torch.Tensor) -> Any:
+            if len(pixels) > 2:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            if self.images == 2:
+                error = UserError("Embeddings are not finite.")
+                error.rows = [1]  # type: ignore[attr-defined]
+                raise error
+            return super().encode_image(pixels)
+
+    with pytest.raises(UserError, match="image-003"):
+        FeatureStore(tmp_path).images(Small(), ColourDataset(), EncodeOptions(batch_size=4))
+
+
+def test_memory_that_does_not_suffice_is_said_once(tmp_path: Path) -> None:
+    class Small(ColourEncoder):
+        def encode_image(self, pixels: torch.Tensor) -> Any:
+            if len(pixels) > 4:
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return super().encode_image(pixels)
+
+    said: list[str] = []
+    options = EncodeOptions(batch_size=8, on_message=said.append)
+    FeatureStore(tmp_path).images(Small(), ColourDataset(), options)
+    assert said == ["Out of GPU memory: going on with batches of 4."]

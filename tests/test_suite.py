@@ -23,7 +23,7 @@ tasks:
 @pytest.mark.parametrize("name", list(list_suites()))
 def test_every_shipped_suite_loads_and_knows_its_names(name: str) -> None:
     loaded = load_suite(name)
-    check_names(loaded, source=name)
+    check_names(loaded)
     assert loaded.suite.name == name
     assert loaded.suite.description
 
@@ -69,9 +69,10 @@ def test_all_mistakes_are_listed_at_once() -> None:
 
 
 def test_unknown_tasks_and_datasets_are_named_with_near_matches() -> None:
-    loaded = parse_suite(GOOD.replace("zero_shot_classification", "zero_shot").replace("cifar10", "cifar01"))
+    text = GOOD.replace("zero_shot_classification", "zero_shot").replace("cifar10", "cifar01")
+    loaded = parse_suite(text, source="s.yaml")
     with pytest.raises(SuiteError) as caught:
-        check_names(loaded, source="s.yaml")
+        check_names(loaded)
     assert "s.yaml:3: Unknown task 'zero_shot'." in str(caught.value)
     assert "s.yaml:6: Unknown dataset 'cifar01'. Did you mean 'cifar10'" in str(caught.value)
 

@@ -86,6 +86,11 @@ def record_name(name: str) -> str | None:
     return None
 
 
+def canonical_name(name: str) -> str:
+    """Return what records call the dataset `name`: its record name, else itself without `wds/` or `wds_`."""
+    return record_name(name) or name.removeprefix("wds/").removeprefix("wds_")
+
+
 def names_of(name: str) -> tuple[str, ...]:
     """Return `name` and every other name of the same dataset, record name first."""
     record = record_name(name)

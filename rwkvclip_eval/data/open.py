@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.catalogue import Entry, catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import Entry, canonical_name, catalogue, choose_variant, record_name
 from rwkvclip_eval.data.limit import limit_dataset
 from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.samples import SampleDataset, Split
@@ -77,7 +77,7 @@ def open_dataset(
     explicit = ref.source or (FolderSource(kind="folder", path=ref.folder) if ref.folder else None)
     if entry is None and explicit is None and _wds_folder(ref.name, data_root) is None:
         raise _unknown(ref.name, data_root)
-    name = record or ref.name.removeprefix("wds/").removeprefix("wds_")
+    name = canonical_name(ref.name)
     chosen = ref.variant or "default"
     if entry is not None:
         # A protocol's choice binds; one that was made for another dataset's variants cannot reach here.

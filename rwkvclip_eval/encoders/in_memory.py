@@ -9,7 +9,7 @@ from torch import nn
 
 from rwkvclip_eval.encoders import open_clip, rwkv_clip
 from rwkvclip_eval.encoders.spec import EncoderSpec
-from rwkvclip_eval.encoders.towers import Towers, build, describe, scalar
+from rwkvclip_eval.encoders.towers import Towers, build, describe_module, scalar
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def module_towers(
         tokenize=tokenize,
         logit_scale=_logit_scale(module),
         logit_bias=scalar(getattr(module, "logit_bias", None)),
-        config=[config, repr(module), describe(type(module))],
+        config=[config, *describe_module(module)],
         **common,
     )
 

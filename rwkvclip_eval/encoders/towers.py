@@ -6,12 +6,13 @@ Axes: B batch, H W image height and width (px), L context (tokens), D embedding,
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -34,6 +35,9 @@ ADAPTER_VERSION = 1
 
 # Their token ids identify a tokenizer: case, punctuation, non-ASCII, numbers, two lengths.
 _SENTENCES = ("a", "A photo of TWO cats, 3.5 m apart — naïve façade 猫!")
+
+# Their versions are pinned by results, not by fingerprints; their text forms name every setting.
+_LIBRARIES = {"torch", "torchvision", "open_clip", "transformers", "rwkvclip_models", "rwkvclip_eval"}
 
 Preprocess = Callable[[Image.Image], Tensor]
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -195,19 +199,34 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
 
 
 def describe(function: object) -> str:
-    """Return what identifies a callable across processes: its text form, for a bare function its source too.
+    """Return what identifies a callable or class across processes: its text form, and its source if a user's.
 
-    Library transforms have a full text form; for a user's function or class without one the hash of the
-    source stands in, so that an edit gives another fingerprint.
+    The text form of a library's transform says all; a user's function or class may change its work without
+    changing its text, so an edit of its source gives another fingerprint. What a transform is composed of
+    (partial functions, Compose, Lambda) is described part by part.
     """
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(function))
-    if not text.startswith("<"):
-        return text
+    if isinstance(function, functools.partial):
+        return f"partial {describe(function.func)} {_plain_repr((function.args, function.keywords))}"
+    parts = [*getattr(function, "transforms", ()), *filter(None, [getattr(function, "lambd", None)])]
+    inside = "".join(f" {describe(part)}" for part in parts)
+    defined: Any = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    if str(getattr(defined, "__module__", "")).partition(".")[0] in _LIBRARIES:
+        return _plain_repr(function) + inside
     try:
-        source = inspect.getsource(cast("Any", function if inspect.isroutine(function) else type(function)))
+        source = inspect.getsource(defined)
     except (OSError, TypeError):
         source = ""
-    return f"{text} {hashlib.sha256(source.encode()).hexdigest()}"
+    return f"{_plain_repr(function)} {hashlib.sha256(source.encode()).hexdigest()}{inside}"
+
+
+def describe_module(module: nn.Module) -> list[str]:
+    """Return what identifies a module's work beside its weights: its layers, and the source of users' own."""
+    kinds = {type(part) for part in module.modules()}
+    return [_plain_repr(module), *sorted(describe(kind) for kind in kinds)]
+
+
+def _plain_repr(value: object) -> str:
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def scalar(value: object) -> float | None:

@@ -1,5 +1,7 @@
 import json
+import linecache
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -7,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from rwkvclip_eval.encoders import NonFiniteEmbedding, as_encoder, load_encoder
+from rwkvclip_eval.encoders import NonFiniteEmbedding, as_encoder, load_encoder, towers
 from rwkvclip_eval.encoders.arithmetic import arithmetic
 from rwkvclip_eval.errors import UserError
 from rwkvclip_models import load_model
@@ -200,3 +202,48 @@ def test_a_model_on_the_gpu_gives_the_features_of_the_cpu(in_tmp: Path) -> None:
         torch.testing.assert_close(image, cpu.encode_image(pixels).embedding, atol=1e-5, rtol=0)
         text = cuda.encode_text(tokens).cpu()
         torch.testing.assert_close(text, cpu.encode_text(tokens), atol=1e-5, rtol=0)
+
+
+def test_an_edit_of_a_users_code_gives_another_description(in_tmp: Path, monkeypatch: Any) -> None:
+    import functools
+    import importlib
+    import sys
+
+    from torchvision import transforms
+
+    source = (
+        "import torch\nfrom torchvision.transforms.functional import pil_to_tensor\n"
+        "def scale(image, by):\n    return pil_to_tensor(image) * by\n"
+        "class Part(torch.nn.Module):\n    def forward(self, x):\n        return x * 1\n"
+        "class Whole(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.part = Part()\n    def forward(self, x):\n        return self.part(x)\n"
+        "class Transform:\n    def __repr__(self):\n        return 'Transform()'\n"
+        "    def __call__(self, x):\n        return x * 1\n"
+    )
+    monkeypatch.syspath_prepend(in_tmp)
+
+    def described(text: str) -> list[object]:
+        (in_tmp / "users_code.py").write_text(text)
+        sys.modules.pop("users_code", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        code = importlib.import_module("users_code")
+        return [
+            towers.describe(code.scale),
+            towers.describe(functools.partial(code.scale, by=2)),
+            towers.describe(transforms.Compose([transforms.Lambda(code.scale)])),
+            towers.describe(code.Transform()),
+            towers.describe_module(code.Whole()),
+        ]
+
+    before, again = described(source), described(source)
+    after = described(source.replace("* by", "* by / 2").replace("x * 1", "x * 10"))
+    assert before == again
+    assert not [a for a, b in zip(before, after, strict=True) if a == b]
+
+
+def test_a_librarys_transform_is_described_by_its_text() -> None:
+    from rwkvclip_models import eval_transform
+
+    assert towers.describe(eval_transform(224)) != towers.describe(eval_transform(192))
+    assert " at 0x" not in towers.describe(eval_transform(224))

@@ -1,0 +1,90 @@
+"""Planning and scoring of single units."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from toy import ColourDataset, ColourEncoder
+
+import rwkvclip_eval as rc
+from rwkvclip_eval.data.open import DATASETS
+from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.results import Record, read_records, write_records
+from rwkvclip_eval.runner import plan
+from rwkvclip_eval.suite import LoadedSuite, parse_suite
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
+    tasks = [{"task": "zero_shot_classification", "protocol": protocol, "datasets": list(datasets)}]
+    return parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+
+
+def register(monkeypatch: pytest.MonkeyPatch, **datasets: ColourDataset) -> None:
+    monkeypatch.setattr(DATASETS, "_entries", {n: lambda split, d=d: d for n, d in datasets.items()})
+
+
+def test_a_dataset_has_its_record_name_however_the_suite_spells_it() -> None:
+    (unit,) = plan(suite("fgvc_aircraft", "aircraft"))
+    assert unit.ref.name == "aircraft"
+    assert unit.name("m") == "m--zero_shot_classification--aircraft--standard"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "variant"),
+    [("standard", "partition1"), ("clip-benchmark", "full"), ("official-rwkv-clip", "partition1")],
+)
+def test_each_protocol_means_its_own_version_of_sun397(protocol: str, variant: str) -> None:
+    (unit,) = plan(suite("sun397", protocol=protocol))
+    assert unit.variant == variant
+
+
+def test_every_variant_a_protocol_names_is_in_the_catalogue() -> None:
+    from rwkvclip_eval.data.catalogue import catalogue
+
+    for name in PROTOCOLS:
+        for dataset, variant in PROTOCOLS.get(name).variants.items():
+            assert variant in catalogue()[dataset].variants
+
+
+def test_a_dataset_that_cannot_be_scored_leaves_the_others_their_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = ColourDataset(n=29)
+    assert wrong.labels is not None
+    wrong.labels += 3
+    register(monkeypatch, colours=ColourDataset(), wrong=wrong)
+    results = rc.evaluate(ColourEncoder(), suite("wrong", "colours"))
+    first, *others = results.records
+    assert first.status == "failed"
+    assert "29 labels name no class" in first.reason
+    assert {r.status for r in others} == {"ok"}
+
+
+def test_a_metric_the_task_does_not_give_is_refused_with_near_matches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    results = rc.evaluate(ColourEncoder(), suite({"name": "colours", "metric": "top1_accurac"}))
+    assert results.records[0].status == "failed"
+    assert "Did you mean 'top1_accuracy'" in results.records[0].reason
+
+
+def test_line_separators_inside_texts_do_not_split_records(tmp_path: Path) -> None:
+    facts = {"unit": "u", "model": "m", "model_info": {}, "task": "t", "task_version": 1, "dataset": "d"}
+    record = Record(**facts, status="failed", reason="a\u2028b\u0085c", protocol="standard")
+    write_records(tmp_path / "results.jsonl", [record, record])
+    assert read_records(tmp_path / "results.jsonl") == [record, record]
+
+
+def test_frames_of_memory_and_of_disk_have_the_same_columns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    results = rc.evaluate(ColourEncoder(), suite("colours"))
+    write_records(tmp_path / "results.jsonl", results.records)
+    assert [*results.to_frame().columns, "run"] == list(rc.load_results(tmp_path).columns)
