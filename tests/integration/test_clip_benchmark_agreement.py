@@ -44,7 +44,9 @@ def data_root(shared_data: Path, data_limit: int | None, tmp_path_factory: pytes
         return shared_data
     root = tmp_path_factory.mktemp("first-samples")
     for name in SETS:
-        copy_first_samples(shared_data / f"wds_{name}", root / f"wds_{name}", data_limit)
+        # A captioned image costs five texts more.
+        count = data_limit // 4 if name == "flickr8k" else data_limit
+        copy_first_samples(shared_data / f"wds_{name}", root / f"wds_{name}", count)
     return root
 
 
@@ -205,15 +207,24 @@ def check_classification(
 
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist", "tiny_imagenet"])
 def test_zero_shot_of_random_weights_agrees_per_sample(
-    clip_benchmark: Any, data_root: Path, random_model: Model, tmp_path: Path, dataset: str
+    clip_benchmark: Any,
+    data_root: Path,
+    data_limit: int | None,
+    random_model: Model,
+    tmp_path: Path,
+    dataset: str,
 ) -> None:
+    if dataset == "tiny_imagenet" and data_limit is not None:
+        pytest.skip("200 classes' prompts take a ViT-B/32 text tower minutes; make test-data runs this")
     check_classification(clip_benchmark, dataset, data_root, random_model, tmp_path)
 
 
-def test_zero_shot_of_a_trained_model_agrees_per_sample_and_is_above_chance(
-    clip_benchmark: Any, data_root: Path, trained_model: Model, tmp_path: Path
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist", "tiny_imagenet"])
+def test_zero_shot_of_a_trained_model_agrees_per_sample_and_is_above_chance_on_digits(
+    clip_benchmark: Any, data_root: Path, trained_model: Model, tmp_path: Path, dataset: str
 ) -> None:
-    assert check_classification(clip_benchmark, "mnist", data_root, trained_model, tmp_path) > 0.2
+    top1 = check_classification(clip_benchmark, dataset, data_root, trained_model, tmp_path)
+    assert dataset != "mnist" or top1 > 0.2
 
 
 @pytest.mark.parametrize("which", ["random_model", "trained_model"])
