@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import shutil
 import tempfile
 import time
@@ -25,6 +26,7 @@ import numpy as np
 from rwkvclip_eval.data.samples import default_cache_dir, name_some
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
+from rwkvclip_eval.plugins import load_plugin, loaded_plugins
 from rwkvclip_eval.results import write_text
 
 if TYPE_CHECKING:
@@ -344,6 +346,16 @@ class _Decoder:
 
     def __init__(self, dataset: Dataset, preprocess: Callable[[Any], Any]) -> None:
         self.dataset, self.preprocess = dataset, preprocess
+
+    def __getstate__(self) -> tuple[list[Path], bytes]:
+        # A worker that is spawned (on macOS) must run the plugins before it knows the classes they define.
+        return loaded_plugins(), pickle.dumps((self.dataset, self.preprocess))
+
+    def __setstate__(self, state: tuple[list[Path], bytes]) -> None:
+        plugins, content = state
+        for path in plugins:
+            load_plugin(path)
+        self.dataset, self.preprocess = pickle.loads(content)
 
     def __len__(self) -> int:
         return len(self.dataset)

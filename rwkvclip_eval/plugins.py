@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rwkvclip_eval.data.open import DatasetFactory
     from rwkvclip_eval.tasks.base import Task
+
+
+_PREFIX = "rwkvclip_plugin_"
 
 
 def load_plugin(path: Path) -> None:
@@ -24,10 +26,10 @@ def load_plugin(path: Path) -> None:
     """
     if not path.is_file():
         raise UserError(f"The plugin {path} is not a file.")
-    name = f"rwkvclip_plugin_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
         raise UserError(f"The plugin {path} is not a Python file (expected a name ending in .py).")
     module = importlib.util.module_from_spec(spec)
@@ -41,6 +43,12 @@ def load_plugin(path: Path) -> None:
         # Anything can go wrong in a user's file; the message names it.
         del sys.modules[name]
         raise UserError(f"The plugin {path} failed: {type(error).__name__}: {error}.") from error
+
+
+def loaded_plugins() -> list[Path]:
+    """Return the plugins this process runs, for worker processes that start without them."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(_PREFIX)]
+    return [Path(module.__file__) for module in modules if module.__file__]
 
 
 def register_dataset(name: str, factory: DatasetFactory) -> None:

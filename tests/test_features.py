@@ -288,3 +288,28 @@ def test_memory_that_does_not_suffice_is_said_once(tmp_path: Path) -> None:
     options = EncodeOptions(batch_size=8, on_message=said.append)
     FeatureStore(tmp_path).images(Small(), ColourDataset(), options)
     assert said == ["Out of GPU memory: going on with batches of 4."]
+
+
+def test_a_spawned_worker_knows_the_classes_of_a_plugin(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("from toy import ColourDataset\nclass Mine(ColourDataset):\n    pass\n")
+    paths = [str(ROOT), str(ROOT / "models"), str(ROOT / "train"), str(ROOT / "tests")]
+    code = f"""
+import pickle, sys
+sys.path[:0] = {paths!r}
+from pathlib import Path
+if sys.argv[1] == "write":
+    from rwkvclip_eval.features import _Decoder
+    from rwkvclip_eval.plugins import load_plugin
+    load_plugin(Path({str(plugin)!r}))
+    (name,) = [n for n in sys.modules if n.startswith("rwkvclip_plugin_")]
+    Path("decoder.pkl").write_bytes(pickle.dumps(_Decoder(sys.modules[name].Mine(), repr)))
+else:
+    print(len(pickle.loads(Path("decoder.pkl").read_bytes())))
+"""
+    for step in ("write", "read"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, step], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "30"
