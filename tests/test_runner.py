@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 from toy import ColourDataset, ColourEncoder
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.open import DATASETS
+from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.features import entries
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
 from rwkvclip_eval.runner import plan
@@ -88,3 +93,37 @@ def test_frames_of_memory_and_of_disk_have_the_same_columns(
     results = rc.evaluate(ColourEncoder(), suite("colours"))
     write_records(tmp_path / "results.jsonl", results.records)
     assert [*results.to_frame().columns, "run"] == list(rc.load_results(tmp_path).columns)
+
+
+def test_a_dataset_asked_for_wrongly_is_found_before_any_encoding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    (tmp_path / "birds" / "owl").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "birds" / "owl" / "0.png")
+    birds = {"name": "birds", "folder": str(tmp_path / "birds"), "prompts": {"labels": "absent.json"}}
+    options = rc.RunOptions(cache_dir=tmp_path / "cache")
+    with pytest.raises(UserError, match=r"absent\.json"):
+        rc.run_suite(suite("colours", birds), ["python:toy_factory:make"], tmp_path / "run", options=options)
+    assert entries(tmp_path / "cache") == []
+
+
+def test_a_run_is_not_continued_with_another_model_of_the_same_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = ColourDataset(damaged=(1,))
+    register(monkeypatch, colours=ColourDataset(), broken=broken)
+    options = rc.RunOptions(cache_dir=tmp_path / "cache")
+    model = "python:changing:make"
+    source = (
+        "from toy import ColourEncoder\n\n\ndef make(checkpoint, device):\n    return ColourEncoder({!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "changing.py").write_text(source.format("first"))
+    both = suite("colours", "broken")
+    assert rc.run_suite(both, [model], tmp_path / "run", options=options).exit_code == 3
+    (tmp_path / "changing.py").write_text(source.format("another"))
+    monkeypatch.delitem(sys.modules, "changing")
+    importlib.invalidate_caches()
+    with pytest.raises(OutputError, match="has changed since"):
+        rc.run_suite(both, [model], tmp_path / "run", options=options)
