@@ -16,12 +16,13 @@ from rwkvclip_eval.version import __version__
 if TYPE_CHECKING:
     from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
+    from rwkvclip_eval.evaluation import Results, evaluate
     from rwkvclip_eval.features import load_features
     from rwkvclip_eval.plugins import register_dataset, register_task
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.results import load_predictions, load_results
     from rwkvclip_eval.rundir import run_suite
-    from rwkvclip_eval.runner import Results, RunOptions, evaluate
+    from rwkvclip_eval.runner import RunOptions
 
 _HOME = {
     "as_encoder": "encoders",
@@ -38,9 +39,9 @@ _HOME = {
     "load_predictions": "results",
     "load_results": "results",
     "run_suite": "rundir",
-    "Results": "runner",
+    "Results": "evaluation",
     "RunOptions": "runner",
-    "evaluate": "runner",
+    "evaluate": "evaluation",
 }
 
 __all__ = [

@@ -114,7 +114,7 @@ def run(
 
         rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 --out runs/try
     """
-    from rwkvclip_eval.features import EncodeOptions
+    from rwkvclip_eval.encoding import EncodeOptions
     from rwkvclip_eval.rundir import run_suite
     from rwkvclip_eval.runner import RunOptions
 

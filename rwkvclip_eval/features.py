@@ -12,25 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import pickle
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import default_cache_dir, name_some
+from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoders.protocol import make_fingerprint
+from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, decoded_batches
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
-from rwkvclip_eval.plugins import load_plugin, loaded_plugins
-from rwkvclip_eval.results import write_text
+from rwkvclip_eval.partial_entry import PartialEntry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
@@ -59,34 +57,6 @@ class ImageFeatureSet:
     missing: dict[int, str]
     device: str
     implementation: str
-
-
-@dataclass
-class Timings:
-    """Wall seconds the caller waited for each stage."""
-
-    decode_s: float = 0.0
-    encode_s: float = 0.0
-    images: int = 0
-    texts: int = 0
-
-
-@dataclass
-class EncodeOptions:
-    """How to encode; none of it changes the features beyond rounding.
-
-    Attributes:
-        batch_size: images per forward pass; halved, and said so, when GPU memory runs out.
-        num_workers: decoding processes; 0 decodes in this one.
-        on_progress: called with (done, total, what).
-        on_message: called with texts a user should read.
-    """
-
-    batch_size: int = 64
-    num_workers: int = 0
-    on_progress: Callable[[int, int, str], None] = lambda done, total, what: None
-    on_message: Callable[[str], None] = lambda text: None
-    timings: Timings = field(default_factory=Timings)
 
 
 class FeatureStore:
@@ -190,7 +160,7 @@ class FeatureStore:
     def _encode_images(self, encoder: Encoder, dataset: Dataset, key: str, options: EncodeOptions) -> Path:
         info, total = encoder.info, len(dataset)
         partial = self.root / key[:2] / f"{key}.partial"
-        writer = _Partial(partial, total, {"embedding": info.embed_dim, "probe": info.probe_dim})
+        writer = PartialEntry(partial, total, {"embedding": info.embed_dim, "probe": info.probe_dim})
         what = f"{info.name} · {dataset.info.name}"
         size = writer.batch_size or options.batch_size
         writer.start(size)
@@ -201,17 +171,17 @@ class FeatureStore:
         ]
         done = total - sum(len(batch) for batch in pending)
         options.on_progress(done, total, what)
-        encode = _InParts(encoder.encode_image, options)
+        encode = InParts(encoder.encode_image, options)
         clock = time.perf_counter()
-        for rows, pixels, damaged in _decoded_batches(encoder, dataset, pending, options.num_workers):
+        for rows, pixels, damaged in decoded_batches(encoder, dataset, pending, options.num_workers):
             options.timings.decode_s += time.perf_counter() - clock
             clock = time.perf_counter()
             present = [i for i in rows if i not in damaged]
             arrays: dict[str, Array] = {}
             if present:
                 parts = encode(pixels, [f"image {dataset.keys[i]}" for i in present])
-                arrays["embedding"] = np.concatenate([_numpy(part.embedding) for part in parts])
-                arrays["probe"] = np.concatenate([_numpy(part.probe) for part in parts])
+                arrays["embedding"] = np.concatenate([as_array(part.embedding) for part in parts])
+                arrays["probe"] = np.concatenate([as_array(part.probe) for part in parts])
             options.timings.encode_s += time.perf_counter() - clock
             clock = time.perf_counter()
             writer.write(rows, present, arrays, damaged)
@@ -219,6 +189,7 @@ class FeatureStore:
             done += len(rows)
             options.on_progress(done, total, what)
         meta = {
+            "format": FORMAT_VERSION,
             "kind": "image",
             "encoder": asdict(info),
             "dataset": dataset.info.name,
@@ -232,208 +203,25 @@ class FeatureStore:
 
     def _encode_texts(self, encoder: Encoder, texts: Sequence[str], key: str, options: EncodeOptions) -> Path:
         total, size = len(texts), options.batch_size
-        writer = _Partial(
+        writer = PartialEntry(
             self.root / key[:2] / f"{key}.partial", total, {"embedding": encoder.info.embed_dim}
         )
         size = writer.batch_size or size
         writer.start(size)
-        encode = _InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options)
+        encode = InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options)
         for start in range(0, total, size):
             rows = range(start, min(start + size, total))
             if start not in writer.done:
                 clock = time.perf_counter()
                 batch = [texts[i] for i in rows]
                 parts = encode(batch, [f"text {text!r}" for text in batch])
-                embedding = np.concatenate([_numpy(part) for part in parts])
+                embedding = np.concatenate([as_array(part) for part in parts])
                 options.timings.encode_s += time.perf_counter() - clock
                 options.timings.texts += len(batch)
                 writer.write(rows, list(rows), {"embedding": embedding}, {})
             options.on_progress(rows.stop, total, f"{encoder.info.name} · texts")
-        meta = {"kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
+        meta = {"format": FORMAT_VERSION, "kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
         return writer.finish(self.root / key[:2] / key, meta)
-
-
-class _Partial:
-    """An entry being written: arrays on disk and a journal of finished batches."""
-
-    def __init__(self, folder: Path, total: int, widths: dict[str, int]) -> None:
-        self.folder, self.total, self.widths = folder, total, widths
-        self.batch_size: int | None = None
-        self.done: set[int] = set()
-        self.missing: dict[int, str] = {}
-        self._arrays: dict[str, Any] = {}
-        self._read_journal()
-
-    def _read_journal(self) -> None:
-        journal = self.folder / "journal.jsonl"
-        if not journal.is_file():
-            return
-        whole, _, cut_short = journal.read_text(encoding="utf-8").rpartition("\n")
-        if cut_short:
-            # A kill cut the last line; its batch is encoded again, and the next line must not join it.
-            write_text(journal, whole + "\n" if whole else "")
-        for entry in map(json.loads, whole.splitlines()):
-            if "batch_size" in entry:
-                self.batch_size = entry["batch_size"]
-                continue
-            self.done.add(entry["start"])
-            self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
-
-    def start(self, batch_size: int) -> None:
-        """Open the arrays, making them where there are none."""
-        with self.to_disk("arrays"):
-            if self.batch_size is None:
-                shutil.rmtree(self.folder, ignore_errors=True)
-                self.folder.mkdir(parents=True)
-                for name, width in self.widths.items():
-                    shape = (self.total, width)
-                    array = np.lib.format.open_memmap(self._path(name), "w+", np.float32, shape)
-                    array.flush()
-                    # A sparse file would run out of disk inside a mapped write, which kills the process.
-                    if hasattr(os, "posix_fallocate"):  # not on macOS
-                        with self._path(name).open("rb+") as file:
-                            os.posix_fallocate(file.fileno(), 0, self._path(name).stat().st_size)
-                self._journal({"batch_size": batch_size})
-                self.batch_size = batch_size
-            for name in self.widths:
-                self._arrays[name] = np.lib.format.open_memmap(self._path(name), "r+")
-
-    def write(
-        self, rows: range, present: list[int], arrays: dict[str, Array], missing: dict[int, str]
-    ) -> None:
-        """Put one batch on disk, then into the journal."""
-        with self.to_disk("features"):
-            for name, values in arrays.items():
-                self._arrays[name][present] = values
-                self._arrays[name].flush()
-            self._journal({"start": rows.start, "missing": missing})
-        self.missing |= missing
-
-    def finish(self, final: Path, meta: dict[str, Any]) -> Path:
-        """Name the entry finished."""
-        self._arrays.clear()
-        with self.to_disk("features"):
-            sizes = {name: self._path(name).stat().st_size for name in self.widths}
-            meta |= {"format": FORMAT_VERSION, "total": self.total, "missing": self.missing, "bytes": sizes}
-            write_text(self.folder / "meta.json", json.dumps(meta, indent=1))
-            shutil.rmtree(final, ignore_errors=True)
-            self.folder.rename(final)
-        return final
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
-
-    def _journal(self, entry: dict[str, Any]) -> None:
-        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextlib.contextmanager
-    def to_disk(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(
-                f"Cannot write {what} to the feature store {self.folder.parent}: {error.strerror or error}. "
-                "Finished batches are kept; free space (rwkvclip-eval cache clear) or choose another store "
-                "with --cache DIR, then run the same command again."
-            ) from error
-
-
-class _Decoder:
-    """Map-style dataset for the loader: preprocesses in the worker, returns the reason where it cannot."""
-
-    def __init__(self, dataset: Dataset, preprocess: Callable[[Any], Any]) -> None:
-        self.dataset, self.preprocess = dataset, preprocess
-
-    def __getstate__(self) -> tuple[list[Path], bytes]:
-        # A worker that is spawned (on macOS) must run the plugins before it knows the classes they define.
-        return loaded_plugins(), pickle.dumps((self.dataset, self.preprocess))
-
-    def __setstate__(self, state: tuple[list[Path], bytes]) -> None:
-        plugins, content = state
-        for path in plugins:
-            load_plugin(path)
-        self.dataset, self.preprocess = pickle.loads(content)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> tuple[int, Any, str]:
-        try:
-            return index, self.preprocess(self.dataset.image(index)), ""
-        except DamagedData as error:
-            return index, None, str(error)
-
-
-def _as_list(samples: list[Any]) -> list[Any]:
-    return samples
-
-
-def _decoded_batches(
-    encoder: Encoder, dataset: Dataset, batches: list[range], num_workers: int
-) -> Iterator[tuple[range, Any, dict[int, str]]]:
-    """Yield (rows, pixels [b, 3, H, W] float32 of the images that could be decoded, row → reason)."""
-    import torch
-    from torch.utils.data import DataLoader
-
-    loader: DataLoader[Any] = DataLoader(
-        _Decoder(dataset, encoder.preprocess),  # type: ignore[arg-type]  # map-style by protocol
-        batch_sampler=batches,  # type: ignore[arg-type]  # ranges serve as lists of indices
-        num_workers=num_workers,
-        collate_fn=_as_list,
-        prefetch_factor=2 if num_workers else None,
-    )
-    for rows, samples in zip(batches, loader, strict=True):
-        tensors = [pixels for _, pixels, _ in samples if pixels is not None]
-        damaged = {index: reason for index, pixels, reason in samples if pixels is None}
-        yield rows, torch.stack(tensors) if tensors else None, damaged
-
-
-class _InParts:
-    """Encodes a batch whole, or in parts where GPU memory does not hold it; remembers the size that fits.
-
-    Args:
-        encode: pixels or texts → what the encoder gives.
-        options: told when parts become smaller.
-    """
-
-    def __init__(self, encode: Callable[[Any], Any], options: EncodeOptions) -> None:
-        self._encode, self._options = encode, options
-        self._most: int | None = None
-
-    def __call__(self, batch: Any, names: Sequence[str]) -> list[Any]:
-        """Return the parts' results in order; `names` is what messages call the samples of `batch`.
-
-        Raises:
-            UserError: one sample alone is too large, or one's embedding is not finite, which is named.
-        """
-        import torch
-
-        while True:
-            size = min(self._most or len(batch), len(batch))
-            try:
-                return [
-                    self._part(batch[start : start + size], names[start : start + size])
-                    for start in range(0, len(batch), size)
-                ]
-            except torch.cuda.OutOfMemoryError as error:
-                if size == 1:
-                    raise UserError("One sample does not fit into GPU memory; use another device.") from error
-            # Outside the handler, whose exception still holds the tensors.
-            torch.cuda.empty_cache()
-            self._most = (size + 1) // 2
-            self._options.on_message(f"Out of GPU memory: going on with batches of {self._most}.")
-
-    def _part(self, part: Any, names: Sequence[str]) -> Any:
-        try:
-            return self._encode(part)
-        except UserError as error:
-            rows = getattr(error, "rows", None)
-            if not rows:
-                raise
-            raise UserError(f"{error} Concerned: {name_some(names[row] for row in rows)}.") from error
 
 
 def _can_be_read(dataset: Dataset, index: int) -> bool:
@@ -442,10 +230,6 @@ def _can_be_read(dataset: Dataset, index: int) -> bool:
     except DamagedData:
         return False
     return True
-
-
-def _numpy(tensor: Any) -> Array:
-    return np.asarray(tensor.detach().float().cpu().numpy())
 
 
 def _read_images(folder: Path, key: str) -> ImageFeatureSet:

@@ -10,26 +10,25 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.data.samples import default_cache_dir
+from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
-from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet
+from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.results import Record, Status, records_to_frame
-from rwkvclip_eval.suite import LoadedSuite, check_names, load_suite
+from rwkvclip_eval.results import Record, Status
+from rwkvclip_eval.suite import LoadedSuite, check_names
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    import pandas as pd
+    from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset, DatasetRef
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
@@ -343,105 +342,3 @@ def _examples(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) 
         for e in result.examples
     ]
     return {"examples": examples, "thumbnails": thumbnails}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Results:
-    """What `evaluate` returns: records and predictions in memory."""
-
-    records: Sequence[Record]
-    predictions: Mapping[str, Mapping[str, Any]]
-    """Unit → table name → pyarrow Table."""
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row per record, as `load_results` does."""
-        return records_to_frame(self.records)
-
-    def value(self, dataset: str, metric: str | None = None) -> float:
-        """Return one number: the primary metric of `dataset`, or the one named.
-
-        Raises:
-            UserError: there is no such number; the text says what there is and why others are missing.
-        """
-        for record in self.records:
-            wanted = record.primary if metric is None else record.metric == metric
-            if record.status == "ok" and record.dataset == dataset and wanted and record.value is not None:
-                return record.value
-        there = ", ".join(f"{r.dataset}/{r.metric or r.status}: {r.reason or r.value}" for r in self.records)
-        raise UserError(f"No {metric or 'primary metric'} of {dataset}. There is: {there}.")
-
-
-def evaluate(
-    model: Any,
-    suite: str | Path | LoadedSuite,
-    *,
-    data_root: str | Path | None = None,
-    limit: int | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int = 64,
-    num_workers: int = 0,
-    allow_missing: int = 0,
-    cache: bool = False,
-    offline: bool = False,
-    name: str = "model",
-    preprocess: Callable[[Any], Any] | None = None,
-    tokenize: Callable[[Any], Any] | None = None,
-) -> Results:
-    """Return the results of one model on a suite, in memory; safe inside a training loop.
-
-    Training mode, gradients and random-number state of `model` are left as they were.
-
-    Args:
-        model: an `Encoder`, a spec such as `rwkv-clip-b32=model_31.pt`, or a module with `encode_image` and
-            `encode_text` (give `preprocess` and `tokenize` where it is not one of ours).
-        suite: name or path of a suite, or a loaded one.
-        data_root: folder that holds the datasets.
-        limit: take a deterministic stratified subset of that many samples; the records say so.
-        device: for a spec.
-        precision: `fp32`, `bf16` or `fp16`, for a spec or module.
-        batch_size: samples per forward pass.
-        num_workers: decoding processes.
-        allow_missing: damaged images that may be left out.
-        cache: keep features in the feature store, for weights that do not change.
-        offline: open no socket.
-        name: what records call an in-memory module.
-        preprocess: image → [3, H, W], for a module.
-        tokenize: texts → [B, L] int64, for a module.
-
-    Raises:
-        UserError: the suite, model or data are not what they should be.
-    """
-    from rwkvclip_eval.encoders.protocol import Encoder
-
-    encoder: Encoder
-    if isinstance(model, Encoder):
-        encoder = model
-    elif isinstance(model, str):
-        from rwkvclip_eval.encoders import load_encoder
-
-        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
-    else:
-        from rwkvclip_eval.encoders import as_encoder
-
-        encoder = as_encoder(model, name=name, preprocess=preprocess, tokenize=tokenize, precision=precision)
-    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
-    options = RunOptions(
-        data_root=Path(data_root) if data_root is not None else None,
-        limit=limit,
-        allow_missing=allow_missing,
-        offline=offline,
-        use_cache=cache,
-        encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
-    )
-    datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
-    with make_store(options) as store:
-        outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
-    return Results(
-        records=[record for outcome in outcomes for record in outcome.records],
-        predictions={
-            unit.name(encoder.info.name): outcome.result.predictions
-            for unit, outcome in zip(units, outcomes, strict=True)
-            if outcome.result
-        },
-    )

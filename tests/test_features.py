@@ -16,8 +16,9 @@ import pytest
 import torch
 from toy import ColourDataset, ColourEncoder
 
+from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.features import EncodeOptions, FeatureStore, clear, entries
+from rwkvclip_eval.features import FeatureStore, clear, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -204,7 +205,8 @@ import sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from toy import ColourDataset, ColourEncoder
-from rwkvclip_eval.features import EncodeOptions, FeatureStore
+from rwkvclip_eval.encoding import EncodeOptions
+from rwkvclip_eval.features import FeatureStore
 class Slow(ColourEncoder):
     def encode_image(self, pixels):
         time.sleep({delay})
@@ -299,7 +301,7 @@ import pickle, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 if sys.argv[1] == "write":
-    from rwkvclip_eval.features import _Decoder
+    from rwkvclip_eval.encoding import _Decoder
     from rwkvclip_eval.plugins import load_plugin
     load_plugin(Path({str(plugin)!r}))
     (name,) = [n for n in sys.modules if n.startswith("rwkvclip_plugin_")]

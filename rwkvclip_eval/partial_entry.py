@@ -1,0 +1,127 @@
+"""An entry of the feature store while it is being written: arrays mapped from disk and a journal of batches.
+
+Axes: n rows (samples or texts), w width of an array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.results import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    Array = np.ndarray[Any, Any]
+
+
+class PartialEntry:
+    """An entry being written; one that a killed run left is continued.
+
+    Args:
+        folder: KEY.partial.
+        total: n rows.
+        widths: array name → w; arrays are [n, w] float32.
+
+    Attributes:
+        batch_size: rows per batch, fixed by the first attempt; None before it.
+        done: first rows of the batches that are on disk.
+        missing: row → reason, of images that could not be decoded.
+    """
+
+    def __init__(self, folder: Path, total: int, widths: dict[str, int]) -> None:
+        self.folder, self.total, self.widths = folder, total, widths
+        self.batch_size: int | None = None
+        self.done: set[int] = set()
+        self.missing: dict[int, str] = {}
+        self._arrays: dict[str, Any] = {}
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        journal = self.folder / "journal.jsonl"
+        if not journal.is_file():
+            return
+        whole, _, cut_short = journal.read_text(encoding="utf-8").rpartition("\n")
+        if cut_short:
+            # A kill cut the last line; its batch is encoded again, and the next line must not join it.
+            write_text(journal, whole + "\n" if whole else "")
+        for entry in map(json.loads, whole.splitlines()):
+            if "batch_size" in entry:
+                self.batch_size = entry["batch_size"]
+                continue
+            self.done.add(entry["start"])
+            self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
+
+    def start(self, batch_size: int) -> None:
+        """Open the arrays, making them where there are none."""
+        with self.to_disk("arrays"):
+            if self.batch_size is None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir(parents=True)
+                for name, width in self.widths.items():
+                    shape = (self.total, width)
+                    array = np.lib.format.open_memmap(self._path(name), "w+", np.float32, shape)
+                    array.flush()
+                    # A sparse file would run out of disk inside a mapped write, which kills the process.
+                    if hasattr(os, "posix_fallocate"):  # not on macOS
+                        with self._path(name).open("rb+") as file:
+                            os.posix_fallocate(file.fileno(), 0, self._path(name).stat().st_size)
+                self._journal({"batch_size": batch_size})
+                self.batch_size = batch_size
+            for name in self.widths:
+                self._arrays[name] = np.lib.format.open_memmap(self._path(name), "r+")
+
+    def write(
+        self, rows: range, present: list[int], arrays: dict[str, Array], missing: dict[int, str]
+    ) -> None:
+        """Put one batch on disk, then into the journal."""
+        with self.to_disk("features"):
+            for name, values in arrays.items():
+                self._arrays[name][present] = values
+                self._arrays[name].flush()
+            self._journal({"start": rows.start, "missing": missing})
+        self.missing |= missing
+
+    def finish(self, final: Path, meta: dict[str, Any]) -> Path:
+        """Name the entry finished."""
+        self._arrays.clear()
+        with self.to_disk("features"):
+            sizes = {name: self._path(name).stat().st_size for name in self.widths}
+            meta |= {"total": self.total, "missing": self.missing, "bytes": sizes}
+            write_text(self.folder / "meta.json", json.dumps(meta, indent=1))
+            shutil.rmtree(final, ignore_errors=True)
+            self.folder.rename(final)
+        return final
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def _journal(self, entry: dict[str, Any]) -> None:
+        with (self.folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def to_disk(self, what: str) -> Iterator[None]:
+        """Turn an operating-system error of the block into a message that says what to do.
+
+        Raises:
+            OutputError: `what` could not be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write {what} to the feature store {self.folder.parent}: {error.strerror or error}. "
+                "Finished batches are kept; free space (rwkvclip-eval cache clear) or choose another store "
+                "with --cache DIR, then run the same command again."
+            ) from error
