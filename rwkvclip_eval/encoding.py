@@ -107,10 +107,11 @@ class InParts:
     Args:
         encode: pixels or texts → what the encoder gives.
         options: told when parts become smaller.
+        what: the samples in the plural, for messages.
     """
 
-    def __init__(self, encode: Callable[[Any], Any], options: EncodeOptions) -> None:
-        self._encode, self._options = encode, options
+    def __init__(self, encode: Callable[[Any], Any], options: EncodeOptions, what: str) -> None:
+        self._encode, self._options, self._what = encode, options, what
         self._most: int | None = None
 
     def __call__(self, batch: Any, names: Sequence[str]) -> list[Any]:
@@ -143,7 +144,7 @@ class InParts:
             rows = getattr(error, "rows", None)
             if not rows:
                 raise
-            raise UserError(f"{error} Concerned: {name_some(names[row] for row in rows)}.") from error
+            raise UserError(f"{error} {self._what}: {name_some(names[row] for row in rows)}.") from error
 
 
 def as_array(tensor: Any) -> np.ndarray[Any, Any]:

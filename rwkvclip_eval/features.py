@@ -171,7 +171,7 @@ class FeatureStore:
         ]
         done = total - sum(len(batch) for batch in pending)
         options.on_progress(done, total, what)
-        encode = InParts(encoder.encode_image, options)
+        encode = InParts(encoder.encode_image, options, "Images")
         clock = time.perf_counter()
         for rows, pixels, damaged in decoded_batches(encoder, dataset, pending, options.num_workers):
             options.timings.decode_s += time.perf_counter() - clock
@@ -179,7 +179,7 @@ class FeatureStore:
             present = [i for i in rows if i not in damaged]
             arrays: dict[str, Array] = {}
             if present:
-                parts = encode(pixels, [f"image {dataset.keys[i]}" for i in present])
+                parts = encode(pixels, [dataset.keys[i] for i in present])
                 arrays["embedding"] = np.concatenate([as_array(part.embedding) for part in parts])
                 arrays["probe"] = np.concatenate([as_array(part.probe) for part in parts])
             options.timings.encode_s += time.perf_counter() - clock
@@ -208,13 +208,13 @@ class FeatureStore:
         )
         size = writer.batch_size or size
         writer.start(size)
-        encode = InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options)
+        encode = InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options, "Texts")
         for start in range(0, total, size):
             rows = range(start, min(start + size, total))
             if start not in writer.done:
                 clock = time.perf_counter()
                 batch = [texts[i] for i in rows]
-                parts = encode(batch, [f"text {text!r}" for text in batch])
+                parts = encode(batch, [repr(text) for text in batch])
                 embedding = np.concatenate([as_array(part) for part in parts])
                 options.timings.encode_s += time.perf_counter() - clock
                 options.timings.texts += len(batch)
