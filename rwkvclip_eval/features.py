@@ -110,7 +110,7 @@ class FeatureStore:
         """
         key = image_key(encoder.info, dataset.info.fingerprint)
         with self._entry(key, options) as folder:
-            if not (folder / "meta.json").is_file():
+            if _read_meta(folder) is None:
                 folder = self._encode_images(encoder, dataset, key, options)
             return _read_images(folder, key)
 
@@ -126,16 +126,16 @@ class FeatureStore:
             texts=unique,
         )
         with self._entry(key, options) as folder:
-            if not (folder / "meta.json").is_file():
+            if _read_meta(folder) is None:
                 folder = self._encode_texts(encoder, unique, key, options)
             stored = np.load(folder / "embedding.npy", mmap_mode="r")
             row = {text: i for i, text in enumerate(unique)}
             return np.asarray(stored[[row[text] for text in texts]])
 
     def find(self, key: str) -> Path | None:
-        """Return the folder of a finished entry, None where there is none."""
+        """Return the folder of a finished entry, None where there is none or it was damaged since."""
         for root in (self.shared, self.root):
-            if root is not None and (root / key[:2] / key / "meta.json").is_file():
+            if root is not None and _read_meta(root / key[:2] / key) is not None:
                 return root / key[:2] / key
         return None
 
@@ -149,6 +149,8 @@ class FeatureStore:
         from filelock import FileLock, Timeout
 
         folder = self.root / key[:2] / key
+        if folder.is_dir():
+            options.on_message(f"The stored features in {folder} are damaged: encoding them again.")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.with_suffix(".lock"))
@@ -244,16 +246,23 @@ class _Partial:
         journal = self.folder / "journal.jsonl"
         if not journal.is_file():
             return
-        whole, _, cut_short = journal.read_text(encoding="utf-8").rpartition("\n")
+        whole, _, cut_short = journal.read_text(encoding="utf-8", errors="replace").rpartition("\n")
         if cut_short:
             # A kill cut the last line; its batch is encoded again, and the next line must not join it.
             write_text(journal, whole + "\n" if whole else "")
-        for entry in map(json.loads, whole.splitlines()):
-            if "batch_size" in entry:
-                self.batch_size = entry["batch_size"]
-                continue
-            self.done.add(entry["start"])
-            self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
+        try:
+            for name, width in self.widths.items():
+                if np.load(self._path(name), mmap_mode="r").shape != (self.total, width):
+                    raise ValueError(f"{name} has another shape")
+            for entry in map(json.loads, whole.split("\n") if whole else ()):
+                if "batch_size" in entry:
+                    self.batch_size = entry["batch_size"]
+                    continue
+                self.done.add(entry["start"])
+                self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Damaged from outside: no batch of it can be trusted, so all are encoded again.
+            self.batch_size, self.done, self.missing = None, set(), {}
 
     def start(self, batch_size: int) -> None:
         """Open the arrays, making them where there are none."""
@@ -394,6 +403,16 @@ def _numpy(tensor: Any) -> Array:
     return np.asarray(tensor.detach().float().cpu().numpy())
 
 
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished entry says of itself; None where it is not finished, or was damaged since."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        whole = all((folder / f"{name}.npy").stat().st_size == size for name, size in meta["bytes"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return meta if whole else None
+
+
 def _read_images(folder: Path, key: str) -> ImageFeatureSet:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return ImageFeatureSet(
@@ -423,10 +442,13 @@ def entries(root: Path) -> list[dict[str, Any]]:
     for folder in sorted((root / "features").glob("??/*")):
         if not folder.is_dir():
             continue
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        entry: dict[str, Any] = {"path": folder, "bytes": size, "complete": folder.suffix != ".partial"}
-        if entry["complete"]:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        try:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+        except FileNotFoundError:  # A run finished or cleared it meanwhile.
+            continue
+        meta = _read_meta(folder) if folder.suffix != ".partial" else None
+        entry: dict[str, Any] = {"path": folder, "bytes": size, "complete": meta is not None}
+        if meta is not None:
             entry |= {
                 "model": meta["encoder"]["name"],
                 "dataset": meta.get("dataset", f"{meta['total']} texts"),
@@ -444,7 +466,7 @@ def clear(root: Path) -> tuple[int, int]:
     for entry in entries(root):
         folder: Path = entry["path"]
         lock = FileLock(folder.with_name(folder.name.split(".")[0] + ".lock"))
-        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+        with contextlib.suppress(Timeout, FileNotFoundError), lock.acquire(timeout=0):
             shutil.rmtree(folder)
             count, freed = count + 1, freed + int(entry["bytes"])
     return count, freed
