@@ -6,7 +6,6 @@ Data flows one way: suite → units → features (store) → task.score → reco
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,10 +16,11 @@ import numpy as np
 
 from rwkvclip_eval.data.catalogue import record_name
 from rwkvclip_eval.data.samples import default_cache_dir
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
-from rwkvclip_eval.results import Record, Status
+from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.results import Record, Status, folder_name
 from rwkvclip_eval.suite import LoadedSuite, check_names, load_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
@@ -48,12 +48,21 @@ class Unit:
         """What identifies the split to open: protocols that mean the same variant share it."""
         return self.ref, self.variant
 
+    @property
+    def content(self) -> DatasetRef:
+        """What the suite says of the dataset, told the same way whichever of its names it uses."""
+        return self.ref.model_copy(update={"name": self.dataset, "variant": self.variant})
+
+    @property
+    def dataset(self) -> str:
+        """The name records give the dataset: the catalogue's, whatever alias the suite uses."""
+        return record_name(self.ref.name) or self.ref.name
+
     def name(self, model: str) -> str:
         """Return the unit's name, fit for a folder."""
         split = f"@{self.ref.split}" if self.ref.split else ""
-        dataset = f"{self.ref.name}@{self.variant}" if self.variant else self.ref.name
-        parts = (model, self.task.name, dataset + split, self.protocol.name)
-        return "--".join(re.sub(r"[^A-Za-z0-9@._=-]+", "_", part) for part in parts)
+        dataset = f"{self.dataset}@{self.variant}" if self.variant else self.dataset
+        return folder_name(model, self.task.name, dataset + split, self.protocol.name)
 
 
 @dataclass(kw_only=True)
@@ -92,18 +101,26 @@ class UnitOutcome:
 
 
 def plan(loaded: LoadedSuite) -> list[Unit]:
-    """Return the units of a suite in its order, duplicates once."""
+    """Return the units of a suite in its order, duplicates once.
+
+    Raises:
+        SuiteError: a name is unknown, or two different datasets have one name, so that the results of one
+            would replace those of the other.
+    """
     check_names(loaded)
-    units: dict[tuple[str, Any, str | None, str], Unit] = {}
-    for entry in loaded.suite.tasks:
+    units: dict[str, Unit] = {}
+    for i, entry in enumerate(loaded.suite.tasks):
         for name in entry.protocol:
             protocol = PROTOCOLS.get(name)
-            for ref in entry.datasets:
+            for j, ref in enumerate(entry.datasets):
                 variant = ref.variant or protocol.variants.get(record_name(ref.name) or ref.name)
-                units.setdefault(
-                    (entry.task, ref, variant, name),
-                    Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol),
-                )
+                unit = Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol)
+                other = units.setdefault(unit.name(""), unit)
+                if other.content != unit.content:
+                    raise SuiteError(
+                        f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
+                        f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
+                    )
     return list(units.values())
 
 
@@ -164,7 +181,13 @@ class Datasets:
 
 
 def make_store(options: RunOptions) -> FeatureStore:
-    """Return the feature store the options ask for."""
+    """Return the feature store the options ask for.
+
+    Raises:
+        UserError: the shared one is not there.
+    """
+    if options.shared_cache is not None and not options.shared_cache.is_dir():
+        raise UserError(f"The shared feature store {options.shared_cache} is not a folder.")
     if not options.use_cache:
         return FeatureStore(None, options.shared_cache)
     return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
@@ -220,6 +243,9 @@ def run_unit(
     )
     wanted = unit.protocol.primary if unit.protocol.primary != "dataset" else dataset.info.primary_metric
     names = [metric.name for metric in result.metrics]
+    if unit.ref.metric is not None and unit.ref.metric not in names:
+        reason = unknown_name(f"metric of {unit.task.name}", unit.ref.metric, names)
+        return UnitOutcome(records=[blank_record(unit, info, "failed", reason)])
     primary = wanted if wanted in names else names[0]
     records = [
         dataclasses.replace(
@@ -250,7 +276,7 @@ def blank_record(
         model_info=dataclasses.asdict(info) if info else {"name": model},
         task=unit.task.name,
         task_version=unit.task.version,
-        dataset=unit.ref.name,
+        dataset=unit.dataset,
         variant=unit.variant or "default",
         protocol=unit.protocol.name,
         created_utc=utc_now(),
@@ -272,12 +298,14 @@ def _present_samples(
     """
     kept = np.array([i for i in range(len(dataset)) if i not in stored.missing], dtype=np.int64)
     if len(stored.missing) > allow_missing:
-        names = "; ".join(list(stored.missing.values())[:5])
+        names = "; ".join(reason.rstrip(".") for reason in list(stored.missing.values())[:5])
         raise DamagedData(
             f"{len(stored.missing)} of {len(dataset)} images of {dataset.info.name} are damaged "
             f"({allow_missing} allowed): {names}. Mend the data, or pass "
             f"--allow-missing {len(stored.missing)}."
         )
+    if not len(kept):
+        raise DamagedData(f"Not one of the {len(dataset)} images of {dataset.info.name} can be decoded.")
     labels, captions = dataset.labels, dataset.captions
     samples = Samples(
         info=dataset.info,
