@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import record_name
+from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import EncodeOptions, FeatureStore, ImageFeatureSet
@@ -130,8 +131,13 @@ def in_shard(
     """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
 
     Units that share a model and a dataset stay together, so that no split is encoded twice.
+
+    Raises:
+        UserError: there is no such member.
     """
     index, count = shard
+    if not 1 <= index <= count:
+        raise UserError(f"Member {index} of {count}: expected I/N with 1 ≤ I ≤ N.")
     groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
     for m, _ in enumerate(models):
         for u, unit in enumerate(units):
@@ -433,6 +439,7 @@ def evaluate(
         use_cache=cache,
         encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
     )
+    check_data_root(options.data_root)
     datasets, store = Datasets(options, loaded.base_dir), make_store(options)
     units = plan(loaded)
     outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]

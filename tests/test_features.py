@@ -199,6 +199,18 @@ def test_clearing_frees_what_is_not_in_use(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_encoding_leaves_the_random_generator_alone(tmp_path: Path, num_workers: int) -> None:
+    before = torch.get_rng_state()
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions(num_workers=num_workers))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_impossible_batch_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        EncodeOptions(batch_size=0)
+
+
 def damage(folder: Path, how: str) -> None:
     if how == "array cut short":
         os.truncate(folder / "embedding.npy", 200)

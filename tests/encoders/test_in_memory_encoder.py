@@ -200,3 +200,8 @@ def test_a_model_on_the_gpu_gives_the_features_of_the_cpu(in_tmp: Path) -> None:
         torch.testing.assert_close(image, cpu.encode_image(pixels).embedding, atol=1e-5, rtol=0)
         text = cuda.encode_text(tokens).cpu()
         torch.testing.assert_close(text, cpu.encode_text(tokens), atol=1e-5, rtol=0)
+
+
+def test_what_is_no_module_is_said_to_be_none() -> None:
+    with pytest.raises(UserError, match="expected a spec, an Encoder or a torch module, got int"):
+        as_encoder(3, name="model")  # type: ignore[arg-type]

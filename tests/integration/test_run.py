@@ -361,7 +361,7 @@ def test_a_file_the_system_refuses_is_named(cli: Cli) -> None:
 
 def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
-        "name: n\ntasks:\n  - task: zero_shot_classification\n    datasets: [{name: größe, folder: absent}]\n",
+        "name: n\ntasks:\n- task: zero_shot_classification\n  datasets: [{name: größe, folder: x}]\n",
         encoding="utf-8",
     )
     done = cli("validate", "s.yaml", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
