@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
@@ -58,14 +58,21 @@ OfflineOption = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"rwkvclip-eval {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version),
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks (before the command).")] = False,
 ) -> None:
-    if version:
-        typer.echo(f"rwkvclip-eval {__version__}")
-        raise typer.Exit
+    """Hold the options that stand before the command."""
 
 
 @app.command()
@@ -120,7 +127,9 @@ def run(
 
     _prepare(plugin, offline)
     workers = (
-        num_workers if num_workers is not None else (0 if device == "cpu" else min(8, os.cpu_count() or 1))
+        num_workers
+        if num_workers is not None
+        else (0 if device.startswith("cpu") else min(8, os.cpu_count() or 1))
     )
     with console.Progress() as progress:
         options = RunOptions(
@@ -269,13 +278,19 @@ def data_verify(
 
     Example:  rwkvclip-eval data verify cifar10 flickr30k --data-root DATA
     """
-    from rwkvclip_eval.data.open import open_dataset
+    from rwkvclip_eval.data.open import check_data_root, open_dataset
     from rwkvclip_eval.data.verify import verify_dataset
 
+    check_data_root(data_root)
     good = True
     for name in names:
         with console.Progress() as progress:
-            dataset = open_dataset(_dataset_ref(name), data_root=data_root)
+            try:
+                dataset = open_dataset(_dataset_ref(name), data_root=data_root)
+            except DamagedData as error:
+                console.say(f"{name}: NOT fine; it cannot be opened\n  {error}")
+                good = False
+                continue
             found = verify_dataset(dataset, functools.partial(progress.update, what=name))
         info = found.info
         console.say(
@@ -361,7 +376,7 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
     return int(index), int(count)
 

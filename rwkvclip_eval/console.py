@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -98,6 +100,12 @@ def run_app(app: typer.Typer) -> NoReturn:
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
+    # A name the terminal cannot show must not end a run.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         code: Any = app(args=arguments, standalone_mode=False)
     except KeyboardInterrupt:
@@ -106,17 +114,23 @@ def run_app(app: typer.Typer) -> NoReturn:
         if debug:
             raise
         _fail(f"Error: {error}", error.exit_code)
+    except OSError as error:
+        if debug or error.filename is None:
+            _fail_internal(error, debug=debug)
+        # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
+        _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
     except Exception as error:
         code = _click_exit_code(error)
         if code is None:
-            if debug:
-                raise
-            # A defect of ours: one line for the user, the traceback on request.
-            _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+            _fail_internal(error, debug=debug)
     # The command-line library turns Ctrl-C into this code without a word.
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _click_exit_code(error: Exception) -> int | None:
@@ -128,6 +142,13 @@ def _click_exit_code(error: Exception) -> int | None:
     if type(error).__name__ == "Abort":
         return INTERRUPTED
     return None
+
+
+def _fail_internal(error: Exception, *, debug: bool) -> NoReturn:
+    """Report a defect of ours: one line for the user, the traceback on request."""
+    if debug:
+        raise error
+    _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -50,6 +50,18 @@ class EncodeOptions:
     on_message: Callable[[str], None] = lambda text: None
     timings: Timings = field(default_factory=Timings)
 
+    def __post_init__(self) -> None:
+        """Refuse impossible sizes.
+
+        Raises:
+            UserError: the batch size is below 1, or the number of workers below 0.
+        """
+        if self.batch_size < 1 or self.num_workers < 0:
+            raise UserError(
+                f"The batch size must be at least 1 and the number of workers at least 0, not "
+                f"{self.batch_size} and {self.num_workers}."
+            )
+
 
 class _Decoder:
     """Map-style dataset for the loader: preprocesses in the worker, returns the reason where it cannot."""
@@ -94,6 +106,8 @@ def decoded_batches(
         num_workers=num_workers,
         collate_fn=_as_list,
         prefetch_factor=2 if num_workers else None,
+        # Without one of its own it draws from the global generator, which a training loop around it uses.
+        generator=torch.Generator(),
     )
     for rows, samples in zip(batches, loader, strict=True):
         tensors = [pixels for _, pixels, _ in samples if pixels is not None]

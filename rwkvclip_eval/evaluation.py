@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.results import Record, records_to_frame
@@ -109,6 +110,7 @@ def evaluate(
         use_cache=cache,
         encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
     )
+    check_data_root(options.data_root)
     datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
     with make_store(options) as store:
         outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]

@@ -89,7 +89,7 @@ class FeatureStore:
         """
         key = image_key(encoder.info, dataset.info.fingerprint)
         with self._entry(key, options) as folder:
-            if not (folder / "meta.json").is_file():
+            if _read_meta(folder) is None:
                 folder = self._encode_images(encoder, dataset, key, options)
             stored = _read_images(folder, key)
         if any(_can_be_read(dataset, index) for index in stored.missing):
@@ -110,16 +110,16 @@ class FeatureStore:
             texts=unique,
         )
         with self._entry(key, options) as folder:
-            if not (folder / "meta.json").is_file():
+            if _read_meta(folder) is None:
                 folder = self._encode_texts(encoder, unique, key, options)
             stored = np.load(folder / "embedding.npy", mmap_mode="r")
             row = {text: i for i, text in enumerate(unique)}
             return np.asarray(stored[[row[text] for text in texts]])
 
     def find(self, key: str) -> Path | None:
-        """Return the folder of a finished entry, None where there is none."""
+        """Return the folder of a finished entry, None where there is none or it was damaged since."""
         for root in (self.root, self.shared):
-            if root is not None and (root / key[:2] / key / "meta.json").is_file():
+            if root is not None and _read_meta(root / key[:2] / key) is not None:
                 return root / key[:2] / key
         return None
 
@@ -131,6 +131,8 @@ class FeatureStore:
             yield found
             return
         with self._locked(key, options) as folder:
+            if folder.is_dir() and _read_meta(folder) is None:
+                options.on_message(f"The stored features in {folder} are damaged: encoding them again.")
             yield folder
 
     @contextlib.contextmanager
@@ -232,6 +234,16 @@ def _can_be_read(dataset: Dataset, index: int) -> bool:
     return True
 
 
+def _read_meta(folder: Path) -> dict[str, Any] | None:
+    """Return what a finished entry says of itself; None where it is not finished, or was damaged since."""
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        whole = all((folder / f"{name}.npy").stat().st_size == size for name, size in meta["bytes"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return meta if whole else None
+
+
 def _read_images(folder: Path, key: str) -> ImageFeatureSet:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     return ImageFeatureSet(
@@ -261,10 +273,13 @@ def entries(root: Path) -> list[dict[str, Any]]:
     for folder in sorted((root / "features").glob("??/*")):
         if not folder.is_dir():
             continue
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        entry: dict[str, Any] = {"path": folder, "bytes": size, "complete": folder.suffix != ".partial"}
-        if entry["complete"]:
-            meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        try:
+            size = sum(file.stat().st_size for file in folder.iterdir())
+        except FileNotFoundError:  # A run finished or cleared it meanwhile.
+            continue
+        meta = _read_meta(folder) if folder.suffix != ".partial" else None
+        entry: dict[str, Any] = {"path": folder, "bytes": size, "complete": meta is not None}
+        if meta is not None:
             entry |= {
                 "model": meta["encoder"]["name"],
                 "dataset": meta.get("dataset", f"{meta['total']} texts"),
@@ -282,7 +297,7 @@ def clear(root: Path) -> tuple[int, int]:
     for entry in entries(root):
         folder: Path = entry["path"]
         lock = FileLock(folder.with_name(folder.name.split(".")[0] + ".lock"))
-        with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+        with contextlib.suppress(Timeout, FileNotFoundError), lock.acquire(timeout=0):
             shutil.rmtree(folder)
             count, freed = count + 1, freed + int(entry["bytes"])
     return count, freed

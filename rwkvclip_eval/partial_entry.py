@@ -49,16 +49,23 @@ class PartialEntry:
         journal = self.folder / "journal.jsonl"
         if not journal.is_file():
             return
-        whole, _, cut_short = journal.read_text(encoding="utf-8").rpartition("\n")
+        whole, _, cut_short = journal.read_text(encoding="utf-8", errors="replace").rpartition("\n")
         if cut_short:
             # A kill cut the last line; its batch is encoded again, and the next line must not join it.
             write_text(journal, whole + "\n" if whole else "")
-        for entry in map(json.loads, whole.splitlines()):
-            if "batch_size" in entry:
-                self.batch_size = entry["batch_size"]
-                continue
-            self.done.add(entry["start"])
-            self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
+        try:
+            for name, width in self.widths.items():
+                if np.load(self._path(name), mmap_mode="r").shape != (self.total, width):
+                    raise ValueError(f"{name} has another shape")
+            for entry in map(json.loads, whole.split("\n") if whole else ()):
+                if "batch_size" in entry:
+                    self.batch_size = entry["batch_size"]
+                    continue
+                self.done.add(entry["start"])
+                self.missing |= {int(i): reason for i, reason in entry["missing"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            # Damaged from outside: no batch of it can be trusted, so all are encoded again.
+            self.batch_size, self.done, self.missing = None, set(), {}
 
     def start(self, batch_size: int) -> None:
         """Open the arrays, making them where there are none."""

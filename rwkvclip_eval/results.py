@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
+import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +130,19 @@ class RunInfo:
     """Of this file."""
 
 
+# File systems hold names of 255 bytes; temporary files and endings need some of them.
+_MAX_NAME_BYTES = 200
+
+
+def folder_name(*parts: str) -> str:
+    """Return `parts` joined to one name fit for a folder, cut (with a hash of the whole) where it is long."""
+    name = "--".join(re.sub(r"[^\w@.=-]+", "_", part) for part in parts)
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: _MAX_NAME_BYTES - 13].decode(errors='ignore')}-{digest}"
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it when the block ends without an error.
@@ -180,15 +195,18 @@ def read_records(path: Path) -> list[Record]:
     """
     known = {f.name for f in dataclasses.fields(Record)}
     records = []
-    # Not splitlines: texts may hold U+2028 and the like, which JSON leaves as they are.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    # Not as text lines: names may hold characters that Python takes for line ends.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line:
             continue
         try:
             fields = json.loads(line)
             records.append(Record(**{k: v for k, v in fields.items() if k in known}))
         except (ValueError, TypeError, AttributeError) as error:
-            raise OutputError(f"{path}:{number}: not a result record ({error}).") from error
+            raise OutputError(
+                f"{path}:{number}: not a result record ({error}). Something else wrote or cut this file: "
+                "delete it and run the same command again (features in the store are used again)."
+            ) from error
     return records
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError
 from rwkvclip_eval.results import (
     Record,
@@ -98,38 +101,69 @@ class RunDirectory:
             ) from error
         self.records: dict[str, list[Record]] = {}
         try:
-            self.info = self._continue(info) if (out / "run.json").is_file() else info
+            self.info = self._continue(info)
             self._write_info()
         except BaseException:
             self._lock.release()
             raise
 
     def _continue(self, info: RunInfo) -> RunInfo:
-        """Return the run's info with this session counted, after checking that it is the same run."""
-        try:
-            old = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
-            identity = old["identity"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"{self.out}/run.json is not a run's; choose another --out.") from error
-        differing = [key for key in info.identity if identity.get(key) != info.identity[key]]
-        if differing:
-            said = "; ".join(
-                f"{key}: {identity.get(key)!r} there, {info.identity[key]!r} now" for key in differing
-            )
-            raise OutputError(
-                f"{self.out} holds another run ({said}). Choose another --out, or the same options."
-            )
+        """Return the run's info with this session counted, after checking that it is the same run.
+
+        A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
+        """
         if (self.out / "results.jsonl").is_file():
             for record in read_records(self.out / "results.jsonl"):
                 self.records.setdefault(record.unit, []).append(record)
         known = {f.name for f in dataclasses.fields(RunInfo)}
-        before = RunInfo(**{key: value for key, value in old.items() if key in known})
+        try:
+            old = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
+            before = RunInfo(**{key: value for key, value in old.items() if key in known})
+            identity = dict(before.identity)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            if not self.records:
+                return info
+            raise OutputError(
+                f"{self.out} holds results, but no run.json that says of what; choose another --out."
+            ) from error
+        differing = [
+            key
+            for key in dict.fromkeys((*info.identity, *identity))
+            if identity.get(key) != info.identity.get(key)
+        ]
+        if differing and not self.records:
+            return info
+        if differing:
+            said = "; ".join(
+                f"{key}: {identity.get(key)!r} there, {info.identity.get(key)!r} now" for key in differing
+            )
+            raise OutputError(
+                f"{self.out} holds another run ({said}). Choose another --out, or the same options."
+            )
         return dataclasses.replace(before, sessions=before.sessions + 1, environment=info.environment)
 
     def _write_info(self) -> None:
         write_text(
             self.out / "run.json", json.dumps(dataclasses.asdict(self.info), indent=1, ensure_ascii=False)
         )
+
+    def refuse_other_model(self, name: str, fingerprint: str) -> None:
+        """Refuse to mix numbers of two models under one name.
+
+        Raises:
+            OutputError: this run scored a model called `name` with another fingerprint.
+        """
+        scored = {
+            record.model_info.get("fingerprint")
+            for records in self.records.values()
+            for record in records
+            if record.model == name and record.status in FINISHED
+        }
+        if scored and fingerprint not in scored:
+            raise OutputError(
+                f"{name} (weights, configuration or preprocessing) has changed since {self.out} scored it; "
+                "choose another --out."
+            )
 
     def finished(self, unit: str) -> bool:
         """Whether the unit needs no further work."""
@@ -147,6 +181,10 @@ class RunDirectory:
             text = json.dumps(outcome.examples, ensure_ascii=False)
             write_text(self.out / "examples" / f"{unit}.json", text)
         self.records[unit] = list(outcome.records)
+        self.write_results()
+
+    def write_results(self) -> None:
+        """Put all records on disk; a member of a job array may have none, and says so by an empty file."""
         write_records(self.out / "results.jsonl", [r for records in self.records.values() for r in records])
 
     def close(self) -> None:
@@ -188,10 +226,7 @@ def run_suite(
     started = time.perf_counter()
     options = options or RunOptions()
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
-    if options.data_root is not None and not options.data_root.is_dir():
-        raise DataNotFound(
-            f"The data root {options.data_root} is not a folder; give the one that holds the datasets."
-        )
+    check_data_root(options.data_root)
     units = plan(loaded)
     specs = expand_specs(models)
     wanted = in_shard(units, specs, shard or (1, 1))
@@ -212,6 +247,7 @@ def run_suite(
             "limit": options.limit,
             "allow_missing": options.allow_missing,
             "shard": f"{shard[0]}/{shard[1]}" if shard else "",
+            "model_configs": _config_hashes(specs),
         },
         environment=environment(),
         started_utc=utc_now(),
@@ -227,9 +263,10 @@ def run_suite(
             for i, spec in enumerate(specs)
         ]
         _check_unchanged(run, specs, units)
+        _refuse_equal_names([u.name(spec.name) for spec in specs for u in units])
         num_run = sum(len(pending) for _, pending in work)
         datasets = Datasets(options, loaded.base_dir)
-        encoders = _load_all([spec for spec, pending in work if pending], options, run)
+        encoders = _load_all(run, [spec for spec, pending in work if pending], options)
         _open_all([u for _, pending in work for u in pending], datasets)
         with make_store(options) as store:
             for spec, pending in work:
@@ -242,6 +279,7 @@ def run_suite(
                     run.add(name, outcome)
                     options.on_unit(name, _outcome_text(outcome))
                 del encoder
+        run.write_results()
     finally:
         run.close()
     total = time.perf_counter() - started
@@ -257,6 +295,16 @@ def run_suite(
     )
 
 
+def _config_hashes(specs: Sequence[EncoderSpec]) -> dict[str, str]:
+    """Return name of the configuration file → SHA-256, for models given as a JSON file of the user's."""
+    files = {Path(spec.model.partition(":")[2] or spec.model).expanduser() for spec in specs}
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(files)
+        if file.suffix == ".json" and file.is_file()
+    }
+
+
 def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:
     from rwkvclip_eval.encoders import load_encoder
 
@@ -269,26 +317,16 @@ def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:
     )
 
 
-def _load_all(specs: Sequence[EncoderSpec], options: RunOptions, run: RunDirectory) -> dict[str, Encoder]:
+def _load_all(run: RunDirectory, specs: Sequence[EncoderSpec], options: RunOptions) -> dict[str, Encoder]:
     """Load every model once, so that a bad checkpoint is found before any encoding; return those kept.
 
     Raises:
-        OutputError: a model is another than the one of that name whose numbers the run already holds.
+        OutputError: the run already scored another model under one of the names.
     """
     kept: dict[str, Encoder] = {}
     for spec in specs:
         encoder = _load(spec, options)
-        scored = {
-            record.model_info.get("fingerprint")
-            for records in run.records.values()
-            for record in records
-            if record.model == spec.name and record.status in FINISHED
-        }
-        if scored and encoder.info.fingerprint not in scored:
-            raise OutputError(
-                f"{spec.name} (weights, configuration, preprocessing or tokenizer) has changed since "
-                f"{run.out} scored it; choose another --out."
-            )
+        run.refuse_other_model(spec.name, encoder.info.fingerprint)
         if len(kept) < KEPT_LOADED:
             kept[spec.name] = encoder
     return kept
@@ -316,6 +354,16 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
             )
 
 
+def _refuse_equal_names(names: Sequence[str]) -> None:
+    """Raise UserError where two units would write to one place."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise UserError(
+            f"Two models or datasets share the name {twice[0]!r} on disk, where only letters, digits and "
+            "@.=_- are kept; rename one of the files."
+        )
+
+
 def _open_all(pending: Sequence[Unit], datasets: Datasets) -> None:
     """Open every split once, so that bad input is found before any encoding.
 
@@ -329,7 +377,7 @@ def _open_all(pending: Sequence[Unit], datasets: Datasets) -> None:
             datasets.get(unit)
         except (DataNotFound, DamagedData) as error:
             problems[unit.dataset_key] = error
-    if problems and len(problems) == len({unit.dataset_key for unit in pending}):
+    if problems and all(unit.dataset_key in problems for unit in pending):
         text = "\n".join(dict.fromkeys(str(problem) for problem in problems.values()))
         raise type(next(iter(problems.values())))(f"No dataset of the suite can be used:\n{text}")
 

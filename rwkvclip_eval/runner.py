@@ -6,7 +6,6 @@ Data flows one way: suite → units → features (store) → task.score → reco
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserErro
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.results import Record, Status
+from rwkvclip_eval.results import Record, Status, folder_name
 from rwkvclip_eval.suite import LoadedSuite, check_names
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
@@ -50,12 +49,21 @@ class Unit:
         """What identifies the split to open: protocols that mean the same variant share it."""
         return self.ref, self.variant
 
+    @property
+    def content(self) -> DatasetRef:
+        """What the suite says of the dataset, told the same way whichever of its names it uses."""
+        return self.ref.model_copy(update={"name": self.dataset, "variant": self.variant})
+
+    @property
+    def dataset(self) -> str:
+        """The name records give the dataset: the catalogue's, whatever alias the suite uses."""
+        return canonical_name(self.ref.name)
+
     def name(self, model: str) -> str:
         """Return the unit's name, fit for a folder."""
         split = f"@{self.ref.split}" if self.ref.split else ""
-        dataset = f"{self.ref.name}@{self.variant}" if self.variant else self.ref.name
-        parts = (model, self.task.name, dataset + split, self.protocol.name)
-        return "--".join(re.sub(r"[^A-Za-z0-9@._=-]+", "_", part) for part in parts)
+        dataset = f"{self.dataset}@{self.variant}" if self.variant else self.dataset
+        return folder_name(model, self.task.name, dataset + split, self.protocol.name)
 
 
 @dataclass(kw_only=True)
@@ -94,18 +102,26 @@ class UnitOutcome:
 
 
 def plan(loaded: LoadedSuite) -> list[Unit]:
-    """Return the units of a suite in its order, duplicates once."""
+    """Return the units of a suite in its order, duplicates once.
+
+    Raises:
+        SuiteError: a name is unknown, or two different datasets have one name, so that the results of one
+            would replace those of the other.
+    """
     check_names(loaded)
-    units: dict[tuple[str, Any, str | None, str], Unit] = {}
-    for entry in loaded.suite.tasks:
+    units: dict[str, Unit] = {}
+    for i, entry in enumerate(loaded.suite.tasks):
         for name in entry.protocol:
             protocol = PROTOCOLS.get(name)
-            for given in entry.datasets:
+            for j, given in enumerate(entry.datasets):
                 ref, variant = _canonical(given, protocol)
-                units.setdefault(
-                    (entry.task, ref, variant, name),
-                    Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol),
-                )
+                unit = Unit(task=TASKS.get(entry.task), ref=ref, variant=variant, protocol=protocol)
+                other = units.setdefault(unit.name(""), unit)
+                if other.content != unit.content:
+                    raise SuiteError(
+                        f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
+                        f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
+                    )
     return list(units.values())
 
 
@@ -131,8 +147,13 @@ def in_shard(
     """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
 
     Units that share a model and a dataset stay together, so that no split is encoded twice.
+
+    Raises:
+        UserError: there is no such member.
     """
     index, count = shard
+    if not 1 <= index <= count:
+        raise UserError(f"Member {index} of {count}: expected I/N with 1 ≤ I ≤ N.")
     groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
     for m, _ in enumerate(models):
         for u, unit in enumerate(units):
@@ -182,7 +203,13 @@ class Datasets:
 
 
 def make_store(options: RunOptions) -> FeatureStore:
-    """Return the feature store the options ask for."""
+    """Return the feature store the options ask for.
+
+    Raises:
+        UserError: the shared one is not there.
+    """
+    if options.shared_cache is not None and not options.shared_cache.is_dir():
+        raise UserError(f"The shared feature store {options.shared_cache} is not a folder.")
     if not options.use_cache:
         return FeatureStore(None, options.shared_cache)
     return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
@@ -279,7 +306,7 @@ def blank_record(
         model_info=dataclasses.asdict(info) if info else {"name": model},
         task=unit.task.name,
         task_version=unit.task.version,
-        dataset=canonical_name(unit.ref.name),
+        dataset=unit.dataset,
         variant=unit.variant or "default",
         split=unit.ref.split or "test",
         protocol=unit.protocol.name,
@@ -302,12 +329,14 @@ def _present_samples(
     """
     kept = np.array([i for i in range(len(dataset)) if i not in stored.missing], dtype=np.int64)
     if len(stored.missing) > allow_missing:
-        names = "; ".join(list(stored.missing.values())[:5])
+        names = "; ".join(reason.rstrip(".") for reason in list(stored.missing.values())[:5])
         raise DamagedData(
             f"{len(stored.missing)} of {len(dataset)} images of {dataset.info.name} are damaged "
             f"({allow_missing} allowed): {names}. Mend the data, or pass "
             f"--allow-missing {len(stored.missing)}."
         )
+    if not len(kept):
+        raise DamagedData(f"Not one of the {len(dataset)} images of {dataset.info.name} can be decoded.")
     labels, captions = dataset.labels, dataset.captions
     samples = Samples(
         info=dataset.info,

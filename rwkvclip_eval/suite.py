@@ -26,7 +26,7 @@ class SuiteTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    protocol: tuple[str, ...] = Field(("standard",), description="a name or a list of names")
+    protocol: tuple[str, ...] = Field(("standard",), min_length=1, description="a name or a list of names")
     datasets: tuple[DatasetRef, ...] = Field(min_length=1)
 
     @field_validator("protocol", mode="before")
@@ -76,6 +76,10 @@ class LoadedSuite:
     base_dir: Path
     source: str = "suite"
 
+    def where(self, *location: str | int) -> str:
+        """Return `file:line` of the entry at `location`, such as ("tasks", 0, "datasets", 2)."""
+        return f"{self.source}:{_line(yaml.compose(self.text, Loader=yaml.SafeLoader), location)}"
+
 
 def _expand_short_name(entry: object) -> object:
     if isinstance(entry, str):
@@ -99,6 +103,8 @@ def load_suite(name_or_path: str | Path) -> LoadedSuite:
     shipped = list_suites()
     if str(name_or_path) in shipped:
         path = shipped[str(name_or_path)]
+    elif path.is_dir():
+        raise SuiteError(f"{path} is a folder; give the path of a YAML file in it.")
     elif not path.is_file():
         raise SuiteError(
             unknown_name("suite", str(name_or_path), shipped) + " Or give the path of a YAML file."
@@ -134,7 +140,10 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
         raise SuiteError(
             f"{source}:1: expected a mapping with 'name' and 'tasks', got {type(data).__name__}."
         )
-    duplicates = list(_duplicate_keys(node))
+    try:
+        duplicates = list(_duplicate_keys(node))
+    except RecursionError as error:
+        raise SuiteError(f"{source}: an alias (*name) stands inside what it stands for.") from error
     if duplicates:
         raise SuiteError(
             "\n".join(f"{source}:{line}: the key {key!r} occurs twice." for key, line in duplicates)
@@ -142,7 +151,7 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
-        messages = [_message(problem, node, source) for problem in error.errors()]
+        messages = [_message(problem, node, source) for problem in _own_problems(error)]
         raise SuiteError("\n".join(messages)) from error
     return LoadedSuite(
         suite=suite,
@@ -163,22 +172,48 @@ def check_names(loaded: LoadedSuite) -> None:
     from rwkvclip_eval.data.open import DATASETS
     from rwkvclip_eval.tasks import TASKS
 
-    node, source = yaml.compose(loaded.text, Loader=yaml.SafeLoader), loaded.source
     problems: list[str] = []
     for i, entry in enumerate(loaded.suite.tasks):
         if entry.task not in TASKS:
-            line = _line(node, ("tasks", i, "task"))
-            problems.append(f"{source}:{line}: {unknown_name('task', entry.task, TASKS)}")
+            where = loaded.where("tasks", i, "task")
+            problems.append(f"{where}: {unknown_name('task', entry.task, TASKS)}")
         for j, ref in enumerate(entry.datasets):
             free = ref.source is not None or ref.folder is not None or ref.name.startswith("wds_")
-            if not free and record_name(ref.name) is None and ref.name not in DATASETS:
-                line = _line(node, ("tasks", i, "datasets", j))
+            where = loaded.where("tasks", i, "datasets", j)
+            record = record_name(ref.name)
+            if not free and record is None and ref.name not in DATASETS:
                 hint = " A set of your own needs 'folder' or 'source', or a name that starts with 'wds_'."
-                problems.append(
-                    f"{source}:{line}: {unknown_name('dataset', ref.name, {*catalogue(), *DATASETS})}{hint}"
-                )
+                unknown = unknown_name("dataset", ref.name, {*catalogue(), *DATASETS})
+                problems.append(f"{where}: {unknown}{hint}")
+            if record is None:
+                continue
+            known = catalogue()[record]
+            if ref.variant is not None and ref.variant not in known.variants:
+                unknown = unknown_name(f"variant of {record}", ref.variant, known.variants)
+                problems.append(f"{where}: {unknown}")
+            if entry.task in TASKS and known.kind not in TASKS.get(entry.task).kinds:
+                kinds = " or ".join(sorted(TASKS.get(entry.task).kinds))
+                problems.append(f"{where}: {entry.task} scores {kinds} sets; {record} is a {known.kind} set.")
     if problems:
         raise SuiteError("\n".join(problems))
+
+
+def _own_problems(error: ValidationError) -> list[Any]:
+    """Return the mistakes without the lists that are called empty only because an entry is wrong."""
+    problems = error.errors()
+    return [
+        one
+        for one in problems
+        if one["type"] != "too_short"
+        or not any(other is not one and other["loc"][: len(one["loc"])] == one["loc"] for other in problems)
+    ]
+
+
+_PLAIN_TEXTS = {
+    "too_short": "the list is empty; it needs at least one entry.",
+    "tuple_type": "expected a list.",
+    "model_type": "expected a name or a mapping with 'name'.",
+}
 
 
 def _message(problem: Any, node: yaml.Node | None, source: str) -> str:
@@ -192,6 +227,7 @@ def _message(problem: Any, node: yaml.Node | None, source: str) -> str:
     elif problem["type"] == "missing":
         text = f"the key {location[-1]!r} is missing."
         location = location[:-1]
+    text = _PLAIN_TEXTS.get(problem["type"], text)
     return f"{source}:{_line(node, location)}: {where}: {text}"
 
 

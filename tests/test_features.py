@@ -200,6 +200,60 @@ def test_clearing_frees_what_is_not_in_use(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_encoding_leaves_the_random_generator_alone(tmp_path: Path, num_workers: int) -> None:
+    before = torch.get_rng_state()
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions(num_workers=num_workers))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_impossible_batch_sizes_are_refused() -> None:
+    with pytest.raises(UserError, match="at least 1"):
+        EncodeOptions(batch_size=0)
+
+
+def damage(folder: Path, how: str) -> None:
+    if how == "array cut short":
+        os.truncate(folder / "embedding.npy", 200)
+    elif how == "array gone":
+        (folder / "probe.npy").unlink()
+    elif how == "no meta":
+        (folder / "meta.json").unlink()
+    else:
+        (folder / "meta.json").write_text("garbage")
+
+
+@pytest.mark.parametrize("how", ["array cut short", "array gone", "no meta", "meta garbled"])
+def test_a_damaged_entry_is_said_and_encoded_again(tmp_path: Path, how: str) -> None:
+    first = FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    expected = np.array(first.embedding)
+    (entry,) = entries(tmp_path)
+    damage(entry["path"], how)
+    assert [e["complete"] for e in entries(tmp_path)] == [False]
+    said: list[str] = []
+    encoder = ColourEncoder()
+    again = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(on_message=said.append))
+    assert encoder.images == 30
+    np.testing.assert_array_equal(again.embedding, expected)
+    assert [text for text in said if "damaged" in text]
+
+
+@pytest.mark.parametrize("how", ["journal garbled", "array gone", "array cut short"])
+def test_a_damaged_unfinished_entry_is_started_over(tmp_path: Path, how: str) -> None:
+    with pytest.raises(StopHere):
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
+    (entry,) = entries(tmp_path)
+    if how == "journal garbled":
+        with (entry["path"] / "journal.jsonl").open("ab") as journal:
+            journal.write(b"\xffgarbage\n")
+    else:
+        damage(entry["path"], how)
+    encoder = ColourEncoder()
+    stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images == 30
+    np.testing.assert_allclose(np.linalg.norm(stored.embedding, axis=1), 1, rtol=1e-6)
+
+
 SLOW_ENCODING = """
 import sys, time
 sys.path[:0] = {paths!r}

@@ -1,8 +1,12 @@
 """Suite files: what loads, and that every mistake is named with its line."""
 
+from pathlib import Path
+
 import pytest
 
 from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.results import folder_name
+from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
 
 GOOD = """\
@@ -52,6 +56,9 @@ def test_the_hash_is_of_the_text() -> None:
         ("name: mine\n", "", "s.yaml:1: name: the key 'name' is missing."),
         ("name: mine\n", "name: mine\nname: yours\n", "s.yaml:2: the key 'name' occurs twice."),
         ("tasks:", "tasks: [", "s.yaml:"),
+        ("[standard, clip-benchmark]", "[]", "s.yaml:4: tasks.0.protocol: the list is empty"),
+        ("- cifar10", "- null", "s.yaml:6: tasks.0.datasets.0: expected a name or a mapping with 'name'."),
+        ("name: mine", "name: &a [*a]", "s.yaml: an alias (*name) stands inside what it stands for."),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(old: str, new: str, message: str) -> None:
@@ -84,3 +91,62 @@ def test_a_folder_of_webdataset_shards_needs_no_catalogue_entry() -> None:
 def test_an_unknown_suite_lists_the_shipped_ones() -> None:
     with pytest.raises(SuiteError, match="Did you mean 'zero-shot-11'"):
         load_suite("zeroshot-11")
+
+
+def test_a_list_with_a_wrong_entry_is_not_called_empty() -> None:
+    with pytest.raises(SuiteError) as caught:
+        parse_suite(GOOD.replace("owl", "3"), source="s.yaml")
+    assert str(caught.value) == "s.yaml:10: tasks.0.datasets.2.class_names.0: Input should be a valid string"
+
+
+def test_a_folder_is_not_called_an_unknown_suite(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="is a folder"):
+        load_suite(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("sun397@partition1", "sun397@part", "s.yaml:7: Unknown variant of sun397 'part'."),
+        (
+            "zero_shot_classification",
+            "zero_shot_retrieval",
+            "s.yaml:6: zero_shot_retrieval scores retrieval sets; cifar10 is a classification set.",
+        ),
+    ],
+)
+def test_variants_and_kinds_are_checked_before_a_run(old: str, new: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        plan(parse_suite(GOOD.replace(old, new), source="s.yaml"))
+    assert message in str(caught.value)
+
+
+OTHER_BIRDS = """\
+      - name: {name}
+        folder: other
+        class_names: [owl, wren]
+        templates: ["a photo of a {{c}}."]
+"""
+
+
+@pytest.mark.parametrize("name", ["birds", '"my/birds"'])
+def test_two_datasets_whose_results_would_replace_each_other_are_refused(name: str) -> None:
+    first = GOOD.replace("birds\n", "my_birds\n", 1) if "my" in name else GOOD
+    with pytest.raises(SuiteError, match=r"s.yaml:12: .* share the name"):
+        plan(parse_suite(first + OTHER_BIRDS.format(name=name), source="s.yaml"))
+
+
+def test_names_in_any_script_are_names_of_their_own() -> None:
+    suite = GOOD.replace("name: birds", "name: птицы") + OTHER_BIRDS.format(name="鳥")
+    assert len({unit.name("m") for unit in plan(parse_suite(suite))}) == 2 * 4
+
+
+def test_a_dataset_given_twice_or_by_its_alias_is_one_unit_under_its_record_name() -> None:
+    units = plan(parse_suite(GOOD.replace("- cifar10", "- cifar10\n      - vtab/cifar10\n      - cifar10")))
+    assert [unit.dataset for unit in units] == 2 * ["cifar10", "sun397", "birds"]
+
+
+def test_long_names_fit_the_disk_and_stay_apart() -> None:
+    names = {folder_name("m", "d" * 300 + end) for end in "ab"}
+    assert len(names) == 2
+    assert max(len(name.encode()) for name in names | {folder_name("鳥" * 300)}) <= 200

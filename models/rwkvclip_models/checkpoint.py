@@ -224,10 +224,14 @@ def _read_torch(path: Path) -> object:
         with warnings.catch_warnings():
             # The error below says it better.
             warnings.filterwarnings("ignore", message=".*TorchScript")
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needed = re.search(r"GLOBAL (\S+)", str(error))
-        if needed is None and "Unsupported" not in str(error):
+        # The first byte of a pickle; anything else that came this far is an archive cut short.
+        with path.open("rb") as file:
+            is_pickle = file.read(1) == b"\x80"
+        if needed is None and not (is_pickle and "Unsupported" in str(error)):
             raise CheckpointError(
                 f"{path} is damaged or not a checkpoint: download or save it again."
             ) from error

@@ -191,6 +191,18 @@ class _Places:
         return " ".join(lines)
 
 
+def check_data_root(data_root: Path | None) -> None:
+    """Refuse a data root that is not a folder.
+
+    Raises:
+        DataNotFound: it is not.
+    """
+    if data_root is not None and not data_root.is_dir():
+        raise DataNotFound(
+            f"The data root {data_root} is not a folder; give the one that holds the datasets."
+        )
+
+
 def with_variant(ref: DatasetRef) -> DatasetRef:
     """Return `ref` with `name@variant` taken apart.
 
@@ -217,7 +229,12 @@ def wds_folder(name: str, data_root: Path | None) -> Path | None:
 def _unknown(name: str, data_root: Path | None) -> UserError:
     folders = sorted(p.name for p in data_root.glob("wds_*")) if data_root else []
     known = [*catalogue(), *DATASETS, *(f.removeprefix("wds_") for f in folders)]
-    where = f" {data_root} has no folder wds_{name}." if data_root else ""
+    short = name.removeprefix("wds/").removeprefix("wds_")
+    where = (
+        f" {data_root} has no folder wds_{short}."
+        if data_root
+        else " There is no data root: give one with --data-root DIR."
+    )
     return DataNotFound(unknown_name("dataset", name, set(known)) + where)
 
 

@@ -10,12 +10,13 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rwkvclip_eval.errors import DamagedData, OutputError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
 from rwkvclip_eval.results import write_text
 
 if TYPE_CHECKING:
@@ -89,12 +90,15 @@ class SampleDataset:
         """Return the decoded image in RGB.
 
         Raises:
-            DamagedData: it cannot be read or decoded; the text names the sample and the file.
+            DamagedData: it cannot be decoded; the text names the sample and the file.
+            DataNotFound: the file or its disk cannot be read now, which says nothing about the image.
         """
         where = f"sample {self.keys[index]!r} of {self.info.name} ({self.images.where(index)})"
         try:
             content = self.images.read(index)
         except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as SyntaxError.
+            if isinstance(error, OSError) and error.errno is not None:  # Pillow's own carry no number.
+                raise DataNotFound(f"Cannot read {where}: {error.strerror}. Check the disk.") from error
             raise DamagedData(f"Cannot read {where}: {error}.") from error
         return decode_image(content, where)
 
@@ -105,15 +109,17 @@ def decode_image(content: bytes | Image, where: str) -> Image:
     Raises:
         DamagedData: it is no image, cut off, or damaged; the text names `where`.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
+    size = f"{len(content)} bytes" if isinstance(content, bytes) else "opened"
     try:
         image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
         return image.convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # Its own text holds a memory address, another in every run.
+        raise DamagedData(f"Cannot decode {where}, {size}: not an image. Fetch it again.") from error
     except Exception as error:  # Pillow's format plugins raise errors of many kinds on damaged bytes.
-        size = f"{len(content)} bytes" if isinstance(content, bytes) else "opened"
         raise DamagedData(f"Cannot decode {where}, {size}: {error}. Fetch it again.") from error
 
 
@@ -181,6 +187,18 @@ def name_some(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMES_SHOWN]) + more
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file that describes the data.
+
+    Raises:
+        DamagedData: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DamagedData(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from error
+
+
 def check_unique(keys: Sequence[str], where: str) -> None:
     """Refuse keys that occur twice.
 
@@ -226,7 +244,9 @@ def remembered_fingerprint(signature: str, cache_dir: Path | None, compute: Call
     """
     path = (cache_dir or default_cache_dir()) / "data" / f"{signature}.fingerprint"
     if path.is_file():
-        return path.read_text(encoding="ascii")
+        kept = path.read_text(encoding="ascii", errors="replace")
+        if re.fullmatch("[0-9a-f]{64}", kept):
+            return kept
     value = compute()
     try:
         write_text(path, value)

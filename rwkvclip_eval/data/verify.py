@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import catalogue, record_name
+from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData
 
@@ -139,7 +140,12 @@ class CatalogueRow:
 
 
 def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
-    """Return every dataset × variant of the catalogue, then webdataset folders it does not know."""
+    """Return every dataset × variant of the catalogue, then webdataset folders it does not know.
+
+    Raises:
+        DataNotFound: the data root is not a folder.
+    """
+    check_data_root(data_root)
     rows = []
     known_folders: set[str] = set()
     for name, entry in catalogue().items():
@@ -185,11 +191,15 @@ def _found(name: str, variant: Variant, split: str, data_root: Path | None) -> s
 def _unknown_row(folder: Path) -> CatalogueRow:
     from rwkvclip_eval.data.webdataset import dataset_type
 
-    kind = dataset_type(folder)
+    title = "not in the catalogue: runs unverified"
+    try:
+        kind: str = dataset_type(folder)
+    except DamagedData as error:
+        kind, title = "unknown", str(error)
     return CatalogueRow(
         name=folder.name.removeprefix("wds_"),
         variant="default",
-        title="not in the catalogue: runs unverified",
+        title=title,
         kind=kind,
         num_test=None,
         metric="image_retrieval_recall@1" if kind == "retrieval" else "top1_accuracy",

@@ -29,6 +29,7 @@ from rwkvclip_eval.data.samples import (
     default_cache_dir,
     fingerprint_samples,
     name_some,
+    read_text,
     stat_signature,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
@@ -128,7 +129,7 @@ def dataset_type(folder: Path) -> DatasetKind:
         DamagedData: it names another type.
     """
     path = folder / "dataset_type.txt"
-    text = path.read_text(encoding="utf-8").strip().lower() if path.is_file() else "classification"
+    text = read_text(path).strip().lower() if path.is_file() else "classification"
     for kind in TARGET_SUFFIX:
         if text == kind:
             return kind
@@ -153,7 +154,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         if not found:
             raise DataNotFound(f"{where} holds no .tar shard.")
         return found
-    text = count_file.read_text(encoding="utf-8").strip()
+    text = read_text(count_file).strip()
     if not text.isdecimal():
         raise DamagedData(f"{count_file}: expected the number of shards; found {text!r}.")
     numbered = [where / f"{i}.tar" for i in range(int(text))]
@@ -171,7 +172,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 def _lines(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
 
 
 def _index(where: Path, shards: Sequence[Path], kind: DatasetKind, cache_dir: Path | None) -> pa.Table:

@@ -48,6 +48,10 @@ def as_encoder(
     Raises:
         UserError: the module lacks what it needs, or fails on one image.
     """
+    if not isinstance(module, nn.Module):
+        raise UserError(
+            f"{name}: expected a spec, an Encoder or a torch module, got {type(module).__name__}."
+        )
     module = unwrapped(module)
     first = next(module.parameters(), None)
     where = first.device if first is not None else torch.device("cpu")

@@ -68,7 +68,7 @@ def parse_spec(text: str) -> EncoderSpec:
     model, equals, checkpoint = (part.strip() for part in text.partition("="))
     ema = checkpoint.endswith(_EMA)
     checkpoint = checkpoint.removesuffix(_EMA)
-    if not model or (equals and not checkpoint):
+    if not model or model.endswith(":") or (equals and not checkpoint):
         raise UserError(
             f"Model {text!r} is not NAME or NAME=CHECKPOINT, for example "
             "rwkv-clip-b32=model_31.pt; `rwkvclip-eval models` lists the names."

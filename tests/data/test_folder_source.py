@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.samples import remembered_fingerprint
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 
@@ -120,3 +121,11 @@ def test_missing_or_empty_folders_are_reported(tmp_path):
     (tmp_path / "birds" / "wren").mkdir()
     with pytest.raises(DataNotFound, match="holds no images"):
         open_birds(tmp_path)
+
+
+def test_a_remembered_fingerprint_that_was_damaged_is_computed_again(tmp_path):
+    cut = tmp_path / "data" / "signature.fingerprint"
+    cut.parent.mkdir()
+    cut.write_text("")
+    assert remembered_fingerprint("signature", tmp_path, lambda: "f" * 64) == "f" * 64
+    assert cut.read_text() == "f" * 64

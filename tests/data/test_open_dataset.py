@@ -160,3 +160,18 @@ def test_metric_of_the_reference_wins():
     assert open_dataset(
         ref("digits", metric="mean_per_class_accuracy"), data_root=None
     ).info.primary_metric == ("mean_per_class_accuracy")
+
+
+def test_a_disk_that_cannot_be_read_is_not_a_damaged_image(tmp_path, write_wds):
+    folder = write_wds(tmp_path, "x", [[0]], classnames="a", zeroshot_classification_templates="{c}")
+    dataset = open_dataset(DatasetRef(name="wds_x"), data_root=tmp_path)
+    (folder / "test" / "0.tar").unlink()
+    with pytest.raises(DataNotFound, match=r"Cannot read sample 's0000'.*No such file"):
+        dataset.image(0)
+
+
+def test_without_a_data_root_that_is_what_is_said(tmp_path):
+    with pytest.raises(DataNotFound, match="There is no data root"):
+        open_dataset(DatasetRef(name="wds_x"), data_root=None)
+    with pytest.raises(DataNotFound, match="has no folder wds_x"):
+        open_dataset(DatasetRef(name="wds_x"), data_root=tmp_path)

@@ -1,6 +1,9 @@
+import pytest
+
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.data.verify import catalogue_rows, verify_dataset
+from rwkvclip_eval.errors import DataNotFound
 
 
 def test_damaged_and_duplicate_images_and_empty_classes_are_named(tmp_path, write_shard, png):
@@ -42,3 +45,18 @@ def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
     assert rows["my_birds", "default"].kind == "retrieval"
     assert ("sun397", "partition1") in rows and ("sun397", "full") in rows
     assert all(r.found in ("", "embedded") for r in catalogue_rows(None))
+
+
+def test_a_data_root_that_is_no_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for root in (tmp_path / "absent", tmp_path / "file"):
+        with pytest.raises(DataNotFound, match="is not a folder"):
+            catalogue_rows(root)
+
+
+def test_a_broken_folder_does_not_hide_the_others(tmp_path, write_wds):
+    write_wds(tmp_path, "bad", [[0]], dataset_type="segmentation")
+    write_wds(tmp_path, "good", [[0]], classnames="a")
+    rows = {row.name: row for row in catalogue_rows(tmp_path)}
+    assert rows["good"].kind == "classification"
+    assert "found 'segmentation'" in rows["bad"].title

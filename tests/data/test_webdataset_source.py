@@ -226,3 +226,19 @@ def test_split_pickles_and_holds_no_image(tmp_path, write_wds, png):
     folder = write_wds(tmp_path, "x", [[0, 1], [1]])
     opened = pickle.loads(pickle.dumps(open_webdataset(folder, "test")))
     assert opened.images.read(2) == png(2)
+
+
+@pytest.mark.parametrize(
+    "file", ["classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt"]
+)
+def test_files_beside_the_shards_that_are_not_utf8_are_named(tmp_path, write_wds, file):
+    folder = write_wds(tmp_path, "x", [[0]], classnames="a")
+    (folder / file).write_bytes("café {c}".encode("latin-1"))
+    with pytest.raises(DamagedData, match=f"{file} is not UTF-8"):
+        open_webdataset(folder, "test")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class_name(tmp_path, write_wds):
+    folder = write_wds(tmp_path, "x", [[0]])
+    (folder / "classnames.txt").write_text("a\nb\n", encoding="utf-8-sig")
+    assert open_webdataset(folder, "test").class_names == ("a", "b")

@@ -204,6 +204,11 @@ def test_a_model_on_the_gpu_gives_the_features_of_the_cpu(in_tmp: Path) -> None:
         torch.testing.assert_close(text, cpu.encode_text(tokens), atol=1e-5, rtol=0)
 
 
+def test_what_is_no_module_is_said_to_be_none() -> None:
+    with pytest.raises(UserError, match="expected a spec, an Encoder or a torch module, got int"):
+        as_encoder(3, name="model")  # type: ignore[arg-type]
+
+
 def test_an_edit_of_a_users_code_gives_another_description(in_tmp: Path, monkeypatch: Any) -> None:
     import functools
     import importlib

@@ -138,8 +138,9 @@ def progress(base: Path) -> int:
     return count
 
 
-def test_ctrl_c_ends_with_130_and_the_run_continues(
-    cli: Cli, colour_suite: Path, whole_run: Path, tmp_path: Path
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_ends_with_130_and_continues(
+    cli: Cli, colour_suite: Path, whole_run: Path, tmp_path: Path, sent: signal.Signals
 ) -> None:
     command = [
         sys.executable,
@@ -157,7 +158,7 @@ def test_ctrl_c_ends_with_130_and_the_run_continues(
     deadline = time.monotonic() + 120
     while progress(tmp_path) < 4 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in errors
@@ -335,3 +336,36 @@ def test_offline_a_model_that_is_not_local_is_named(cli: Cli, tmp_path: Path) ->
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "not in the local cache" in done.stderr
+
+
+def test_verify_tells_of_every_dataset_and_ends_with_1(cli: Cli, tmp_path: Path) -> None:
+    shard = tmp_path / "root" / "wds_cut" / "test" / "0.tar"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"cut")
+    done = cli("data", "verify", "wds_cut", "digits", "--data-root", "root")
+    assert done.returncode == 1
+    assert "wds_cut: NOT fine" in done.stdout
+    assert "digits: fine" in done.stdout
+
+
+def test_the_version_is_printed(cli: Cli) -> None:
+    done = cli("--version")
+    assert (done.returncode, done.stdout) == (0, f"rwkvclip-eval {rc.__version__}\n")
+
+
+def test_a_file_the_system_refuses_is_named(cli: Cli) -> None:
+    done = cli("validate", "y" * 300)
+    assert done.returncode == 2
+    assert "File name too long" in done.stderr
+
+
+def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "name: n\ntasks:\n- task: zero_shot_classification\n  datasets: [{name: größe, folder: x}]\n",
+        encoding="utf-8",
+    )
+    done = cli("validate", "s.yaml", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.returncode == 0
+    (tmp_path / "s.yaml").rename(tmp_path / "größe.yaml")
+    done = cli("validate", "größe.yaml", PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
+    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe.yaml: fine; 1 units a model.\n")

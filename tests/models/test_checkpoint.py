@@ -225,3 +225,10 @@ def test_importing_the_package_does_not_import_torch():
     assert (
         subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0
     )
+
+
+def test_an_archive_cut_to_its_first_bytes_is_damaged_and_not_called_unsafe(tmp_path):
+    path = tmp_path / "cut.pt"
+    path.write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(path)
