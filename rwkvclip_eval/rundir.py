@@ -112,9 +112,15 @@ class RunDirectory:
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{self.out}/run.json is not a run's; choose another --out.") from error
         differing = [key for key in info.identity if identity.get(key) != info.identity[key]]
+        # A command that failed before its first result (a mistyped model) leaves nothing to protect.
+        if differing and not (self.out / "results.jsonl").is_file():
+            return info
         if differing:
             said = "; ".join(
-                f"{key}: {identity.get(key)!r} there, {info.identity[key]!r} now" for key in differing
+                "a different suite"
+                if key == "suite"
+                else f"{key}: {identity.get(key)!r} there, {info.identity[key]!r} now"
+                for key in differing
             )
             raise OutputError(
                 f"{self.out} holds another run ({said}). Choose another --out, or the same options."

@@ -335,3 +335,14 @@ def test_offline_a_model_that_is_not_local_is_named(cli: Cli, tmp_path: Path) ->
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert "not in the local cache" in done.stderr
+
+
+def test_a_run_that_failed_before_its_first_result_does_not_keep_its_folder(
+    colour_suite: Path, tmp_path: Path, cli: Cli
+) -> None:
+    mistyped = cli("run", colour_suite, "--model", "python:toy_factory:absent", "--out", "run")
+    assert mistyped.returncode == 2
+    assert cli("run", colour_suite, *MODEL, "--out", "run", "--no-report").returncode == 0
+    again = cli("run", colour_suite, *MODEL, "--limit", "4", "--out", "run", "--no-report")
+    assert again.returncode == 2
+    assert "holds another run" in again.stderr
