@@ -88,3 +88,16 @@ def test_frames_of_memory_and_of_disk_have_the_same_columns(
     results = rc.evaluate(ColourEncoder(), suite("colours"))
     write_records(tmp_path / "results.jsonl", results.records)
     assert [*results.to_frame().columns, "run"] == list(rc.load_results(tmp_path).columns)
+
+
+def test_results_print_as_one_line_per_primary_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ColourDataset(n=29)
+    assert wrong.labels is not None
+    wrong.labels += 3
+    register(monkeypatch, colours=ColourDataset(), wrong=wrong)
+    results = rc.evaluate(ColourEncoder(), suite("wrong", "colours"))
+    title, failed, scored = repr(results).splitlines()
+    assert title == "Results:"
+    assert failed.startswith("  wrong failed: ")
+    assert "29 labels name no class" in failed
+    assert f"colours top1_accuracy {results.value('colours'):.4f} (n=" in scored
