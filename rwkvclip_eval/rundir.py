@@ -135,7 +135,10 @@ class RunDirectory:
             return info
         if differing:
             said = "; ".join(
-                f"{key}: {identity.get(key)!r} there, {info.identity.get(key)!r} now" for key in differing
+                "a different suite"
+                if key == "suite"
+                else f"{key}: {identity.get(key)!r} there, {info.identity.get(key)!r} now"
+                for key in differing
             )
             raise OutputError(
                 f"{self.out} holds another run ({said}). Choose another --out, or the same options."
