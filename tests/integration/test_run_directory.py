@@ -52,8 +52,8 @@ GOOD = ENTRY % ("colours", ", ".join(COLOURS))
 def test_a_command_that_failed_before_any_result_does_not_claim_the_directory(
     run: Callable[..., RunSummary], suite: Callable[..., Path]
 ) -> None:
-    with pytest.raises(UserError, match="mode"):
-        run(suite("s", GOOD), "python:toy_factory:mode")
+    with pytest.raises(UserError, match="absent"):
+        run(suite("s", GOOD), "python:toy_factory:absent")
     assert run(suite("s", GOOD)).exit_code == 0
 
 
