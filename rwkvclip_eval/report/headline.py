@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Cell, Row, Table
 
 
+_UNTRAINED = "only untrained models were scored on "
+_CHANCE = ", which shows chance, not skill"
+_ONLY = "it is the only model, so nothing is compared"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Headline:
     """What a reader sees first."""
@@ -66,6 +71,7 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
         if rows:
             clauses.append(_table_clause(rows, _task(table, named)))
     sentence = "; ".join(clauses) + "." if clauses else _nothing(loaded)
+    sentence = _said_once(sentence, len(models), any(e.trained for e in loaded.entries))
     # A sentence that opens with a model's name keeps the name's case.
     if sentence.startswith(("only untrained ", "no model ", "no trained ")):
         sentence = sentence[0].upper() + sentence[1:]
@@ -75,6 +81,16 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
         columns=tuple((table, row) for table in tables for row in headline_rows(table, models)),
         caveats=tuple(_caveats(loaded, tables)),
     )
+
+
+def _said_once(sentence: str, num_models: int, trained: bool) -> str:
+    """Return `sentence` without what each clause says alike, where all of them do."""
+    if not trained:
+        sentence = sentence.replace(f"; {_UNTRAINED}", "; on ")
+        return sentence.replace(_CHANCE, "", max(0, sentence.count(_CHANCE) - 1))
+    if num_models == 1:
+        return sentence.replace(f"; {_ONLY}", "", max(0, sentence.count(_ONLY) - 1))
+    return sentence
 
 
 def _table_clause(rows: Sequence[Row], task: str) -> str:
@@ -163,7 +179,7 @@ def _alone(row: Row, model: str) -> str:
     """Return why nothing is ranked beside `model`, the only one that could be."""
     others = {m: c for m, c in row.cells.items() if m != model}
     if not others:
-        return "it is the only model, so nothing is compared"
+        return _ONLY
     if any(c.trained and c.missing for c in others.values()):
         return "no other trained model has the complete average, so nothing is ranked"
     return "no other trained model has a number there, so nothing is ranked"
@@ -172,8 +188,11 @@ def _alone(row: Row, model: str) -> str:
 def _unranked(row: Row, where: str) -> str:
     have = {m: c for m, c in row.cells.items() if c.value is not None}
     if all(not c.trained for c in have.values()):
-        figures = ", ".join(f"{m} {_figure(c)}" for m, c in have.items())
-        return f"only untrained models were scored on {where}: {figures}, which shows chance, not skill"
+        figures = ", ".join(
+            f"{m} {_figure(c)}" + (f" over {len(row.datasets) - len(c.missing)} of them" if c.missing else "")
+            for m, c in have.items()
+        )
+        return f"{_UNTRAINED}{where}: {figures}{_CHANCE}"
     trained = {m: c for m, c in have.items() if c.trained}
     lacking = ", ".join(
         f"{m} covers {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()

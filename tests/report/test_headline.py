@@ -129,3 +129,27 @@ def test_of_a_training_run_the_last_checkpoint_stands_in_the_headline(tmp_path: 
     assert found.sentence.startswith("nano-rwkv-epoch_16 leads")
     assert found.caveats[0].startswith("Checkpoints: of each training run the last one")
     assert len(tables[0].models) == 6
+
+
+def test_what_every_clause_would_repeat_is_said_once(tmp_path: Path) -> None:
+    retrieval = {"dataset": "y", "task": "zero_shot_retrieval", "metric": "image_retrieval_recall@1"}
+    alone = headline(tmp_path / "alone", record("a"), record("a", **retrieval)).sentence
+    assert alone.count("it is the only model, so nothing is compared") == 1
+    assert alone.endswith("it is the only model, so nothing is compared.")
+    untrained = {"model_info": {"trained": False}}
+    random = headline(
+        tmp_path / "random", record("a", **untrained), record("a", **retrieval, **untrained)
+    ).sentence
+    assert random.lower().count("only untrained models were scored") == 1
+    assert random.count("which shows chance, not skill") == 1
+    assert random.endswith("which shows chance, not skill.")
+
+
+def test_an_untrained_models_incomplete_average_says_how_much_it_covers(tmp_path: Path) -> None:
+    untrained = {"trained": False}
+    found = headline(
+        tmp_path,
+        record("a", "x", 0.1, model_info=untrained),
+        without_number("missing_data", "No data for y.", model="a", dataset="y", model_info=untrained),
+    )
+    assert "10.0 % over 1 of them" in found.sentence
