@@ -207,7 +207,7 @@ def validate(
     from rwkvclip_eval.suite import load_suite
 
     _prepare(plugin, offline=False)
-    console.say(f"{suite}: fine; {len(plan(load_suite(suite)))} units a model.")
+    console.say(f"{suite}: fine; {_units(len(plan(load_suite(suite))))} a model.")
 
 
 @app.command()
@@ -260,11 +260,29 @@ def quickstart(
 
 @data_app.command("list")
 def data_list(data_root: DataRootOption = None) -> None:
-    """List the datasets of the catalogue and which of them are under the data root."""
+    """List the datasets of the catalogue and which of them are under the data root.
+
+    A terminal shows what to have and how to get it; a pipe gets every column (licence, homepage, …).
+
+    Example:  rwkvclip-eval data list --data-root DATA | cut -f1,7,9
+    """
     from rwkvclip_eval.data.verify import catalogue_rows
 
-    rows = [dataclasses.asdict(row) for row in catalogue_rows(data_root)]
-    console.table(list(rows[0]), [list(row.values()) for row in rows])
+    entries = catalogue_rows(data_root)
+    rows = [dataclasses.asdict(entry) for entry in entries]
+    brief = [
+        (
+            e.name if e.variant == "default" else f"{e.name}@{e.variant}",
+            f"{e.num_test:,}" if e.num_test else "",
+            e.found or f"no: {e.obtain}",
+        )
+        for e in entries
+    ]
+    console.table(
+        list(rows[0]),
+        [list(row.values()) for row in rows],
+        brief=(("name", "images", "found, or how to get it"), brief),
+    )
 
 
 @data_app.command("verify")
@@ -333,7 +351,7 @@ def cache_show(cache: CacheOption = None) -> None:
             e.get("model", ""),
             e.get("dataset", "unfinished"),
             e.get("split", ""),
-            f"{e['bytes'] / 2**20:.1f} MiB",
+            f"{e['bytes'] / 2**20:.2f} MiB",
         ]
         for e in found
     ]
@@ -398,10 +416,20 @@ def _summary_text(summary: object) -> str:
     )
     bad = [record for record in summary.records if record.status in ("failed", "missing_data")]
     lines = [
-        f"{summary.num_run} units in {total:.1f} s ({shares}); {summary.num_skipped} were finished before."
+        f"{_units(summary.num_run)} in {total:.1f} s ({shares}); {summary.num_skipped} were finished before."
     ]
-    lines += [f"{record.unit}: {record.status}: {record.reason}" for record in bad]
+    # Several protocols and models lack the same data: the cure is said once.
+    alike: dict[tuple[str, str], list[str]] = {}
+    for record in bad:
+        alike.setdefault((record.status, record.reason), []).append(record.unit)
+    for (status, reason), units in alike.items():
+        others = f" (and {len(units) - 1} more)" if len(units) > 1 else ""
+        lines.append(f"{units[0]}{others}: {status}: {reason}")
     return "\n".join(lines)
+
+
+def _units(count: int) -> str:
+    return f"{count} unit" if count == 1 else f"{count} units"
 
 
 def _write_report(runs: list[Path], out: Path) -> None:

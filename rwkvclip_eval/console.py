@@ -39,13 +39,28 @@ def say(text: str) -> None:
     _out.print(text, markup=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; on a pipe, tab-separated values."""
+def table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    brief: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None,
+) -> None:
+    """Print a table; on a pipe, tab-separated values.
+
+    Args:
+        columns: names.
+        rows: one cell per column.
+        brief: columns and rows for a terminal, where the full ones are too wide for it.
+    """
     if not _out.is_terminal:
         for row in (columns, *rows):
             say("\t".join(str(cell) for cell in row))
         return
-    made = Table(*columns, header_style="bold", show_edge=False, pad_edge=False)
+    made = Table(header_style="bold", show_edge=False, pad_edge=False)
+    columns, rows = brief or (columns, rows)
+    for column in columns:
+        # Cut cells could not be copied.
+        made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*[Text(str(cell)) for cell in row])
     _out.print(made)
