@@ -29,6 +29,17 @@ class Results:
     predictions: Mapping[str, Mapping[str, Any]]
     """Unit → table name → pyarrow Table."""
 
+    def __repr__(self) -> str:
+        """Return the primary metrics, one line each; the fields would fill pages."""
+        lines = [
+            f"{r.dataset} {r.metric} {r.value:.4f}" + (f" (n={r.n}, subset)" if r.subset else f" (n={r.n})")
+            if r.status == "ok" and r.value is not None
+            else f"{r.dataset} {r.status}: {r.reason}"
+            for r in self.records
+            if r.primary or r.status != "ok"
+        ]
+        return "\n".join(["Results:", *(f"  {line}" for line in lines)])
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per record, as `load_results` does."""
         return records_to_frame(self.records)

@@ -127,3 +127,16 @@ def test_a_run_is_not_continued_with_another_model_of_the_same_name(
     importlib.invalidate_caches()
     with pytest.raises(OutputError, match="has changed since"):
         rc.run_suite(both, [model], tmp_path / "run", options=options)
+
+
+def test_results_print_as_one_line_per_primary_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = ColourDataset(n=29)
+    assert wrong.labels is not None
+    wrong.labels += 3
+    register(monkeypatch, colours=ColourDataset(), wrong=wrong)
+    results = rc.evaluate(ColourEncoder(), suite("wrong", "colours"))
+    title, failed, scored = repr(results).splitlines()
+    assert title == "Results:"
+    assert failed.startswith("  wrong failed: ")
+    assert "29 labels name no class" in failed
+    assert f"colours top1_accuracy {results.value('colours'):.4f} (n=" in scored
