@@ -7,7 +7,7 @@ import torch
 
 from rwkvclip_eval.errors import ConfigError, OutputError, UserError
 from rwkvclip_train import loop
-from rwkvclip_train.loop import MAX_LOGIT_SCALE, TrainingError, parameter_groups, train
+from rwkvclip_train.loop import MAX_LOGIT_SCALE, TrainingError, parameter_groups, progress_bar, train
 from rwkvclip_train.models import build_trainee
 from rwkvclip_train.recipe import ModelRecipe, Recipe
 
@@ -193,3 +193,12 @@ def test_a_config_that_describes_no_model_is_refused(tmp_path):
 def test_an_absent_device_is_refused(tmp_path):
     with pytest.raises(UserError, match="'cuda:99' cannot be used"):
         train(recipe("open_clip"), tmp_path, device="cuda:99", progress=False)
+
+
+def test_a_log_file_gets_a_line_a_tenth_of_the_way_instead_of_a_bar(capsys):
+    with progress_bar("nano", 0, 20, shown=True) as show:
+        for done in range(1, 21):
+            show(done, 1.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("nano: step 2 of 20, loss 1.500, ")

@@ -258,25 +258,35 @@ def read_log(path: Path, *, last_step: int) -> list[str]:
 def progress_bar(
     name: str, first_step: int, num_steps: int, *, shown: bool
 ) -> Iterator[Callable[[int, float], None]]:
-    """Yield a function that shows (steps done, loss), with steps per second and the time left."""
+    """Yield a function that shows (steps done, loss), with steps per second and the time left.
+
+    In a log file, a line about every tenth of the way instead of a bar.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    logged = shown and not console.is_terminal
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} steps/s"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
+        console=console,
+        disable=not shown or logged,
     )
     started = time.perf_counter()
+    said = [first_step * 10 // num_steps]
     with bar:
         task = bar.add_task(name, total=num_steps, completed=first_step, loss=math.nan, rate=0.0)
 
         def show(done: int, loss: float) -> None:
             rate = (done - first_step) / (time.perf_counter() - started)
             bar.update(task, completed=done, loss=loss, rate=rate)
+            tenth = done * 10 // num_steps
+            if logged and tenth > said[0]:
+                said[0] = tenth
+                console.print(f"{name}: step {done} of {num_steps}, loss {loss:.3f}, {rate:.1f} steps/s")
 
         yield show
