@@ -47,7 +47,7 @@ def open_folder(
     """
     path = path.absolute()
     if not path.is_dir():
-        raise DataNotFound(f"There is no folder {path}.")
+        raise DataNotFound(f"There is no folder {path} (a suite's `folder` is relative to the suite file).")
     root = path / split if (path / split).is_dir() else path
     if root == path and (others := [s for s in ("train", "val", "test") if (path / s).is_dir()]):
         raise DataNotFound(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
