@@ -368,4 +368,4 @@ def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: 
     assert done.returncode == 0
     (tmp_path / "s.yaml").rename(tmp_path / "größe.yaml")
     done = cli("validate", "größe.yaml", PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
-    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe.yaml: fine; 1 units a model.\n")
+    assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe.yaml: fine; 1 unit a model.\n")
