@@ -122,7 +122,7 @@ class RunInfo:
     """ISO 8601."""
     duration_s: float | None = None
     """Wall seconds spent, all continuations together; None until the first ends."""
-    sessions: int = 1
+    num_commands: int = 1
     """How many commands worked on this directory (1 + continuations)."""
     shard: str = ""
     """`I/N` for a member of a job array."""

@@ -57,7 +57,7 @@ class RunSummary:
 
     Attributes:
         out: the run directory.
-        records: all records of this run, earlier sessions included.
+        records: all records of this run, those of earlier commands included.
         num_run: units worked on now.
         num_skipped: units that were finished before.
         seconds: wall time by stage: `decode`, `encode`, `score` (the rest), `total`.
@@ -108,7 +108,7 @@ class RunDirectory:
             raise
 
     def _continue(self, info: RunInfo) -> RunInfo:
-        """Return the run's info with this session counted, after checking that it is the same run.
+        """Return the run's info with this command counted, after checking that it is the same run.
 
         A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
         """
@@ -143,7 +143,7 @@ class RunDirectory:
             raise OutputError(
                 f"{self.out} holds another run ({said}). Choose another --out, or the same options."
             )
-        return dataclasses.replace(before, sessions=before.sessions + 1, environment=info.environment)
+        return dataclasses.replace(before, num_commands=before.num_commands + 1, environment=info.environment)
 
     def _write_info(self) -> None:
         write_text(

@@ -246,7 +246,7 @@ def _run(run: Run) -> dict[str, Any]:
         ("models", ", ".join(info.models)),
         ("started", info.started_utc),
         ("duration", duration_text(info.duration_s)),
-        ("commands that worked on it", str(info.sessions)),
+        ("commands that worked on it", str(info.num_commands)),
         *([("shard", info.shard)] if info.shard else []),
         *flatten(info.environment),
     ]

@@ -122,7 +122,7 @@ def write_run(path: Path, records: list[Record], **changes: Any) -> Path:
         },
         "started_utc": "2026-03-01T09:12:00+00:00",
         "duration_s": 2871.0,
-        "sessions": 1,
+        "num_commands": 1,
         "shard": "",
         "schema_version": 1,
     } | changes
