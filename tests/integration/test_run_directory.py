@@ -120,7 +120,7 @@ def test_a_metric_the_task_lacks_is_an_error_and_not_replaced_by_another(
 ) -> None:
     summary = run(suite("metric", GOOD.replace("folder:", "metric: top2, folder:")))
     assert summary.exit_code == 3
-    assert "Unknown metric of zero_shot_classification 'top2'." in summary.records[0].reason
+    assert "Unknown metric 'top2'." in summary.records[0].reason
 
 
 def test_a_dataset_without_one_image_that_decodes_fails_alone(
