@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import tarfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +21,6 @@ import torch
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.suite import parse_suite
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.data
 
@@ -168,6 +167,12 @@ def remember(function: Any, name: str, seen: dict[str, Any]) -> Any:
     return kept
 
 
+def show(dataset: str, model: Model, figures: dict[str, tuple[float, float]]) -> None:
+    """Print ours and theirs, for `make test-data`."""
+    pairs = ", ".join(f"{name} {ours:.4f} and {theirs:.4f}" for name, (ours, theirs) in figures.items())
+    sys.stdout.write(f"\n{dataset}, {Path(model.spec).stem}: {pairs}\n")
+
+
 def check_classification(
     clip_benchmark: Any, dataset: str, data_root: Path, model: Model, tmp_path: Path
 ) -> float:
@@ -204,6 +209,7 @@ def check_classification(
     assert abs(values["top1_accuracy"] - expected["acc1"]) <= slack
     assert abs(values["top5_accuracy"] - expected["acc5"]) <= slack
     assert abs(values["mean_per_class_accuracy"] - expected["mean_per_class_recall"]) <= len(classes) * slack
+    show(dataset, model, {"top-1": (values["top1_accuracy"], expected["acc1"])})
     return float(values["top1_accuracy"])
 
 
@@ -248,3 +254,4 @@ def test_retrieval_recalls_are_equal(
     assert len(expected) == 6
     for metric, value in expected.items():
         assert values[metric] == pytest.approx(value, abs=1e-6), metric
+    show("flickr8k", model, {metric: (values[metric], value) for metric, value in expected.items()})
