@@ -16,33 +16,31 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.layers import Moves, SpatialMix, channel_mix, drop_path, shift_delta
+from rwkvclip_models.layers import SpatialMix, channel_mix, drop_path
+from rwkvclip_models.ops import Shift
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_models.config import RWKVCLIPConfig
 
-QUAD_SHIFT: Moves = ((2, 1), (2, -1), (1, 1), (1, -1))
-"""First quarter of a head's channels from the left neighbour, then right, above, below."""
-
 
 class ImageChannelMix(nn.Module):
     """Feed-forward half of a block: static lerp with the shifted tokens, squared ReLU, gate."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
+    def __init__(self, width: int, hidden_width: int, implementation: str) -> None:
         super().__init__()
+        self.implementation = implementation
         self.spatial_mix_k = nn.Parameter(torch.empty(1, 1, width))
         self.spatial_mix_r = nn.Parameter(torch.empty(1, 1, width))
         self.key = nn.Linear(width, hidden_width, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, delta: Tensor) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C] and delta = s(x) − x."""
-        x_k = torch.addcmul(x, delta, 1 - self.spatial_mix_k)
-        x_r = torch.addcmul(x, delta, 1 - self.spatial_mix_r)
-        return channel_mix(x_k, x_r, self.key, self.receptance, self.value)
+    def forward(self, x: Tensor, shift: Shift) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C]."""
+        mix = 1 - torch.cat([self.spatial_mix_k[0], self.spatial_mix_r[0]])
+        return channel_mix(x, mix, shift, (self.key, self.receptance, self.value), self.implementation)
 
 
 class ImageBlock(nn.Module):
@@ -64,15 +62,14 @@ class ImageBlock(nn.Module):
             linears=("key", "value", "receptance", "gate", "output"),
             implementation=implementation,
         )
-        self.ffn = ImageChannelMix(width, config.image_hidden_rate * width)
+        self.ffn = ImageChannelMix(width, config.image_hidden_rate * width, implementation)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Return the tokens [B, h·w, C] after this block."""
         if self.ln0 is not None:
             x = self.ln0(x)
         for norm, mix in ((self.ln1, self.att), (self.ln2, self.ffn)):
-            z = norm(x)
-            mixed = mix(z, shift_delta(z, grid, self.heads, QUAD_SHIFT))
+            mixed = mix(norm(x), Shift(*grid, self.heads, 4))
             x = x + drop_path(mixed, self.drop_path_rate, self.training)
         return x
 

@@ -1,4 +1,4 @@
-"""Pieces both towers share: token shift, spatial mix, drop path.
+"""Pieces both towers share: spatial mix, channel mix, drop path.
 
 RWKV-CLIP (https://arxiv.org/abs/2406.06973); official code: github.com/deepglint/RWKV-CLIP,
 model/Image_rwkv.py and model/Text_rwkv.py. Released checkpoints follow the code where the paper differs,
@@ -9,13 +9,12 @@ Axes: B batch, T tokens, C width, H heads, N head width (C = H·N), h × w the t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from rwkvclip_models.ops import bi_wkv6
+from rwkvclip_models.ops import Shift, bi_wkv6, linear, norm_gate, relu_square, shift_lerp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,46 +25,6 @@ MIX_RANK = 32
 """Rank of each data-dependent lerp."""
 DECAY_RANK = 64
 """Rank of the data-dependent decay."""
-
-Moves = tuple[tuple[int, int], ...]
-"""(grid axis, ±1) per equal group of a head's channels: +1 takes the neighbour before, −1 the one after."""
-
-
-class _ShiftDelta(torch.autograd.Function):
-    """s(x) − x for x [B, h, w, H, N]; the adjoint moves the other way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, moves: Moves) -> Tensor:
-        ctx.moves = moves
-        shifted = torch.empty_like(x, memory_format=torch.contiguous_format)
-        width, groups = x.shape[-1], len(moves)
-        for i, (axis, step) in enumerate(moves):
-            channels = slice(width * i // groups, width * (i + 1) // groups)
-            source, target = x[..., channels], shifted[..., channels]
-            rest = x.shape[axis] - 1
-            target.narrow(axis, 0 if step > 0 else rest, 1).zero_()
-            if rest:
-                to, origin = (1, 0) if step > 0 else (0, 1)
-                target.narrow(axis, to, rest).copy_(source.narrow(axis, origin, rest))
-        return shifted.sub_(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _ShiftDelta.apply(g, tuple((axis, -step) for axis, step in ctx.moves)), None
-
-
-def shift_delta(x: Tensor, grid: tuple[int, int], heads: int, moves: Moves) -> Tensor:
-    """Return s(x) − x [B, T, C]: each channel group of every head moved one token, zeros at the border.
-
-    Args:
-        x: [B, T, C] with T = h·w.
-        grid: (h, w).
-        heads: H; groups are formed inside each head's N channels.
-        moves: one move per group; grid axis 1 is h, 2 is w.
-    """
-    b, t, c = x.shape
-    delta: Tensor = _ShiftDelta.apply(x.view(b, *grid, heads, c // heads), moves)
-    return delta.view(b, t, c)
 
 
 class SpatialMix(nn.Module):
@@ -105,29 +64,31 @@ class SpatialMix(nn.Module):
             self.add_module(name, nn.Linear(*ends, bias=False))
         self.ln_x = nn.GroupNorm(heads, inner_width, eps=eps)
 
-    def forward(self, x: Tensor, delta: Tensor) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C] and delta = s(x) − x."""
+    def forward(self, x: Tensor, shift: Shift) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C]."""
         b, t, c = x.shape
-        x, delta = x.reshape(b * t, c), delta.reshape(b * t, c)
-        low_rank = torch.tanh(torch.addcmul(x, delta, self.get_parameter("time_maa_x")[0]) @ self.time_maa_w1)
+        run = {"implementation": self.implementation}
+        [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
+        low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1.t(), **run))
         base = torch.cat([self.get_parameter(f"time_maa_{name}") for name in "wkvrg"])
         mixes = torch.baddbmm(base, low_rank.view(b * t, 5, MIX_RANK).transpose(0, 1), self.time_maa_w2)
-        x_w, x_k, x_v, x_r, x_g = torch.addcmul(x, delta, mixes)
+        x_w, x_k, x_v, x_r, x_g = shift_lerp(x, mixes.view(5, b, t, c), shift, **run)
         r, k, v = self._linear("receptance", x_r), self._linear("key", x_k), self._linear("value", x_v)
-        gate = F.silu(self._linear("gate", x_g))
+        gate = self._linear("gate", x_g)
         # Decay and bonus stay float32 whatever the precision: rounded to bfloat16 they change the model.
         exact = torch.promote_types(r.dtype, torch.float32)
-        w = self.time_decay[0].to(exact) + (torch.tanh(x_w @ self.time_decay_w1) @ self.time_decay_w2).to(
-            exact
-        )
+        low_rank = torch.tanh(linear(x_w, self.time_decay_w1.t(), **run))
+        w = self.time_decay.to(exact) + linear(low_rank, self.time_decay_w2.t(), **run).to(exact)
         r, k, v, w = (z.view(b, t, *self.time_faaaa.shape) for z in (r, k, v, w))
-        y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), implementation=self.implementation)
-        out = self._linear("output", self.ln_x(y.reshape(gate.shape)) * gate)
-        return out.view(b, t, c)
+        y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), **run).view(gate.shape)
+        norm = self.ln_x
+        gated = norm_gate(y, gate, norm.weight, norm.bias, heads=norm.num_groups, eps=norm.eps, **run)
+        return self._linear("output", gated)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
-        y: Tensor = self.get_submodule(name)(x)
-        return y
+        module = self.get_submodule(name)
+        assert isinstance(module, nn.Linear)
+        return linear(x, module.weight, implementation=self.implementation)
 
     @torch.no_grad()
     def init_ramps(self, layer: int, depth: int) -> None:
@@ -147,12 +108,27 @@ class SpatialMix(nn.Module):
         self.time_faaaa.copy_((late * (1 - ramp) + zigzag).view_as(self.time_faaaa))
 
 
-def channel_mix(x_k: Tensor, x_r: Tensor, key: nn.Linear, receptance: nn.Linear, value: nn.Linear) -> Tensor:
-    """Return sigmoid(receptance(x_r)) · value(relu(key(x_k))²), all [B, T, C]."""
-    hidden = key(x_k)
-    hidden = F.relu(hidden).square() if hidden.requires_grad else hidden.relu_().square_()
-    gated: Tensor = torch.sigmoid(receptance(x_r)) * value(hidden)
-    return gated
+def channel_mix(
+    x: Tensor,
+    mix: Tensor,
+    shift: Shift,
+    linears: tuple[nn.Linear, nn.Linear, nn.Linear],
+    implementation: str,
+) -> Tensor:
+    """Return sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C] of x [B, T, C].
+
+    Args:
+        x: tokens.
+        mix: weights [2, C] of the shifted tokens in x_k and x_r.
+        shift: of tokens.
+        linears: key, receptance, value.
+        implementation: of the elementwise operators.
+    """
+    run = {"implementation": implementation}
+    key, receptance, value = (module.weight for module in linears)
+    x_k, x_r = shift_lerp(x, mix, shift, **run)
+    hidden = relu_square(linear(x_k, key, **run), **run)
+    return torch.sigmoid(linear(x_r, receptance, **run)) * linear(hidden, value, **run)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

@@ -45,9 +45,8 @@ class RWKVCLIP(nn.Module, ModelHubMixin):
         self, config: str | Path | Mapping[str, Any] | RWKVCLIPConfig, *, implementation: str = "auto"
     ) -> None:
         super().__init__()
-        ops.resolve(implementation)
         self.config = load_config(config)
-        self._requested = implementation
+        self._requested = ops.known(implementation)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.text_model = TextTower(self.config, implementation)
         self.image_model = ImageTower(self.config, implementation)
@@ -55,7 +54,10 @@ class RWKVCLIP(nn.Module, ModelHubMixin):
     @property
     def implementation(self) -> str:
         """The Bi-WKV implementation that runs on the device the weights are on."""
-        return ops.resolve(self._requested, device=self.logit_scale.device)
+        config, device = self.config, self.logit_scale.device
+        widths = config.image_embed_dims // config.image_num_heads, config.head_size
+        names = {ops.resolve(self._requested, device=device, width=width): None for width in widths}
+        return ", ".join(names)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return un-normalised embeddings [B, C] of pixels [B, 3, height, width], any size."""

@@ -17,33 +17,31 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.layers import Moves, SpatialMix, channel_mix, shift_delta
+from rwkvclip_models.layers import SpatialMix, channel_mix
+from rwkvclip_models.ops import Shift
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_models.config import RWKVCLIPConfig
 
-BIDIRECTIONAL_SHIFT: Moves = ((1, 1), (1, -1))
-"""First half of a head's channels from the token before, second half from the one after."""
-
 
 class TextChannelMix(nn.Module):
     """Feed-forward half of a block: static lerp with the shifted tokens, squared ReLU, gate."""
 
-    def __init__(self, width: int, hidden_width: int) -> None:
+    def __init__(self, width: int, hidden_width: int, implementation: str) -> None:
         super().__init__()
+        self.implementation = implementation
         self.time_maa_k = nn.Parameter(torch.empty(1, 1, width))
         self.time_maa_r = nn.Parameter(torch.empty(1, 1, width))
         self.key = nn.Linear(width, hidden_width, bias=False)
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, delta: Tensor) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C] and delta = s(x) − x."""
-        x_k = torch.addcmul(x, delta, self.time_maa_k)
-        x_r = torch.addcmul(x, delta, self.time_maa_r)
-        return channel_mix(x_k, x_r, self.key, self.receptance, self.value)
+    def forward(self, x: Tensor, shift: Shift) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C]."""
+        mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
+        return channel_mix(x, mix, shift, (self.key, self.receptance, self.value), self.implementation)
 
 
 class TextBlock(nn.Module):
@@ -65,15 +63,14 @@ class TextBlock(nn.Module):
             linears=("receptance", "key", "value", "output", "gate"),
             implementation=implementation,
         )
-        self.ffn = TextChannelMix(width, config.dim_ffn)
+        self.ffn = TextChannelMix(width, config.dim_ffn, implementation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the tokens [B, T, C] after this block."""
         if self.ln0 is not None:
             x = self.ln0(x)
         for norm, mix in ((self.ln1, self.att), (self.ln2, self.ffn)):
-            z = norm(x)
-            mixed = mix(z, shift_delta(z, (z.shape[1], 1), self.shift_heads, BIDIRECTIONAL_SHIFT))
+            mixed = mix(norm(x), Shift(x.shape[1], 1, self.shift_heads, 2))
             x = F.dropout(x + mixed, self.dropout, self.training)
         return x
 

@@ -7,6 +7,8 @@ import torch
 from rwkvclip_models import UserError, ops
 from rwkvclip_models.ops import bi_wkv6, blocked
 
+BOTH = pytest.mark.parametrize("implementation", ["torch", "cpu"])
+
 # max |difference| / max |reference| in float32; gw is more sensitive.
 TOLERANCE = {"y": 1e-5, "gr": 1e-5, "gk": 1e-5, "gv": 1e-5, "gw": 5e-5, "gu": 1e-5}
 
@@ -35,9 +37,9 @@ def relative_error(a, b):
     return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-30))
 
 
-def assert_agrees(inputs):
+def assert_agrees(inputs, implementation="torch"):
     exact = output_and_gradients("reference", [x.double() for x in inputs])
-    for name, value in output_and_gradients("torch", inputs).items():
+    for name, value in output_and_gradients(implementation, inputs).items():
         assert value.isfinite().all(), name
         assert relative_error(value, exact[name]) < TOLERANCE[name], name
 
@@ -55,7 +57,7 @@ def brute_force(r, k, v, w, u):
     return torch.tensor(y)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "torch"])
+@pytest.mark.parametrize("implementation", ["reference", "torch", "cpu"])
 @pytest.mark.parametrize("t", [1, 2, 3, 13, 20])
 def test_output_is_the_sum_over_token_pairs(implementation, t):
     inputs = operands(2, t, 3, 16, dtype=torch.float64)
@@ -72,34 +74,51 @@ def test_three_tokens_by_hand():
     assert y.tolist() == pytest.approx([3 + 10 + 50, 30 + 1 + 100, 300 + 10 + 0.5])
 
 
+@BOTH
 @pytest.mark.parametrize("t", [1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197])
-def test_torch_agrees_with_the_reference_at_every_length(t):
-    assert_agrees(operands(2, t, 2, 16))
+def test_agrees_with_the_reference_at_every_length(t, implementation):
+    assert_agrees(operands(2, t, 2, 16), implementation)
 
 
+@BOTH
 @pytest.mark.parametrize("n", [16, 32, 64, 80, 96, 128])
-def test_torch_agrees_with_the_reference_at_every_head_width(n):
-    assert_agrees(operands(2, 21, 2, n))
+def test_agrees_with_the_reference_at_every_head_width(n, implementation):
+    assert_agrees(operands(2, 21, 2, n), implementation)
 
 
-@pytest.mark.parametrize("t", [257, 300, 515])
-def test_long_sequences_agree_with_the_reference(t):
-    assert_agrees(operands(1, t, 2, 16, low=-8.0))
+@BOTH
+@pytest.mark.parametrize("t", [256, 257, 300, 515, 1024])
+def test_long_sequences_agree_with_the_reference(t, implementation):
+    assert_agrees(operands(1, t, 2, 16, low=-8.0), implementation)
 
 
+def test_a_sequence_of_4097_tokens_is_the_same_in_two_implementations():
+    inputs = operands(1, 4097, 1, 16, low=-8.0)
+    ours, theirs = (output_and_gradients(name, inputs) for name in ("cpu", "torch"))
+    for name, limit in TOLERANCE.items():
+        assert relative_error(ours[name], theirs[name]) < limit, name
+
+
+@BOTH
 @pytest.mark.parametrize(("low", "high"), [(-20, 6), (-20, -19), (5, 6), (6, 100)])
-def test_extreme_decays_neither_overflow_nor_lose_accuracy(low, high):
-    assert_agrees(operands(2, 77, 1, 32, low=low, high=high))
+def test_extreme_decays_neither_overflow_nor_lose_accuracy(low, high, implementation):
+    assert_agrees(operands(2, 77, 1, 32, low=low, high=high), implementation)
 
 
-def test_weak_decays_after_one_very_strong_decay_keep_their_accuracy():
+@BOTH
+def test_extreme_decays_across_pieces_keep_their_accuracy(implementation):
+    assert_agrees(operands(1, 300, 1, 16, low=-20, high=6), implementation)
+
+
+@BOTH
+def test_weak_decays_after_one_very_strong_decay_keep_their_accuracy(implementation):
     r, k, v, w, u = operands(1, 49, 1, 32, low=-7, high=-5)
     w[:, 3] = 20.0
-    assert_agrees([r, k, v, w, u])
+    assert_agrees([r, k, v, w, u], implementation)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("implementation", ["reference", "torch"])
+@pytest.mark.parametrize("implementation", ["reference", "torch", "cpu"])
 @pytest.mark.parametrize("t", [1, 2, 3, 49, 77])
 def test_outputs_and_gradients_equal_the_official_ones(parity, official, implementation, t, dtype):
     golden = np.load(parity / "wkv_golden.npz")
@@ -118,38 +137,57 @@ def test_gradients_are_the_derivatives(t):
     assert torch.autograd.gradcheck(lambda *x: bi_wkv6(*x, implementation="torch"), inputs)
 
 
+@pytest.mark.parametrize("t", [1, 3, 18])
+def test_gradients_of_the_compiled_kernel_are_the_derivatives(t):
+    inputs = [x.requires_grad_() for x in operands(1, t, 1, 16, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda *x: bi_wkv6(*x, implementation="cpu"), inputs, fast_mode=True)
+
+
 def test_gradients_across_pieces_are_the_derivatives(monkeypatch):
     monkeypatch.setattr(blocked, "MAX_DENSE_TOKENS", 4)
     inputs = [x.requires_grad_() for x in operands(1, 10, 1, 4, dtype=torch.float64)]
     assert torch.autograd.gradcheck(lambda *x: bi_wkv6(*x, implementation="torch"), inputs)
 
 
-def test_decays_of_the_first_and_last_token_have_gradient_zero():
-    gw = output_and_gradients("torch", operands(2, 49, 2, 16))["gw"]
+@BOTH
+@pytest.mark.parametrize("t", [49, 300])
+def test_decays_of_the_first_and_last_token_have_gradient_zero(t, implementation):
+    gw = output_and_gradients(implementation, operands(2, t, 2, 16))["gw"]
     assert (gw[:, [0, -1]] == 0).all()
     assert (gw[:, 1:-1] != 0).any()
 
 
-def test_zero_keys_give_zero():
+@BOTH
+def test_zero_keys_give_zero(implementation):
     r, k, v, w, u = operands(2, 17, 2, 16)
-    assert (bi_wkv6(r, torch.zeros_like(k), v, w, u, implementation="torch") == 0).all()
+    assert (bi_wkv6(r, torch.zeros_like(k), v, w, u, implementation=implementation) == 0).all()
 
 
-def test_strided_operands_give_the_same_result():
+@BOTH
+def test_a_nan_reaches_the_outputs_it_weighs_on(implementation):
+    inputs = operands(2, 17, 1, 16)
+    inputs[2][0, 3, 0, 5] = float("nan")
+    y = bi_wkv6(*inputs, implementation=implementation)
+    assert y[0, :, 0, 5].isnan().all()
+    assert y[1].isfinite().all()
+
+
+@BOTH
+def test_strided_operands_give_the_same_result(implementation):
     inputs = operands(3, 17, 2, 16)
-    expected = output_and_gradients("torch", inputs)
+    expected = output_and_gradients(implementation, inputs)
     strided = [x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) for x in inputs[:4]]
     assert not strided[0].is_contiguous()
-    y = bi_wkv6(*strided, inputs[4], implementation="torch")
+    y = bi_wkv6(*strided, inputs[4], implementation=implementation)
     assert relative_error(y, expected["y"]) < 1e-6
     leaves = [x.detach().requires_grad_() for x in (*strided, inputs[4])]
-    bi_wkv6(*leaves).sum().backward()  # the incoming gradient has stride 0
-    plain = output_and_gradients("torch", inputs, torch.ones_like(y))
+    bi_wkv6(*leaves, implementation=implementation).sum().backward()  # the incoming gradient has stride 0
+    plain = output_and_gradients(implementation, inputs, torch.ones_like(y))
     for leaf, name in zip(leaves, list(TOLERANCE)[1:], strict=True):
         assert relative_error(leaf.grad, plain[name]) < 1e-5, name
 
 
-@pytest.mark.parametrize("implementation", ["reference", "torch"])
+@pytest.mark.parametrize("implementation", ["reference", "torch", "cpu"])
 def test_an_empty_batch_gives_an_empty_result(implementation):
     result = output_and_gradients(implementation, operands(0, 5, 2, 16))
     assert result["y"].shape == (0, 5, 2, 16)
@@ -158,29 +196,48 @@ def test_an_empty_batch_gives_an_empty_result(implementation):
 
 def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
     inputs = operands(7, 49, 2, 16)
-    whole = bi_wkv6(*inputs)
-    alone = torch.cat([bi_wkv6(*(x[i : i + 1] for x in inputs[:4]), inputs[4]) for i in range(7)])
+    compiled = bi_wkv6(*inputs, implementation="cpu")
+    by_sample = [[x[i : i + 1] for x in inputs[:4]] for i in range(7)]
+    alone = torch.cat([bi_wkv6(*x, inputs[4], implementation="cpu") for x in by_sample])
+    assert torch.equal(compiled, alone)
+    whole = bi_wkv6(*inputs, implementation="torch")
+    alone = torch.cat([bi_wkv6(*x, inputs[4], implementation="torch") for x in by_sample])
     torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr(blocked, "CACHE_ELEMENTS", 3 * 49 * 2 * 16 // torch.get_num_threads())
     assert_agrees(inputs)
 
 
-def test_no_uninitialised_memory_is_read():
+def test_results_do_not_depend_on_the_number_of_threads():
+    inputs, threads = operands(2, 49, 3, 16), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(output_and_gradients("cpu", inputs))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(other[name], results[0][name]) for name in TOLERANCE)
+
+
+@BOTH
+def test_no_uninitialised_memory_is_read(implementation):
     inputs = operands(2, 19, 2, 16)
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory
-        assert_agrees(inputs)
+        assert_agrees(inputs, implementation)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("t", [49, 300])
-def test_half_precision_operands_are_accumulated_in_float32(dtype, t):
+@BOTH
+def test_half_precision_operands_are_accumulated_in_float32(dtype, t, implementation):
     r, k, v, w, u = operands(2, t, 2, 16)
     low = [x.to(dtype) for x in (r, k, v)]
-    result = output_and_gradients("torch", [*low, w, u])
+    result = output_and_gradients(implementation, [*low, w, u])
     exact = output_and_gradients("reference", [x.double() for x in (*low, w, u)])
     for name, value in result.items():
         # One rounding of the result, and of the incoming gradient.
@@ -195,11 +252,6 @@ def test_autocast_casts_r_k_v_but_not_the_decay():
         y = bi_wkv6(r, k, v, w, u)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, bi_wkv6(*low, w, u))
-
-
-def test_auto_resolves_to_an_implementation_by_name():
-    assert ops.resolve("auto") == "torch"
-    assert {s.name for s in ops.implementations() if s.available} == {"reference", "torch"}
 
 
 def test_an_unknown_implementation_lists_the_known_ones():
@@ -227,7 +279,13 @@ def test_operands_that_do_not_fit_are_refused(change, message):
 
 @pytest.mark.parametrize(
     ("implementation", "dtype", "limit"),
-    [("torch", torch.float32, 5e-5), ("torch", torch.float64, 1e-12), ("reference", torch.bfloat16, 1e-2)],
+    [
+        ("torch", torch.float32, 5e-5),
+        ("torch", torch.float64, 1e-12),
+        ("cpu", torch.float32, 5e-5),
+        ("cpu", torch.float64, 1e-12),
+        ("reference", torch.bfloat16, 1e-2),
+    ],
 )
 def test_check_reports_the_error_against_the_float64_reference(implementation, dtype, limit):
     assert 0 <= ops.check(implementation, "cpu", dtype) < limit

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from rwkvclip_models import UserError, load_model
-from rwkvclip_models.image_tower import QUAD_SHIFT
-from rwkvclip_models.layers import drop_path, shift_delta
+from rwkvclip_models.layers import drop_path
 from rwkvclip_models.model import RWKVCLIP
-from rwkvclip_models.text_tower import BIDIRECTIONAL_SHIFT
+from rwkvclip_models.ops import Shift
+from rwkvclip_models.ops.fused import shift_delta
 
 FLOAT32_LIMIT, BLOCK_LIMIT, GRADIENT_LIMIT, FLOAT64_LIMIT = 5e-5, 2e-4, 1e-3, 1e-6
 
@@ -125,23 +125,21 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(nan
 def test_quad_shift_takes_left_right_above_below():
     # One head of 4 channels on a 2×3 grid; every channel holds the token's number.
     tokens = torch.arange(1.0, 7.0).view(1, 6, 1).expand(1, 6, 4)
-    shifted = (shift_delta(tokens, (2, 3), 1, QUAD_SHIFT) + tokens)[0].T.tolist()
+    shifted = (shift_delta(tokens, Shift(2, 3, heads=1, directions=4)) + tokens)[0].T.tolist()
     assert shifted == [[0, 1, 2, 0, 4, 5], [2, 3, 0, 5, 6, 0], [0, 0, 0, 1, 2, 3], [4, 5, 6, 0, 0, 0]]
 
 
 def test_bidirectional_shift_takes_before_and_after_inside_each_head():
     tokens = torch.arange(1.0, 4.0).view(1, 3, 1).expand(1, 3, 4)
-    shifted = (shift_delta(tokens, (3, 1), 2, BIDIRECTIONAL_SHIFT) + tokens)[0].T.tolist()
+    shifted = (shift_delta(tokens, Shift(3, 1, heads=2, directions=2)) + tokens)[0].T.tolist()
     assert shifted == [[0, 1, 2], [2, 3, 0]] * 2
 
 
-@pytest.mark.parametrize(
-    ("grid", "moves"), [((2, 3), QUAD_SHIFT), ((1, 1), QUAD_SHIFT), ((5, 1), BIDIRECTIONAL_SHIFT)]
-)
-def test_shift_gradients_are_the_derivatives(grid, moves):
-    x = torch.randn(2, grid[0] * grid[1], 16, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda z: shift_delta(z, grid, 2, moves), [x])
-    assert torch.autograd.gradgradcheck(lambda z: shift_delta(z, grid, 2, moves), [x])
+@pytest.mark.parametrize("shift", [Shift(2, 3, 2, 4), Shift(1, 1, 2, 4), Shift(5, 1, 2, 2)])
+def test_shift_gradients_are_the_derivatives(shift):
+    x = torch.randn(2, shift.rows * shift.columns, 16, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: shift_delta(z, shift), [x])
+    assert torch.autograd.gradgradcheck(lambda z: shift_delta(z, shift), [x])
 
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 41), (32, 64), (33, 32)])
@@ -241,14 +239,17 @@ def test_autocast_trains_with_float32_weights(nano_config):
 def test_the_reference_operator_gives_the_same_embeddings(nano_config):
     pixels, tokens = torch.randn(2, 3, 32, 32), torch.randint(0, 64, (2, 9))
     with torch.no_grad():
-        ours, plain = (
-            load_model(nano_config, implementation=name)(pixels, tokens) for name in ("torch", "reference")
+        plain, *others = (
+            load_model(nano_config, implementation=name)(pixels, tokens)
+            for name in ("reference", "torch", "cpu")
         )
-    torch.testing.assert_close(ours, plain)
+    for ours in others:
+        torch.testing.assert_close(ours, plain)
 
 
 def test_the_model_states_the_implementation_that_runs(nano_config):
-    assert load_model(nano_config).implementation == "torch"
+    assert load_model(nano_config).implementation == "cpu"
+    assert load_model(nano_config, implementation="torch").implementation == "torch"
     assert load_model(nano_config, implementation="reference").implementation == "reference"
     with pytest.raises(UserError, match="Unknown Bi-WKV implementation"):
         load_model(nano_config, implementation="cudnn")

@@ -1,5 +1,32 @@
-"""The Bi-WKV operator in its implementations."""
+"""The Bi-WKV operator and the elementwise work around it, in their implementations."""
 
-from rwkvclip_models.ops.bi_wkv6 import ImplementationStatus, bi_wkv6, check, implementations, resolve
+from rwkvclip_models.ops.bi_wkv6 import bi_wkv6, check
+from rwkvclip_models.ops.choice import (
+    ImplementationStatus,
+    ImplementationWarning,
+    devices_of,
+    dtypes_of,
+    implementations,
+    known,
+    resolve,
+)
+from rwkvclip_models.ops.fused import Shift, check_fused, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.linear import linear
 
-__all__ = ["ImplementationStatus", "bi_wkv6", "check", "implementations", "resolve"]
+__all__ = [
+    "ImplementationStatus",
+    "ImplementationWarning",
+    "Shift",
+    "bi_wkv6",
+    "check",
+    "check_fused",
+    "devices_of",
+    "dtypes_of",
+    "implementations",
+    "known",
+    "linear",
+    "norm_gate",
+    "relu_square",
+    "resolve",
+    "shift_lerp",
+]

@@ -5,62 +5,16 @@ Axes: B batch, T tokens, H heads, N head width.
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops.blocked import bi_wkv6_torch
-from rwkvclip_models.ops.reference import bi_wkv6_reference
+from rwkvclip_models.ops import library
+from rwkvclip_models.ops.choice import PLAIN, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
-
-_IMPLEMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "reference": bi_wkv6_reference,
-    "torch": bi_wkv6_torch,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImplementationStatus:
-    """Whether one implementation can run here."""
-
-    name: str
-    """As `bi_wkv6(implementation=…)` takes it."""
-    available: bool
-    """Whether it can run on this machine."""
-    reason: str = ""
-    """Why it cannot; empty when available."""
-    cure: str = ""
-    """What to do about it; empty when available."""
-
-
-def implementations() -> list[ImplementationStatus]:
-    """Return the known implementations and whether they can run here."""
-    return [ImplementationStatus(name=name, available=True) for name in _IMPLEMENTATIONS]
-
-
-def resolve(implementation: str = "auto", *, device: torch.device | str = "cpu") -> str:
-    """Return the name of the implementation that `bi_wkv6` runs for operands on `device`; never "auto".
-
-    "auto" is "torch" on every device.
-
-    Raises:
-        UserError: there is no such implementation.
-    """
-    if implementation == "auto":
-        return "torch"
-    if implementation not in _IMPLEMENTATIONS:
-        known = ["auto", *_IMPLEMENTATIONS]
-        near = difflib.get_close_matches(implementation, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"Unknown Bi-WKV implementation {implementation!r}.{hint} Known: {', '.join(known)}.")
-    return implementation
 
 
 def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, implementation: str = "auto") -> Tensor:
@@ -75,16 +29,19 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, implementa
         v: value, like r.
         w: raw decay [B, T, H, N], float32 (float64 beside float64 operands): bfloat16 corrupts decays.
         u: bonus of the current token [H, N], dtype as w.
-        implementation: "auto", "reference" or "torch".
+        implementation: "auto", or a name of `implementations()`.
 
     Raises:
-        UserError: unknown implementation, or operands whose shapes, dtypes or devices do not fit.
+        UserError: an implementation that is unknown or cannot run these operands here, or operands whose
+            shapes, dtypes or devices do not fit.
     """
-    if torch.is_autocast_enabled(r.device.type) and r.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(r.device.type)
-        r, k, v = r.to(dtype), k.to(dtype), v.to(dtype)
+    r, k, v = (library.cast_for_autocast(x) for x in (r, k, v))
     _check(r, k, v, w, u)
-    return _IMPLEMENTATIONS[resolve(implementation, device=r.device)](r, k, v, w, u)
+    name = resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1])
+    if name in PLAIN:
+        return PLAIN[name](r, k, v, w, u)
+    y: Tensor = library.bi_wkv6(r, k, v, w, u, name)
+    return y
 
 
 def _check(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> None:
@@ -129,7 +86,7 @@ def check(implementation: str, device: torch.device | str, dtype: torch.dtype) -
     low = torch.promote_types(dtype, torch.float32)
     exact = run("reference", [x.double() for x in (r, k, v, w, u)], gy.double())
     here = [x.to(device) for x in (r, k, v, w.to(low), u.to(low))]
-    ran = run(resolve(implementation, device=device), here, gy.to(device))
+    ran = run(implementation, here, gy.to(device))
     return max(
         float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(ran, exact, strict=True)
     )

@@ -1,0 +1,239 @@
+"""Builds the compiled implementations from the shipped C++ and CUDA sources, just in time, with ninja.
+
+The libraries have a plain C interface and know nothing of torch: no toolkit or ABI has to match it. A
+finished library is moved into the cache in one step under a name that holds the hash of everything it depends
+on, so an interrupted build leaves nothing that could be taken for one, and processes that start together
+build once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkvclip_models.resources import resource_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+MIN_GCC, MIN_CLANG, MIN_NVCC = 9, 11, 12
+SOURCES = {"cpu": ("*_cpu.cpp", "cpu_abi.cpp", "*.h"), "cuda": ("*.cu", "*.cuh")}
+
+_loaded: dict[str, ctypes.CDLL | BuildError] = {}
+_loading = threading.Lock()
+
+
+class BuildError(RuntimeError):
+    """A library that cannot be built or loaded here.
+
+    Attributes:
+        reason: why.
+        cure: what to do about it.
+    """
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(f"{reason} {cure}")
+        self.reason, self.cure = reason, cure
+
+
+def library(name: str) -> ctypes.CDLL:
+    """Return the library `cpu` or `cuda`, built if the cache does not hold it; one attempt per process.
+
+    Raises:
+        BuildError: no compiler, too old a compiler, no place to build, or the compiler failed.
+    """
+    with _loading:
+        if name not in _loaded:
+            try:
+                _loaded[name] = _load(name)
+            except BuildError as error:
+                _loaded[name] = error
+        found = _loaded[name]
+    if isinstance(found, BuildError):
+        raise found
+    return found
+
+
+def cache_dir() -> Path:
+    """Return where libraries are kept: `$RWKVCLIP_BUILD_DIR`, else a folder in the user's cache."""
+    if own := os.environ.get("RWKVCLIP_BUILD_DIR"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval" / "build"
+
+
+def _load(name: str) -> ctypes.CDLL:
+    folder = resource_dir("cuda")
+    files = sorted({path for pattern in SOURCES[name] for path in folder.glob(pattern)})
+    if name == "cpu":
+        compiler, rule = _cxx(), _cpu_rule()
+    else:
+        compiler, rule = _nvcc(), _cuda_rule()
+    identity = _identity(compiler, rule, name)
+    digest = hashlib.sha256(repr((identity, torch.__version__, rule)).encode())
+    for path in files:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    target = cache_dir() / f"rwkvclip_{name}-{digest.hexdigest()[:20]}.so"
+    if not target.exists():
+        units = [path for path in files if path.suffix in {".cpp", ".cu"}]
+        _build(target, compiler, rule, units)
+    try:
+        loaded = ctypes.CDLL(str(target))
+    except OSError as error:
+        raise BuildError(
+            f"{target.name} does not load: {error}.", f"Delete {target} and run again."
+        ) from None
+    loaded.rwkvclip_error.restype = ctypes.c_char_p
+    return loaded
+
+
+def _cpu_rule() -> tuple[str, ...]:
+    here = "-mcpu=native" if os.uname().machine in {"aarch64", "arm64"} else "-march=native"
+    # Apple's compiler has no OpenMP of its own; without it the library runs on one thread.
+    threads = () if sys.platform == "darwin" else ("-fopenmp",)
+    return (*CXX_FLAGS, here, *threads)
+
+
+def _cuda_rule() -> tuple[str, ...]:
+    majors = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}) or [
+        (8, 0)
+    ]
+    targets = [f"-gencode=arch=compute_{a}{b},code=[sm_{a}{b},compute_{a}{b}]" for a, b in majors]
+    return ("-std=c++17", "-O3", "-Xcompiler=-fPIC", *targets)
+
+
+def _cxx() -> str:
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    if sys.platform == "win32":
+        raise BuildError("The CPU library needs GCC or Clang.", "Use the torch implementation on Windows.")
+    found = next((path for name in wanted if (path := shutil.which(name))), None)
+    if found is None:
+        raise BuildError(
+            f"No C++ compiler found ({', '.join(wanted)}).",
+            f"Install GCC ≥ {MIN_GCC} or Clang ≥ {MIN_CLANG} (Debian: apt install g++), or set CXX.",
+        )
+    text = _output([found, "--version"])
+    version = re.search(r"(\d+)\.\d+", text)
+    least = MIN_CLANG if "clang" in text else MIN_GCC
+    if version and int(version[1]) < least:
+        raise BuildError(
+            f"{found} is too old: {text.splitlines()[0]!r}.",
+            f"Install GCC ≥ {MIN_GCC} or Clang ≥ {MIN_CLANG} and set CXX to it.",
+        )
+    return found
+
+
+def _nvcc() -> str:
+    found = shutil.which("nvcc") or shutil.which(
+        "nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin"
+    )
+    if found is None:
+        raise BuildError(
+            "No CUDA compiler (nvcc) found.",
+            "Install the CUDA toolkit and put nvcc on PATH or set CUDA_HOME; 'triton' needs none.",
+        )
+    version = re.search(r"release (\d+)\.", _output([found, "--version"]))
+    if version and int(version[1]) < MIN_NVCC:
+        raise BuildError(
+            f"{found} is CUDA {version[1]}; at least {MIN_NVCC} is needed.",
+            "Install a newer CUDA toolkit and put its nvcc first on PATH.",
+        )
+    return found
+
+
+def _identity(compiler: str, rule: Sequence[str], name: str) -> str:
+    """Return the compiler's version and, for native code, what it takes this processor for."""
+    identity = _output([compiler, "--version"])
+    if name == "cpu":
+        native = [flag for flag in rule if flag.startswith("-m")]
+        identity += _output([compiler, *native, "-dM", "-E", "-x", "c++", os.devnull])
+    return identity
+
+
+def _output(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{command[0]} does not run: {error}.", "Mend or replace the compiler.") from None
+    return done.stdout
+
+
+def _ninja() -> str:
+    with contextlib.suppress(ImportError):
+        import ninja
+
+        if (path := Path(ninja.BIN_DIR) / "ninja").exists():
+            return str(path)
+    if found := shutil.which("ninja"):
+        return found
+    raise BuildError("ninja is not installed.", "pip install ninja")
+
+
+def _build(target: Path, compiler: str, rule: Sequence[str], units: Sequence[Path]) -> None:
+    ninja = _ninja()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _only_builder(target):
+            if target.exists():
+                return
+            prefix = f".{target.stem}-"
+            for stale in target.parent.glob(f"{prefix}*"):
+                if stale.is_dir():
+                    shutil.rmtree(stale, ignore_errors=True)
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
+                _compile(Path(scratch), ninja, compiler, rule, units)
+                (Path(scratch) / "library.so").replace(target)
+    except OSError as error:
+        raise BuildError(
+            f"{target.parent} cannot be written ({error.strerror or error}).",
+            "Set RWKVCLIP_BUILD_DIR to a folder you can write to.",
+        ) from None
+
+
+@contextlib.contextmanager
+def _only_builder(target: Path) -> Iterator[None]:
+    """Hold the lock of one library; the operating system releases it whatever becomes of the process."""
+    import fcntl
+
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(scratch: Path, ninja: str, compiler: str, rule: Sequence[str], units: Sequence[Path]) -> None:
+    def escape(text: object) -> str:
+        return re.sub(r"([$ :])", r"$\1", str(text))
+
+    flags = " ".join(rule)
+    objects = [f"{unit.stem}.o" for unit in units]
+    lines = [
+        f"compiler = {escape(compiler)}",
+        f"flags = {flags}",
+        "rule compile",
+        "  command = $compiler $flags -c $in -o $out",
+        "rule link",
+        "  command = $compiler $flags -shared $in -o $out",
+        *(f"build {out}: compile {escape(unit)}" for out, unit in zip(objects, units, strict=True)),
+        f"build library.so: link {' '.join(objects)}",
+        "",
+    ]
+    (scratch / "build.ninja").write_text("\n".join(lines), encoding="utf-8")
+    done = subprocess.run([ninja, "-C", str(scratch)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        log = scratch.parent / f"{scratch.name.split('-')[0].lstrip('.')}.log"
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        first = next((line for line in done.stdout.splitlines() if "error" in line), "see the log")
+        raise BuildError(f"{compiler} failed: {first.strip()}", f"The whole output is in {log}.")

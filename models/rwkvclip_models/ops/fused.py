@@ -1,0 +1,164 @@
+"""The elementwise work around Bi-WKV: token shift with lerps, group norm × gate, squared ReLU.
+
+The eager forms are the reference; compiled and Triton implementations do each in one pass over memory.
+
+Axes: B batch, T = rows·columns tokens, H heads, N head width (C = H·N channels), K lerps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rwkvclip_models.ops import library
+from rwkvclip_models.ops.choice import fused
+
+Moves = tuple[tuple[int, int], ...]
+"""(grid axis, ±1) per equal group of a head's channels: +1 takes the neighbour before, −1 the one after."""
+
+MOVES: dict[int, Moves] = {4: ((2, 1), (2, -1), (1, 1), (1, -1)), 2: ((1, 1), (1, -1))}
+"""By number of directions. Four (images): from left, right, above, below. Two (texts): from before, after."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How tokens are shifted.
+
+    Attributes:
+        rows: of the token grid; a text is a column of T rows.
+        columns: of the token grid.
+        heads: H; groups of channels are formed inside each head.
+        directions: 4 or 2, a key of `MOVES`.
+    """
+
+    rows: int
+    columns: int
+    heads: int
+    directions: int
+
+
+class _ShiftDelta(torch.autograd.Function):
+    """s(x) − x for x [B, rows, columns, H, N]; the adjoint moves the other way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, moves: Moves) -> Tensor:
+        ctx.moves = moves
+        shifted = torch.empty_like(x, memory_format=torch.contiguous_format)
+        width, groups = x.shape[-1], len(moves)
+        for i, (axis, step) in enumerate(moves):
+            channels = slice(width * i // groups, width * (i + 1) // groups)
+            source, target = x[..., channels], shifted[..., channels]
+            rest = x.shape[axis] - 1
+            target.narrow(axis, 0 if step > 0 else rest, 1).zero_()
+            if rest:
+                to, origin = (1, 0) if step > 0 else (0, 1)
+                target.narrow(axis, to, rest).copy_(source.narrow(axis, origin, rest))
+        return shifted.sub_(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        return _ShiftDelta.apply(g, tuple((axis, -step) for axis, step in ctx.moves)), None
+
+
+def shift_delta(x: Tensor, shift: Shift) -> Tensor:
+    """Return s(x) − x [B, T, C]: each channel group of every head moved one token, zeros at the border."""
+    b, t, c = x.shape
+    grid = x.reshape(b, shift.rows, shift.columns, shift.heads, c // shift.heads)
+    delta: Tensor = _ShiftDelta.apply(grid, MOVES[shift.directions])
+    return delta.view(b, t, c)
+
+
+def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "auto") -> Tensor:
+    """Return x + (s(x) − x)∘mix_k as [K, B, T, C], in the dtype of `x`.
+
+    Args:
+        x: [B, T, C]; kernels cast it under autocast, the eager form leaves that to the products.
+        mix: weights of the shifted tokens, [K, C] or [K, B, T, C].
+        shift: s.
+        implementation: "auto", or a name of `implementations()`; the plain ones take the eager form.
+    """
+    chosen = fused(implementation, x, x.shape[-1] // shift.heads)
+    if chosen is None:
+        weights = mix[:, None, None] if mix.dim() == 2 else mix
+        return torch.addcmul(x, shift_delta(x, shift), weights.to(x.dtype))
+    x = library.cast_for_autocast(x)
+    sizes = (shift.rows, shift.columns, shift.heads, shift.directions)
+    out: Tensor = library.shift_lerp(x, mix.to(x.dtype), *sizes, chosen)
+    return out
+
+
+def norm_gate(
+    y: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    heads: int,
+    eps: float,
+    implementation: str = "auto",
+) -> Tensor:
+    """Return GroupNorm(y)·silu(gate) [B, T, C], one group per head; statistics in float32 at least.
+
+    Args:
+        y: [B, T, C].
+        gate: [B, T, C], before its SiLU.
+        weight: of the norm [C].
+        bias: of the norm [C].
+        heads: H.
+        eps: of the norm.
+        implementation: as in `shift_lerp`.
+    """
+    chosen = fused(implementation, y, y.shape[-1] // heads)
+    if chosen is None:
+        normed = F.group_norm(y.flatten(0, 1), heads, weight, bias, eps)
+        return normed.view_as(y) * F.silu(gate)
+    out: Tensor = library.norm_gate(y, gate.to(y.dtype), weight, bias, heads, eps, chosen)
+    return out
+
+
+def relu_square(x: Tensor, *, implementation: str = "auto") -> Tensor:
+    """Return relu(x)²."""
+    chosen = fused(implementation, x, None)
+    if chosen is None:
+        return F.relu(x).square()
+    out: Tensor = library.relu_square(x, chosen)
+    return out
+
+
+def check_fused(implementation: str, device: torch.device | str, dtype: torch.dtype) -> float:
+    """Return the largest relative error of an implementation's elementwise operators against the eager forms.
+
+    Outputs and all gradients count, each as max |difference| / max |eager in float64|, on one random problem
+    (B 2, a grid of 7×7, H 2, N 80, K 5) with operands exact in `dtype`.
+
+    Raises:
+        UserError: unknown implementation, or one that cannot run here.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape, shift = (2, 49, 160), Shift(7, 7, 2, 4)
+
+    def random(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(dtype)
+
+    def run(name: str, x: Tensor, mix: Tensor, gate: Tensor, weight: Tensor, grads: Tensor) -> list[Tensor]:
+        x, mix, gate, weight = (z.detach().clone().requires_grad_() for z in (x, mix, gate, weight))
+        outputs = [
+            shift_lerp(x, mix, shift, implementation=name),
+            shift_lerp(x, weight, shift, implementation=name),
+            norm_gate(x, gate, weight[0], weight[1], heads=2, eps=1e-5, implementation=name),
+            relu_square(x, implementation=name),
+        ]
+        leaves = (x, mix, gate, weight)
+        pulled = [torch.autograd.grad(y, leaves, grads.expand_as(y), allow_unused=True) for y in outputs]
+        return [*(y.detach() for y in outputs), *(g for gs in pulled for g in gs if g is not None)]
+
+    operands = [random(*shape), random(5, *shape), random(*shape), random(2, shape[2]), random(*shape)]
+    exact = run("torch", *(x.double() for x in operands))
+    ran = run(implementation, *(x.to(device) for x in operands))
+    return max(
+        float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(ran, exact, strict=True)
+    )

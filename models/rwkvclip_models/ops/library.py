@@ -1,0 +1,204 @@
+"""The operators as torch knows them: schemas, shapes without data, gradients, autocast, FLOPs.
+
+Each runs in the compiled or Triton implementation it is told; plain torch forms never come here. Operands are
+checked by the callers (`bi_wkv6.py`, `fused.py`).
+
+Axes: B batch, T tokens, H heads, N head width, C channels, K lerps.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+MODULES = {"cpu": "cpu", "cuda": "cuda", "triton": "triton_kernels"}
+
+
+def kernels(implementation: str) -> ModuleType:
+    """Return the module that holds an implementation's functions."""
+    return importlib.import_module(f"rwkvclip_models.ops.{MODULES[implementation]}")
+
+
+@torch.library.custom_op("rwkvclip::bi_wkv6", mutates_args=())
+def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, implementation: str) -> Tensor:
+    """Return y [B, T, H, N], contiguous, in r's dtype."""
+    y: Tensor = kernels(implementation).bi_wkv6(r, k, v, w, u)
+    return y
+
+
+@torch.library.custom_op("rwkvclip::bi_wkv6_backward", mutates_args=())
+def bi_wkv6_backward(
+    gy: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, implementation: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of r, k, v, w, u, contiguous, each in its operand's dtype."""
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = kernels(implementation).bi_wkv6_backward(
+        gy, r, k, v, w, u
+    )
+    return gradients
+
+
+@torch.library.custom_op("rwkvclip::shift_lerp", mutates_args=())
+def shift_lerp(
+    x: Tensor, mix: Tensor, rows: int, columns: int, heads: int, directions: int, implementation: str
+) -> Tensor:
+    """Return x + (s(x) − x)∘mix_k as [K, B, T, C] of x [B, T, C] and mix [K, C] or [K, B, T, C]."""
+    out: Tensor = kernels(implementation).shift_lerp(x, mix, rows, columns, heads, directions)
+    return out
+
+
+@torch.library.custom_op("rwkvclip::shift_lerp_backward", mutates_args=())
+def shift_lerp_backward(
+    grad: Tensor,
+    x: Tensor,
+    mix: Tensor,
+    rows: int,
+    columns: int,
+    heads: int,
+    directions: int,
+    implementation: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of x and mix."""
+    gradients: tuple[Tensor, Tensor] = kernels(implementation).shift_lerp_backward(
+        grad, x, mix, rows, columns, heads, directions
+    )
+    return gradients
+
+
+@torch.library.custom_op("rwkvclip::norm_gate", mutates_args=())
+def norm_gate(
+    y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int, eps: float, implementation: str
+) -> Tensor:
+    """Return (GroupNorm of each head of y)·silu(gate) as [B, T, C] of y and gate [B, T, C]."""
+    out: Tensor = kernels(implementation).norm_gate(y, gate, weight, bias, heads, eps)
+    return out
+
+
+@torch.library.custom_op("rwkvclip::norm_gate_backward", mutates_args=())
+def norm_gate_backward(
+    grad: Tensor,
+    y: Tensor,
+    gate: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    heads: int,
+    eps: float,
+    implementation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of y, gate, weight and bias."""
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor] = kernels(implementation).norm_gate_backward(
+        grad, y, gate, weight, bias, heads, eps
+    )
+    return gradients
+
+
+@torch.library.custom_op("rwkvclip::relu_square", mutates_args=())
+def relu_square(x: Tensor, implementation: str) -> Tensor:
+    """Return relu(x)²."""
+    out: Tensor = kernels(implementation).relu_square(x)
+    return out
+
+
+@torch.library.custom_op("rwkvclip::relu_square_backward", mutates_args=())
+def relu_square_backward(grad: Tensor, x: Tensor, implementation: str) -> Tensor:
+    """Return the gradient of x."""
+    gx: Tensor = kernels(implementation).relu_square_backward(grad, x)
+    return gx
+
+
+def _like(x: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _register(
+    forward: Any, backward: Any, num_tensors: int, forward_shape: Callable[..., Tensor] = _like
+) -> None:
+    """Register shapes and gradient of an operator differentiable in its first `num_tensors` operands."""
+
+    def forward_fake(*operands: Any) -> Tensor:
+        return forward_shape(*operands[:num_tensors])
+
+    def backward_fake(_: Tensor, *operands: Any) -> Tensor | tuple[Tensor, ...]:
+        gradients = tuple(_like(x) for x in operands[:num_tensors])
+        return gradients if num_tensors > 1 else gradients[0]
+
+    def setup_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:num_tensors])
+        ctx.rest = inputs[num_tensors:]
+
+    def gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = backward(grad, *ctx.saved_tensors, *ctx.rest)
+        gradients = (gradients,) if isinstance(gradients, Tensor) else tuple(gradients)
+        return (*gradients, *(None for _ in ctx.rest))
+
+    forward.register_fake(forward_fake)
+    backward.register_fake(backward_fake)
+    forward.register_autograd(gradient, setup_context=setup_context)
+
+
+_register(bi_wkv6, bi_wkv6_backward, 5, lambda r, *_: _like(r))
+_register(shift_lerp, shift_lerp_backward, 2, lambda x, mix: x.new_empty(mix.shape[0], *x.shape))
+_register(norm_gate, norm_gate_backward, 4, lambda y, *_: _like(y))
+_register(relu_square, relu_square_backward, 1)
+
+
+def cast_for_autocast(x: Tensor) -> Tensor:
+    """Return x in autocast's dtype where that is on for its device; float64 stays."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
+def _register_autocast() -> torch.library.Library:
+    definition = torch.library.Library("rwkvclip", "FRAGMENT")
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        keys = torch._C.DispatchKeySet(torch._C._parse_dispatch_key(key))
+
+        def rule(
+            r: Tensor,
+            k: Tensor,
+            v: Tensor,
+            w: Tensor,
+            u: Tensor,
+            implementation: str,
+            keys: torch._C.DispatchKeySet = keys,
+        ) -> Tensor:
+            # Never w and u: rounded, they are other decays.
+            r, k, v = (cast_for_autocast(x) for x in (r, k, v))
+            with torch._C._ExcludeDispatchKeyGuard(keys):
+                y: Tensor = bi_wkv6(r, k, v, w, u, implementation)
+            return y
+
+        definition.impl("bi_wkv6", rule, key)
+    return definition
+
+
+_autocast = _register_autocast()
+
+
+def flops(batch: int, num_tokens: int, heads: int, width: int) -> int:
+    """Return the FLOPs of a forward pass by the recurrence, whatever form runs.
+
+    Per token, head and direction each of the N² state elements is decayed, added to and read: three
+    multiply-adds.
+    """
+    return 2 * 2 * 3 * batch * num_tokens * heads * width * width
+
+
+@register_flop_formula(torch.ops.rwkvclip.bi_wkv6)
+def _forward_flops(r_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    return flops(*r_shape)
+
+
+@register_flop_formula(torch.ops.rwkvclip.bi_wkv6_backward)
+def _backward_flops(gy_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    """By convention twice the forward pass."""
+    return 2 * flops(*gy_shape)

@@ -1,0 +1,134 @@
+"""The elementwise operators: compiled against eager. Axes: B batch, T tokens, C channels, K lerps."""
+
+import pytest
+import torch
+
+from rwkvclip_models import ops
+from rwkvclip_models.ops import Shift
+from rwkvclip_models.ops.fused import check_fused, norm_gate, relu_square, shift_lerp
+
+LIMITS = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+"""Of max |difference| / max |float64 eager|; half precisions round operands' gradients and results once."""
+
+GRIDS = [Shift(1, 1, 2, 4), Shift(1, 5, 2, 4), Shift(7, 7, 1, 4), Shift(3, 5, 2, 4), Shift(2, 1, 2, 2)]
+
+
+def random(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def assert_agrees(operator, operands):
+    """Compares output and gradients of `operator(implementation, *operands)` with the eager float64 form."""
+
+    def run(name, inputs):
+        leaves = [x.detach().clone().requires_grad_() for x in inputs]
+        y = operator(name, *leaves)
+        return [y.detach(), *torch.autograd.grad(y, leaves, random(*y.shape, seed=9, dtype=y.dtype))]
+
+    limit = LIMITS[operands[0].dtype]
+    exact = run("torch", [x.double() for x in operands])
+    for ran, expected in zip(run("cpu", operands), exact, strict=True):
+        assert ran.dtype == operands[0].dtype
+        assert ran.shape == expected.shape
+        if ran.numel():
+            assert float((ran.double() - expected).abs().max()) <= limit * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("shift", [*GRIDS, Shift(17, 1, 2, 2)], ids=str)
+@pytest.mark.parametrize("width", [16, 64, 80])
+def test_shift_and_lerp_agree_with_the_eager_form(dtype, shift, width):
+    tokens, channels = shift.rows * shift.columns, shift.heads * width
+    x = random(3, tokens, channels, dtype=dtype)
+    for mix in (random(2, channels, seed=1), random(5, 3, tokens, channels, seed=2)):
+        assert_agrees(lambda name, a, b: shift_lerp(a, b, shift, implementation=name), [x, mix.to(dtype)])
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize(("heads", "width"), [(1, 16), (8, 80), (10, 64)])
+def test_norm_and_gate_agree_with_the_eager_form(dtype, heads, width):
+    channels = heads * width
+    y, gate = (4 * random(2, 7, channels, seed=i, dtype=dtype) for i in range(2))
+    weight, bias = (random(channels, seed=i, dtype=dtype) for i in (2, 3))
+    assert_agrees(
+        lambda name, *x: norm_gate(*x, heads=heads, eps=1e-5, implementation=name), [y, gate, weight, bias]
+    )
+
+
+def test_gates_far_from_zero_neither_overflow_nor_vanish():
+    y = random(1, 1, 16)
+    gate = torch.tensor([-1e4, -100.0, -20.0, 20.0, 100.0, 1e4, 0, 1] * 2).view(1, 1, 16)
+    ones, zeros = torch.ones(16), torch.zeros(16)
+    ran, eager = (
+        norm_gate(y, gate, ones, zeros, heads=1, eps=1e-5, implementation=name) for name in ("cpu", "torch")
+    )
+    torch.testing.assert_close(ran, eager)
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("size", [1, 15, 16, 1000])
+def test_squared_relu_agrees_with_the_eager_form_at_any_size(dtype, size):
+    assert_agrees(lambda name, x: relu_square(x, implementation=name), [random(size, dtype=dtype)])
+
+
+def test_squared_relu_passes_nan_on():
+    x = torch.tensor([float("nan"), -1.0, 2.0])
+    assert relu_square(x, implementation="cpu").isnan().tolist() == [True, False, False]
+
+
+def test_an_empty_batch_gives_an_empty_result():
+    shift = Shift(2, 2, 1, 4)
+    x, mix = torch.zeros(0, 4, 16, requires_grad=True), torch.zeros(2, 16, requires_grad=True)
+    out = shift_lerp(x, mix, shift, implementation="cpu")
+    assert out.shape == (2, 0, 4, 16)
+    out.sum().backward()
+    assert (mix.grad == 0).all()
+
+
+def test_strided_tokens_give_the_same_result():
+    shift = Shift(2, 3, 1, 4)
+    x, mix = random(16, 6, 2).permute(2, 1, 0), random(2, 16)
+    assert not x.is_contiguous()
+    expected = shift_lerp(x.contiguous(), mix, shift, implementation="cpu")
+    assert torch.equal(shift_lerp(x, mix, shift, implementation="cpu"), expected)
+
+
+@pytest.mark.parametrize("shift", [Shift(3, 2, 1, 4), Shift(4, 1, 1, 2)], ids=str)
+def test_gradients_are_the_derivatives(shift):
+    tokens = shift.rows * shift.columns
+    x, mix, gate = (
+        random(*s, dtype=torch.float64).requires_grad_() for s in [(1, tokens, 16), (2, 16), (1, tokens, 16)]
+    )
+    weight, bias = (random(16, seed=i, dtype=torch.float64).requires_grad_() for i in range(2))
+    check = torch.autograd.gradcheck
+    assert check(lambda *a: shift_lerp(*a, shift, implementation="cpu"), [x, mix], fast_mode=True)
+    assert check(
+        lambda *a: norm_gate(*a, heads=1, eps=1e-5, implementation="cpu"),
+        [x, gate, weight, bias],
+        fast_mode=True,
+    )
+    assert check(lambda a: relu_square(a, implementation="cpu"), [x], fast_mode=True)
+
+
+def test_under_autocast_outputs_have_the_low_dtype():
+    shift, x, mix = Shift(2, 2, 1, 4), random(1, 4, 16), random(2, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = shift_lerp(x, mix, shift, implementation="cpu")
+    assert out.dtype == torch.bfloat16
+    expected = shift_lerp(x.bfloat16(), mix.bfloat16(), shift, implementation="cpu")
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_check_covers_every_operator_and_gradient(dtype):
+    assert 0 < check_fused("cpu", "cpu", dtype) < LIMITS[dtype]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("implementation", ["cuda", "triton"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gpu_kernels_agree_with_the_eager_forms(implementation, dtype):
+    status = {s.name: s for s in ops.implementations()}[implementation]
+    if not status.available:
+        pytest.skip(status.reason)
+    assert check_fused(implementation, "cuda", dtype) < 2 * LIMITS[dtype]
