@@ -5,6 +5,7 @@ Needs torch, numpy and the command line's library; anything else that is missing
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.metadata
 import sys
@@ -234,18 +235,36 @@ def _operators() -> Iterator[Check]:
         for device in devices_of(implementation.name):
             label = f"{name} on {device}"
             try:
-                error = ops.check(implementation.name, device, torch.float32)
+                error = max(
+                    examine(implementation.name, device, torch.float32)
+                    for examine in (ops.check, ops.check_fused)
+                )
+                time = f"; {_time_of(implementation.name, device)}"
             except Exception as problem:  # a kernel that does not run is a finding
                 detail, cure = f"{type(problem).__name__}: {problem}", "see cuda/README.md"
                 yield Check(area="operator", name=label, status="failed", detail=detail, cure=cure)
                 continue
-            yield judge(label, error, "float32")
+            row = judge(label, error, "float32", "output and gradients, elementwise work too,")
+            yield dataclasses.replace(row, detail=row.detail + time)
     yield Check(
         area="operator",
         name="bi_wkv6 auto",
         status="ok",
         detail=", ".join(f"{ops.resolve('auto', device=device)} on {device}" for device in here()),
     )
+
+
+def _time_of(implementation: str, device: str) -> str:
+    """Return the time of one image layer of RWKV-CLIP B/32 at batch 8, in words."""
+    import torch
+
+    from rwkvclip_eval import operator_check
+
+    shape = (8, 49, 8, 80)
+    [forward] = operator_check.time_one(
+        implementation, device, torch.float32, "", shape, directions=["forward"], budget_s=0.0
+    )
+    return f"forward of {' × '.join(map(str, shape))} in {forward.median_ms:.2f} ms"
 
 
 def judge(name: str, error: float, dtype: str, what: str = "output and gradients") -> Check:
@@ -277,5 +296,7 @@ def here() -> Sequence[str]:
 
 def devices_of(implementation: str) -> Sequence[str]:
     """Return the devices of this machine that an implementation is made for."""
-    only = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda",)}.get(implementation)
-    return [device for device in here() if only is None or device in only]
+    from rwkvclip_models import ops
+
+    only = ops.devices_of(implementation)
+    return [device for device in here() if not only or device in only]

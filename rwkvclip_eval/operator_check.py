@@ -143,7 +143,7 @@ def time_all() -> list[Timing]:
         for device in devices_of(implementation.name):
             for dtype in (torch.float32, torch.bfloat16):
                 for tower, shape in TIMED_SHAPES.items():
-                    timings += _time(implementation.name, device, dtype, tower, shape)
+                    timings += time_one(implementation.name, device, dtype, tower, shape)
     return timings
 
 
@@ -245,14 +245,20 @@ def _settings(implementation: str) -> Iterator[tuple[str, torch.dtype]]:
         yield device, torch.float32
         # The reference computes in float32 below that, and its float64 is what all are held against.
         if implementation != "reference":
-            yield device, torch.bfloat16
-            yield device, torch.float16
-            if device != "mps":
-                yield device, torch.float64
+            for dtype in ops.dtypes_of(implementation)[1:]:
+                if device != "mps" or dtype != torch.float64:
+                    yield device, dtype
 
 
-def _time(
-    name: str, device: str, dtype: torch.dtype, tower: str, shape: tuple[int, int, int, int]
+def time_one(
+    name: str,
+    device: str,
+    dtype: torch.dtype,
+    tower: str,
+    shape: tuple[int, int, int, int],
+    *,
+    directions: Sequence[str] = ("forward", "forward + backward"),
+    budget_s: float | None = None,
 ) -> list[Timing]:
     """Return forward and forward + backward times; interquartile range over the repeats of the budget."""
     generator = torch.Generator().manual_seed(0)
@@ -271,8 +277,14 @@ def _time(
         _run(name, operands, weight)
 
     timings = []
-    for direction, call in (("forward", forward), ("forward + backward", both)):
-        seconds = torch.tensor(_seconds(call, device), dtype=torch.float64) * 1e3
+    for direction in directions:
+        call = forward if direction == "forward" else both
+        seconds = (
+            torch.tensor(
+                _seconds(call, device, TIMED_BUDGET_S if budget_s is None else budget_s), dtype=torch.float64
+            )
+            * 1e3
+        )
         low, median, high = seconds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
         timings.append(
             Timing(
@@ -290,7 +302,7 @@ def _time(
     return timings
 
 
-def _seconds(call: Any, device: str) -> list[float]:
+def _seconds(call: Any, device: str, budget_s: float) -> list[float]:
     """Return wall seconds of single calls, device synchronised, after two warm-up calls."""
 
     def wait() -> None:
@@ -304,7 +316,7 @@ def _seconds(call: Any, device: str) -> list[float]:
     wait()
     seconds: list[float] = []
     begin = time.perf_counter()
-    while len(seconds) < 5 or (time.perf_counter() - begin < TIMED_BUDGET_S and len(seconds) < 100):
+    while len(seconds) < 5 or (time.perf_counter() - begin < budget_s and len(seconds) < 100):
         start = time.perf_counter()
         call()
         wait()

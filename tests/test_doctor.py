@@ -10,7 +10,7 @@ import torch
 from rwkvclip_eval import doctor, operator_check
 from rwkvclip_eval.errors import OutputError
 
-dispatch = importlib.import_module("rwkvclip_models.ops.bi_wkv6")
+choice = importlib.import_module("rwkvclip_models.ops.choice")
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def forgetful_operator(monkeypatch):
     """An implementation that leaves out the bonus of the current token."""
 
     def forgetful(r, k, v, w, u):
-        return dispatch.bi_wkv6_reference(r, k, v, w, 0 * u)
+        return choice.bi_wkv6_reference(r, k, v, w, 0 * u)
 
-    monkeypatch.setitem(dispatch._IMPLEMENTATIONS, "forgetful", forgetful)
+    monkeypatch.setitem(choice.PLAIN, "forgetful", forgetful)
 
 
 def statuses(report):
@@ -44,7 +44,7 @@ def test_a_sound_installation_passes_with_every_operator_in_agreement():
     found = statuses(report)
     assert found["torch"] == found["cpu"] == "ok"
     assert found["bi_wkv6 reference on cpu"] == found["bi_wkv6 torch on cpu"] == "ok"
-    assert found["bi_wkv6 auto"] == "ok"
+    assert found["bi_wkv6 auto"] == found["bi_wkv6 cpu on cpu"] == "ok"
     if not torch.cuda.is_available():
         assert found["cuda"] == "absent"
     for row in report.rows():
@@ -64,7 +64,7 @@ def test_an_operator_that_raises_is_a_row_and_no_crash(monkeypatch):
     def broken(*_):
         raise RuntimeError("no kernel image is available")
 
-    monkeypatch.setitem(dispatch._IMPLEMENTATIONS, "broken", broken)
+    monkeypatch.setitem(choice.PLAIN, "broken", broken)
     row = next(c for c in doctor.diagnose().checks if c.name == "bi_wkv6 broken on cpu")
     assert row.status == "failed"
     assert "no kernel image" in row.detail
