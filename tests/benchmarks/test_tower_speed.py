@@ -1,52 +1,77 @@
-"""Image towers side by side: RWKV-CLIP B/32 with the `torch` operator against open_clip's ViT-B-32."""
+"""Towers side by side on a CPU: RWKV-CLIP against open_clip's CLIP of the same size, on the same cores."""
 
 import sys
-import time
 
-import numpy as np
 import open_clip
 import pytest
 import torch
+from side_by_side import in_turns, in_words, ratio
 
 from rwkvclip_models import load_model
 
-BATCH = 32
-ROUNDS = 12
-LIMIT = 1.6
+ROUNDS = 8
+TOWERS = {
+    "image B/32": ("rwkv-clip-b32", "ViT-B-32", 32),
+    "image B/16": ("rwkv-clip-b16", "ViT-B-16", 32),
+    "text": ("rwkv-clip-b32", "ViT-B-32", 64),
+}
+LIMITS = {
+    (torch.float32, "image B/32"): 0.92,
+    (torch.float32, "image B/16"): 0.80,
+    (torch.float32, "text"): 0.80,
+    (torch.bfloat16, "image B/32"): 1.1,
+    (torch.bfloat16, "image B/16"): 1.0,
+    (torch.bfloat16, "text"): 0.80,
+}
+
+
+def encoders(tower, dtype, implementation):
+    """Return RWKV-CLIP's and CLIP's tower as calls on the same batch."""
+    config, name, batch = TOWERS[tower]
+    rwkv = load_model(config, dtype=dtype, implementation=implementation)
+    clip = open_clip.create_model(name).eval().to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    if tower == "text":
+        texts = torch.randint(1, 49_000, (batch, 77), generator=generator)
+        texts[:, -1] = 49_407
+        return lambda: rwkv.encode_text(texts), lambda: clip.encode_text(texts)
+    pixels = torch.randn(batch, 3, 224, 224, generator=generator).to(dtype)
+    return lambda: rwkv.encode_image(pixels), lambda: clip.visual(pixels)
 
 
 @pytest.mark.slow
-def test_image_tower_needs_at_most_1_6_times_the_time_of_vit_b_32(benchmark, capsys):
-    rwkv = load_model("rwkv-clip-b32", implementation="torch")
-    vit = open_clip.create_model("ViT-B-32").visual.eval()
-    pixels = torch.randn(BATCH, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    seconds = []
-
-    def timed(encode):
-        start = time.perf_counter()
-        encode(pixels)
-        return time.perf_counter() - start
-
-    def pair():
-        # Neighbours in time, in turns: drift and other load hit both alike.
-        order = [rwkv.encode_image, vit] if len(seconds) % 2 else [vit, rwkv.encode_image]
-        took = {encode: timed(encode) for encode in order}
-        seconds.append((took[rwkv.encode_image], took[vit]))
-
+@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_tower_keeps_its_share_of_clips_time(tower, dtype, benchmark, capsys):
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this processor has no bfloat16 instructions")
+    ours, clips = encoders(tower, dtype, "cpu")
+    name = TOWERS[tower][1]
+    calls = {name: clips, "RWKV-CLIP cpu": ours}
+    if dtype == torch.bfloat16:
+        calls["RWKV-CLIP cpu float32"] = encoders(tower, torch.float32, "cpu")[0]
+    else:
+        calls["RWKV-CLIP torch"] = encoders(tower, dtype, "torch")[0]
     with torch.inference_mode():
-        benchmark.pedantic(pair, rounds=ROUNDS, warmup_rounds=1)
-    times = np.array(seconds[1:])
-    ratios = times[:, 0] / times[:, 1]
-    low, median, high = np.percentile(ratios, [10, 50, 90])
-    ours, theirs = np.median(times, axis=0) * 1e3
-    benchmark.extra_info.update(
-        ratio_median=median, ratio_p10=low, ratio_p90=high, threads=torch.get_num_threads()
-    )
+        seconds = benchmark.pedantic(in_turns, args=(calls, ROUNDS), rounds=1)
+    median = ratio(seconds, "RWKV-CLIP cpu", name)[1]
+    benchmark.extra_info.update(ratio=median, threads=torch.get_num_threads())
     with capsys.disabled():
-        line = (
-            f"\nRWKV-CLIP B/32 {ours:.0f} ms, ViT-B/32 {theirs:.0f} ms, ratio {median:.2f} "
-            f"(10 to 90 %: {low:.2f} to {high:.2f}; {ROUNDS} interleaved pairs, batch {BATCH}, float32, "
-            f"{torch.get_num_threads()} threads)\n"
-        )
-        sys.stdout.write(line)
-    assert median <= LIMIT
+        title = f"{tower}, batch {TOWERS[tower][2]}, {dtype}, {torch.get_num_threads()} threads"
+        sys.stdout.write(in_words(title, seconds, name))
+    assert median <= LIMITS[dtype, tower]
+
+
+@pytest.mark.slow
+def test_one_training_step_in_the_compiled_implementation_against_torchs(benchmark, capsys):
+    pixels = torch.randn(16, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+    def step(implementation):
+        model = load_model("rwkv-clip-b32", implementation=implementation).train()
+        return lambda: model.encode_image(pixels).square().sum().backward()
+
+    calls = {name: step(name) for name in ("torch", "cpu")}
+    seconds = benchmark.pedantic(in_turns, args=(calls, 3), rounds=1)
+    with capsys.disabled():
+        sys.stdout.write(in_words("image B/32, forward + backward, batch 16, float32", seconds, "torch"))
+    assert ratio(seconds, "cpu", "torch")[1] <= 1

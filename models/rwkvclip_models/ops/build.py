@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 MIN_GCC, MIN_CLANG, MIN_NVCC = 9, 11, 12
-SOURCES = {"cpu": ("*_cpu.cpp", "cpu_abi.cpp", "*.h"), "cuda": ("*.cu", "*.cuh")}
+SOURCES = {
+    "cpu": ("*_cpu.cpp", "cpu_abi.cpp", "*.h"),
+    "cuda": ("*.cu", "*.cuh"),
+    "scan_baseline": ("scan_baseline.cpp",),
+}
+"""What each library is made of; `scan_baseline` serves the benchmarks alone."""
 
 _loaded: dict[str, ctypes.CDLL | BuildError] = {}
 _loading = threading.Lock()
@@ -50,7 +55,7 @@ class BuildError(RuntimeError):
 
 
 def library(name: str) -> ctypes.CDLL:
-    """Return the library `cpu` or `cuda`, built if the cache does not hold it; one attempt per process.
+    """Return a library of `SOURCES`, built if the cache does not hold it; one attempt per process.
 
     Raises:
         BuildError: no compiler, too old a compiler, no place to build, or the compiler failed.
@@ -78,10 +83,7 @@ def cache_dir() -> Path:
 def _load(name: str) -> ctypes.CDLL:
     folder = resource_dir("cuda")
     files = sorted({path for pattern in SOURCES[name] for path in folder.glob(pattern)})
-    if name == "cpu":
-        compiler, rule = _cxx(), _cpu_rule()
-    else:
-        compiler, rule = _nvcc(), _cuda_rule()
+    compiler, rule = (_nvcc(), _cuda_rule()) if name == "cuda" else (_cxx(), _cpu_rule())
     identity = _identity(compiler, rule, name)
     digest = hashlib.sha256(repr((identity, torch.__version__, rule)).encode())
     for path in files:
@@ -157,7 +159,7 @@ def _nvcc() -> str:
 def _identity(compiler: str, rule: Sequence[str], name: str) -> str:
     """Return the compiler's version and, for native code, what it takes this processor for."""
     identity = _output([compiler, "--version"])
-    if name == "cpu":
+    if name != "cuda":
         native = [flag for flag in rule if flag.startswith("-m")]
         identity += _output([compiler, *native, "-dM", "-E", "-x", "c++", os.devnull])
     return identity

@@ -111,7 +111,8 @@ def resolve(
     Raises:
         UserError: there is no such implementation, or the one named cannot run these operands here.
     """
-    return _resolve(implementation, torch.device(device).type, dtype, width)
+    name: str = _resolve(implementation, torch.device(device).type, dtype, width)
+    return name
 
 
 def fused(implementation: str, x: Tensor, width: int | None) -> str | None:
@@ -128,7 +129,7 @@ def _resolve(implementation: str, kind: str, dtype: torch.dtype, width: int) -> 
 @functools.cache
 def _decide(implementation: str, kind: str, dtype: torch.dtype, width: int) -> str:
     if implementation == "auto":
-        refused = []
+        refused: list[tuple[str, str, str]] = []
         for name in AUTO.get(kind, ("torch",)):
             why = _obstacle(name, kind, dtype, width)
             if why is None:

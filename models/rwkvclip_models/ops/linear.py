@@ -42,7 +42,8 @@ def _prefers_onednn(implementation: str) -> bool:
 
 @functools.cache
 def _mkl_is_held_back() -> bool:
-    if not (torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    mkl: Any = torch.backends.mkl
+    if not (mkl.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     try:
         processor = Path("/proc/cpuinfo").read_text(encoding="utf-8")
