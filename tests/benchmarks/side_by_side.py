@@ -30,6 +30,6 @@ def in_words(title, seconds, base):
     for name, taken in seconds.items():
         low, median, high = ratio(seconds, name, base)
         lines.append(
-            f"  {name:<28} {np.median(taken) * 1e3:9.2f} ms   {median:.3f} of {base} ({low:.3f} to {high:.3f})"
+            f"  {name:<28} {np.median(taken) * 1e3:9.2f} ms  {median:.3f} of {base} ({low:.2f} to {high:.2f})"
         )
     return "\n".join(lines) + "\n"

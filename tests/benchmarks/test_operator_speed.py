@@ -1,4 +1,4 @@
-"""Bi-WKV alone on a CPU: compiled against a plain scan, one pass per direction, of the same compiler and flags.
+"""Bi-WKV alone on a CPU: compiled against a plain scan, one pass per direction, built by the same compiler.
 
 Axes: B batch, T tokens, H heads, N head width.
 """
