@@ -86,14 +86,14 @@ def full_check(out_dir: Path) -> DoctorReport:
     Raises:
         OutputError: `out_dir` cannot be written.
     """
-    from rwkvclip_eval import operator_check
+    from rwkvclip_eval import operator_check, operator_speed, tower_speed
 
     report = diagnose()
     if any(check.name == "torch" and check.status != "ok" for check in report.checks):
         return report
-    cases, times = operator_check.compare_all(), operator_check.time_all()
+    cases, times = operator_check.compare_all(), operator_speed.time_all()
     report = DoctorReport((*report.checks, *operator_check.summarise(cases)))
-    operator_check.write(out_dir, report, cases, times)
+    operator_check.write(out_dir, report, cases, times, tower_speed.time_towers())
     return report
 
 
@@ -256,15 +256,11 @@ def _operators() -> Iterator[Check]:
 
 def _time_of(implementation: str, device: str) -> str:
     """Return the time of one image layer of RWKV-CLIP B/32 at batch 8, in words."""
-    import torch
-
-    from rwkvclip_eval import operator_check
+    from rwkvclip_eval import operator_speed
 
     shape = (8, 49, 8, 80)
-    [forward] = operator_check.time_one(
-        implementation, device, torch.float32, "", shape, directions=["forward"], budget_s=0.0
-    )
-    return f"forward of {' × '.join(map(str, shape))} in {forward.median_ms:.2f} ms"
+    milliseconds = operator_speed.time_forward(implementation, device, shape)
+    return f"forward of {' × '.join(map(str, shape))} in {milliseconds:.2f} ms"
 
 
 def judge(name: str, error: float, dtype: str, what: str = "output and gradients") -> Check:

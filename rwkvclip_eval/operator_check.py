@@ -1,4 +1,4 @@
-"""The long examination of the Bi-WKV operator: every implementation against float64, then timed.
+"""The long examination of the Bi-WKV operator: every implementation against float64 over a grid.
 
 Axes: B batch, T tokens, H heads, N head width.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import time
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_eval.doctor import DoctorReport
+    from rwkvclip_eval.operator_speed import Timing
+    from rwkvclip_eval.tower_speed import TowerTiming
 
 # Released towers (T 49, 196 and 77; N 80 and 64), their neighbours, and the smallest there are.
 TOKENS = (1, 2, 3, 16, 17, 49, 77, 196, 197)
@@ -36,12 +37,13 @@ DECAYS = {"trained": (-6.0, 1.0), "extreme": (-20.0, 5.0)}
 EXTREME_TOKENS = (17, 197)
 NAMES = ("y", "grad r", "grad k", "grad v", "grad w", "grad u")
 
-TIMED_SHAPES = {
-    "image B/32": (32, 49, 8, 80),
-    "image B/16": (8, 196, 8, 80),
-    "text": (32, 77, 10, 64),
-}
-TIMED_BUDGET_S = 1.0
+_TIMING_HEADERS = (
+    *("implementation", "device", "dtype", "shape", "direction"),
+    *("ms", "of scan", "of copy", "repeats"),
+)
+
+
+_TOWER_HEADERS = ("image", "batch", "RWKV-CLIP", "ViT", "speed-up", "memory", "ViT's memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,25 +69,6 @@ class Case:
             return math.inf
         values = list(self.errors.values())
         return math.nan if any(map(math.isnan, values)) else max(values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Time of one implementation on one released shape."""
-
-    implementation: str
-    device: str
-    dtype: str
-    shape: str
-    """B × T × H × N, with the tower it stems from."""
-    direction: str
-    """`forward` or `forward + backward`."""
-    median_ms: float
-    low_ms: float
-    """25th percentile."""
-    high_ms: float
-    """75th percentile."""
-    repeats: int
 
 
 def compare_all() -> list[Case]:
@@ -134,20 +117,13 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
     return checks
 
 
-def time_all() -> list[Timing]:
-    """Return times of every available implementation but the reference, on the released towers' shapes."""
-    timings = []
-    for implementation in ops.implementations():
-        if not implementation.available or implementation.name == "reference":
-            continue
-        for device in devices_of(implementation.name):
-            for dtype in (torch.float32, torch.bfloat16):
-                for tower, shape in TIMED_SHAPES.items():
-                    timings += time_one(implementation.name, device, dtype, tower, shape)
-    return timings
-
-
-def write(out_dir: Path, report: DoctorReport, cases: Sequence[Case], times: Sequence[Timing]) -> None:
+def write(
+    out_dir: Path,
+    report: DoctorReport,
+    cases: Sequence[Case],
+    times: Sequence[Timing],
+    towers: Sequence[TowerTiming] = (),
+) -> None:
     """Write doctor.json (everything) and doctor.md (rows, worst errors, times) into `out_dir`.
 
     Raises:
@@ -165,13 +141,16 @@ def write(out_dir: Path, report: DoctorReport, cases: Sequence[Case], times: Seq
             for c in cases
         ],
         "times": [dataclasses.asdict(t) for t in times],
+        "towers": [dataclasses.asdict(t) for t in towers],
     }
     write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
     gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
     timing_rows = [
         (
             *(t.implementation, t.device, t.dtype, t.shape, t.direction),
-            *(f"{t.median_ms:.2f} ({t.low_ms:.2f}–{t.high_ms:.2f})", str(t.repeats)),
+            f"{t.median_ms:.2f} ({t.low_ms:.2f}–{t.high_ms:.2f})",
+            *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
+            str(t.repeats),
         )
         for t in times
     ]
@@ -182,11 +161,28 @@ def write(out_dir: Path, report: DoctorReport, cases: Sequence[Case], times: Seq
         + ("everything passed." if report.ok else "**something failed.**"),
         _markdown(report.HEADERS, report.rows()),
         "## Operator times",
-        "Milliseconds, median (quartiles); shapes B × T × H × N. The reference is not timed: it is the "
-        "definition, not meant to run.",
-        _markdown(("implementation", "device", "dtype", "shape", "direction", "ms", "repeats"), timing_rows),
+        "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
+        "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
+        "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
+        "The reference is the definition, not meant to run, and is not timed.",
+        _markdown(_TIMING_HEADERS, timing_rows),
     ]
+    if towers:
+        text += [
+            "## Image towers, B/16, bfloat16, both compiled",
+            _markdown(_TOWER_HEADERS, _tower_rows(towers)),
+        ]
     write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
+
+
+def _tower_rows(towers: Iterable[TowerTiming]) -> Iterator[tuple[str, ...]]:
+    for t in towers:
+        cells = (
+            *(f"{ms:.2f} ms" for ms in (t.rwkv_ms, t.clip_ms)),
+            f"{t.speedup:.2f}",
+            *(f"{size / 2**30:.2f} GiB" for size in (t.rwkv_peak_bytes, t.clip_peak_bytes)),
+        )
+        yield (f"{t.image_px} px", str(t.batch), *(cells if not t.problem else (t.problem, *[""] * 4)))
 
 
 def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -248,77 +244,3 @@ def _settings(implementation: str) -> Iterator[tuple[str, torch.dtype]]:
             for dtype in ops.dtypes_of(implementation)[1:]:
                 if device != "mps" or dtype != torch.float64:
                     yield device, dtype
-
-
-def time_one(
-    name: str,
-    device: str,
-    dtype: torch.dtype,
-    tower: str,
-    shape: tuple[int, int, int, int],
-    *,
-    directions: Sequence[str] = ("forward", "forward + backward"),
-    budget_s: float | None = None,
-) -> list[Timing]:
-    """Return forward and forward + backward times; interquartile range over the repeats of the budget."""
-    generator = torch.Generator().manual_seed(0)
-    r, k, v = (torch.randn(shape, generator=generator) for _ in range(3))
-    w = torch.empty(shape).uniform_(*DECAYS["trained"], generator=generator)
-    u = torch.empty(shape[2:]).uniform_(-0.3, 1, generator=generator)
-    operands = _cast([r, k, v, w, u], device, dtype)
-    weight = torch.ones(shape, dtype=dtype, device=device)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            a, b, c, d, e = operands
-            ops.bi_wkv6(a, b, c, d, e, implementation=name)
-
-    def both() -> None:
-        _run(name, operands, weight)
-
-    timings = []
-    for direction in directions:
-        call = forward if direction == "forward" else both
-        seconds = (
-            torch.tensor(
-                _seconds(call, device, TIMED_BUDGET_S if budget_s is None else budget_s), dtype=torch.float64
-            )
-            * 1e3
-        )
-        low, median, high = seconds.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
-        timings.append(
-            Timing(
-                implementation=name,
-                device=device,
-                dtype=str(dtype).removeprefix("torch."),
-                shape=f"{tower}: {' × '.join(map(str, shape))}",
-                direction=direction,
-                median_ms=median,
-                low_ms=low,
-                high_ms=high,
-                repeats=len(seconds),
-            )
-        )
-    return timings
-
-
-def _seconds(call: Any, device: str, budget_s: float) -> list[float]:
-    """Return wall seconds of single calls, device synchronised, after two warm-up calls."""
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        elif device == "mps":
-            torch.mps.synchronize()
-
-    for _ in range(2):
-        call()
-    wait()
-    seconds: list[float] = []
-    begin = time.perf_counter()
-    while len(seconds) < 5 or (time.perf_counter() - begin < budget_s and len(seconds) < 100):
-        start = time.perf_counter()
-        call()
-        wait()
-        seconds.append(time.perf_counter() - start)
-    return seconds

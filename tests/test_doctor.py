@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 import json
 import os
@@ -7,8 +8,9 @@ import sys
 import pytest
 import torch
 
-from rwkvclip_eval import doctor, operator_check
+from rwkvclip_eval import doctor, operator_check, operator_speed
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.tower_speed import TowerTiming
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")
 
@@ -19,8 +21,9 @@ def one_core_grid(monkeypatch):
     monkeypatch.setattr(operator_check, "TOKENS", (1, 17))
     monkeypatch.setattr(operator_check, "EXTREME_TOKENS", (17,))
     monkeypatch.setattr(operator_check, "HEAD_WIDTHS", (16,))
-    monkeypatch.setattr(operator_check, "TIMED_SHAPES", {"nano": (1, 17, 2, 16)})
-    monkeypatch.setattr(operator_check, "TIMED_BUDGET_S", 0.0)
+    shapes = {device: {"nano": (1, 17, 2, 16)} for device in operator_speed.TIMED_SHAPES}
+    monkeypatch.setattr(operator_speed, "TIMED_SHAPES", shapes)
+    monkeypatch.setattr(operator_speed, "ROUNDS", 2)
 
 
 @pytest.fixture
@@ -124,6 +127,9 @@ def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
     assert all(set(c["errors"]) == set(operator_check.NAMES) for c in written["cases"])
     assert {t["direction"] for t in written["times"]} == {"forward", "forward + backward"}
     assert all(t["low_ms"] <= t["median_ms"] <= t["high_ms"] for t in written["times"])
+    scan = [t for t in written["times"] if t["implementation"] == "plain scan"]
+    assert {t["of_scan"] for t in scan} == {1.0}
+    assert all(t["of_copy"] > 0 for t in written["times"])
     page = (tmp_path / "out" / "doctor.md").read_text()
     assert "everything passed" in page
     assert "nano: 1 × 17 × 2 × 16" in page
@@ -151,3 +157,21 @@ def test_the_gpu_is_found_and_its_operators_agree():
     found = statuses(doctor.diagnose())
     assert found["cuda:0"] == "ok"
     assert found["bi_wkv6 torch on cuda"] == "ok"
+
+
+def test_times_of_towers_are_a_table_of_the_full_check(tmp_path):
+    sound = TowerTiming(
+        image_px=896,
+        batch=32,
+        rwkv_ms=50.0,
+        clip_ms=100.0,
+        speedup=2.0,
+        rwkv_peak_bytes=1 << 30,
+        clip_peak_bytes=3 << 30,
+    )
+    broken = dataclasses.replace(sound, image_px=1792, problem="OutOfMemoryError: tried to allocate")
+    operator_check.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
+    page = (tmp_path / "doctor.md").read_text()
+    assert "| 896 px | 32 | 50.00 ms | 100.00 ms | 2.00 | 1.00 GiB | 3.00 GiB |" in page
+    assert "| 1792 px | 32 | OutOfMemoryError: tried to allocate |" in page
+    assert json.loads((tmp_path / "doctor.json").read_text())["towers"][0]["speedup"] == 2.0

@@ -1,0 +1,216 @@
+"""How fast the Bi-WKV operator is here: implementations in turns, beside a plain scan and what others offer.
+
+Axes: B batch, T tokens, H heads, N head width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkvclip_eval.doctor import here
+from rwkvclip_models import ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor
+
+    Call = Callable[[], object]
+
+TIMED_SHAPES = {
+    "cpu": {"image B/32": (32, 49, 8, 80), "image B/16": (8, 196, 8, 80), "text": (32, 77, 10, 64)},
+    "cuda": {"image B/32": (512, 49, 8, 80), "image B/16": (512, 196, 8, 80), "text": (512, 77, 10, 64)},
+    "mps": {"image B/32": (32, 49, 8, 80)},
+}
+ROUNDS = 9
+DIRECTIONS = ("forward", "forward + backward")
+SCAN = "plain scan"
+"""What ratios are to: one sequential pass per direction, in float32, compiled by the same compiler."""
+LINEAR_ATTENTION = "flash-linear-attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Time of one alternative on one released shape."""
+
+    implementation: str
+    """A Bi-WKV implementation, `plain scan` or `flash-linear-attention`."""
+    device: str
+    dtype: str
+    shape: str
+    """B × T × H × N, with the tower it stems from."""
+    direction: str
+    """`forward` or `forward + backward`."""
+    median_ms: float
+    low_ms: float
+    """25th percentile."""
+    high_ms: float
+    """75th percentile."""
+    repeats: int
+    of_scan: float | None = None
+    """Median ratio to the plain scan's time in the same round; None where no scan could be built."""
+    of_copy: float | None = None
+    """Time to copy as many bytes as the operator must read and write, by its own time: 1 is the roofline."""
+
+
+def time_all() -> list[Timing]:
+    """Return times of every available implementation but the reference, on the released towers' shapes."""
+    timings = []
+    for device in here():
+        for tower, shape in TIMED_SHAPES[device].items():
+            for direction in DIRECTIONS:
+                timings += _compare(device, tower, shape, direction)
+    return timings
+
+
+def time_forward(implementation: str, device: str, shape: tuple[int, int, int, int]) -> float:
+    """Return the median time of a forward pass in float32, ms."""
+    operands = _operands(shape, device, torch.float32)
+    with torch.inference_mode():
+        seconds = in_turns({"": _forward(implementation, operands)}, 5, device)[""]
+    return float(seconds.median()) * 1e3
+
+
+def in_turns(calls: Mapping[str, Call], rounds: int, device: str) -> dict[str, Tensor]:
+    """Return name → seconds of each round, float64; drift and other load hit all alternatives alike.
+
+    Two rounds warm up and are not counted; the device is synchronised before and after each call.
+    """
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        elif device == "mps":
+            torch.mps.synchronize()
+
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(rounds + 2):
+        for name in list(calls) if i % 2 else list(calls)[::-1]:
+            wait()
+            start = time.perf_counter()
+            calls[name]()
+            wait()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: torch.tensor(taken[2:], dtype=torch.float64) for name, taken in seconds.items()}
+
+
+def _compare(device: str, tower: str, shape: tuple[int, int, int, int], direction: str) -> list[Timing]:
+    backward = direction != "forward"
+    calls: dict[tuple[str, torch.dtype], Call] = {}
+    for status in ops.implementations():
+        if status.name == "reference" or not status.available:
+            continue
+        if ops.devices_of(status.name) and device not in ops.devices_of(status.name):
+            continue
+        for dtype in (torch.float32, torch.bfloat16):
+            operands = _operands(shape, device, dtype)
+            calls[status.name, dtype] = (_both if backward else _forward)(status.name, operands)
+    exact = _operands(shape, device, torch.float32)
+    if (scan := _scan(device, exact, backward)) is not None:
+        calls[SCAN, torch.float32] = scan
+    low = _operands(shape, device, torch.bfloat16)
+    if device == "cuda" and importlib.util.find_spec("fla") is not None:
+        calls[LINEAR_ATTENTION, torch.bfloat16] = _linear_attention(low, backward)
+    names = {f"{name} {dtype}": (name, dtype) for name, dtype in calls}
+    copies = {
+        f"copy {dtype}": _copy(operands, backward)
+        for dtype, operands in ((torch.float32, exact), (torch.bfloat16, low))
+    }
+    with torch.inference_mode(not backward):
+        seconds = in_turns({label: calls[key] for label, key in names.items()} | copies, ROUNDS, device)
+    base = seconds.get(f"{SCAN} {torch.float32}")
+    rows = []
+    for label, (name, dtype) in names.items():
+        taken = seconds[label]
+        points = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        quartiles = (taken * 1e3).quantile(points).tolist()
+        rows.append(
+            Timing(
+                implementation=name,
+                device=device,
+                dtype=str(dtype).removeprefix("torch."),
+                shape=f"{tower}: {' × '.join(map(str, shape))}",
+                direction=direction,
+                median_ms=quartiles[1],
+                low_ms=quartiles[0],
+                high_ms=quartiles[2],
+                repeats=len(taken),
+                of_scan=None if base is None else float((taken / base).median()),
+                of_copy=float((seconds[f"copy {dtype}"] / taken).median()),
+            )
+        )
+    return rows
+
+
+def _operands(shape: tuple[int, int, int, int], device: str, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    r, k, v = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
+    w = torch.empty(shape).uniform_(-6, 1, generator=generator).to(device)
+    u = torch.empty(shape[2:]).uniform_(-0.3, 1, generator=generator).to(device)
+    return [r, k, v, w, u]
+
+
+def _forward(name: str, operands: Sequence[Tensor]) -> Call:
+    r, k, v, w, u = operands
+    return lambda: ops.bi_wkv6(r, k, v, w, u, implementation=name)
+
+
+def _both(name: str, operands: Sequence[Tensor]) -> Call:
+    leaves = [x.clone().requires_grad_() for x in operands]
+    r, k, v, w, u = leaves
+    weight = torch.ones_like(r)
+
+    def call() -> None:
+        torch.autograd.grad(ops.bi_wkv6(r, k, v, w, u, implementation=name), leaves, weight)
+
+    return call
+
+
+def _scan(device: str, operands: Sequence[Tensor], backward: bool) -> Call | None:
+    """Return the plain scan on float32 operands; None where it cannot be built or has no backward pass."""
+    from rwkvclip_models.ops import scan_baseline
+
+    return scan_baseline.prepare(device, operands, backward=backward)
+
+
+def _linear_attention(operands: Sequence[Tensor], backward: bool) -> Call:
+    """Return flash-linear-attention's causal kernel composed in both directions, the bonus in one of them."""
+    from fla.ops.rwkv6 import chunk_rwkv6
+
+    leaves = [x.clone().requires_grad_(backward) for x in operands]
+    weight = torch.ones_like(leaves[0])
+
+    def forward() -> Tensor:
+        r, k, v, w, u = leaves
+        log_decay = -w.exp()
+        past, _ = chunk_rwkv6(r, k, v, log_decay, u, scale=1.0)
+        future, _ = chunk_rwkv6(*(x.flip(1) for x in (r, k, v, log_decay)), torch.zeros_like(u), scale=1.0)
+        y: Tensor = past + future.flip(1)
+        return y
+
+    expected = ops.bi_wkv6(*(x.detach() for x in leaves), implementation="torch").float()
+    difference = (forward().detach().float() - expected).abs().max() / expected.abs().max()
+    if not difference < 0.05:
+        raise AssertionError(
+            f"{LINEAR_ATTENTION} computes something else: {difference:.2g} relative difference"
+        )
+    if not backward:
+        return forward
+    return lambda: torch.autograd.grad(forward(), leaves, weight)
+
+
+def _copy(operands: Sequence[Tensor], backward: bool) -> Call:
+    """Return a copy of as many bytes as an ideal kernel moves: operands read and results written once."""
+    r, _, _, w, _ = operands
+    per_value, per_decay = r.element_size(), w.element_size()
+    moved = 4 * per_value + per_decay  # r, k, v, y and w
+    if backward:
+        moved += 4 * per_value + per_decay + 3 * per_value + per_decay  # gy, r, k, v, w; gr, gk, gv, gw
+    source = torch.empty(r.numel() * moved // 2, dtype=torch.uint8, device=r.device).zero_()
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)

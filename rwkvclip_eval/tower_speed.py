@@ -1,0 +1,92 @@
+"""How fast RWKV-CLIP's image tower is on a GPU beside CLIP's, from usual to large images.
+
+Both compiled, both in bfloat16, CLIP's attention by PyTorch's fused kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from rwkvclip_eval.operator_speed import in_turns
+
+IMAGE_SIZES_PX = {224: 512, 896: 32, 1792: 8}
+"""Image side → batch."""
+ROUNDS = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerTiming:
+    """One image size."""
+
+    image_px: int
+    batch: int
+    rwkv_ms: float
+    """RWKV-CLIP B/16, median of a batch."""
+    clip_ms: float
+    """open_clip's ViT-B/16."""
+    speedup: float
+    """CLIP's time by ours, median over rounds."""
+    rwkv_peak_bytes: int
+    clip_peak_bytes: int
+    problem: str = ""
+    """Why it did not run; empty when it did."""
+
+
+def time_towers() -> list[TowerTiming]:
+    """Return both image towers' times and peak memory at every image size; empty without a GPU or open_clip."""
+    if not torch.cuda.is_available():
+        return []
+    try:
+        import open_clip
+    except ImportError:
+        return []
+    from rwkvclip_models import load_model
+
+    rows = []
+    for side, batch in IMAGE_SIZES_PX.items():
+        pixels = torch.randn(batch, 3, side, side, device="cuda", dtype=torch.bfloat16)
+        rwkv = load_model("rwkv-clip-b16", device="cuda", dtype=torch.bfloat16).image_model
+        clip = open_clip.create_model("ViT-B-16", force_image_size=side).visual.eval().to(pixels)
+        towers = {"rwkv": torch.compile(rwkv), "clip": torch.compile(clip)}
+        peaks = {}
+        try:
+            with torch.inference_mode():
+                for name, tower in towers.items():
+                    tower(pixels)
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
+                    tower(pixels)
+                    torch.cuda.synchronize()
+                    peaks[name] = torch.cuda.max_memory_allocated()
+                calls = {name: lambda tower=tower: tower(pixels) for name, tower in towers.items()}
+                seconds = in_turns(calls, ROUNDS, "cuda")
+        except RuntimeError as error:  # out of memory, or a kernel that does not run: a finding
+            rows.append(_failed(side, batch, f"{type(error).__name__}: {error}"))
+            continue
+        rows.append(
+            TowerTiming(
+                image_px=side,
+                batch=batch,
+                rwkv_ms=float(seconds["rwkv"].median()) * 1e3,
+                clip_ms=float(seconds["clip"].median()) * 1e3,
+                speedup=float((seconds["clip"] / seconds["rwkv"]).median()),
+                rwkv_peak_bytes=peaks["rwkv"],
+                clip_peak_bytes=peaks["clip"],
+            )
+        )
+    return rows
+
+
+def _failed(side: int, batch: int, problem: str) -> TowerTiming:
+    return TowerTiming(
+        image_px=side,
+        batch=batch,
+        rwkv_ms=0.0,
+        clip_ms=0.0,
+        speedup=0.0,
+        rwkv_peak_bytes=0,
+        clip_peak_bytes=0,
+        problem=problem,
+    )
