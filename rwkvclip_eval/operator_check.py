@@ -168,10 +168,8 @@ def write(
         _markdown(_TIMING_HEADERS, timing_rows),
     ]
     if towers:
-        text += [
-            "## Image towers, B/16, bfloat16, both compiled",
-            _markdown(_TOWER_HEADERS, _tower_rows(towers)),
-        ]
+        table = _markdown(_TOWER_HEADERS, _tower_rows(towers))
+        text += ["## Image towers, B/16, bfloat16, both compiled", table]
     write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
 
 

@@ -6,6 +6,7 @@ Both compiled, both in bfloat16, CLIP's attention by PyTorch's fused kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -35,20 +36,17 @@ class TowerTiming:
 
 
 def time_towers() -> list[TowerTiming]:
-    """Return both image towers' times and peak memory at every image size; empty without a GPU or open_clip."""
+    """Return both image towers' times and peak memory at every image size; empty without a GPU."""
     if not torch.cuda.is_available():
         return []
-    try:
-        import open_clip
-    except ImportError:
-        return []
+    from rwkvclip_eval.encoders.open_clip import untrained_image_tower
     from rwkvclip_models import load_model
 
     rows = []
     for side, batch in IMAGE_SIZES_PX.items():
         pixels = torch.randn(batch, 3, side, side, device="cuda", dtype=torch.bfloat16)
         rwkv = load_model("rwkv-clip-b16", device="cuda", dtype=torch.bfloat16).image_model
-        clip = open_clip.create_model("ViT-B-16", force_image_size=side).visual.eval().to(pixels)
+        clip = untrained_image_tower("ViT-B-16", side).to(pixels)
         towers = {"rwkv": torch.compile(rwkv), "clip": torch.compile(clip)}
         peaks = {}
         try:
@@ -60,7 +58,7 @@ def time_towers() -> list[TowerTiming]:
                     tower(pixels)
                     torch.cuda.synchronize()
                     peaks[name] = torch.cuda.max_memory_allocated()
-                calls = {name: lambda tower=tower: tower(pixels) for name, tower in towers.items()}
+                calls = {name: partial(tower, pixels) for name, tower in towers.items()}
                 seconds = in_turns(calls, ROUNDS, "cuda")
         except RuntimeError as error:  # out of memory, or a kernel that does not run: a finding
             rows.append(_failed(side, batch, f"{type(error).__name__}: {error}"))

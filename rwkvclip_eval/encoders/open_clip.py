@@ -112,6 +112,12 @@ def prefetch(spec: EncoderSpec) -> list[str]:
     return fetched
 
 
+def untrained_image_tower(name: str, image_px: int) -> nn.Module:
+    """Return an image tower of open_clip's with random weights, for images of any size; for timings."""
+    tower: nn.Module = open_clip.create_model(name, force_image_size=image_px).visual.eval()
+    return tower
+
+
 def is_open_clip(module: nn.Module) -> bool:
     """Return whether `module` is one of open_clip's models and encodes images as they do."""
     kinds = (open_clip.CLIP, open_clip.CustomTextCLIP, open_clip.CoCa)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from rwkvclip_eval.encoders import load_encoder, make_fingerprint, prefetch
-from rwkvclip_eval.encoders.open_clip import towers
+from rwkvclip_eval.encoders.open_clip import towers, untrained_image_tower
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
 
 SPEC = "open_clip:tiny.json"
@@ -300,3 +300,9 @@ def test_half_precision_stays_near_float32(in_tmp: Path, precision: str, toleran
     difference = (full.encode_image(pixels).embedding - half.encode_image(pixels).embedding).abs().max()
     assert 0 < float(difference) < tolerance
     assert float((full.encode_text(tokens) - half.encode_text(tokens)).abs().max()) < tolerance
+
+
+def test_an_untrained_image_tower_takes_images_of_the_size_asked_for() -> None:
+    tower = untrained_image_tower("ViT-B-32", 64)
+    with torch.no_grad():
+        assert tower(torch.zeros(1, 3, 64, 64)).shape == (1, 512)
