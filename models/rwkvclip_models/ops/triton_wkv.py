@@ -61,9 +61,7 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     with _device_of(r):
         for first, count in plan.turns(num_pairs=1):
             states = plan.states(first, count, k, v, w)
-            _forward_kernel[(count * plan.blocks,)](
-                r, k, v, w, u, states, y, first, count, *plan.sizes, **plan.options
-            )  # fmt: skip
+            plan.forward(first, count, r, k, v, w, u, states, y)
     return y
 
 
@@ -92,9 +90,11 @@ def bi_wkv6_backward(
             of_keys = plan.states(first, count, k, v, w)
             of_receptances = plan.states(first, count, r, gy, w)
             _backward_kernel[(count * plan.blocks,)](
-                gy, r, k, v, w, u, of_keys, of_receptances, gr, gk, gv, gw, gu,
+                gy, r, k, v, w, u, of_keys, of_receptances, gr, gk, gw, gu,
                 first, count, *plan.sizes, **plan.options,
             )  # fmt: skip
+            # gv = Aᵀ gy, and the transpose of A swaps receptance and key.
+            plan.forward(first, count, k, r, gy, w, u, of_receptances, gv)
     return gr, gk, gv, gw, gu.sum((0, 2))
 
 
@@ -136,6 +136,10 @@ class _Plan:
             k, v, w, states, first, count, *self.sizes, **self.options
         )
         return states
+
+    def forward(self, first: int, count: int, *operands: Tensor) -> None:
+        """Write y for the heads of one turn; operands are r, k, v, w, u, the states of k and v, and y."""
+        _forward_kernel[(count * self.blocks,)](*operands, first, count, *self.sizes, **self.options)
 
 
 def _device_of(x: Tensor) -> AbstractContextManager[object]:
@@ -184,11 +188,11 @@ def _tree_level(level, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _order(BLOCK: tl.constexpr):
-    """Return [b, b] the tokens before each one and those after it, as ones."""
+def _order(side, BLOCK: tl.constexpr):
+    """Return [b, b] ones for the tokens before each one (side 0) or after it (side 1)."""
     t = tl.arange(0, BLOCK)[:, None]
     j = tl.arange(0, BLOCK)[None, :]
-    return (j < t).to(tl.float32), (j > t).to(tl.float32)
+    return ((side == 0) & (j < t) | (side == 1) & (j > t)).to(tl.float32)
 
 
 @triton.jit
@@ -222,9 +226,8 @@ def _states_kernel(
     head = program // (N // TILE) // 2
     channel = tile * TILE + tl.arange(0, TILE)
     value = tl.arange(0, VALUES)
-    before, after = _order(BLOCK)
-    # To the end of the block for the tokens before a later block, to its start for the others.
-    between = tl.where(side == 0, after, before)
+    # To the end of this block from the tokens before the next one, to its start from those after.
+    between = _order(1 - side, BLOCK)
     state = tl.zeros((TILE, VALUES), tl.float32)
     for i in range(blocks):
         block = tl.where(side == 0, i, blocks - 1 - i)
@@ -254,7 +257,7 @@ def _forward_kernel(
     a = tl.zeros((BLOCK, BLOCK), tl.float32)
     out = tl.zeros((BLOCK, VALUES), tl.float32)
     bonus = tl.zeros((BLOCK,), tl.float32)
-    for c in range(0, N, TILE):
+    for c in tl.range(0, N, TILE, disable_licm=True):
         channel = c + tl.arange(0, TILE)
         keys = start[:, None] + channel[None, :]
         r_ = _load(r, keys, exists[:, None])
@@ -262,17 +265,16 @@ def _forward_kernel(
         rate = _load_rate(w, keys, exists[:, None])
         u_ = tl.load(u + (first + head) % H * N + channel)
         bonus += tl.sum(r_ * k_ * u_[None, :], axis=1)
-        for level in range(_log2(BLOCK)):
+        for level in tl.range(_log2(BLOCK), disable_licm=True):
             between, met = _tree_level(level, BLOCK)
             f = _factor(between, rate, _EXACT)
             a += tl.where(met, tl.dot(r_ * f, tl.trans(k_ * f), input_precision=PRECISION), 0.0)
         if STATES:
-            before, after = _order(BLOCK)
-            held = (value < N)[None, :]
-            past = _load(states, _state_offsets(0, head, count, block, blocks, channel, value, N), held)
-            future = _load(states, _state_offsets(1, head, count, block, blocks, channel, value, N), held)
-            out += tl.dot(r_ * _factor(before, rate, _EXACT), past, input_precision=PRECISION)
-            out += tl.dot(r_ * _factor(after, rate, _EXACT), future, input_precision=PRECISION)
+            for side in tl.range(2, disable_licm=True):
+                at = _state_offsets(side, head, count, block, blocks, channel, value, N)
+                state = _load(states, at, (value < N)[None, :])
+                f = _factor(_order(side, BLOCK), rate, _EXACT)
+                out += tl.dot(r_ * f, state, input_precision=PRECISION)
     a += _diagonal(bonus, BLOCK)
     values = start[:, None] + value[None, :]
     held = exists[:, None] & (value < N)[None, :]
@@ -282,45 +284,41 @@ def _forward_kernel(
 
 @triton.jit
 def _backward_kernel(
-    gy, r, k, v, w, u, of_keys, of_receptances, gr, gk, gv, gw, gu, first, count, T, H, blocks,
+    gy, r, k, v, w, u, of_keys, of_receptances, gr, gk, gw, gu, first, count, T, H, blocks,
     N: tl.constexpr, VALUES: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr,
     STATES: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program per head and block; gu holds one row [N] per program."""
+    """One program per head and block; gu holds one row [N] per program. gv is a forward pass."""
     program = tl.program_id(0)
     head = program // blocks
     block = program % blocks
     start, exists = _token_offsets(first + head, block, T, H, N, BLOCK)
-    value = tl.arange(0, VALUES)
-    values = start[:, None] + value[None, :]
-    held = exists[:, None] & (value < N)[None, :]
-    gy_ = _load(gy, values, held)
-    v_ = _load(v, values, held)
-    ga = tl.dot(gy_, tl.trans(v_), input_precision=PRECISION)
-    g_bonus = tl.sum(gy_ * v_, axis=1)[:, None]
-    # The transpose of a, which gv is a product of.
-    a_t = tl.zeros((BLOCK, BLOCK), tl.float32)
-    gv_ = tl.zeros((BLOCK, VALUES), tl.float32)
-    bonus = tl.zeros((BLOCK,), tl.float32)
-    for c in range(0, N, TILE):
+    exists = exists[:, None]
+    ga = tl.zeros((BLOCK, BLOCK), tl.float32)
+    g_bonus = tl.zeros((BLOCK,), tl.float32)
+    for c in tl.range(0, N, TILE, disable_licm=True):
+        values = start[:, None] + (c + tl.arange(0, TILE))[None, :]
+        gy_ = _load(gy, values, exists)
+        v_ = _load(v, values, exists)
+        ga += tl.dot(gy_, tl.trans(v_), input_precision=PRECISION)
+        g_bonus += tl.sum(gy_ * v_, axis=1)
+    for c in tl.range(0, N, TILE, disable_licm=True):
         channel = c + tl.arange(0, TILE)
         keys = start[:, None] + channel[None, :]
-        r_ = _load(r, keys, exists[:, None])
-        k_ = _load(k, keys, exists[:, None])
-        rate = _load_rate(w, keys, exists[:, None])
+        r_ = _load(r, keys, exists)
+        k_ = _load(k, keys, exists)
+        rate = _load_rate(w, keys, exists)
         u_ = tl.load(u + (first + head) % H * N + channel)[None, :]
-        bonus += tl.sum(r_ * k_ * u_, axis=1)
-        gr_ = g_bonus * u_ * k_
-        gk_ = g_bonus * u_ * r_
         gu_at = ((first + head).to(tl.int64) * blocks + block) * N + channel
-        tl.store(gu + gu_at, tl.sum(g_bonus * r_ * k_, axis=0))
+        tl.store(gu + gu_at, tl.sum(g_bonus[:, None] * r_ * k_, axis=0))
+        gr_ = g_bonus[:, None] * u_ * k_
+        gk_ = g_bonus[:, None] * u_ * r_
         g_log = tl.zeros((BLOCK, TILE), tl.float32)
-        for level in range(_log2(BLOCK)):
+        for level in tl.range(_log2(BLOCK), disable_licm=True):
             between, met = _tree_level(level, BLOCK)
             f = _factor(between, rate, _EXACT)
             r_f = r_ * f
             k_f = k_ * f
-            a_t += tl.where(met, tl.dot(k_f, tl.trans(r_f), input_precision=PRECISION), 0.0)
             ga_met = tl.where(met, ga, 0.0)
             g_r_f = tl.dot(ga_met, k_f, input_precision=PRECISION)
             g_k_f = tl.dot(tl.trans(ga_met), r_f, input_precision=PRECISION)
@@ -329,34 +327,28 @@ def _backward_kernel(
             # d/d(log factor) goes to every decay the factor is a product of.
             g_log += tl.dot(tl.trans(between), r_f * g_r_f + k_f * g_k_f, input_precision=PRECISION)
         if STATES:
-            side = (value < N)[None, :]
-            at = _state_offsets(0, head, count, block, blocks, channel, value, N)
-            past = _load(of_keys, at, side)
-            g_past = _load(of_receptances, at, side)
-            at = _state_offsets(1, head, count, block, blocks, channel, value, N)
-            future = _load(of_keys, at, side)
-            g_future = _load(of_receptances, at, side)
-            # Every pair of tokens on opposite sides of the block decays by all of it.
-            across = tl.sum(past * g_future + future * g_past, axis=1)
+            across = tl.zeros((TILE,), tl.float32)
+            for side in tl.range(2, disable_licm=True):
+                g_r_f = tl.zeros((BLOCK, TILE), tl.float32)
+                g_k_f = tl.zeros((BLOCK, TILE), tl.float32)
+                for j in tl.range(0, N, TILE, disable_licm=True):
+                    value = j + tl.arange(0, TILE)
+                    at = _state_offsets(side, head, count, block, blocks, channel, value, N)
+                    there = _state_offsets(1 - side, head, count, block, blocks, channel, value, N)
+                    values = start[:, None] + value[None, :]
+                    state = tl.load(of_keys + at)
+                    g_r_f += tl.dot(_load(gy, values, exists), tl.trans(state), input_precision=PRECISION)
+                    # Every pair of tokens on opposite sides of the block decays by all of it.
+                    across += tl.sum(state * tl.load(of_receptances + there), axis=1)
+                    state = tl.load(of_receptances + at)
+                    g_k_f += tl.dot(_load(v, values, exists), tl.trans(state), input_precision=PRECISION)
+                between = _order(side, BLOCK)
+                f = _factor(between, rate, _EXACT)
+                gr_ += f * g_r_f
+                gk_ += f * g_k_f
+                g_f = f * (r_ * g_r_f + k_ * g_k_f)
+                g_log += tl.dot(tl.trans(between), g_f, input_precision=PRECISION)
             g_log += (tl.exp(-tl.sum(rate, axis=0)) * across)[None, :]
-            before, after = _order(BLOCK)
-            f = _factor(before, rate, _EXACT)
-            g_r_f = tl.dot(gy_, tl.trans(past), input_precision=PRECISION)
-            g_k_f = tl.dot(v_, tl.trans(g_past), input_precision=PRECISION)
-            gr_ += f * g_r_f
-            gk_ += f * g_k_f
-            gv_ += tl.dot(k_ * f, g_past, input_precision=PRECISION)
-            g_log += tl.dot(after, f * (r_ * g_r_f + k_ * g_k_f), input_precision=PRECISION)
-            f = _factor(after, rate, _EXACT)
-            g_r_f = tl.dot(gy_, tl.trans(future), input_precision=PRECISION)
-            g_k_f = tl.dot(v_, tl.trans(g_future), input_precision=PRECISION)
-            gr_ += f * g_r_f
-            gk_ += f * g_k_f
-            gv_ += tl.dot(k_ * f, g_future, input_precision=PRECISION)
-            g_log += tl.dot(before, f * (r_ * g_r_f + k_ * g_k_f), input_precision=PRECISION)
-        tl.store(gr + keys, gr_, mask=exists[:, None])
-        tl.store(gk + keys, gk_, mask=exists[:, None])
-        tl.store(gw + keys, -rate * g_log, mask=exists[:, None])
-    a_t += _diagonal(bonus, BLOCK)
-    gv_ += tl.dot(a_t, gy_, input_precision=PRECISION)
-    tl.store(gv + values, gv_, mask=held)
+        tl.store(gr + keys, gr_, mask=exists)
+        tl.store(gk + keys, gk_, mask=exists)
+        tl.store(gw + keys, -rate * g_log, mask=exists)
