@@ -8,7 +8,6 @@ import importlib
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -33,7 +32,9 @@ def call(name, function, *args, **constants):
     filled = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
-        with patch.dict(vars(module), constants):
+        with pytest.MonkeyPatch.context() as patch:
+            for constant, value in constants.items():
+                patch.setattr(module, constant, value)
             return getattr(module, function)(*args)
     finally:
         torch.use_deterministic_algorithms(filled)

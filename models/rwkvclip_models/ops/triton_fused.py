@@ -215,8 +215,9 @@ def _shift_tile(width, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
 
 @triton.jit
 def _shift_lerp_kernel(
-    x, mix, out, tokens, width, N, h, w, lerps,
-    DIRECTIONS: tl.constexpr, PER_TOKEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, mix, out, tokens, width, N, h, w,
+    LERPS: tl.constexpr, DIRECTIONS: tl.constexpr, PER_TOKEN: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     _, token, channel = _shift_tile(width, ROWS, CHANNELS)
     exists = (token < tokens)[:, None] & (channel < width)[None, :]
@@ -225,7 +226,7 @@ def _shift_lerp_kernel(
     x_ = _load(x, at, exists)
     delta = _load(x, at + takes * width, exists & (takes != 0)) - x_
     size = tl.full((), width, tl.int64) * tokens
-    for i in range(lerps):
+    for i in range(LERPS):
         lerp = i * size
         if PER_TOKEN:
             mix_ = _load(mix, lerp + at, exists)
@@ -236,10 +237,11 @@ def _shift_lerp_kernel(
 
 @triton.jit
 def _shift_lerp_backward_kernel(
-    grad, x, mix, gx, gmix, tokens, width, N, h, w, lerps,
-    DIRECTIONS: tl.constexpr, PER_TOKEN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    grad, x, mix, gx, gmix, tokens, width, N, h, w,
+    LERPS: tl.constexpr, DIRECTIONS: tl.constexpr, PER_TOKEN: tl.constexpr,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """gmix is [K, B, T, C], or [chunks, K, C] float32 to be summed."""
+    """Without a mix per token, gmix is [chunks, K, C] float32, to be summed."""
     chunk, token, channel = _shift_tile(width, ROWS, CHANNELS)
     exists = (token < tokens)[:, None] & (channel < width)[None, :]
     at = token[:, None] * width + channel[None, :]
@@ -248,7 +250,7 @@ def _shift_lerp_backward_kernel(
     delta = _load(x, at + takes * width, exists & (takes != 0)) - _load(x, at, exists)
     g_x = tl.zeros((ROWS, CHANNELS), tl.float32)
     size = tl.full((), width, tl.int64) * tokens
-    for i in range(lerps):
+    for i in range(LERPS):
         lerp = i * size
         g = _load(grad, lerp + at, exists)
         g_there = _load(grad, lerp + at + taken * width, is_taken)
@@ -260,7 +262,7 @@ def _shift_lerp_backward_kernel(
             mix_ = _load(mix, i * width + channel, channel < width)[None, :]
             mix_there = mix_
             total = tl.sum(g * delta, axis=0)
-            tl.store(gmix + (chunk.to(tl.int64) * lerps + i) * width + channel, total, mask=channel < width)
+            tl.store(gmix + (chunk.to(tl.int64) * LERPS + i) * width + channel, total, mask=channel < width)
         g_x += g * (1 - mix_) + g_there * mix_there
     tl.store(gx + at, g_x, mask=exists)
 
@@ -302,7 +304,7 @@ def _norm_gate_backward_kernel(
     grad, y, gate, weight, bias, gy, ggate, gweight, gbias, tokens, heads, eps,
     N: tl.constexpr, PADDED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """gweight and gbias are [chunks, C], to be summed."""
+    """The gradients of weight and bias are [chunks, C], to be summed."""
     chunk, channel, held, at, exists = _norm_tile(tokens, heads, N, PADDED, ROWS)
     normal, scale = _normalise(_load(y, at, exists), exists, eps, N)
     weight_ = _load(weight, channel, held)[None, :]

@@ -231,7 +231,9 @@ def _states_kernel(
     # To the end of this block from the tokens before the next one, to its start from those after.
     between = _order(1 - side, BLOCK)
     state = tl.zeros((TILE, VALUES), tl.float32)
-    for i in range(blocks):
+    i = 0
+    # A range needs a constant bound in the interpreter of Triton 3.6 under NumPy 2.5.
+    while i < blocks:
         block = tl.where(side == 0, i, blocks - 1 - i)
         at = _state_offsets(side, head, count, block, blocks, channel, value, N)
         tl.store(states + at, state, mask=(value < N)[None, :])
@@ -242,6 +244,7 @@ def _states_kernel(
         v_ = _load(v, start[:, None] + value[None, :], exists[:, None] & (value < N)[None, :])
         total = tl.exp(-tl.sum(rate, axis=0))
         state = total[:, None] * state + tl.dot(tl.trans(k_f), v_, input_precision=PRECISION)
+        i += 1
 
 
 @triton.jit
