@@ -19,9 +19,10 @@ from rwkvclip_models.ops.reference import bi_wkv6_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-# max |difference| / max |reference|. float32: rounding alone. 16 bit: the result is rounded once, to
-# 2^-9 (bfloat16) or 2^-12 (float16) of itself, after products of factors kept to 2^-11 (tf32).
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 6e-3}
+# max |difference| / max |reference|. float32: rounding alone, in another order and with another exp on a
+# GPU. 16 bit: results are rounded once, to 2^-12 (float16) or 2^-9 (bfloat16; the interpreter truncates,
+# 2^-8), after at most three matrix products in a row whose factors a GPU truncates to tf32, by 2^-10.
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 8e-3}
 GPU_TOLERANCE = {**TOLERANCE, torch.float32: 5e-5}
 NAMES = ("y", "gr", "gk", "gv", "gw", "gu")
 
@@ -115,9 +116,8 @@ def test_output_and_gradients_agree_with_the_reference_at_every_length(run, t):
 
 
 @pytest.mark.parametrize("n", [16, 32, 48, 64, 80, 96, 112, 128])
-@pytest.mark.parametrize("t", [17, 77])
-def test_output_and_gradients_agree_with_the_reference_at_every_head_width(run, n, t):
-    assert_agrees(run, *operands(1, t, 1, n))
+def test_output_and_gradients_agree_with_the_reference_at_every_head_width(run, n):
+    assert_agrees(run, *operands(1, 70, 1, n))
 
 
 def test_a_long_sequence_agrees_with_the_reference(run):
@@ -137,15 +137,10 @@ def test_weak_decays_beside_one_very_strong_decay_keep_their_accuracy(run, where
     assert_agrees(run, gy, r, k, v, w, u)
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)], ids=str
-)
-@pytest.mark.parametrize("t", [3, 49, 77])
-@pytest.mark.parametrize("n", [16, 80])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("t", "n"), [(3, 16), (49, 80), (77, 64)])
 def test_16_bit_operands_agree_with_the_reference(run, dtype, t, n):
-    if dtype == torch.bfloat16 and run is not on_gpu:
-        pytest.skip("Triton's interpreter multiplies bfloat16 matrices wrongly")
-    assert_agrees(run, *operands(1, t, 2, n, dtype=dtype))
+    assert_agrees(run, *operands(1, t, 1, n, dtype=dtype))
 
 
 def test_float16_operands_whose_products_exceed_its_range_stay_finite(run):
@@ -234,11 +229,7 @@ def assert_fused(run, name, eager, inputs, *settings, dtype=torch.float32):
         assert_close(a, b, TOLERANCE[dtype], f"{name} {i}")
 
 
-DTYPES = pytest.mark.parametrize(
-    "dtype",
-    [torch.float32, torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.gpu)],
-    ids=str,
-)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 
 
 @DTYPES
