@@ -6,6 +6,9 @@ then over the chunks, always in the same order.
 Axes: B batch, T tokens, C width, H heads, N head width (C = H·N), h × w the token grid, K lerps.
 """
 
+# The kernels' bodies are Triton's language, which has no types to check.
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
+
 from __future__ import annotations
 
 from contextlib import nullcontext
@@ -42,11 +45,10 @@ def shift_lerp(x: Tensor, mix: Tensor, h: int, w: int, heads: int, directions: i
     """
     x, mix = x.contiguous(), mix.contiguous()
     out = x.new_empty(mix.shape[0], *x.shape)
+    plan = _Shift(x, mix, h, w, heads, directions)
     if out.numel():
         with _device_of(x):
-            _shift_lerp_kernel[_shift_grid(x)](
-                x, mix, out, *_shift_arguments(x, mix, h, w, heads, directions)
-            )
+            _shift_lerp_kernel[plan.grid](x, mix, out, **plan.options)
     return out
 
 
@@ -56,17 +58,14 @@ def shift_lerp_backward(
     """Return the gradients of x and mix; grad_out [K, B, T, C], the rest as in `shift_lerp`."""
     grad_out, x, mix = grad_out.contiguous(), x.contiguous(), mix.contiguous()
     gx = torch.empty_like(x)
-    per_token = mix.dim() == 4
-    chunks = triton.cdiv(x.shape[0] * x.shape[1], ELEMENTS // CHANNELS)
-    gmix = torch.empty_like(mix) if per_token else x.new_empty(chunks, *mix.shape, dtype=torch.float32)
+    plan = _Shift(x, mix, h, w, heads, directions)
+    gmix = torch.empty_like(mix)
+    if not plan.per_token:
+        gmix = gmix.new_empty(plan.chunks, *mix.shape, dtype=torch.float32)
     if grad_out.numel():
         with _device_of(x):
-            _shift_lerp_backward_kernel[_shift_grid(x)](
-                grad_out, x, mix, gx, gmix, *_shift_arguments(x, mix, h, w, heads, directions)
-            )
-    elif mix.shape[0] == 0:
-        gx.zero_()
-    return gx, gmix if per_token else gmix.sum(0).to(mix.dtype)
+            _shift_lerp_backward_kernel[plan.grid](grad_out, x, mix, gx, gmix, **plan.options)
+    return gx, gmix if plan.per_token else gmix.sum(0).to(mix.dtype)
 
 
 def norm_gate(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int, eps: float) -> Tensor:
@@ -82,11 +81,10 @@ def norm_gate(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int,
     """
     y, gate, weight, bias = (x.contiguous() for x in (y, gate, weight, bias))
     out = torch.empty_like(y)
+    plan = _Norm(y, heads, eps)
     if out.numel():
         with _device_of(y):
-            _norm_gate_kernel[_norm_grid(y, heads)](
-                y, gate, weight, bias, out, *_norm_arguments(y, heads, eps)
-            )
+            _norm_gate_kernel[plan.grid](y, gate, weight, bias, out, **plan.options)
     return out
 
 
@@ -96,12 +94,12 @@ def norm_gate_backward(
     """Return the gradients of y, gate, weight and bias; grad [B, T, C], the rest as in `norm_gate`."""
     grad, y, gate, weight, bias = (x.contiguous() for x in (grad, y, gate, weight, bias))
     gy, ggate = torch.empty_like(y), torch.empty_like(gate)
-    chunks = _norm_grid(y, heads)[0] // heads
-    gaffine = y.new_empty(2, chunks, y.shape[2], dtype=torch.float32)
+    plan = _Norm(y, heads, eps)
+    gaffine = y.new_empty(2, plan.chunks, y.shape[2], dtype=torch.float32)
     if y.numel():
         with _device_of(y):
-            _norm_gate_backward_kernel[_norm_grid(y, heads)](
-                grad, y, gate, weight, bias, gy, ggate, *gaffine, *_norm_arguments(y, heads, eps)
+            _norm_gate_backward_kernel[plan.grid](
+                grad, y, gate, weight, bias, gy, ggate, *gaffine, **plan.options
             )
     gweight, gbias = gaffine.sum(1)
     return gy, ggate, gweight.to(weight.dtype), gbias.to(bias.dtype)
@@ -113,7 +111,9 @@ def relu_square(x: Tensor) -> Tensor:
     out = torch.empty_like(x)
     if x.numel():
         with _device_of(x):
-            _relu_square_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](x, out, x.numel(), ELEMENTS)
+            _relu_square_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](
+                x, out, x.numel(), ELEMENTS, enable_fp_fusion=True
+            )
     return out
 
 
@@ -124,7 +124,7 @@ def relu_square_backward(grad: Tensor, x: Tensor) -> Tensor:
     if x.numel():
         with _device_of(x):
             _relu_square_backward_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](
-                grad, x, gx, x.numel(), ELEMENTS
+                grad, x, gx, x.numel(), ELEMENTS, enable_fp_fusion=True
             )
     return gx
 
@@ -134,44 +134,51 @@ def _device_of(x: Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _shift_grid(x: Tensor) -> tuple[int]:
-    batch, num_tokens, width = x.shape
-    return (triton.cdiv(batch * num_tokens, ELEMENTS // CHANNELS) * triton.cdiv(width, CHANNELS),)
+class _Shift:
+    """How x [B, T, C] is cut, and the arguments both kernels of the token shift share."""
+
+    def __init__(self, x: Tensor, mix: Tensor, h: int, w: int, heads: int, directions: int) -> None:
+        tokens, width = x.shape[0] * x.shape[1], x.shape[2]
+        self.per_token = mix.dim() == 4
+        # Half as many registers for what a mix per token adds; the others' sums want long chunks.
+        rows = ELEMENTS // CHANNELS // (2 if self.per_token else 1)
+        self.chunks = triton.cdiv(tokens, rows)
+        self.grid = (self.chunks * triton.cdiv(width, CHANNELS),)
+        self.options = {
+            "tokens": tokens,
+            "width": width,
+            "N": width // heads,
+            "h": h,
+            "w": w,
+            "LERPS": mix.shape[0],
+            "DIRECTIONS": directions,
+            "PER_TOKEN": self.per_token,
+            "ROWS": rows,
+            "CHANNELS": CHANNELS,
+            "num_warps": 8,
+            "enable_fp_fusion": True,
+        }
 
 
-def _shift_arguments(x: Tensor, mix: Tensor, h: int, w: int, heads: int, directions: int) -> tuple[int, ...]:
-    batch, num_tokens, width = x.shape
-    per_token = mix.dim() == 4
-    rows = ELEMENTS // CHANNELS
-    return (
-        batch * num_tokens,
-        width,
-        width // heads,
-        h,
-        w,
-        mix.shape[0],
-        directions,
-        per_token,
-        rows,
-        CHANNELS,
-    )
+class _Norm:
+    """How y [B, T, C] is cut, and the arguments both kernels of norm and gate share."""
 
-
-def _norm_grid(y: Tensor, heads: int) -> tuple[int]:
-    batch, num_tokens, width = y.shape
-    rows = _rows(width // heads)
-    return (triton.cdiv(batch * num_tokens, rows) * heads,)
-
-
-def _norm_arguments(y: Tensor, heads: int, eps: float) -> tuple[int | float, ...]:
-    batch, num_tokens, width = y.shape
-    head_width = width // heads
-    padded = triton.next_power_of_2(head_width)
-    return batch * num_tokens, heads, eps, head_width, padded, _rows(head_width)
-
-
-def _rows(head_width: int) -> int:
-    return max(1, ELEMENTS // triton.next_power_of_2(head_width))
+    def __init__(self, y: Tensor, heads: int, eps: float) -> None:
+        tokens, width = y.shape[0] * y.shape[1], y.shape[2] // heads
+        padded = triton.next_power_of_2(width)
+        rows = max(1, ELEMENTS // padded)
+        self.chunks = triton.cdiv(tokens, rows)
+        self.grid = (self.chunks * heads,)
+        self.options = {
+            "tokens": tokens,
+            "heads": heads,
+            "eps": eps,
+            "N": width,
+            "PADDED": padded,
+            "ROWS": rows,
+            "num_warps": 4,
+            "enable_fp_fusion": True,
+        }
 
 
 @triton.jit
@@ -180,37 +187,37 @@ def _load(x, offsets, exists):
 
 
 @triton.jit
-def _neighbours(token, channel, N, h, w, DIRECTIONS: tl.constexpr):
-    """Return [rows, channels] the offset in tokens to the one each channel takes, and the one that takes it.
+def _shift_tile(tokens, width, N, h, w, DIRECTIONS: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Return this program's chunk, channels, first offset, offsets from there, and where elements are.
 
-    Zero where the border leaves none.
+    Then, in elements, how far off lies the token each channel takes, and the one it is taken by; zero
+    where the border leaves none.
     """
+    pieces = tl.cdiv(width, CHANNELS)
+    chunk = (tl.program_id(0) // pieces).to(tl.int64)
+    channel = tl.program_id(0) % pieces * CHANNELS + tl.arange(0, CHANNELS)
+    i = tl.arange(0, ROWS)
+    exists = (i < tokens - chunk * ROWS)[:, None] & (channel < width)[None, :]
+    # Only the start needs 64 bits.
+    place = (chunk * ROWS % (h * w)).to(tl.int32) + i
+    column = (place % w)[:, None]
+    row = (place // w % h)[:, None]
+    left = tl.where(column > 0, -width, 0)
+    right = tl.where(column < w - 1, width, 0)
+    # A text of T tokens is a grid of T rows.
+    above = tl.where(row > 0, -w * width, 0)
+    below = tl.where(row < h - 1, w * width, 0)
     n = (channel % N)[None, :]
-    column = (token % w)[:, None]
-    row = (token // w % h)[:, None]
-    # Offsets of the tokens left, right, above and below; a text of T tokens is a grid of T rows.
-    left = tl.where(column > 0, -1, 0)
-    right = tl.where(column < w - 1, 1, 0)
-    above = tl.where(row > 0, -w, 0)
-    below = tl.where(row < h - 1, w, 0)
     if DIRECTIONS == 4:
-        across = n < N * 2 // 4
-        takes = tl.where(across, tl.where(n < N // 4, left, right), tl.where(n < N * 3 // 4, above, below))
-        taken = tl.where(across, tl.where(n < N // 4, right, left), tl.where(n < N * 3 // 4, below, above))
+        first = n < N // 4
+        second = n < N * 2 // 4
+        third = n < N * 3 // 4
+        takes = tl.where(second, tl.where(first, left, right), tl.where(third, above, below))
+        taken = tl.where(second, tl.where(first, right, left), tl.where(third, below, above))
     else:
         takes = tl.where(n < N // 2, above, below)
         taken = tl.where(n < N // 2, below, above)
-    return takes, taken
-
-
-@triton.jit
-def _shift_tile(width, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Return this program's chunk, tokens [rows] and channels."""
-    pieces = tl.cdiv(width, CHANNELS)
-    program = tl.program_id(0)
-    chunk = program // pieces
-    token = chunk.to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    return chunk, token, program % pieces * CHANNELS + tl.arange(0, CHANNELS)
+    return chunk, channel, chunk * ROWS * width, i[:, None] * width + channel[None, :], exists, takes, taken
 
 
 @triton.jit
@@ -219,20 +226,16 @@ def _shift_lerp_kernel(
     LERPS: tl.constexpr, DIRECTIONS: tl.constexpr, PER_TOKEN: tl.constexpr,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    _, token, channel = _shift_tile(width, ROWS, CHANNELS)
-    exists = (token < tokens)[:, None] & (channel < width)[None, :]
-    at = token[:, None] * width + channel[None, :]
-    takes, _ = _neighbours(token, channel, N, h, w, DIRECTIONS)
-    x_ = _load(x, at, exists)
-    delta = _load(x, at + takes * width, exists & (takes != 0)) - x_
+    _, channel, start, at, exists, takes, _ = _shift_tile(tokens, width, N, h, w, DIRECTIONS, ROWS, CHANNELS)
+    x_ = _load(x + start, at, exists)
+    delta = _load(x + start, at + takes, exists & (takes != 0)) - x_
     size = tl.full((), width, tl.int64) * tokens
-    for i in range(LERPS):
-        lerp = i * size
+    for i in tl.range(LERPS):
         if PER_TOKEN:
-            mix_ = _load(mix, lerp + at, exists)
+            mix_ = _load(mix + start + i * size, at, exists)
         else:
-            mix_ = _load(mix, i * width + channel, channel < width)[None, :]
-        tl.store(out + lerp + at, x_ + delta * mix_, mask=exists)
+            mix_ = _load(mix + i * width, channel, channel < width)[None, :]
+        tl.store(out + start + i * size + at, x_ + delta * mix_, mask=exists)
 
 
 @triton.jit
@@ -242,29 +245,28 @@ def _shift_lerp_backward_kernel(
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Without a mix per token, gmix is [chunks, K, C] float32, to be summed."""
-    chunk, token, channel = _shift_tile(width, ROWS, CHANNELS)
-    exists = (token < tokens)[:, None] & (channel < width)[None, :]
-    at = token[:, None] * width + channel[None, :]
-    takes, taken = _neighbours(token, channel, N, h, w, DIRECTIONS)
+    chunk, channel, start, at, exists, takes, taken = _shift_tile(
+        tokens, width, N, h, w, DIRECTIONS, ROWS, CHANNELS
+    )
     is_taken = exists & (taken != 0)
-    delta = _load(x, at + takes * width, exists & (takes != 0)) - _load(x, at, exists)
+    delta = _load(x + start, at + takes, exists & (takes != 0)) - _load(x + start, at, exists)
     g_x = tl.zeros((ROWS, CHANNELS), tl.float32)
     size = tl.full((), width, tl.int64) * tokens
-    for i in range(LERPS):
-        lerp = i * size
-        g = _load(grad, lerp + at, exists)
-        g_there = _load(grad, lerp + at + taken * width, is_taken)
+    for i in tl.range(LERPS):
+        lerp = start + i * size
+        g = _load(grad + lerp, at, exists)
+        g_there = _load(grad + lerp, at + taken, is_taken)
         if PER_TOKEN:
-            mix_ = _load(mix, lerp + at, exists)
-            mix_there = _load(mix, lerp + at + taken * width, is_taken)
+            mix_ = _load(mix + lerp, at, exists)
+            mix_there = _load(mix + lerp, at + taken, is_taken)
             tl.store(gmix + lerp + at, g * delta, mask=exists)
         else:
-            mix_ = _load(mix, i * width + channel, channel < width)[None, :]
+            mix_ = _load(mix + i * width, channel, channel < width)[None, :]
             mix_there = mix_
             total = tl.sum(g * delta, axis=0)
-            tl.store(gmix + (chunk.to(tl.int64) * LERPS + i) * width + channel, total, mask=channel < width)
+            tl.store(gmix + (chunk * LERPS + i) * width + channel, total, mask=channel < width)
         g_x += g * (1 - mix_) + g_there * mix_there
-    tl.store(gx + at, g_x, mask=exists)
+    tl.store(gx + start + at, g_x, mask=exists)
 
 
 @triton.jit

@@ -12,6 +12,9 @@ the value channel only takes part in matrix products and is padded to a power of
 Axes: B batch, T tokens, H heads, N head width, M = B·H, b tokens in a block, c key channels in a tile.
 """
 
+# The kernels' bodies are Triton's language, which has no types to check.
+# mypy: allow-untyped-defs, allow-untyped-decorators, allow-incomplete-defs
+
 from __future__ import annotations
 
 from contextlib import nullcontext
