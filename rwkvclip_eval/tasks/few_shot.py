@@ -17,10 +17,10 @@ import numpy as np
 
 from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
-from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
 from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, search
-from rwkvclip_eval.tasks.probe_data import by_class, check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,27 +34,17 @@ if TYPE_CHECKING:
 MOST_VALIDATION_SHOTS = 4
 
 
-class FewShotLinearProbe:
+class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
     version = 1
-    needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
-    fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
-        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
-        check_labels(samples, fit)
+        """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""
+        super().check(samples, fit, protocol)
         assert protocol.probe is not None
         _require_shots(fit, max(protocol.probe.shots))
 

@@ -27,12 +27,12 @@ import numpy as np
 from rwkvclip_eval import statistics
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics.chunks import row_chunks
-from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, interval_fields, rank
-from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -51,27 +51,13 @@ FINAL_GAP = 1e-8
 """Certified gap, as a share of the objective, to which the last fit is solved."""
 
 
-class LinearProbe:
+class LinearProbe(ProbeTask):
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
     version = 1
-    needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
-    fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
-
-    def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
-        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
-        check_labels(samples, fit)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol

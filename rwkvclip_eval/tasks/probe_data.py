@@ -12,6 +12,7 @@ import numpy as np
 
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.tasks.base import hash_prompts
 from rwkvclip_eval.tasks.classification import checked_labels
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.protocols import ProbeOptions
-    from rwkvclip_eval.tasks.base import Features, Samples
+    from rwkvclip_eval.protocols import ProbeOptions, Protocol
+    from rwkvclip_eval.tasks.base import Features, Need, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,25 @@ class ProbeData:
     multilabel: bool
     validation: str
     train_fingerprint: str
+
+
+class ProbeTask:
+    """What all probes share: they read probe features alone and learn from splits they are not judged on."""
+
+    needs: frozenset[Need] = frozenset({"probe"})
+    fit_splits = ("train", "val")
+
+    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
+        """Return no texts: a probe reads images alone."""
+        return ()
+
+    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
+        """Return the SHA-256 (hex) of the class names in order."""
+        return hash_prompts(samples.info.class_names, (), "")
+
+    def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
+        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
+        check_labels(samples, fit)
 
 
 def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:

@@ -1,4 +1,4 @@
-"""What readers of formats with one file per image share: find the folder, read its lists, make the split."""
+"""What readers of published files share: find them, read their lists, make the split of image files."""
 
 from __future__ import annotations
 
@@ -39,11 +39,24 @@ def find_base(name: str, root: Path, folders: Sequence[str], holds: str) -> Path
     for base in bases:
         if (base / holds).exists():
             return base
+    raise DataNotFound(f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. {_expected(name)}")
+
+
+def locate(name: str, root: Path, *candidates: str) -> Path:
+    """Return the first of `candidates` that exists below `root`.
+
+    Raises:
+        DataNotFound: none does; the text names them all and says how to get them.
+    """
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    raise DataNotFound(f"{name}: there is no {' or '.join(candidates)} in {root}. {_expected(name)}")
+
+
+def _expected(name: str) -> str:
     entry = catalogue()[name]
-    by_hand = entry.by_hand and f" By hand: {entry.by_hand}"
-    raise DataNotFound(
-        f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. Expected: {entry.layout}{by_hand}"
-    )
+    return f"Expected: {entry.layout}" + (entry.by_hand and f" By hand: {entry.by_hand}")
 
 
 def need(name: str, path: Path) -> Path:

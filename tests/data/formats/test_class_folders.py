@@ -37,7 +37,7 @@ def test_gtsrb_reads_training_folders_and_the_answers_of_the_test(tmp_path):
     with pytest.raises(DamagedData, match="GT-final_test"):
         opened("gtsrb", tmp_path, "test")
     answers.write_text(header + "00009.ppm;6;6;1;1;5;5;16\n")
-    with pytest.raises(DataNotFound, match=r"00009\.ppm"):
+    with pytest.raises(DamagedData, match=r"1 of 1 images are not below .*00009\.ppm"):
         opened("gtsrb", tmp_path, "test")
     answers.unlink()
     with pytest.raises(DataNotFound, match="GT-final_test"):
@@ -136,8 +136,5 @@ def test_rendered_sst2_and_country211_serve_their_three_splits(tmp_path):
     (tmp_path / "rendered-sst2" / "test" / "positive" / "0.png").unlink()
     with pytest.raises(DataNotFound, match="positive"):
         opened("rendered_sst2", tmp_path, "test")
-    (tmp_path / "country211" / "test" / CODES[0] / "1.jpg").write_bytes(b"")
-    with pytest.raises(DamagedData, match=r"AA/1\.jpg"):
-        opened("country211", tmp_path, "test")
     with pytest.raises(DataNotFound, match="country211/test"):
         opened("country211", tmp_path / "nothing", "test")
