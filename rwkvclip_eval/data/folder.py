@@ -16,7 +16,7 @@ from rwkvclip_eval.data.samples import (
     name_some,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ def open_folder(
         raise DataNotFound(f"There is no folder {path} (a suite's `folder` is relative to the suite file).")
     root = path / split if (path / split).is_dir() else path
     if root == path and (others := [s for s in ("train", "val", "test") if (path / s).is_dir()]):
-        raise DataNotFound(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
+        raise NoSuchSplit(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
     source = f"folder {path.name}" + (f"/{split}" if root != path else "")
     for name in ("captions.csv", "captions.json"):
         if (root / name).is_file():
@@ -70,7 +70,9 @@ def _with_classes(
     paths: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(order):
-        found = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(
+            p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+        )
         if not found:
             raise DataNotFound(f"{root / folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
         paths += found

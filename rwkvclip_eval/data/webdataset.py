@@ -32,7 +32,7 @@ from rwkvclip_eval.data.samples import (
     read_text,
     stat_signature,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
 from rwkvclip_eval.results import atomic_path
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     if not where.is_dir():
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
-        raise DataNotFound(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
+        raise NoSuchSplit(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
     found = sorted(where.glob("*.tar"), key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
     count_file = where / "nshards.txt"
     if not count_file.is_file():

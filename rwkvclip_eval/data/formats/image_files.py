@@ -16,11 +16,14 @@ from rwkvclip_eval.data.samples import (
     read_text,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+LEVELS = 3
+"""How far above a given folder the right one is looked for, to name it."""
 
 
 def find_base(name: str, root: Path, folders: Sequence[str], holds: str) -> Path:
@@ -39,7 +42,10 @@ def find_base(name: str, root: Path, folders: Sequence[str], holds: str) -> Path
     for base in bases:
         if (base / holds).exists():
             return base
-    raise DataNotFound(f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. {_expected(name)}")
+    raise DataNotFound(
+        f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. "
+        f"{_what_to_do(name, root, [*(f'{folder}/{holds}' for folder in folders), holds])}"
+    )
 
 
 def locate(name: str, root: Path, *candidates: str) -> Path:
@@ -51,12 +57,20 @@ def locate(name: str, root: Path, *candidates: str) -> Path:
     for candidate in candidates:
         if (root / candidate).exists():
             return root / candidate
-    raise DataNotFound(f"{name}: there is no {' or '.join(candidates)} in {root}. {_expected(name)}")
+    raise DataNotFound(
+        f"{name}: there is no {' or '.join(candidates)} in {root}. {_what_to_do(name, root, candidates)}"
+    )
 
 
-def _expected(name: str) -> str:
+def _what_to_do(name: str, root: Path, candidates: Sequence[str]) -> str:
+    """Return which folder to give instead, else what it should hold and how to get that."""
+    root = root.absolute()
+    inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in (*root.parents[:LEVELS], *inside):
+        if any((folder / candidate).exists() for candidate in candidates):
+            return f"It is in {folder}: give that folder."
     entry = catalogue()[name]
-    return f"Expected: {entry.layout}" + (entry.by_hand and f" By hand: {entry.by_hand}")
+    return f"Expected: {entry.layout.rstrip('.')}." + (entry.by_hand and f" By hand: {entry.by_hand}")
 
 
 def need(name: str, path: Path) -> Path:
@@ -74,11 +88,11 @@ def need_split(name: str, split: str, known: Iterable[str], why: str = "") -> No
     """Refuse a split the authors do not define.
 
     Raises:
-        DataNotFound: `split` is not among `known`.
+        NoSuchSplit: `split` is not among `known`.
     """
     names = list(known)
     if split not in names:
-        raise DataNotFound(
+        raise NoSuchSplit(
             f"{name} has no official split {split!r}{why and f' ({why})'}; it has: {', '.join(names)}."
         )
 

@@ -321,15 +321,18 @@ def flickr(root: Path, name: str) -> None:
     karpathy(root, name, rows)
 
 
-COCO_IMAGES = {n: f"{f}/COCO_{f}_{n:012d}.jpg" for n, f in ((1, "val2014"), (2, "train2014"), (3, "val2014"))}
+COCO_IMAGES = {
+    n: f"{f}/COCO_{f}_{n:012d}.jpg"
+    for n, f in ((1, "val2014"), (2, "train2014"), (3, "val2014"), (4, "val2014"))
+}
 
 
-def coco(root: Path) -> None:
-    """COCO's two image folders and three of the four splits of dataset_coco.json."""
-    pictures(root, COCO_IMAGES.values())
+def coco(root: Path, splits: Sequence[str] = ("test", "train", "restval", "val")) -> None:
+    """COCO's two image folders, and dataset_coco.json with one image of each split."""
     rows = []
-    for number, split in ((1, "test"), (2, "train"), (3, "restval")):
-        folder, file = COCO_IMAGES[number].split("/")
+    for (number, path), split in zip(COCO_IMAGES.items(), splits, strict=False):
+        picture(root / path)
+        folder, file = path.split("/")
         rows.append(karpathy_row(file, split, f"Caption {number}. ", "x", filepath=folder, cocoid=number))
     karpathy(root, "mscoco_captions", rows)
 

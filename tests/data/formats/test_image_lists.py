@@ -42,7 +42,7 @@ def test_a_missing_list_is_named(food101):
         read_food101(food101, "test", "default", food101)
     with pytest.raises(DataNotFound, match=r"no official split 'val'; it has: train, test"):
         read_food101(food101, "val", "default", food101)
-    with pytest.raises(DataNotFound, match=r"there is no images in .*Expected: food-101/meta"):
+    with pytest.raises(DataNotFound, match=r"there is no images in .*It is in .*: give that folder"):
         read_food101(food101 / "elsewhere", "train", "default", food101)
 
 

@@ -1,15 +1,11 @@
 """`data prepare` through the command line on every published format of the catalogue."""
 
-import sys
-from pathlib import Path
-
 import array_miniatures as arrays
 import miniatures as files
 import numpy as np
 import pytest
 from clip_benchmark.datasets.builder import all_imagenet_wordnet_ids
 
-from rwkvclip_eval import cli
 from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.formats import READERS, class_folders, drawn_splits, reader_of
 from rwkvclip_eval.data.open import open_dataset
@@ -153,8 +149,8 @@ CASES = {
     "objectnet@cropped": (objectnet, {"test": 226}),
     "flickr30k": (lambda root: files.flickr(root, "flickr30k"), {"train": 1, "val": 1, "test": 2}),
     "flickr8k": (lambda root: files.flickr(root, "flickr8k"), {"train": 1, "val": 1, "test": 2}),
-    "mscoco_captions": (files.coco, {"train": 1, "test": 1}),
-    "mscoco_captions@restval": (files.coco, {"train": 2, "test": 1}),
+    "mscoco_captions": (files.coco, {"train": 1, "val": 1, "test": 1}),
+    "mscoco_captions@restval": (files.coco, {"train": 2, "val": 1, "test": 1}),
     "tiny_imagenet": (tiny_imagenet, {"train": 400, "test": 200}),
     "cifar10": (arrays.cifar10, {"train": 20, "test": 4}),
     "cifar100": (arrays.cifar100, {"train": 4, "test": 4}),
@@ -195,21 +191,6 @@ def small_draws(monkeypatch):
     monkeypatch.setattr(drawn_splits, "CALTECH101_DRAW", (100, 133))
 
 
-@pytest.fixture
-def run(monkeypatch, capfd, tmp_path):
-    """Runs the command line in this process; returns exit code, output and messages."""
-    monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rwkvclip-eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capfd.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
-
-
 def test_every_published_format_of_the_catalogue_has_a_case():
     wanted = set()
     for name in READERS:
@@ -227,7 +208,6 @@ def test_published_files_become_shards_that_open_as_the_catalogue_says(tmp_path,
     write(source)
     code, out, err = run("data", "prepare", name, "--from", source, "--data-root", data_root)
     assert (code, err) == (0, "")
-    assert not any("Internal" in text for text in (out, err))
     record, _, variant = name.partition("@")
     entry = catalogue()[record]
     made = sorted(path.name for path in next(data_root.glob("wds_*")).iterdir() if path.is_dir())
@@ -252,4 +232,4 @@ def test_published_files_become_shards_that_open_as_the_catalogue_says(tmp_path,
     code, out, err = run("data", "verify", name, "--data-root", data_root)
     assert (code, err) == (0, "")
     assert f"{name}:test: fine; {counts['test']} images of webdataset wds_" in out
-    assert Path(source).is_dir() and "a subset" in out
+    assert "a subset" in out
