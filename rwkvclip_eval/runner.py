@@ -227,7 +227,11 @@ def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
     Raises:
         SuiteError: the suite names a metric that the task does not give.
     """
+    # Few-shot metrics are forms of the one that the suite names: `top1_accuracy_16_shot`, largest first.
+    forms = [name for name in names if name.startswith(f"{unit.ref.metric}_") and name.endswith("_shot")]
     if unit.ref.metric is not None and unit.ref.metric not in names:
+        if forms:
+            return forms[0]
         raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', unit.ref.metric, names)}")
     wanted = (unit.ref.metric or "", unit.protocol.primary, of_dataset)
     return next((name for name in wanted if name in names), names[0])

@@ -41,6 +41,7 @@ class KnnProbe(ProbeTask):
     version = 1
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
+    options = frozenset({"normalize", "standardize", "k", "temperature"})
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -53,7 +54,7 @@ class KnnProbe(ProbeTask):
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options = protocol.probe
-        data = probe_data(samples, features, options)
+        data = probe_data(samples, features, options, needs_validation=False)
         bank = data.train + data.val  # Nothing is chosen on a validation split.
         k = min(options.k, len(bank.y))
         votes = log_votes(

@@ -58,6 +58,7 @@ class LinearProbe(ProbeTask):
     version = 1
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
+    options = frozenset({"method", "search", "C", "normalize", "standardize", "validation_fraction", "seed"})
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -70,8 +71,8 @@ class LinearProbe(ProbeTask):
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options)
-        metric = primary_score(samples.info.primary_metric, data.multilabel)
+        data = probe_data(samples, features, options, needs_validation=options.C is None)
+        metric = SCORES[score_name(samples.info.primary_metric, data)]
         rows: list[dict[str, Any]] = []
         notes: dict[str, float | int | str] = {}
         if options.C is None:
@@ -160,18 +161,12 @@ def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDA
     return scores(x, solution, memory_budget=compute.memory_budget)
 
 
-def primary_score(name: str, multilabel: bool) -> Metric:
-    """Return what the search maximises: the dataset's primary metric, accuracy where it is none of these."""
-    if multilabel:
-        form = "area" if name == "mean_average_precision" else "11-point"
-        return functools.partial(_mean_average_precision, form=form)
-    if name == "mean_per_class_accuracy":
-        return lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y)
-    if name == "roc_auc":
-        return lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value
-    if name == "mean_top1_top5_accuracy":
-        return lambda s, y: float(top1_top5(s, y).mean())
-    return lambda s, y: float((s.argmax(axis=1) == y).mean())
+def score_name(primary: str, data: ProbeData) -> str:
+    """Return which of `SCORES` to maximise: the dataset's primary metric where it fits the labels."""
+    if data.multilabel:
+        return primary if primary == "mean_average_precision" else "mean_average_precision_11_point"
+    fits = primary in ("mean_per_class_accuracy", "mean_top1_top5_accuracy")
+    return primary if fits or (primary == "roc_auc" and data.num_classes == 2) else "top1_accuracy"
 
 
 def top1_top5(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -197,6 +192,17 @@ def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], f
         if (labels[:, k] == 1).any()
     ]
     return float(np.mean(values)) if values else 0.0
+
+
+SCORES: dict[str, Metric] = {
+    "top1_accuracy": lambda s, y: float((s.argmax(axis=1) == y).mean()),
+    "mean_per_class_accuracy": lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y),
+    "mean_top1_top5_accuracy": lambda s, y: float(top1_top5(s, y).mean()),
+    "roc_auc": lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value,
+    "mean_average_precision": functools.partial(_mean_average_precision, form="area"),
+    "mean_average_precision_11_point": functools.partial(_mean_average_precision, form="11-point"),
+}
+"""Metric → what a search maximises."""
 
 
 def judge(

@@ -1,30 +1,13 @@
 """Writers of published files, and clip-benchmark's reading of the same files."""
 
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import miniatures
 import pytest
 
-from rwkvclip_eval import cli
 from rwkvclip_eval.data.clip_benchmark import open_clip_benchmark
 from rwkvclip_eval.data.samples import Split
-
-
-@pytest.fixture
-def run(monkeypatch, capfd, tmp_path) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command line in this process; returns exit code, output and messages."""
-    monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(tmp_path / "cache"))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["rwkvclip-eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capfd.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 @pytest.fixture

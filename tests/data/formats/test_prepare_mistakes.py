@@ -72,9 +72,8 @@ def test_an_empty_folder_is_told_what_it_should_hold(prepare, tmp_path):
 
 def test_names_and_options_with_a_slip(prepare, dtd):
     assert "Unknown variant of dtd 'partition9'. Known: default." in prepare("dtd@partition9", dtd)[2]
-    assert (
-        "no official split 'trian'; it has: train, val, test." in prepare("dtd", dtd, "--split", "trian")[2]
-    )
+    told = prepare("dtd", dtd, "--split", "training")[2]
+    assert "no official split 'training'; it has: train, val, test." in told
     code, out, _, shards = prepare("dtdd", dtd)
     assert "dtdd is not in the catalogue, so it was read as it lies; dtd would be known" in out
     assert (code, shards) == (0, ["wds_dtdd/test/0.tar"])
