@@ -118,6 +118,8 @@ def data_prepare(
 ) -> None:
     """Write a dataset's published files (else an image folder) as shards; run it again to continue.
 
+    A split that should be there and is not is left out, with exit code 3.
+
     Examples:
         rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA
 
