@@ -12,8 +12,8 @@ from rwkvclip_eval.results import Average
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rwkvclip_eval.runner import Unit
     from rwkvclip_eval.suite import LoadedSuite, SuiteAverage
+    from rwkvclip_eval.units import Unit
 
 
 class _Mistake(Exception):

@@ -179,8 +179,8 @@ def models(plugin: PluginOption = None) -> None:
 @app.command()
 def suites() -> None:
     """List the shipped suites."""
-    from rwkvclip_eval.runner import plan
     from rwkvclip_eval.suite import list_suites, load_suite
+    from rwkvclip_eval.units import plan
 
     loaded = {name: load_suite(name) for name in list_suites()}
     rows = [[name, str(len(plan(each))), each.suite.description] for name, each in loaded.items()]
@@ -193,8 +193,8 @@ def validate(
     plugin: PluginOption = None,
 ) -> None:
     """Check a suite file: keys, protocols, task and dataset names; mistakes come with file and line."""
-    from rwkvclip_eval.runner import plan
     from rwkvclip_eval.suite import load_suite
+    from rwkvclip_eval.units import plan
 
     prepare(plugin)
     console.say(f"{suite}: fine; {_units(len(plan(load_suite(suite))))} a model.")

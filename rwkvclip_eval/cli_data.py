@@ -11,7 +11,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli_options import CacheOption, DataRootOption, PluginOption, prepare
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, NoSuchSplit
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
@@ -118,6 +118,8 @@ def data_prepare(
 ) -> None:
     """Write a dataset's published files (else an image folder) as shards; run it again to continue.
 
+    A split that should be there and is not is left out, with exit code 3.
+
     Examples:
         rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA
 
@@ -146,6 +148,12 @@ def data_prepare(
             console.say(f"  {one.remark}")
     for missing, reason in absent.items():
         console.say(f"{missing} was left out: {reason}")
+    label = name.partition(":")[0]
+    console.say(f"To decode every image once: rwkvclip-eval data verify {label} --data-root {data_root}")
+    lacking = [missing for missing, reason in absent.items() if not isinstance(reason, NoSuchSplit)]
+    if lacking:
+        console.say(f"{' and '.join(lacking)} can follow by the same command; --split names what is wanted.")
+    raise typer.Exit(3 if lacking else 0)
 
 
 @data_app.command("download")

@@ -3,7 +3,7 @@
 Workers decode the next batches while this process encodes one. Each batch comes back as one tensor in shared
 memory, pinned for a GPU, so that its copy to the GPU does not hold up the processor.
 
-Axes: b samples of a batch, H W image height and width (px).
+Axes: b samples of a batch, H W image height and width (px), L context (tokens).
 """
 
 from __future__ import annotations
@@ -285,6 +285,30 @@ class InParts:
             if not rows:
                 raise
             raise UserError(f"{error} {self._what}: {name_some(names[row] for row in rows)}.") from error
+
+
+def by_token_count(batches: list[Any]) -> tuple[list[Any], np.ndarray[Any, Any]]:
+    """Return batches of the same sizes in which texts of like length stand together, and their order.
+
+    Encoders that cut the padding of a batch then have the least left to compute. A text's count is what
+    stands before the tail of its last token repeated, which in the short ones is padding.
+
+    Args:
+        batches: tokens [b, L] int64; of several L, as of tokenizers that pad to a batch, the order stays.
+
+    Returns:
+        The batches, and for each row of them, all in a row, its place in those given.
+    """
+    import torch
+
+    total = sum(map(len, batches))
+    if len({batch.shape[1] for batch in batches}) != 1:
+        return batches, np.arange(total)
+    tokens = torch.cat(batches)
+    before_tail = tokens != tokens[:, -1:]
+    counts = (before_tail * torch.arange(1, tokens.shape[1] + 1, device=tokens.device)).amax(dim=1)
+    order = counts.argsort(stable=True)
+    return list(torch.split(tokens[order], [len(batch) for batch in batches])), order.cpu().numpy()
 
 
 def as_array(tensor: Any) -> np.ndarray[Any, Any]:

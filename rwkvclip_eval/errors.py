@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DamagedData",
     "DataNotFound",
+    "NoSuchSplit",
     "OutputError",
     "SuiteError",
     "UserError",
@@ -21,6 +22,10 @@ class SuiteError(UserError):
 
 class DataNotFound(UserError):
     """A dataset that is not where it was looked for. The runner records it and goes on with the others."""
+
+
+class NoSuchSplit(DataNotFound):
+    """A split that the data do not claim to have, where one that is missing is another matter."""
 
 
 class DamagedData(UserError):

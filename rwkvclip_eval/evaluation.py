@@ -10,8 +10,9 @@ from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.results import Record, records_to_frame
-from rwkvclip_eval.runner import Datasets, RunOptions, make_store, plan, run_unit
+from rwkvclip_eval.runner import Datasets, RunOptions, make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, load_suite
+from rwkvclip_eval.units import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -23,7 +23,7 @@ import numpy as np
 
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoders.protocol import make_fingerprint
-from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, encode_batches
+from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, by_token_count, encode_batches
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
 from rwkvclip_eval.partial_entry import PartialEntry
 
@@ -99,15 +99,13 @@ class FeatureStore:
         return stored
 
     def texts(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Array:
-        """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once.
-
-        Texts of like length share a batch, so that encoders which cut padding have little left to compute.
-        """
-        unique = sorted(set(texts), key=lambda text: (len(text), text))
+        """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once."""
+        unique = sorted(set(texts))
         info = encoder.info
         key = make_fingerprint(
             format=FORMAT_VERSION,
             kind="text",
+            layout="rows",
             encoder=info.fingerprint,
             precision=info.precision,
             texts=unique,
@@ -116,7 +114,7 @@ class FeatureStore:
             if _read_meta(folder) is None:
                 folder = self._encode_texts(encoder, unique, key, options)
             stored = np.load(folder / "embedding.npy", mmap_mode="r")
-            row = {text: i for i, text in enumerate(unique)}
+            row = dict(zip(unique, np.load(folder / "rows.npy"), strict=True))
             return np.asarray(stored[[row[text] for text in texts]])
 
     def find(self, key: str) -> Path | None:
@@ -204,24 +202,29 @@ class FeatureStore:
         return writer.finish(self.root / key[:2] / key, meta)
 
     def _encode_texts(self, encoder: Encoder, texts: Sequence[str], key: str, options: EncodeOptions) -> Path:
-        total, size = len(texts), options.batch_size
-        writer = PartialEntry(
-            self.root / key[:2] / f"{key}.partial", total, {"embedding": encoder.info.embed_dim}
-        )
-        size = writer.batch_size or size
+        total = len(texts)
+        partial = self.root / key[:2] / f"{key}.partial"
+        writer = PartialEntry(partial, total, {"embedding": encoder.info.embed_dim})
+        size = writer.batch_size or options.batch_size
         writer.start(size)
-        encode = InParts(lambda part: encoder.encode_text(encoder.tokenize(part)), options, "Texts")
+        encode = InParts(encoder.encode_text, options, "Texts")
+        with options.timings.stage("encode"):
+            batches, order = by_token_count(
+                [encoder.tokenize(texts[i : i + size]) for i in range(0, total, size)]
+            )
         for start in range(0, total, size):
             rows = range(start, min(start + size, total))
             if start not in writer.done:
                 clock = time.perf_counter()
-                batch = [texts[i] for i in rows]
-                parts = encode(batch, [repr(text) for text in batch])
+                batch = [texts[i] for i in order[rows.start : rows.stop]]
+                parts = encode(batches[start // size], [repr(text) for text in batch])
                 embedding = np.concatenate([as_array(part) for part in parts])
                 options.timings.encode_s += time.perf_counter() - clock
                 options.timings.texts += len(batch)
                 writer.write(rows, list(rows), {"embedding": embedding}, {})
             options.on_progress(rows.stop, total, f"{encoder.info.name} · texts")
+        with writer.to_disk("rows"):
+            np.save(partial / "rows.npy", np.argsort(order))
         meta = {"format": FORMAT_VERSION, "kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
         return writer.finish(self.root / key[:2] / key, meta)
 

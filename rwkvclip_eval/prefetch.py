@@ -25,8 +25,8 @@ def prefetch_all(
     """
     from rwkvclip_eval.data.download import prefetch_dataset
     from rwkvclip_eval.encoders import expand_specs, prefetch
-    from rwkvclip_eval.runner import plan
     from rwkvclip_eval.suite import load_suite
+    from rwkvclip_eval.units import plan
 
     loaded = load_suite(suite)
     units = {unit.dataset_key: unit for unit in plan(loaded)}

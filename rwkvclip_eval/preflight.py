@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rwkvclip_eval.errors import UserError
-    from rwkvclip_eval.runner import Datasets, Unit
+    from rwkvclip_eval.runner import Datasets
+    from rwkvclip_eval.units import Unit
 
 
 def check_all(pending: Sequence[Unit], datasets: Datasets) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rwkvclip_eval.registry import Registry
 
@@ -40,7 +40,9 @@ class ProbeOptions(BaseModel):
     search: Literal["clip", "grid"] = Field(
         default="clip", description="CLIP's binary search over 97 strengths, or all of them"
     )
-    C: float | None = Field(default=None, gt=0, description="a fixed strength C = 1/λ instead of a search")
+    C: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="a fixed strength C = 1/λ instead of a search"
+    )
     normalize: bool = Field(default=False, description="scale every feature vector to unit length")
     standardize: bool = Field(
         default=False, description="zero mean, unit variance per feature, from the training split"
@@ -49,7 +51,7 @@ class ProbeOptions(BaseModel):
         default=0.2, gt=0, lt=1, description="of train, drawn where there is no official validation split"
     )
     seed: int = Field(default=0, ge=0, description="of every draw")
-    shots: tuple[int, ...] = Field(
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1, 2, 4, 8, 16), min_length=1, description="training images a class"
     )
     num_seeds: int = Field(default=3, ge=1, description="few-shot draws")
@@ -57,6 +59,13 @@ class ProbeOptions(BaseModel):
     temperature: float = Field(
         default=0.07, gt=0, description="a neighbour's vote weighs exp(cosine / temperature)"
     )
+
+    @field_validator("shots")
+    @classmethod
+    def _once(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        if twice := {count for count in shots if shots.count(count) > 1}:
+            raise ValueError(f"{min(twice)} stands there twice")
+        return shots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,13 @@ from rwkvclip_eval.run_directory import FINISHED, RunDirectory
 from rwkvclip_eval.runner import (
     Datasets,
     RunOptions,
-    Unit,
     UnitOutcome,
-    in_shard,
     make_store,
-    plan,
     run_unit,
     utc_now,
 )
 from rwkvclip_eval.suite import LoadedSuite, load_suite
+from rwkvclip_eval.units import Unit, in_shard, plan
 from rwkvclip_models.checkpoint import checkpoint_sha256
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""The runner: plans units (model × task × dataset × protocol), encodes, scores, and keeps what is finished.
+"""The runner: encodes and scores one unit (model × task × dataset × protocol), which gives its records.
 
-Data flows one way: suite → units → features (store) → task.score → records and predictions (run directory).
+Data flows one way: unit → features (store) → task.score → records and predictions.
 """
 
 from __future__ import annotations
@@ -13,58 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.averages import resolve_averages
-from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
-from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.results import Record, Status, folder_name
-from rwkvclip_eval.suite import LoadedSuite, check_names, protocols_of
-from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.results import Record, Status
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.data.types import Dataset, DatasetRef
+    from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
-    from rwkvclip_eval.encoders.spec import EncoderSpec
-    from rwkvclip_eval.tasks.base import Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """One task over one dataset under one protocol; times a model it is a line of work."""
-
-    task: Task
-    ref: DatasetRef
-    variant: str | None
-    protocol: Protocol
-
-    @property
-    def dataset_key(self) -> tuple[DatasetRef, str | None]:
-        """What identifies the split to open: protocols that mean the same variant share it."""
-        return self.ref, self.variant
-
-    @property
-    def content(self) -> DatasetRef:
-        """What the suite says of the dataset, told the same way whichever of its names it uses."""
-        return self.ref.model_copy(update={"name": self.dataset, "variant": self.variant})
-
-    @property
-    def dataset(self) -> str:
-        """The name records give the dataset: the catalogue's, whatever alias the suite uses."""
-        return canonical_name(self.ref.name)
-
-    def name(self, model: str) -> str:
-        """Return the unit's name, fit for a folder."""
-        split = f"@{self.ref.split}" if self.ref.split else ""
-        dataset = f"{self.dataset}@{self.variant}" if self.variant else self.dataset
-        return folder_name(model, self.task.name, dataset + split, self.protocol.name)
+    from rwkvclip_eval.units import Unit
 
 
 @dataclass(kw_only=True)
@@ -102,70 +65,6 @@ class UnitOutcome:
     records: Sequence[Record]
     result: TaskResult | None = None
     examples: Mapping[str, Any] | None = None
-
-
-def plan(loaded: LoadedSuite) -> list[Unit]:
-    """Return the units of a suite in its order, duplicates once.
-
-    Raises:
-        SuiteError: a name is unknown, two different datasets have one name, so that the results of one
-            would replace those of the other, or an average is not one over the suite's datasets.
-    """
-    check_names(loaded)
-    units: dict[str, Unit] = {}
-    for i, entry in enumerate(loaded.suite.tasks):
-        task = TASKS.get(entry.task)
-        for name in entry.protocol or protocols_of(task)[:1]:
-            protocol = PROTOCOLS.get(name).with_options(entry.options)
-            for j, given in enumerate(entry.datasets):
-                ref, variant = _canonical(given, protocol)
-                unit = Unit(task=task, ref=ref, variant=variant, protocol=protocol)
-                other = units.setdefault(unit.name(""), unit)
-                if other.content != unit.content:
-                    raise SuiteError(
-                        f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
-                        f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
-                    )
-    resolve_averages(loaded, list(units.values()))
-    return list(units.values())
-
-
-def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | None]:
-    """Return `ref` under its record name, and the variant it means under `protocol`.
-
-    However a suite spells a dataset, its records and units then have one name. None stands for the only
-    version, `default`.
-    """
-    from rwkvclip_eval.data.open import DATASETS
-
-    record = record_name(ref.name)
-    if record is None or ref.name in DATASETS:
-        return ref, ref.variant
-    first = next(iter(catalogue()[record].variants))
-    variant = ref.variant or protocol.variants.get(record) or first
-    return ref.model_copy(update={"name": record}), None if variant == "default" else variant
-
-
-def in_shard(
-    units: Sequence[Unit], models: Sequence[EncoderSpec], shard: tuple[int, int]
-) -> set[tuple[int, int]]:
-    """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
-
-    Units that share a model and a dataset stay together, so that no split is encoded twice.
-
-    Raises:
-        UserError: there is no such member.
-    """
-    index, count = shard
-    if not 1 <= index <= count:
-        raise UserError(f"Member {index} of {count}: expected I/N with 1 ≤ I ≤ N.")
-    groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
-    for m, _ in enumerate(models):
-        for u, unit in enumerate(units):
-            groups.setdefault((m, unit.dataset_key), []).append((m, u))
-    return {
-        pair for number, group in enumerate(groups.values()) if number % count == index - 1 for pair in group
-    }
 
 
 class Datasets:
@@ -328,7 +227,11 @@ def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
     Raises:
         SuiteError: the suite names a metric that the task does not give.
     """
+    # Few-shot metrics are forms of the one that the suite names: `top1_accuracy_16_shot`, largest first.
+    forms = [name for name in names if name.startswith(f"{unit.ref.metric}_") and name.endswith("_shot")]
     if unit.ref.metric is not None and unit.ref.metric not in names:
+        if forms:
+            return forms[0]
         raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', unit.ref.metric, names)}")
     wanted = (unit.ref.metric or "", unit.protocol.primary, of_dataset)
     return next((name for name in wanted if name in names), names[0])

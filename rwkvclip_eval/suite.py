@@ -250,6 +250,13 @@ def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: 
         problems.append(
             f"{loaded.where('tasks', index, 'options')}: options belong to probes; {entry.task} has none."
         )
+    elif entry.options is not None:
+        known = getattr(task, "options", ProbeOptions.model_fields)
+        problems += [
+            f"{loaded.where('tasks', index, 'options', option)}: "
+            f"{unknown_name(f'option of {entry.task}', option, known)}"
+            for option in sorted(entry.options.model_fields_set - set(known))
+        ]
     return problems
 
 

@@ -1,6 +1,8 @@
 """Shared fixtures; skips of the `gpu` and `data` markers say their reason."""
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,23 @@ def parity() -> Path:
 def data_limit() -> int | None:
     """Samples per real image set: 200, or all (None) under `make test-data`."""
     return None if os.environ.get("RWKVCLIP_TEST_DATA") == "full" else 200
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process; returns exit code, output and messages."""
+    from rwkvclip_eval import cli
+
+    monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(tmp_path / "cache"))
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["rwkvclip-eval", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capfd.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

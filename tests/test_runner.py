@@ -18,8 +18,8 @@ from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.features import entries
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
-from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import LoadedSuite, parse_suite
+from rwkvclip_eval.units import plan
 
 if TYPE_CHECKING:
     from pathlib import Path

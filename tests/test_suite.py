@@ -6,8 +6,8 @@ import pytest
 
 from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.results import folder_name
-from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.units import plan
 
 GOOD = """\
 name: mine

@@ -16,8 +16,8 @@ from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.results import Average
-from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import list_suites, parse_suite
+from rwkvclip_eval.units import plan
 from rwkvclip_models.resources import resource_dir
 
 SUITE = """\

@@ -16,12 +16,13 @@ from rwkvclip_eval.data.samples import (
     name_some,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+SPLITS = ("train", "val", "test")
 SUFFIXES = frozenset(f".{s}" for s in (*IMAGE_SUFFIXES, "bmp", "tif", "tiff", "gif", "ppm", "pgm"))
 
 
@@ -31,8 +32,9 @@ def open_folder(
     """Open `path`/`split` if there is such a folder, otherwise `path` itself.
 
     A captions.csv (columns `image`, `caption`; one row per caption) or captions.json (file → caption or list
-    of captions) makes it a retrieval set. Otherwise each folder is a class. Where `class_names` are the
-    folders' names, they give the label order; where they are other words, they name the sorted folders.
+    of captions) makes it a retrieval set. Otherwise each folder is a class, labelled by its place among the
+    sorted folders of all splits. Where `class_names` are the folders' names, they give the label order; where
+    they are other words, they name the sorted folders.
 
     Args:
         path: the folder.
@@ -41,38 +43,52 @@ def open_folder(
         cache_dir: keeps the fingerprint; the user's cache folder by default.
 
     Raises:
-        DataNotFound: no such folder, or no images in it.
-        DamagedData: captions that do not fit the images.
+        DataNotFound: no such folder.
+        DamagedData: no images in it, or captions that do not fit them.
         UserError: class names that fit the folders only in part.
     """
     path = path.absolute()
     if not path.is_dir():
         raise DataNotFound(f"There is no folder {path} (a suite's `folder` is relative to the suite file).")
     root = path / split if (path / split).is_dir() else path
-    if root == path and (others := [s for s in ("train", "val", "test") if (path / s).is_dir()]):
-        raise DataNotFound(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
+    if root == path and (others := [s for s in SPLITS if (path / s).is_dir()]):
+        raise NoSuchSplit(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
     source = f"folder {path.name}" + (f"/{split}" if root != path else "")
     for name in ("captions.csv", "captions.json"):
         if (root / name).is_file():
             return _with_captions(root, root / name, source, cache_dir)
-    return _with_classes(root, source, class_names, cache_dir)
+    # A class that one split lacks must not move the labels of the others.
+    splits = [path / s for s in SPLITS if (path / s).is_dir()] if root != path else [root]
+    return _with_classes(root, sorted(set(splits) | {root}), source, class_names, cache_dir)
 
 
 def _with_classes(
-    root: Path, source: str, class_names: Sequence[str] | None, cache_dir: Path | None
+    root: Path,
+    splits: Sequence[Path],
+    source: str,
+    class_names: Sequence[str] | None,
+    cache_dir: Path | None,
 ) -> Split:
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise DataNotFound(
+    here = _class_folders(root)
+    if not here:
+        raise DamagedData(
             f"{root} has neither one folder per class nor captions.csv or captions.json beside its images."
         )
-    order = _label_order(folders, class_names, root)
+    order = _label_order(
+        sorted({name for split in splits for name in _class_folders(split)}), class_names, root
+    )
     paths: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(order):
-        found = sorted(p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if folder not in here:
+            continue
+        found = sorted(
+            p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+        )
         if not found:
-            raise DataNotFound(f"{root / folder} holds no images ({', '.join(sorted(SUFFIXES))}).")
+            raise DamagedData(
+                f"{root / folder} holds no images ({', '.join(sorted(SUFFIXES))}). Remove it or complete it."
+            )
         paths += found
         labels += [label] * len(found)
     keys = [p.relative_to(root).as_posix() for p in paths]
@@ -86,6 +102,10 @@ def _with_classes(
         labels=array,
         class_names=tuple(order),
     )
+
+
+def _class_folders(root: Path) -> list[str]:
+    return [p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
 
 
 def _label_order(folders: list[str], class_names: Sequence[str] | None, root: Path) -> list[str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, read_text, targets
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def open_manifest(
     chosen = [row for row in rows if row.split == split]
     if not chosen:
         there = ", ".join(sorted({row.split for row in rows}))
-        raise DataNotFound(f"{path} has no rows of split {split!r}; it has: {there}.")
+        raise NoSuchSplit(f"{path} has no rows of split {split!r}; it has: {there}.")
     for row in chosen:
         if not (root / row.image).is_file():
             raise DamagedData(f"{path}, line {row.line}: there is no image {root / row.image}.")
@@ -112,7 +112,8 @@ def _read(path: Path) -> tuple[list[_Row], str]:
     given = [column for column in ("label", "caption") if column in columns]
     if "image" not in columns or len(given) != 1:
         raise UserError(
-            f"{path}: expected a header with image and one of label and caption, found {', '.join(columns)}."
+            f"{path}: expected a header with image and one of label and caption, "
+            f"found {', '.join(columns) or 'nothing'}."
         )
     rows = [_row(path, reader.line_num, raw, given[0]) for raw in reader]
     if not rows:

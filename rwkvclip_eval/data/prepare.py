@@ -7,6 +7,7 @@ first: until the last shard is there, opening the split says what is missing.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import io
 import json
@@ -26,7 +27,7 @@ from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.samples import FileReader, Split, decode_image
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
 from rwkvclip_eval.results import atomic_path, write_text
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def prepare_dataset(
     samples_per_shard: int = SAMPLES_PER_SHARD,
     on_progress: Callable[[int, int, str], None] | None = None,
     cache_dir: Path | None = None,
-) -> tuple[list[Prepared], dict[str, str]]:
+) -> tuple[list[Prepared], dict[str, DataNotFound]]:
     """Write splits of a dataset's published files (else an image folder, else shards) below `data_root`.
 
     Args:
@@ -78,13 +79,18 @@ def prepare_dataset(
         cache_dir: keeps fingerprints; the user's cache folder by default.
 
     Returns:
-        The splits written, and split → reason for those the source does not have.
+        The splits written, and split → reason for those the source does not have: `NoSuchSplit` where it
+        does not claim to, else what it lacks.
 
     Raises:
         DataNotFound: the source has none of the splits, or not one that was asked for.
         DamagedData: the source contradicts itself or the catalogue.
         OutputError: the disk is full, the folder cannot be written or holds something else.
     """
+    if not source.is_dir() and not (source.is_file() and source.suffix == ".csv"):
+        raise DataNotFound(
+            f"--from {source} is no folder and no .csv file; give the folder of the unpacked published files."
+        )
     record, name = record_name(ref.name), canonical_name(ref.name)
     entry = catalogue()[record] if record is not None else None
     variant = choose_variant(name, entry, ref.variant) if entry else ref.variant or "default"
@@ -93,16 +99,17 @@ def prepare_dataset(
     if folder.resolve() == source.resolve():
         raise OutputError(f"--from {source} is the folder the shards would go to; give another data root.")
     opened: dict[str, Split] = {}
-    absent: dict[str, str] = {}
+    absent: dict[str, DataNotFound] = {}
     for split in splits or _default_splits(name, source):
         try:
             opened[split] = open_source(name, source, split, variant, cache_dir)
         except DataNotFound as error:
             if splits:
                 raise
-            absent[split] = str(error)
+            absent[split] = error
     if not opened:
-        raise DataNotFound(f"{source} has no split of {name}. " + " ".join(absent.values()))
+        reasons = [str(error) for error in absent.values() if not isinstance(error, NoSuchSplit)]
+        raise DataNotFound(" ".join(dict.fromkeys(reasons or map(str, absent.values()))))
     remarks = {}
     for split, found in opened.items():
         if entry is not None and (kind := entry.kind_of(variant)) != found.kind:
@@ -116,6 +123,10 @@ def prepare_dataset(
             )
         short = expected is not None and count < expected
         remarks[split] = f"a subset: {count} of {expected} images" if short else ""
+        if entry is None and (near := difflib.get_close_matches(name, catalogue(), n=1, cutoff=0.8)):
+            remarks[split] = (
+                f"{name} is not in the catalogue, so it was read as it lies; {near[0]} would be known"
+            )
     _check_space(list(opened.values()), folder, list(opened))
     done = []
     for split, found in opened.items():
@@ -126,6 +137,8 @@ def prepare_dataset(
 
 def prepared_folder(name: str, variant: str, webdataset: Sequence[str]) -> str:
     """Return the name of the folder that gets the shards; one of `webdataset`, where there are any."""
+    # As opening by name does: one folder, whatever the name.
+    name = name.replace("/", "-")
     own = f"wds_{name}" if variant == "default" else f"wds_{name}@{variant}"
     return own if own in webdataset or not webdataset else webdataset[0]
 
@@ -134,13 +147,12 @@ def open_source(name: str, source: Path, split: str, variant: str, cache_dir: Pa
     """Open one split of files as published, of shards, of an image folder, or of a CSV manifest."""
     if source.is_file() and source.suffix == ".csv":
         return open_manifest(source, source.parent, split, cache_dir=cache_dir)
-    if not source.is_dir():
-        raise DataNotFound(f"--from {source} is no folder and no .csv file.")
     reader = reader_of(name)
+    # Published files can be tars too; those of shards are counted.
+    if any(source.glob("*/nshards.txt" if reader is not None else "*/*.tar")):
+        return open_webdataset(source, split, cache_dir)
     if reader is not None:
         return reader(source, split, variant, cache_dir)
-    if any(source.glob("*/*.tar")):
-        return open_webdataset(source, split, cache_dir)
     return open_folder(source, split, None, cache_dir)
 
 
@@ -234,7 +246,11 @@ def _claim(found: Split, where: Path, samples_per_shard: int) -> None:
     identity = hashlib.sha256(about.encode()).hexdigest()
     text = json.dumps({"version": 1, "source": identity, "samples_per_shard": samples_per_shard}) + "\n"
     state = where / STATE_NAME
-    if state.is_file():
+    if any(where.glob("*.tar")):
+        if not state.is_file():
+            raise OutputError(
+                f"{where} holds shards that `data prepare` did not write; move that folder away."
+            )
         if state.read_text(encoding="utf-8") != text:
             raise OutputError(
                 f"{where} holds shards of another source, or of another --samples-per-shard "
@@ -242,8 +258,6 @@ def _claim(found: Split, where: Path, samples_per_shard: int) -> None:
                 "to continue, or move that folder away."
             )
         return
-    if any(where.glob("*.tar")):
-        raise OutputError(f"{where} holds shards that `data prepare` did not write; move that folder away.")
     write_text(state, text)
 
 

@@ -149,15 +149,31 @@ def fingerprint_files(
         wanted: their labels or captions, see `targets`.
         root: the dataset's folder.
         cache_dir: see `remembered_fingerprint`.
+
+    Raises:
+        DataNotFound: a file cannot be read.
     """
 
     def compute() -> str:
-        digests = (hashlib.sha256(path.read_bytes()).digest() for path in paths)
+        digests = (hashlib.sha256(_read(path)).digest() for path in paths)
         return fingerprint_samples(zip(keys, digests, wanted, strict=True))
 
     # The folder itself, too: sets of bitmaps unpacked from archives can agree in names, sizes and times.
     about = hashlib.sha256(json.dumps([str(root.resolve()), list(keys), list(wanted)]).encode()).hexdigest()
     return remembered_fingerprint(stat_signature(paths, root, about), cache_dir, compute)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataNotFound:
+    return DataNotFound(
+        f"Cannot read {path}: {error.strerror}. Check the file, its permissions and the disk."
+    )
 
 
 def fingerprint_samples(samples: Iterable[tuple[str, bytes, object]]) -> str:
@@ -225,10 +241,16 @@ def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:
     """Return a SHA-256 (hex) of names below `root`, sizes and times (ns) of `files`, and of `parts`.
 
     It tells whether a file was touched without reading it, and holds no path of this machine.
+
+    Raises:
+        DataNotFound: one of them cannot be looked at.
     """
     total = hashlib.sha256(repr(parts).encode())
     for path in files:
-        stat = path.stat()
+        try:
+            stat = path.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
         total.update(f"{path.relative_to(root).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return total.hexdigest()
 

@@ -32,7 +32,7 @@ from rwkvclip_eval.data.samples import (
     read_text,
     stat_signature,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
+from rwkvclip_eval.errors import DamagedData, NoSuchSplit, OutputError
 from rwkvclip_eval.results import atomic_path
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def open_webdataset(folder: Path, split: str, cache_dir: Path | None = None) -> 
         cache_dir: where the index goes if `folder` cannot be written; the user's cache folder by default.
 
     Raises:
-        DataNotFound: there is no such folder or no shard in it.
+        DataNotFound: there is no such folder.
         DamagedData: shards are missing, cut off or damaged, samples incomplete, keys not unique.
     """
     folder = folder.absolute()
@@ -140,19 +140,19 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     """Return the shards of a split in order.
 
     Raises:
-        DataNotFound: no such folder, or no shard in it.
-        DamagedData: nshards.txt names another number of shards.
+        DataNotFound: no such folder.
+        DamagedData: no shard in it, or nshards.txt names another number of them.
     """
     where = folder / split
     if not where.is_dir():
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
-        raise DataNotFound(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
+        raise NoSuchSplit(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
     found = sorted(where.glob("*.tar"), key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
     count_file = where / "nshards.txt"
     if not count_file.is_file():
         if not found:
-            raise DataNotFound(f"{where} holds no .tar shard.")
+            raise DamagedData(f"{where} holds no .tar shard. Fetch its shards, or remove it.")
         return found
     text = read_text(count_file).strip()
     if not text.isdecimal():

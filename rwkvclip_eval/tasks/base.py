@@ -137,9 +137,10 @@ class TaskResult:
 class Task(Protocol):
     """A task over one dataset split.
 
-    Three attributes are optional. `protocols`: names of those it can follow, its default first; without it,
-    any, `standard` by default. `fit_splits`: splits it learns from (`Features.fit`); the first must be there.
-    `check(samples, fit, protocol)`: refuses, before any encoding, splits that the task cannot work on.
+    Four attributes are optional. `protocols`: names of those it can follow, its default first; without it,
+    any, `standard` by default. `options`: those of a suite that mean anything to it; without it, all.
+    `fit_splits`: splits it learns from (`Features.fit`); the first must be there. `check(samples, fit,
+    protocol)`: refuses, before any encoding, splits that the task cannot work on.
     """
 
     name: str

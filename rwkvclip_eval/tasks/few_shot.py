@@ -17,10 +17,10 @@ import numpy as np
 
 from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
-from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
-from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, search
-from rwkvclip_eval.tasks.probe_data import by_class, check_labels, probe_data
+from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, score_name, search
+from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,34 +29,25 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetKind
     from rwkvclip_eval.encoders.protocol import EncoderInfo
-    from rwkvclip_eval.protocols import Protocol
+    from rwkvclip_eval.protocols import ProbeOptions, Protocol
 
 MOST_VALIDATION_SHOTS = 4
 
 
-class FewShotLinearProbe:
+class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
     version = 1
-    needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
-    fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
+    options = frozenset({"method", "search", "C", "normalize", "standardize", "seed", "shots", "num_seeds"})
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
-        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
-        check_labels(samples, fit)
+        """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""
+        super().check(samples, fit, protocol)
         assert protocol.probe is not None
-        _require_shots(fit, max(protocol.probe.shots))
+        _require_shots(fit, protocol.probe)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -69,12 +60,13 @@ class FewShotLinearProbe:
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options)
+        data = probe_data(samples, features, options, needs_validation=False)
         official = "val" in features.fit
         train = data.train if official else data.train + data.val
-        metric = primary_score(samples.info.primary_metric, multilabel=False)
+        name = score_name(samples.info.primary_metric, data)
+        metric = SCORES[name]
         most = max(options.shots)
-        _require_shots({split: given for split, (given, _) in features.fit.items()}, most)
+        _require_shots({split: given for split, (given, _) in features.fit.items()}, options)
         total, rows = len(options.shots) * options.num_seeds, []
         for seed in range(options.seed, options.seed + options.num_seeds):
             drawn = _orders(train.y, seed)
@@ -96,9 +88,7 @@ class FewShotLinearProbe:
                 )
         return TaskResult(
             metrics=[
-                _mean(
-                    [row for row in rows if row["shots"] == shots], shots, samples.info.primary_metric, data
-                )
+                _mean([row for row in rows if row["shots"] == shots], shots, name, data)
                 for shots in sorted(options.shots, reverse=True)
             ],
             predictions={"few_shot": _table(rows)},
@@ -136,9 +126,9 @@ def _first(orders: Sequence[NDArray[np.int64]], count: int) -> NDArray[np.int64]
     return np.sort(np.concatenate([order[:count] for order in orders]))
 
 
-def _require_shots(fit: Mapping[str, Samples], shots: int) -> None:
-    train = fit["train"]
-    watched = 0 if "val" in fit else min(shots, MOST_VALIDATION_SHOTS)
+def _require_shots(fit: Mapping[str, Samples], options: ProbeOptions) -> None:
+    train, shots = fit["train"], max(options.shots)
+    watched = 0 if "val" in fit or options.C is not None else min(shots, MOST_VALIDATION_SHOTS)
     counts = np.bincount(checked_labels(train), minlength=len(train.info.class_names))
     if counts.min() < shots + watched:
         name = train.info.class_names[int(counts.argmin())]

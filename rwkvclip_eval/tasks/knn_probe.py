@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.tasks.base import Features, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, rank
-from rwkvclip_eval.tasks.probe_data import check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -34,27 +34,14 @@ FLOOR = -1e4
 """Logit of a class without a vote: finite, below the log share of any vote."""
 
 
-class KnnProbe:
+class KnnProbe(ProbeTask):
     """Weighted vote of the k nearest training images."""
 
     name = "knn_probe"
     version = 1
-    needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
-    fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
-
-    def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
-        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
-        check_labels(samples, fit)
+    options = frozenset({"normalize", "standardize", "k", "temperature"})
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -67,7 +54,7 @@ class KnnProbe:
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options = protocol.probe
-        data = probe_data(samples, features, options)
+        data = probe_data(samples, features, options, needs_validation=False)
         bank = data.train + data.val  # Nothing is chosen on a validation split.
         k = min(options.k, len(bank.y))
         votes = log_votes(

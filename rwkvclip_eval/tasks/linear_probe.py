@@ -27,12 +27,12 @@ import numpy as np
 from rwkvclip_eval import statistics
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics.chunks import row_chunks
-from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, interval_fields, rank
-from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -51,27 +51,14 @@ FINAL_GAP = 1e-8
 """Certified gap, as a share of the objective, to which the last fit is solved."""
 
 
-class LinearProbe:
+class LinearProbe(ProbeTask):
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
     version = 1
-    needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
-    fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
-
-    def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
-        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
-        check_labels(samples, fit)
+    options = frozenset({"method", "search", "C", "normalize", "standardize", "validation_fraction", "seed"})
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -84,8 +71,8 @@ class LinearProbe:
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options)
-        metric = primary_score(samples.info.primary_metric, data.multilabel)
+        data = probe_data(samples, features, options, needs_validation=options.C is None)
+        metric = SCORES[score_name(samples.info.primary_metric, data)]
         rows: list[dict[str, Any]] = []
         notes: dict[str, float | int | str] = {}
         if options.C is None:
@@ -174,18 +161,12 @@ def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDA
     return scores(x, solution, memory_budget=compute.memory_budget)
 
 
-def primary_score(name: str, multilabel: bool) -> Metric:
-    """Return what the search maximises: the dataset's primary metric, accuracy where it is none of these."""
-    if multilabel:
-        form = "area" if name == "mean_average_precision" else "11-point"
-        return functools.partial(_mean_average_precision, form=form)
-    if name == "mean_per_class_accuracy":
-        return lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y)
-    if name == "roc_auc":
-        return lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value
-    if name == "mean_top1_top5_accuracy":
-        return lambda s, y: float(top1_top5(s, y).mean())
-    return lambda s, y: float((s.argmax(axis=1) == y).mean())
+def score_name(primary: str, data: ProbeData) -> str:
+    """Return which of `SCORES` to maximise: the dataset's primary metric where it fits the labels."""
+    if data.multilabel:
+        return primary if primary == "mean_average_precision" else "mean_average_precision_11_point"
+    fits = primary in ("mean_per_class_accuracy", "mean_top1_top5_accuracy")
+    return primary if fits or (primary == "roc_auc" and data.num_classes == 2) else "top1_accuracy"
 
 
 def top1_top5(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -211,6 +192,17 @@ def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], f
         if (labels[:, k] == 1).any()
     ]
     return float(np.mean(values)) if values else 0.0
+
+
+SCORES: dict[str, Metric] = {
+    "top1_accuracy": lambda s, y: float((s.argmax(axis=1) == y).mean()),
+    "mean_per_class_accuracy": lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y),
+    "mean_top1_top5_accuracy": lambda s, y: float(top1_top5(s, y).mean()),
+    "roc_auc": lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value,
+    "mean_average_precision": functools.partial(_mean_average_precision, form="area"),
+    "mean_average_precision_11_point": functools.partial(_mean_average_precision, form="11-point"),
+}
+"""Metric → what a search maximises."""
 
 
 def judge(

@@ -12,6 +12,7 @@ import numpy as np
 
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.tasks.base import hash_prompts
 from rwkvclip_eval.tasks.classification import checked_labels
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.protocols import ProbeOptions
-    from rwkvclip_eval.tasks.base import Features, Samples
+    from rwkvclip_eval.protocols import ProbeOptions, Protocol
+    from rwkvclip_eval.tasks.base import Features, Need, Samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,25 @@ class ProbeData:
     train_fingerprint: str
 
 
+class ProbeTask:
+    """What all probes share: they read probe features alone and learn from splits they are not judged on."""
+
+    needs: frozenset[Need] = frozenset({"probe"})
+    fit_splits = ("train", "val")
+
+    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
+        """Return no texts: a probe reads images alone."""
+        return ()
+
+    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
+        """Return the SHA-256 (hex) of the class names in order."""
+        return hash_prompts(samples.info.class_names, (), "")
+
+    def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
+        """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
+        check_labels(samples, fit)
+
+
 def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     """Refuse splits that a probe cannot learn from; needs no features, so it comes before any encoding.
 
@@ -75,7 +95,7 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
 
     Raises:
         DamagedData: a split is empty, a class has no training image, there is one class only, a label names
-            no class, or train and test are the same samples.
+            no class, the splits have other classes, or train and test are the same samples.
     """
     info, train = samples.info, fit["train"]
     num_classes = len(info.class_names)
@@ -86,13 +106,23 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
             f"{info.name}: train and {info.split} hold the same samples; a probe would be judged on what it "
             "learned. If the suite names a source with one split, name the data folder instead."
         )
+    for name, split in fit.items():
+        if split.info.class_names != info.class_names:
+            other, own = set(split.info.class_names), set(info.class_names)
+            raise DamagedData(
+                f"{info.name}: {name} and {info.split} have other classes or another order of them, so their "
+                f"labels differ in meaning. Only in {name}: {name_some(sorted(other - own)) or 'none'}; only "
+                f"in {info.split}: {name_some(sorted(own - other)) or 'none'}. Give both the same list."
+            )
     for split in (samples, *fit.values()):
         _labels(split)
     _require_every_class(_labels(train), train)
 
 
-def probe_data(samples: Samples, features: Features, options: ProbeOptions) -> ProbeData:
-    """Return what a probe works on.
+def probe_data(
+    samples: Samples, features: Features, options: ProbeOptions, *, needs_validation: bool = True
+) -> ProbeData:
+    """Return what a probe works on; without need of it, the validation split may be empty.
 
     Raises:
         DamagedData: a feature is not finite, or see `check_labels`.
@@ -107,7 +137,7 @@ def probe_data(samples: Samples, features: Features, options: ProbeOptions) -> P
         said = "official validation split"
     else:
         rest, drawn = draw_validation(train.y, options.validation_fraction, options.seed)
-        if not len(drawn):
+        if needs_validation and not len(drawn):
             raise DamagedData(
                 f"{info.name}: no class has the two training images that a validation split needs; "
                 "give a fixed strength (options: {C: …}) or more data."

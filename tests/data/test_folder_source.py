@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 
+from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.samples import remembered_fingerprint
 from rwkvclip_eval.data.types import DatasetRef
@@ -116,11 +117,23 @@ def test_missing_or_empty_folders_are_reported(tmp_path):
     with pytest.raises(DataNotFound, match="There is no folder"):
         open_birds(tmp_path)
     (tmp_path / "birds").mkdir()
-    with pytest.raises(DataNotFound, match="neither one folder per class nor captions"):
+    with pytest.raises(DamagedData, match="neither one folder per class nor captions"):
         open_birds(tmp_path)
     (tmp_path / "birds" / "wren").mkdir()
-    with pytest.raises(DataNotFound, match="holds no images"):
+    with pytest.raises(DamagedData, match=r"wren holds no images .* Remove it or complete it"):
         open_birds(tmp_path)
+
+
+def test_a_class_that_one_split_lacks_does_not_move_the_labels_of_the_others(tmp_path, png):
+    for split, folders in (("train", ("auk", "owl", "wren")), ("test", ("auk", "wren"))):
+        for i, folder in enumerate(folders):
+            (tmp_path / split / folder).mkdir(parents=True)
+            (tmp_path / split / folder / "1.png").write_bytes(png(i))
+    test = open_folder(tmp_path, "test", cache_dir=tmp_path)
+    assert (test.keys, test.labels.tolist()) == (["auk/1.png", "wren/1.png"], [0, 2])
+    assert test.class_names == open_folder(tmp_path, "train", cache_dir=tmp_path).class_names
+    named = open_folder(tmp_path, "test", ["wren", "owl", "auk"], tmp_path)
+    assert named.labels.tolist() == [0, 2] and named.keys == ["wren/1.png", "auk/1.png"]
 
 
 def test_a_remembered_fingerprint_that_was_damaged_is_computed_again(tmp_path):

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
-from rwkvclip_eval.encoding import EncodeOptions
+from rwkvclip_eval.encoding import EncodeOptions, by_token_count
 from rwkvclip_eval.features import FeatureStore
 
 LONG = "a description of " + "many different things and " * 30
@@ -87,3 +87,28 @@ def test_the_store_gives_embeddings_in_the_order_of_the_texts(in_tmp: Path, tmp_
     for text, row in zip(texts, found, strict=True):
         expected = encoder.encode_text(encoder.tokenize([text]))[0]
         assert (torch.from_numpy(row) - expected).abs().max() <= 1e-6
+
+
+def test_texts_of_like_token_count_share_a_batch(in_tmp: Path, tmp_path: Path) -> None:
+    encoder: Any = load_encoder("open_clip:tiny.json=random:0")
+    seen = positions(encoder._encoder._towers.module.transformer)
+    # By letters they would pair otherwise; the start and end tokens make two more.
+    texts = ["a b c d", "i j k l m n o p", "hi", "photograph"]
+    with FeatureStore(tmp_path) as store:
+        found = store.texts(encoder, texts, EncodeOptions(batch_size=2))
+        assert seen == [3, 10]
+        again = store.texts(encoder, texts[::-1], EncodeOptions(batch_size=2))
+    assert seen == [3, 10] and (again == found[::-1]).all()
+    for text, row in zip(texts, found, strict=True):
+        expected = encoder.encode_text(encoder.tokenize([text]))[0]
+        assert (torch.from_numpy(row) - expected).abs().max() <= 1e-6
+
+
+def test_batches_are_sorted_by_what_stands_before_the_padding() -> None:
+    batches = [torch.tensor([[9, 5, 5, 5, 8], [9, 8, 0, 0, 0]]), torch.tensor([[9, 5, 8, 0, 0]])]
+    made, order = by_token_count(batches)
+    assert [batch.tolist() for batch in made] == [[[9, 8, 0, 0, 0], [9, 5, 8, 0, 0]], [[9, 5, 5, 5, 8]]]
+    assert order.tolist() == [1, 2, 0]
+    several = [torch.ones(1, 3), torch.ones(2, 2)]
+    made, order = by_token_count(several)
+    assert made is several and order.tolist() == [0, 1, 2]

@@ -96,6 +96,20 @@ def test_data_that_cannot_be_learned_from_are_refused_by_name(given, said):
         probe_data(*given, ProbeOptions())
 
 
+def test_splits_with_other_classes_are_refused():
+    samples, features = case([0, 1] * 4)
+    train, arrays = features.fit["train"]
+    other = dataclasses.replace(train.info, class_names=("b", "c"))
+    features.fit["train"] = dataclasses.replace(train, info=other), arrays
+    with pytest.raises(DamagedData, match=r"other classes .*Only in train: c; only in test: a"):
+        probe_data(samples, features, ProbeOptions())
+
+
+def test_without_need_of_it_the_validation_split_may_be_empty():
+    data = probe_data(*case([0, 1]), ProbeOptions(), needs_validation=False)
+    assert (len(data.train.y), len(data.val.y)) == (2, 0)
+
+
 def test_a_feature_that_is_not_finite_is_named():
     samples, features = case([0, 1] * 4)
     features.fit["train"][1].image_probe[3, 1] = np.nan

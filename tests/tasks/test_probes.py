@@ -165,6 +165,16 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value > result.metrics[1].value > 0.2
 
 
+def test_few_shot_metrics_are_named_for_what_they_measure():
+    options = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1,), num_seeds=1, C=1.0))
+    for wanted, given in (
+        ("mean_per_class_accuracy", "mean_per_class_accuracy_1_shot"),
+        ("roc_auc", "top1_accuracy_1_shot"),
+    ):
+        result, *_ = probe("few_shot_linear_probe", options, metric=wanted)
+        assert [m.name for m in result.metrics] == [given]
+
+
 def test_more_shots_than_a_class_has_are_refused_by_name():
     protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1000,), C=1.0))
     with pytest.raises(DamagedData, match=r"class '\d' has \d+ training images, fewer than the 1000 shots"):

@@ -2,7 +2,8 @@
 
 The entries lie beside this file, one YAML file per kind of picture, datasets by record name. Counts are those
 of the whole sets; of several variants the first is the default. `counts` of a split that nothing here can
-give are left out. `class_list: none`: clip-benchmark has no such list.
+give are left out. `class_list: none`: clip-benchmark has no such list. `unverified` in a licence or note: it
+is what the field says, and no text of the authors could be read for it.
 """
 
 from __future__ import annotations

@@ -15,15 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.formats.splits import (
-    ArrayReader,
-    H5Reader,
-    MappedReader,
-    array_split,
-    files_split,
-    locate,
-    no_split,
-)
+from rwkvclip_eval.data.formats.image_arrays import ArrayReader, H5Reader, MappedReader, array_split
+from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.samples import read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound
@@ -121,10 +114,9 @@ def _cifar(
     split: str,
     cache_dir: Path | None,
 ) -> Split:
-    if split not in batches:
-        raise no_split(name, split, list(batches))
+    need_split(name, split, batches)
     meta, names_key, labels_key = keys
-    base = locate(root, f"{folder}/{meta}", meta).parent
+    base = locate(name, root, f"{folder}/{meta}", meta).parent
     pixels, labels = [], []
     for batch in batches[split]:
         content = load_pickle(base / batch)
@@ -154,8 +146,7 @@ def _cifar(
 
 def open_mnist(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open the four idx files, packed with gzip or not, in `MNIST/raw`, `raw` or the folder itself."""
-    if split not in MNIST_FILES:
-        raise no_split("mnist", split, list(MNIST_FILES))
+    need_split("mnist", split, MNIST_FILES)
     stem = MNIST_FILES[split]
     images, labels = (_idx_path(root, stem, kind) for kind in ("images-idx3", "labels-idx1"))
     pixels, wanted = _read_idx(images, IDX_IMAGES), _read_idx(labels, IDX_LABELS)
@@ -169,7 +160,9 @@ def open_mnist(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
 def _idx_path(root: Path, stem: str, kind: str) -> Path:
     names = [f"{stem}-{k}-ubyte{end}" for k in (kind,) for end in ("", ".gz")]
     names.append(f"{stem}-{kind.replace('-', '.')}-ubyte")
-    return locate(root, *(f"{folder}{name}" for folder in ("MNIST/raw/", "raw/", "") for name in names))
+    return locate(
+        "mnist", root, *(f"{folder}{name}" for folder in ("MNIST/raw/", "raw/", "") for name in names)
+    )
 
 
 def _read_idx(path: Path, magic: int) -> np.ndarray[Any, Any]:
@@ -195,21 +188,19 @@ def _read_idx(path: Path, magic: int) -> np.ndarray[Any, Any]:
 
 def open_stl10(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `stl10_binary`; variant `fold0` trains on the first of the ten predefined folds."""
-    if split not in ("train", "test"):
-        raise no_split("stl10", split, ("train", "test"))
-    base = locate(root, f"stl10_binary/{split}_X.bin", f"{split}_X.bin").parent
-    paths = [
-        locate(root, (base / f).relative_to(root).as_posix()) for f in (f"{split}_X.bin", f"{split}_y.bin")
-    ]
+    name = "stl10"
+    need_split(name, split, ("train", "test"))
+    base = locate(name, root, f"stl10_binary/{split}_X.bin", f"{split}_X.bin").parent
+    paths = [base / f"{split}_X.bin", need(name, base / f"{split}_y.bin")]
     images, answers = paths
     labels = np.frombuffer(answers.read_bytes(), np.uint8).astype(np.int64) - 1
     size, expected = images.stat().st_size, len(labels) * int(np.prod(STL10_SHAPE))
     if size != expected:
         raise DamagedData(f"{images} has {size} bytes; {len(labels)} labels need {expected}. Fetch it again.")
-    names_file = locate(root, (base / "class_names.txt").relative_to(root).as_posix())
+    names = read_text(need(name, base / "class_names.txt")).split()
     rows = np.arange(len(labels))
     if variant == "fold0" and split == "train":
-        folds = locate(root, (base / "fold_indices.txt").relative_to(root).as_posix())
+        folds = need(name, base / "fold_indices.txt")
         paths.append(folds)
         try:
             rows = np.array(read_text(folds).splitlines()[0].split(), dtype=np.int64)
@@ -217,14 +208,12 @@ def open_stl10(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         except (IndexError, ValueError) as error:
             raise DamagedData(f"{folds} does not fit {answers.name}: {error}. Fetch it again.") from error
     reader = MappedReader(images, STL10_SHAPE, tuple(rows.tolist()))
-    names = read_text(names_file).split()
-    return array_split("stl10", root, paths, reader, labels, names, cache_dir, (split, variant))
+    return array_split(name, root, paths, reader, labels, names, cache_dir, (split, variant))
 
 
 def open_fer2013(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `fer2013.csv`, `icml_face_data.csv`, `train.csv`, or the class folders of Kaggle's copy."""
-    if (variant, split) not in FER2013_USAGE:
-        raise no_split(f"fer2013@{variant}", split, [s for v, s in FER2013_USAGE if v == variant])
+    need_split(f"fer2013@{variant}", split, [s for v, s in FER2013_USAGE if v == variant])
     usage = FER2013_USAGE[variant, split]
     places = [f"{d}{f}" for f in ("fer2013.csv", "icml_face_data.csv") for d in ("fer2013/", "")]
     if split == "train":
@@ -233,12 +222,12 @@ def open_fer2013(root: Path, split: str, variant: str, cache_dir: Path | None) -
     folders = root / split
     if folders.is_dir() and variant == "clip-benchmark" and not any((root / p).exists() for p in places):
         pairs = [
-            (path, label)
+            (path.relative_to(root).as_posix(), label)
             for label, folder in enumerate(FER2013_FOLDERS)
-            for path in sorted(locate(root, f"{split}/{folder}").iterdir())
+            for path in sorted(need("fer2013", folders / folder).glob("*.jpg"))
         ]
-        return files_split("fer2013", root, [p for p, _ in pairs], [i for _, i in pairs], names, cache_dir)
-    path = locate(root, *places)
+        return image_split("fer2013", root, [f for f, _ in pairs], [i for _, i in pairs], names, cache_dir)
+    path = locate("fer2013", root, *places)
     pixels, labels = [], []
     with path.open(newline="", encoding="utf-8") as file:
         for number, raw in enumerate(csv.DictReader(file, skipinitialspace=True), start=2):
@@ -264,8 +253,7 @@ def open_fer2013(root: Path, split: str, variant: str, cache_dir: Path | None) -
 
 def open_pcam(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open the HDF5 files `camelyonpatch_level_2_split_SPLIT_{x,y}.h5`, unpacked."""
-    if split not in PCAM_SPLITS:
-        raise no_split("pcam", split, list(PCAM_SPLITS))
+    need_split("pcam", split, PCAM_SPLITS)
     images, answers = (_pcam_path(root, f"{PCAM_SPLITS[split]}_{part}") for part in "xy")
     shape, _ = _h5(images, "x")
     _, labels = _h5(answers, "y")
@@ -283,7 +271,7 @@ def _pcam_path(root: Path, part: str) -> Path:
     for folder in (root / "pcam", root):
         if (folder / f"{file}.gz").is_file() and not (folder / file).is_file():
             raise DataNotFound(f"{folder / file} is still packed: gunzip {file}.gz there.")
-    return locate(root, f"pcam/{file}", file)
+    return locate("pcam", root, f"pcam/{file}", file)
 
 
 def _h5(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray[Any, Any]]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.formats.splits import files_split, locate, no_split
+from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.samples import name_some, read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound
@@ -36,21 +36,22 @@ CLEVR_FEWEST = 3
 
 def open_gtsrb(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open GTSRB: `Training` (or, variant `full`, `Final_Training/Images`), `Final_Test/Images`."""
-    names = shipped("labels", "gtsrb") or ()
+    name, names = "gtsrb", shipped("labels", "gtsrb") or ()
+    need_split(name, split, ("train", "test"))
     if split == "train":
         inner = "Final_Training/Images" if variant == "full" else "Training"
-        base = locate(root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)
+        base = locate(name, root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)
         folders = _folders(base)
         if any(not (f.name.isdigit() and int(f.name) < len(names)) for f in folders):
             raise DamagedData(
                 f"{base}: expected folders 00000 to 00042, found {name_some(f.name for f in folders)}."
             )
         pairs = [(path, int(folder.name)) for folder in folders for path in _images(folder)]
-    elif split == "test":
+    else:
         inner = "Final_Test/Images"
-        base = locate(root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)
+        base = locate(name, root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)
         file = "GT-final_test.csv"
-        answers = locate(root, f"gtsrb/{file}", file, f"GTSRB/{file}")
+        answers = locate(name, root, f"gtsrb/{file}", file, f"GTSRB/{file}")
         pairs = []
         for row in csv.DictReader(read_text(answers).splitlines(), delimiter=";", skipinitialspace=True):
             try:
@@ -59,22 +60,19 @@ def open_gtsrb(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
                 raise DamagedData(
                     f"{answers}: expected the columns Filename and ClassId ({error}). Fetch it again."
                 ) from error
-        _all_there(pairs, answers)
-    else:
-        raise no_split("gtsrb", split, ("train", "test"))
-    return _split("gtsrb", root, pairs, names, cache_dir)
+    return _split(name, root, pairs, names, cache_dir)
 
 
 def open_eurosat(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open the RGB version, `2750/CLASS/CLASS_NUMBER.jpg`."""
-    base = locate(root, "eurosat/2750", "2750", "EuroSAT_RGB", "eurosat/EuroSAT_RGB")
+    base = locate("eurosat", root, "eurosat/2750", "2750", "EuroSAT_RGB", "eurosat/EuroSAT_RGB")
     names = shipped("labels", "eurosat") or ()
     return _remote_sensing("eurosat", root, base, EUROSAT_DRAW, names, split, variant, cache_dir)
 
 
 def open_resisc45(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `NWPU-RESISC45/CLASS/CLASS_NUMBER.jpg`."""
-    base = locate(root, "NWPU-RESISC45", "resisc45/NWPU-RESISC45")
+    base = locate("resisc45", root, "NWPU-RESISC45", "resisc45/NWPU-RESISC45")
     return _remote_sensing("resisc45", root, base, RESISC45_DRAW, None, split, variant, cache_dir)
 
 
@@ -89,17 +87,14 @@ def _remote_sensing(
     cache_dir: Path | None,
 ) -> Split:
     """Open a set without official splits: drawn per class, by VTAB's rule, or whole."""
+    known = {"vtab": TFDS_SHARES, "full": ("test",)}.get(variant, draw)
+    need_split(f"{name}@{variant}", split, known)
     folders = _folders(base, len(names) if names else None)
     pairs = [(path, label) for label, folder in enumerate(folders) for path in _images(folder)]
-    if variant == "full":
-        if split != "test":
-            raise no_split(f"{name}@full", split, ("test",))
-    elif split not in (TFDS_SHARES if variant == "vtab" else draw):
-        raise no_split(f"{name}@{variant}", split, list(TFDS_SHARES if variant == "vtab" else draw))
-    elif variant == "vtab":
+    if variant == "vtab":
         start, end = (len(pairs) * share // 100 for share in TFDS_SHARES[split])
         pairs = sorted(sorted(pairs, key=_tfds_hash)[start:end])
-    else:
+    elif variant != "full":
         start, end = draw[split]
         ranked: list[Pairs] = [[] for _ in folders]
         for pair in sorted(pairs, key=_draw_rank(base)):
@@ -130,10 +125,11 @@ def _draw_rank(base: Path) -> Callable[[tuple[Path, int]], bytes]:
 
 def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `CLEVR_v1.0`; the label is the number of objects less three. Its test answers are unpublished."""
-    if split not in CLEVR_FOLDERS:
-        raise no_split("clevr", split, list(CLEVR_FOLDERS))
+    need_split("clevr", split, CLEVR_FOLDERS, "the published test images have no answers")
     folder, names = CLEVR_FOLDERS[split], shipped("labels", "clevr_count_all") or ()
-    base = locate(root, f"CLEVR_v1.0/scenes/CLEVR_{folder}_scenes.json", f"scenes/CLEVR_{folder}_scenes.json")
+    base = locate(
+        "clevr", root, f"CLEVR_v1.0/scenes/CLEVR_{folder}_scenes.json", f"scenes/CLEVR_{folder}_scenes.json"
+    )
     images = base.parent.parent / "images" / folder
     try:
         scenes = json.loads(read_text(base))["scenes"]
@@ -144,7 +140,6 @@ def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         raise DamagedData(f"{base}: expected 3 to 10 objects in each scene. Fetch it again.")
     if variant == "draw":
         pairs = sorted(sorted(pairs, key=_draw_rank(images))[: CLEVR_DRAW[split]])
-    _all_there(pairs, base)
     return _split("clevr", root, pairs, names, cache_dir)
 
 
@@ -152,7 +147,7 @@ def open_rendered_sst2(root: Path, split: str, variant: str, cache_dir: Path | N
     """Open `rendered-sst2/{train,valid,test}/{negative,positive}`."""
     base = _openai(root, "rendered-sst2", "rendered_sst2", split)
     names = ("negative", "positive")
-    pairs = [(path, i) for i, n in enumerate(names) for path in _images(locate(root, _below(base / n, root)))]
+    pairs = [(path, i) for i, n in enumerate(names) for path in _images(need("rendered_sst2", base / n))]
     return _split("rendered_sst2", root, pairs, names, cache_dir)
 
 
@@ -166,13 +161,8 @@ def open_country211(root: Path, split: str, variant: str, cache_dir: Path | None
 
 
 def _openai(root: Path, folder: str, name: str, split: str) -> Path:
-    if split not in FOLDERS:
-        raise no_split(name, split, list(FOLDERS))
-    return locate(root, f"{folder}/{FOLDERS[split]}", FOLDERS[split])
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    need_split(name, split, FOLDERS)
+    return locate(name, root, f"{folder}/{FOLDERS[split]}", FOLDERS[split])
 
 
 def _folders(base: Path, expected: int | None = None) -> list[Path]:
@@ -192,18 +182,6 @@ def _images(folder: Path) -> list[Path]:
     return found
 
 
-def _all_there(pairs: Pairs, listed: Path) -> None:
-    absent = [path.name for path, _ in pairs if not path.is_file()]
-    if absent:
-        raise DataNotFound(f"{listed} lists {len(absent)} images that are not there: {name_some(absent)}.")
-
-
 def _split(name: str, root: Path, pairs: Pairs, class_names: Sequence[str], cache_dir: Path | None) -> Split:
-    """Return the split of these files, refusing empty ones and labels without a name."""
-    if empty := [path for path, _ in pairs if path.stat().st_size == 0]:
-        raise DamagedData(
-            f"{name}: {len(empty)} empty images, {name_some(map(str, empty))}. Fetch them again."
-        )
-    if pairs and max(label for _, label in pairs) >= len(class_names):
-        raise DamagedData(f"{name}: {root} has more class folders than the {len(class_names)} expected.")
-    return files_split(name, root, [p for p, _ in pairs], [i for _, i in pairs], class_names, cache_dir)
+    files = [path.relative_to(root).as_posix() for path, _ in pairs]
+    return image_split(name, root, files, [label for _, label in pairs], class_names, cache_dir)

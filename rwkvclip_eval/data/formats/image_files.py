@@ -1,4 +1,4 @@
-"""What readers of formats with one file per image share: find the folder, read its lists, make the split."""
+"""What readers of published files share: find them, read their lists, make the split of image files."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from rwkvclip_eval.data.samples import (
     read_text,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+LEVELS = 3
+"""How far above a given folder the right one is looked for, to name it."""
 
 
 def find_base(name: str, root: Path, folders: Sequence[str], holds: str) -> Path:
@@ -39,11 +42,35 @@ def find_base(name: str, root: Path, folders: Sequence[str], holds: str) -> Path
     for base in bases:
         if (base / holds).exists():
             return base
-    entry = catalogue()[name]
-    by_hand = entry.by_hand and f" By hand: {entry.by_hand}"
     raise DataNotFound(
-        f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. Expected: {entry.layout}{by_hand}"
+        f"{name}: there is no {holds} in {' or '.join(map(str, bases))}. "
+        f"{_what_to_do(name, root, [*(f'{folder}/{holds}' for folder in folders), holds])}"
     )
+
+
+def locate(name: str, root: Path, *candidates: str) -> Path:
+    """Return the first of `candidates` that exists below `root`.
+
+    Raises:
+        DataNotFound: none does; the text names them all and says how to get them.
+    """
+    for candidate in candidates:
+        if (root / candidate).exists():
+            return root / candidate
+    raise DataNotFound(
+        f"{name}: there is no {' or '.join(candidates)} in {root}. {_what_to_do(name, root, candidates)}"
+    )
+
+
+def _what_to_do(name: str, root: Path, candidates: Sequence[str]) -> str:
+    """Return which folder to give instead, else what it should hold and how to get that."""
+    root = root.absolute()
+    inside = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for folder in (*root.parents[:LEVELS], *inside):
+        if any((folder / candidate).exists() for candidate in candidates):
+            return f"It is in {folder}: give that folder."
+    entry = catalogue()[name]
+    return f"Expected: {entry.layout.rstrip('.')}." + (entry.by_hand and f" By hand: {entry.by_hand}")
 
 
 def need(name: str, path: Path) -> Path:
@@ -61,11 +88,11 @@ def need_split(name: str, split: str, known: Iterable[str], why: str = "") -> No
     """Refuse a split the authors do not define.
 
     Raises:
-        DataNotFound: `split` is not among `known`.
+        NoSuchSplit: `split` is not among `known`.
     """
     names = list(known)
     if split not in names:
-        raise DataNotFound(
+        raise NoSuchSplit(
             f"{name} has no official split {split!r}{why and f' ({why})'}; it has: {', '.join(names)}."
         )
 

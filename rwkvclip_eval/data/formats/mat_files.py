@@ -32,7 +32,7 @@ def load_mat(name: str, path: Path, variable: str) -> Any:
         raise DamagedData(f"{name}: {path} cannot be read: {error}. Fetch it again.") from error
     if variable not in content:
         raise DamagedData(
-            f"{name}: {path} has no variable {variable!r}; it is another file or another version."
+            f"{name}: {path} has no variable {variable!r}; it is cut off, another file or another version."
         )
     return np.atleast_1d(content[variable])
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import miniatures
 import pytest
 
 from rwkvclip_eval.data.clip_benchmark import open_clip_benchmark
@@ -10,17 +11,9 @@ from rwkvclip_eval.data.samples import Split
 
 
 @pytest.fixture
-def jpegs(png) -> Callable[[Path, Iterable[str]], None]:
-    """Writes a small JPEG of its own shade at each path below a folder."""
-    shade = iter(range(1 << 16))
-
-    def write(folder: Path, names: Iterable[str]) -> None:
-        for name in names:
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(next(shade), format="JPEG"))
-
-    return write
+def jpegs() -> Callable[[Path, Iterable[str]], None]:
+    """Writes a small picture of its own colour at each path below a folder."""
+    return miniatures.pictures
 
 
 @pytest.fixture

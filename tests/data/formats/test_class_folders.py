@@ -1,27 +1,16 @@
 import hashlib
-import json
 import pickle
 
+import miniatures
 import numpy as np
 import pytest
-from PIL import Image
+from miniatures import COUNTRIES as CODES
+from miniatures import EUROSAT, picture
 
 from rwkvclip_eval.data.formats import class_folders, reader_of
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.samples import decode_image
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-
-SHADES = iter(range(10**6))
-CODES = sorted(f"{a}{b}" for a in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for b in "ABCDEFGHI")[:211]
-
-
-def write(path, format="PNG"):
-    """One picture of its own colour; returns its pixels."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shade = next(SHADES)
-    pixels = np.full((6, 6, 3), (shade % 256, shade // 256, 9), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, format)
-    return np.asarray(Image.open(path).convert("RGB"))
 
 
 def opened(name, root, split, variant="default"):
@@ -33,15 +22,11 @@ def pixels(split, index):
 
 
 def test_gtsrb_reads_training_folders_and_the_answers_of_the_test(tmp_path):
-    base = tmp_path / "GTSRB"
-    first = write(base / "Training" / "00000" / "00000_00000.ppm", "PPM")
-    write(base / "Training" / "00042" / "00000_00000.ppm", "PPM")
-    write(base / "Final_Training" / "Images" / "00007" / "00000_00000.ppm", "PPM")
-    test_pixels = write(base / "Final_Test" / "Images" / "00000.ppm", "PPM")
-    write(base / "Final_Test" / "Images" / "00001.ppm", "PPM")
-    header = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId\n"
-    answers = tmp_path / "GT-final_test.csv"
-    answers.write_text(header + "00000.ppm;6;6;1;1;5;5;16\n00001.ppm;6;6;1;1;5;5;1\n")
+    miniatures.gtsrb(tmp_path)
+    base, answers = tmp_path / "GTSRB", tmp_path / "GT-final_test.csv"
+    header = answers.read_text().partition("\n")[0] + "\n"
+    first = picture(base / "Training" / "00000" / "00000_00000.ppm")
+    test_pixels = picture(base / "Final_Test" / "Images" / "00000.ppm")
     train, test = opened("gtsrb", tmp_path, "train"), opened("gtsrb", tmp_path, "test")
     assert train.labels.tolist() == [0, 42] and test.labels.tolist() == [16, 1]
     assert train.keys[1] == "GTSRB/Training/00042/00000_00000.ppm"
@@ -52,25 +37,11 @@ def test_gtsrb_reads_training_folders_and_the_answers_of_the_test(tmp_path):
     with pytest.raises(DamagedData, match="GT-final_test"):
         opened("gtsrb", tmp_path, "test")
     answers.write_text(header + "00009.ppm;6;6;1;1;5;5;16\n")
-    with pytest.raises(DataNotFound, match=r"00009\.ppm"):
+    with pytest.raises(DamagedData, match=r"1 of 1 images are not below .*00009\.ppm"):
         opened("gtsrb", tmp_path, "test")
     answers.unlink()
     with pytest.raises(DataNotFound, match="GT-final_test"):
         opened("gtsrb", tmp_path, "test")
-
-
-EUROSAT = [
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-]
 
 
 @pytest.mark.parametrize(
@@ -83,9 +54,7 @@ EUROSAT = [
 def test_satellite_images_are_split_by_documented_rules(tmp_path, monkeypatch, name, folder, classes):
     draw = {"train": (0, 2), "test": (2, 5)}
     monkeypatch.setattr(class_folders, f"{name.upper()}_DRAW", draw)
-    for label in classes:
-        for i in range(1, 6):
-            write(tmp_path / folder / label / f"{label}_{i}.jpg", "JPEG")
+    miniatures.class_folders(tmp_path / folder, classes, [f"{{c}}_{i}.jpg" for i in range(1, 6)])
     for variant, splits in {"draw": draw, "vtab": ("train", "val", "test")}.items():
         parts = {split: opened(name, tmp_path, split, variant) for split in splits}
         keys = [key for part in parts.values() for key in part.keys]
@@ -110,7 +79,7 @@ def test_satellite_images_are_split_by_documented_rules(tmp_path, monkeypatch, n
 
 def test_eurosat_whole_has_a_test_split_only(tmp_path):
     base = tmp_path / "eurosat" / "2750"
-    first, *_ = [write(base / label / f"{label}_1.jpg", "JPEG") for label in EUROSAT]
+    first, *_ = [picture(base / label / f"{label}_1.jpg") for label in EUROSAT]
     found = opened("eurosat", tmp_path, "test", "full")
     assert (pixels(found, 0) == first).all()
     with pytest.raises(DataNotFound, match="no official split 'train'"):
@@ -122,14 +91,10 @@ def test_eurosat_whole_has_a_test_split_only(tmp_path):
 
 
 def test_clevr_counts_objects_from_three(tmp_path):
+    miniatures.clevr(tmp_path, [3, 10, 5])
     base = tmp_path / "CLEVR_v1.0"
-    for part in ("train", "val"):
-        names = [f"CLEVR_{part}_{i:06d}.png" for i in range(3)]
-        first, *_ = [write(base / "images" / part / name) for name in names]
-        scenes = [{"image_filename": n, "objects": [{}] * c} for n, c in zip(names, (3, 10, 5), strict=True)]
-        path = base / "scenes" / f"CLEVR_{part}_scenes.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"info": {}, "scenes": scenes}))
+    first = picture(base / "images" / "val" / "CLEVR_val_000000.png")
+    path = base / "scenes" / "CLEVR_val_scenes.json"
     test = opened("clevr", tmp_path, "test", "vtab")
     assert test.labels.tolist() == [0, 7, 2] and (pixels(test, 0) == first).all()
     assert test.class_names[7] == "ten"
@@ -145,37 +110,31 @@ def test_clevr_counts_objects_from_three(tmp_path):
 def test_clevr_draw_takes_the_same_images_each_time(tmp_path, monkeypatch):
     monkeypatch.setattr(class_folders, "CLEVR_DRAW", {"train": 2, "test": 2})
     names = [f"CLEVR_val_{i:06d}.png" for i in range(5)]
-    for name in names:
-        write(tmp_path / "images" / "val" / name)
-    (tmp_path / "scenes").mkdir()
-    scenes = [{"image_filename": n, "objects": [{}] * 4} for n in names]
-    (tmp_path / "scenes" / "CLEVR_val_scenes.json").write_text(json.dumps({"scenes": scenes}))
+    miniatures.clevr(tmp_path, [4] * 5)
     best = sorted(names, key=lambda n: hashlib.sha256(f"0:{n}".encode()).hexdigest())[:2]
     keys = opened("clevr", tmp_path, "test", "draw").keys
     assert [k.rpartition("/")[2] for k in keys] == sorted(best)
 
 
 def test_rendered_sst2_and_country211_serve_their_three_splits(tmp_path):
-    first = {}
-    for part in ("train", "valid", "test"):
-        for label in ("negative", "positive"):
-            first[part, label] = write(tmp_path / "rendered-sst2" / part / label / "0.png")
-        for code in CODES:
-            first[part, code] = write(tmp_path / "country211" / part / code / "1.jpg", "JPEG")
+    for folder, classes, file in (
+        ("rendered-sst2", ["negative", "positive"], "0.png"),
+        ("country211", CODES, "1.jpg"),
+    ):
+        miniatures.openai(tmp_path, folder, classes, file)
     for split, part in {"train": "train", "val": "valid", "test": "test"}.items():
         text = opened("rendered_sst2", tmp_path, split)
         assert text.labels.tolist() == [0, 1] and text.class_names == ("negative", "positive")
-        assert (pixels(text, 1) == first[part, "positive"]).all()
+        last = picture(tmp_path / "rendered-sst2" / part / "positive" / "0.png")
+        assert (pixels(text, 1) == last).all()
         country = opened("country211", tmp_path, split)
         assert country.labels.tolist() == list(range(211))
         assert country.keys[210] == f"country211/{part}/{CODES[-1]}/1.jpg"
-        assert (pixels(country, 210) == first[part, CODES[-1]]).all()
+        last = picture(tmp_path / "country211" / part / CODES[-1] / "1.jpg")
+        assert (pixels(country, 210) == last).all()
     assert len(country.class_names) == 211
     (tmp_path / "rendered-sst2" / "test" / "positive" / "0.png").unlink()
     with pytest.raises(DataNotFound, match="positive"):
         opened("rendered_sst2", tmp_path, "test")
-    (tmp_path / "country211" / "test" / CODES[0] / "1.jpg").write_bytes(b"")
-    with pytest.raises(DamagedData, match=r"AA/1\.jpg"):
-        opened("country211", tmp_path, "test")
     with pytest.raises(DataNotFound, match="country211/test"):
         opened("country211", tmp_path / "nothing", "test")

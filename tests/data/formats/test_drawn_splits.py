@@ -1,5 +1,6 @@
 import hashlib
 
+import miniatures
 import pytest
 import torch
 import torchvision
@@ -11,20 +12,6 @@ from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
-NAMES = """
-BACKGROUND_Google Faces Faces_easy Leopards Motorbikes accordion airplanes anchor ant barrel bass beaver
-binocular bonsai brain brontosaurus buddha butterfly camera cannon car_side ceiling_fan cellphone chair
-chandelier cougar_body cougar_face crab crayfish crocodile crocodile_head cup dalmatian dollar_bill
-dolphin dragonfly electric_guitar elephant emu euphonium ewer ferry flamingo flamingo_head garfield
-gerenuk gramophone grand_piano hawksbill headphone hedgehog helicopter ibis inline_skate joshua_tree
-kangaroo ketch lamp laptop llama lobster lotus mandolin mayfly menorah metronome minaret nautilus octopus
-okapi pagoda panda pigeon pizza platypus pyramid revolver rhino rooster saxophone schooner scissors
-scorpion sea_horse snoopy soccer_ball stapler starfish stegosaurus stop_sign strawberry sunflower tick
-trilobite umbrella watch water_lilly wheelchair wild_cat windsor_chair wrench yin_yang
-"""
-FOLDERS = NAMES.split()
-"""The folders of 101_ObjectCategories in the order of their bytes."""
-
 
 def test_random_split_is_torchs():
     parts = torch.utils.data.random_split(range(20), [5, 8, 7], generator=torch.Generator().manual_seed(3))
@@ -32,16 +19,14 @@ def test_random_split_is_torchs():
 
 
 @pytest.fixture
-def sun397(tmp_path, jpegs):
-    base = tmp_path / "sun397" / "SUN397"
-    names = [f"{c}/sun_{n}.jpg" for c in ("c/church/outdoor", "a/abbey", "z/zoo") for n in "bac"]
-    jpegs(base, names)
-    (base / "ClassName.txt").write_text("/a/abbey\n/c/church/outdoor\n/z/zoo\n")
-    lists = tmp_path / "sun397" / "Partitions"
-    lists.mkdir()
-    (lists / "Training_01.txt").write_text("/a/abbey/sun_b.jpg\n/c/church/outdoor/sun_a.jpg\n")
-    (lists / "Testing_01.txt").write_text("/z/zoo/sun_c.jpg\r\n/a/abbey/sun_a.jpg\r\n")
-    (lists / "Training_02.txt").write_text("/z/zoo/sun_a.jpg\n")
+def sun397(tmp_path):
+    images = [f"{c}/sun_{n}.jpg" for c in ("c/church/outdoor", "a/abbey", "z/zoo") for n in "bac"]
+    lists = {
+        "Training_01.txt": ["a/abbey/sun_b.jpg", "c/church/outdoor/sun_a.jpg"],
+        "Testing_01.txt": ["z/zoo/sun_c.jpg", "a/abbey/sun_a.jpg"],
+        "Training_02.txt": ["z/zoo/sun_a.jpg"],
+    }
+    miniatures.sun397(tmp_path / "sun397", ["a/abbey", "c/church/outdoor", "z/zoo"], images, lists)
     return tmp_path
 
 
@@ -89,12 +74,9 @@ def test_sun397_names_the_missing_list(sun397):
 
 
 @pytest.fixture
-def caltech101(tmp_path, jpegs):
+def caltech101(tmp_path):
     """All folders with two images each; leopards have 33, and the background a file without ending."""
-    base = tmp_path / "caltech101" / "101_ObjectCategories"
-    for folder in FOLDERS:
-        jpegs(base / folder, [f"image_{n:04d}.jpg" for n in range(1, 34 if folder == "Leopards" else 3)])
-    (base / "BACKGROUND_Google" / "tmp").write_bytes(b"")
+    miniatures.caltech101(tmp_path / "caltech101")
     return tmp_path
 
 

@@ -1,5 +1,6 @@
 import importlib.util
 
+import miniatures
 import numpy as np
 import pytest
 
@@ -24,23 +25,16 @@ def write_video(path, num_frames, codec="mpeg4"):
 
 
 @pytest.fixture
-def ucf101(tmp_path, jpegs):
+def ucf101(tmp_path):
     """Lists 01 and 02 of three classes, one spelt otherwise than its videos, and frames of all videos."""
-    base = tmp_path / "ucf101"
-    lists = base / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 HandstandPushups\n3 YoYo\n")
-    train = (
-        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1\nHandstandPushups/v_HandStandPushups_g08_c01.avi 2\n"
-    )
-    (lists / "trainlist01.txt").write_text(train, newline="\r\n")
-    (lists / "testlist01.txt").write_text(
-        "YoYo/v_YoYo_g01_c01.avi\nApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n"
-    )
-    (lists / "testlist02.txt").write_text("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi\n")
-    stems = ["ApplyEyeMakeup_g08_c01", "HandStandPushups_g08_c01", "YoYo_g01_c01", "ApplyEyeMakeup_g01_c01"]
-    jpegs(base / "frames", [f"v_{stem}.jpg" for stem in stems])
-    return base
+    train = [
+        "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi",
+        "HandstandPushups/v_HandStandPushups_g08_c01.avi",
+    ]
+    test = ["YoYo/v_YoYo_g01_c01.avi", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"]
+    lists = {"trainlist01": train, "testlist01": test, "testlist02": train[:1]}
+    miniatures.ucf101(tmp_path / "ucf101", ["ApplyEyeMakeup", "HandstandPushups", "YoYo"], lists)
+    return tmp_path / "ucf101"
 
 
 def test_ucf101_lists_choose_among_the_frames(ucf101):
@@ -120,21 +114,21 @@ def test_without_pyav_the_cure_is_named(ucf101, monkeypatch):
 
 
 @pytest.fixture
-def kinetics(tmp_path, jpegs):
+def kinetics(tmp_path):
     """Four annotated videos, of which one is gone from the web."""
-    base = tmp_path / "kinetics700"
-    base.mkdir()
     rows = [
         "yoga,---QUuC4vJs,84,94,validate",
         '"passing American football (in game)",--07WQ2iBlw,1,11,validate',
+        "abseiling,0o26_gone-s,105,115,validate",
+        "yoga,abcdefghijk,3,13,validate",
     ]
-    rows += ["abseiling,0o26_gone-s,105,115,validate", "yoga,abcdefghijk,3,13,validate"]
-    (base / "validate.csv").write_text(
-        "label,youtube_id,time_start,time_end,split\n" + "\n".join(rows) + "\n"
-    )
-    stems = ["---QUuC4vJs_000084_000094", "--07WQ2iBlw_000001_000011", "abcdefghijk_000003_000013"]
-    jpegs(base / "frames", [f"yoga/{stems[0]}.jpg", f"{stems[1]}.jpg", f"{stems[2]}.jpg"])
-    return base
+    frames = [
+        "yoga/---QUuC4vJs_000084_000094.jpg",
+        "--07WQ2iBlw_000001_000011.jpg",
+        "abcdefghijk_000003_000013.jpg",
+    ]
+    miniatures.kinetics700(tmp_path / "kinetics700", {"validate": rows}, frames)
+    return tmp_path / "kinetics700"
 
 
 def test_kinetics_takes_the_validation_videos_that_are_there(kinetics):
@@ -158,11 +152,9 @@ def test_kinetics_videos_in_class_folders_are_found(kinetics):
     assert abs(float(np.asarray(test.images.read(0)).mean()) - 32) < 4
 
 
-def test_kinetics_with_700_classes_opens_under_its_name(tmp_path, jpegs):
-    base = tmp_path / "kinetics700"
-    jpegs(base / "frames", ["abcdefghijk_000003_000013.jpg"])
+def test_kinetics_with_700_classes_opens_under_its_name(tmp_path):
     rows = [f"class {i:03d},{'abcdefghijk' if i == 7 else f'gone{i:07d}'},3,13,validate" for i in range(700)]
-    (base / "validate.csv").write_text("label,youtube_id,time_start,time_end,split\n" + "\n".join(rows))
+    miniatures.kinetics700(tmp_path / "kinetics700", {"validate": rows}, ["abcdefghijk_000003_000013.jpg"])
     dataset = open_dataset(DatasetRef(name="Kinetics700"), data_root=tmp_path, cache_dir=tmp_path)
     assert dataset.labels.tolist() == [7]
     assert dataset.info.primary_metric == "mean_top1_top5_accuracy"

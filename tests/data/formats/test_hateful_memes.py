@@ -1,5 +1,4 @@
-import json
-
+import miniatures
 import pytest
 
 from rwkvclip_eval.data.formats import reader_of
@@ -9,16 +8,13 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 
 @pytest.fixture
-def memes(tmp_path, png):
-    base = tmp_path / "hateful_memes"
-    (base / "img").mkdir(parents=True)
-    for i, name in enumerate(("42953", "23058", "01235")):
-        (base / "img" / f"{name}.png").write_bytes(png(i))
-    train = [{"id": 42953, "img": "img/42953.png", "label": 0, "text": "it's their character"}]
-    train.append({"id": 23058, "img": "img/23058.png", "label": 1, "text": "don't be afraid"})
-    (base / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in train))
-    seen = {"id": "01235", "img": "img/01235.png", "label": 1, "text": "x"}
-    (base / "dev_seen.jsonl").write_text(json.dumps(seen) + "\n")
+def memes(tmp_path):
+    train = [
+        {"id": 42953, "img": "img/42953.png", "label": 0, "text": "it's their character"},
+        {"id": 23058, "img": "img/23058.png", "label": 1, "text": "don't be afraid"},
+    ]
+    seen = [{"id": "01235", "img": "img/01235.png", "label": 1, "text": "x"}]
+    miniatures.hateful_memes(tmp_path / "hateful_memes", {"train": train, "dev_seen": seen})
     return tmp_path
 
 

@@ -1,5 +1,4 @@
-import json
-
+import miniatures
 import pytest
 
 from rwkvclip_eval.data.formats.image_lists import (
@@ -15,17 +14,12 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 
 @pytest.fixture
-def food101(tmp_path, jpegs):
+def food101(tmp_path):
     lists = {
         "train": {"waffles": ["waffles/9", "waffles/10"], "apple_pie": ["apple_pie/1005649"]},
         "test": {"apple_pie": ["apple_pie/1011328"], "waffles": ["waffles/1"]},
     }
-    base = tmp_path / "food-101"
-    jpegs(base / "images", [f"{i}.jpg" for s in lists.values() for images in s.values() for i in images])
-    (base / "meta").mkdir()
-    for split, classes in lists.items():
-        (base / "meta" / f"{split}.json").write_text(json.dumps(classes))
-    (base / "meta" / "classes.txt").write_text("apple_pie\nwaffles\n")
+    miniatures.food101(tmp_path, lists)
     return tmp_path
 
 
@@ -48,7 +42,7 @@ def test_a_missing_list_is_named(food101):
         read_food101(food101, "test", "default", food101)
     with pytest.raises(DataNotFound, match=r"no official split 'val'; it has: train, test"):
         read_food101(food101, "val", "default", food101)
-    with pytest.raises(DataNotFound, match=r"there is no images in .*Expected: food-101/meta"):
+    with pytest.raises(DataNotFound, match=r"there is no images in .*It is in .*: give that folder"):
         read_food101(food101 / "elsewhere", "train", "default", food101)
 
 
@@ -67,24 +61,15 @@ def test_lists_and_images_that_disagree_are_damage(food101):
 
 
 @pytest.fixture
-def birdsnap(tmp_path, jpegs):
+def birdsnap(tmp_path):
     """Release 1.1 with three species; one image of each split could not be fetched."""
-    base = tmp_path / "birdsnap"
-    base.mkdir()
-    (base / "species.txt").write_text(
-        "id\tcommon\tscientific\tdir\n"
-        "1\tAcadian Flycatcher\tEmpidonax virescens\tAcadian_Flycatcher\n"
-        "10\tCooper's Hawk\tAccipiter cooperii\tCoopers_Hawk\n"
-        "2\tAcorn Woodpecker\tMelanerpes formicivorus\tAcorn_Woodpecker\n"
+    species = [(1, "Acadian Flycatcher"), (10, "Cooper's Hawk"), (2, "Acorn Woodpecker")]
+    images = [("Coopers_Hawk/0561.jpg", 10), ("Coopers_Hawk/0562.jpg", 10), ("Acadian_Flycatcher/7.jpg", 1)]
+    images += [("Acorn_Woodpecker/3.jpg", 2), ("Acorn_Woodpecker/4.jpg", 2), ("Acadian_Flycatcher/8.jpg", 1)]
+    test = ["Coopers_Hawk/0561.jpg", "Acorn_Woodpecker/3.jpg"]
+    miniatures.birdsnap(
+        tmp_path, species, images, test, ["Acorn_Woodpecker/3.jpg", "Acadian_Flycatcher/8.jpg"]
     )
-    paths = [("Coopers_Hawk/0561.jpg", 10), ("Coopers_Hawk/0562.jpg", 10), ("Acadian_Flycatcher/7.jpg", 1)]
-    paths += [("Acorn_Woodpecker/3.jpg", 2), ("Acorn_Woodpecker/4.jpg", 2), ("Acadian_Flycatcher/8.jpg", 1)]
-    rows = [f"http://farm.example/{p}\t0123\t{p}\t{i}\t1\t2\t3\t4\tnull\tnull\n" for p, i in paths]
-    header = "url\tmd5\tpath\tspecies_id\tbb_x1\tbb_y1\tbb_x2\tbb_y2\tback_x\tback_y\n"
-    (base / "images.txt").write_text(header + "".join(rows))
-    (base / "test_images.txt").write_text("path\nCoopers_Hawk/0561.jpg\nAcorn_Woodpecker/3.jpg\n")
-    fetched = [p for p, _ in paths if p not in ("Acorn_Woodpecker/3.jpg", "Acadian_Flycatcher/8.jpg")]
-    jpegs(base / "download" / "images", fetched)
     return tmp_path
 
 
@@ -129,14 +114,13 @@ def test_birdsnap_names_the_missing_list(birdsnap):
 
 
 @pytest.fixture
-def aircraft(tmp_path, jpegs):
-    data = tmp_path / "fgvc-aircraft-2013b" / "data"
-    jpegs(data / "images", [f"{n}.jpg" for n in ("1025794", "0481847", "1340192", "0056978", "0698580")])
-    (data / "variants.txt").write_text("707-320\n727-200\nA300B4\n")
-    (data / "images_variant_train.txt").write_text("1025794 707-320\n0481847 A300B4\n")
-    (data / "images_variant_val.txt").write_text("1340192 727-200\n")
-    (data / "images_variant_trainval.txt").write_text("1025794 707-320\n1340192 727-200\n0481847 A300B4\n")
-    (data / "images_variant_test.txt").write_text("0056978 A300B4\n0698580 707-320\n")
+def aircraft(tmp_path):
+    lists = {
+        "train": [("1025794", "707-320"), ("0481847", "A300B4")],
+        "val": [("1340192", "727-200")],
+        "test": [("0056978", "A300B4"), ("0698580", "707-320")],
+    }
+    miniatures.aircraft(tmp_path, ["707-320", "727-200", "A300B4"], lists)
     return tmp_path
 
 
@@ -163,15 +147,8 @@ def test_aircraft_names_the_missing_list_and_unknown_variants(aircraft):
 
 
 @pytest.fixture
-def dtd(tmp_path, jpegs):
-    """As torchvision unpacks it; the second partition is another one."""
-    base = tmp_path / "dtd" / "dtd"
-    names = [f"{c}/{c}_{n:04d}.jpg" for c in ("zigzagged", "banded", "polka-dotted") for n in (2, 4, 5)]
-    jpegs(base / "images", names)
-    (base / "labels").mkdir()
-    for i, split in enumerate(("train", "val", "test")):
-        (base / "labels" / f"{split}1.txt").write_text("".join(f"{n}\n" for n in names[i::3]))
-        (base / "labels" / f"{split}2.txt").write_text("".join(f"{n}\n" for n in names[(i + 1) % 3 :: 3]))
+def dtd(tmp_path):
+    miniatures.dtd(tmp_path, ["zigzagged", "banded", "polka-dotted"])
     return tmp_path
 
 
@@ -196,15 +173,10 @@ def test_dtd_as_the_authors_archive_unpacks_it_gives_the_same(dtd):
 
 
 @pytest.fixture
-def pets(tmp_path, jpegs):
+def pets(tmp_path):
     """Three of the 37 breeds with the class numbers they have."""
-    base = tmp_path / "oxford-iiit-pet"
     trainval = ["Abyssinian_100 1 1 1", "american_bulldog_100 2 2 1", "yorkshire_terrier_9 37 2 25"]
-    test = ["Abyssinian_201 1 1 1", "yorkshire_terrier_10 37 2 25"]
-    jpegs(base / "images", [f"{line.split()[0]}.jpg" for line in trainval + test])
-    (base / "annotations").mkdir()
-    (base / "annotations" / "trainval.txt").write_text("\n".join(trainval) + "\n")
-    (base / "annotations" / "test.txt").write_text("\n".join(test) + "\n")
+    miniatures.pets(tmp_path, trainval, ["Abyssinian_201 1 1 1", "yorkshire_terrier_10 37 2 25"])
     return tmp_path
 
 

@@ -1,45 +1,20 @@
-import numpy as np
+import miniatures
 import pytest
-import scipy.io
 import torchvision
+from miniatures import IMAGENET_VAL as VAL
+from miniatures import SYNSETS as WNIDS
 
 from rwkvclip_eval.data.formats.imagenet import read_imagenet
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
-WNIDS = [f"n{1440000 + 7 * i:08d}" for i in range(1000)]
-"""In sorted order, as many as the real ones."""
-NUMBERS = {wnid: 1 + (i * 373) % 1000 for i, wnid in enumerate(WNIDS)}
-"""ILSVRC2012_IDs in another order, as in the real development kit."""
-FIELDS = [
-    "ILSVRC2012_ID",
-    "WNID",
-    "words",
-    "gloss",
-    "num_children",
-    "children",
-    "wordnet_height",
-    "num_train_images",
-]
-
 
 @pytest.fixture
 def devkit(tmp_path):
-    """Unpacks the development kit: 1,000 synsets and one above them; three validation images."""
-    data = tmp_path / "imagenet" / "ILSVRC2012_devkit_t12" / "data"
-    data.mkdir(parents=True)
-    synsets = np.empty((1001, 1), dtype=[(field, object) for field in FIELDS])
-    for wnid, number in NUMBERS.items():
-        synsets[number - 1, 0] = (number, wnid, f"thing, {wnid}", "a thing", 0, np.zeros((1, 0)), 0, 1300)
-    synsets[1000, 0] = (1001, "n00001740", "entity", "all", 2, np.array([[1, 2]]), 19, 0)
-    scipy.io.savemat(data / "meta.mat", {"synsets": synsets})
-    truth = [NUMBERS[WNIDS[i]] for i in (999, 0, 5)]
-    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{n}\n" for n in truth))
+    """Unpacks the development kit; its three validation images are of the classes 999, 0 and 5."""
+    miniatures.imagenet_devkit(tmp_path / "imagenet")
     return tmp_path
-
-
-VAL = [f"ILSVRC2012_val_{n:08d}.JPEG" for n in (1, 2, 3)]
 
 
 def test_flat_validation_images_take_their_labels_from_the_development_kit(devkit, jpegs):

@@ -1,46 +1,18 @@
 import json
 
+import miniatures
 import pytest
+from miniatures import karpathy_row as image
 
 from rwkvclip_eval.data.formats import reader_of
-from rwkvclip_eval.data.formats.karpathy import FILES
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
-FOLDERS = {"flickr30k": "flickr30k-images", "flickr8k": "Flicker8k_Dataset"}
 
-
-def image(name, split, *captions, **more):
-    sentences = [
-        {"tokens": text.lower().split(), "raw": text, "imgid": 0, "sentid": i}
-        for i, text in enumerate(captions)
-    ]
-    return {
-        "sentids": list(range(len(captions))),
-        "imgid": 0,
-        "sentences": sentences,
-        "split": split,
-        "filename": name,
-        **more,
-    }
-
-
-def write(root, name, images):
-    root.mkdir(exist_ok=True)
-    (root / FILES[name]).write_text(json.dumps({"images": images, "dataset": name}))
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_flickr_splits_are_karpathys(tmp_path, jpegs, name):
-    jpegs(tmp_path / name / FOLDERS[name], [f"{i}.jpg" for i in range(4)])
-    images = [
-        image("2.jpg", "test", "A dog , runs .", "Two dogs ."),
-        image("0.jpg", "train", "A cat ."),
-        image("3.jpg", "val", "A bird ."),
-        image("1.jpg", "test", "A café ."),
-    ]
-    write(tmp_path / name, name, images)
+@pytest.mark.parametrize("name", miniatures.FLICKR_FOLDERS)
+def test_flickr_splits_are_karpathys(tmp_path, name):
+    miniatures.flickr(tmp_path / name, name)
     test = open_dataset(DatasetRef(name=name), data_root=tmp_path, cache_dir=tmp_path)
     assert test.keys == ["2.jpg", "1.jpg"]
     assert test.captions == [["A dog , runs .", "Two dogs ."], ["A café ."]]
@@ -50,16 +22,10 @@ def test_flickr_splits_are_karpathys(tmp_path, jpegs, name):
 
 
 @pytest.fixture
-def coco(tmp_path, jpegs):
-    """COCO's two image folders and the four splits of dataset_coco.json."""
-    names = {n: f"{f}/COCO_{f}_{n:012d}.jpg" for n, f in ((1, "val2014"), (2, "train2014"), (3, "val2014"))}
-    jpegs(tmp_path, names.values())
-    images = [
-        image(names[n].split("/")[1], split, f"Caption {n}. ", "x", filepath=names[n].split("/")[0], cocoid=n)
-        for n, split in ((1, "test"), (2, "train"), (3, "restval"))
-    ]
-    write(tmp_path, "mscoco_captions", images)
-    return tmp_path, names
+def coco(tmp_path):
+    """Three of the four splits."""
+    miniatures.coco(tmp_path, ["test", "train", "restval"])
+    return tmp_path, miniatures.COCO_IMAGES
 
 
 def test_restval_joins_cocos_train_only_where_asked_for(coco):
@@ -93,7 +59,8 @@ def test_what_is_missing_is_named(tmp_path, jpegs):
     (tmp_path / "f").mkdir()
     with pytest.raises(DataNotFound, match=r"no dataset_flickr8k\.json nor flickr8k_test_karpathy\.txt"):
         read(tmp_path / "f", "test", "default", tmp_path)
-    write(tmp_path / "f", "flickr8k", [image("a.jpg", "test", "One."), image("b.jpg", "test", "Two.")])
+    rows = [image("a.jpg", "test", "One."), image("b.jpg", "test", "Two.")]
+    miniatures.karpathy(tmp_path / "f", "flickr8k", rows)
     with pytest.raises(DataNotFound, match=r"there is no a\.jpg in .*Flicker8k_Dataset"):
         read(tmp_path / "f", "test", "default", tmp_path)
     jpegs(tmp_path / "f" / "Flicker8k_Dataset", ["a.jpg"])

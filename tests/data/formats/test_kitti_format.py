@@ -1,16 +1,13 @@
+import miniatures
 import numpy as np
 import pytest
+from miniatures import kitti_line as line
 
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.formats.kitti import nearest_vehicle
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-
-
-def line(kind, depth):
-    """One object in KITTI's label format; `depth` is its location's third number."""
-    return f"{kind} 0.00 0 -0.20 712.40 143.00 810.73 307.92 1.89 0.48 1.20 1.84 1.47 {depth} 0.01\n"
 
 
 @pytest.mark.parametrize(
@@ -32,19 +29,8 @@ def test_the_nearest_car_van_or_truck_gives_the_class(tmp_path, text, label):
 
 
 @pytest.fixture
-def kitti(tmp_path, png):
-    """Thirty images of ten drives; image i is of drive i % 10 and i metres from a car."""
-    base = tmp_path / "kitti"
-    for folder in ("training/image_2", "training/label_2", "mapping"):
-        (base / folder).mkdir(parents=True)
-    for i in range(30):
-        (base / "training" / "image_2" / f"{i:06d}.png").write_bytes(png(i))
-        (base / "training" / "label_2" / f"{i:06d}.txt").write_text(line("Car", f"{i}.50"))
-    # Line j of the mapping is image (j - 1) * 7 % 30's frame: train_rand gives each image its line, from 1.
-    place = {j * 7 % 30: j + 1 for j in range(30)}
-    drives = [f"2011_09_26 2011_09_26_drive_{j * 7 % 30 % 10:04d}_sync {j:010d}\n" for j in range(30)]
-    (base / "mapping" / "train_mapping.txt").write_text("".join(drives))
-    (base / "mapping" / "train_rand.txt").write_text(",".join(str(place[i]) for i in range(30)))
+def kitti(tmp_path):
+    miniatures.kitti(tmp_path / "kitti")
     return tmp_path
 
 

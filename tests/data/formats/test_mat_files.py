@@ -1,8 +1,7 @@
 import hashlib
 
-import numpy as np
+import miniatures
 import pytest
-import scipy.io
 import torchvision
 
 from rwkvclip_eval.data.formats.mat_files import read_cars, read_flowers
@@ -10,38 +9,17 @@ from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
-BOX = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"]
-
-
-def annotations(rows, fields):
-    """Return the devkit's 1×n struct array."""
-    array = np.empty((1, len(rows)), dtype=[(f, object) for f in fields])
-    for i, row in enumerate(rows):
-        array[0, i] = row
-    return {"annotations": array}
-
 
 @pytest.fixture
-def cars(tmp_path, jpegs):
-    base = tmp_path / "stanford_cars"
-    (base / "devkit").mkdir(parents=True)
+def cars(tmp_path):
     names = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012"]
-    cells = np.empty((1, 3), dtype=object)
-    cells[0, :] = names
-    scipy.io.savemat(base / "devkit" / "cars_meta.mat", {"class_names": cells})
     train = [(39, 116, 569, 375, 3, "00001.jpg"), (36, 116, 868, 587, 1, "00002.jpg")]
     test = [
         (30, 52, 246, 147, 2, "00001.jpg"),
         (100, 19, 576, 203, 3, "00002.jpg"),
         (1, 2, 3, 4, 1, "00003.jpg"),
     ]
-    fields = [*BOX, "class", "fname"]
-    scipy.io.savemat(base / "devkit" / "cars_train_annos.mat", annotations(train, fields))
-    scipy.io.savemat(base / "cars_test_annos_withlabels.mat", annotations(test, fields))
-    unlabelled = annotations([(*row[:4], row[5]) for row in test], [*BOX, "fname"])
-    scipy.io.savemat(base / "devkit" / "cars_test_annos.mat", unlabelled)
-    jpegs(base / "cars_train", [row[5] for row in train])
-    jpegs(base / "cars_test", [row[5] for row in test])
+    miniatures.cars(tmp_path, names, train, test)
     return tmp_path
 
 
@@ -83,14 +61,10 @@ def test_cars_test_list_without_labels_is_refused_and_a_missing_one_named(cars):
 
 
 @pytest.fixture
-def flowers(tmp_path, jpegs):
-    """Seven images of the classes 1, 77 and 102; the .mat files hold rows of small integers as published."""
-    base = tmp_path / "flowers" / "flowers-102"
-    jpegs(base / "jpg", [f"image_{n:05d}.jpg" for n in range(1, 8)])
-    labels = np.array([[77, 77, 1, 102, 1, 102, 77]], dtype=np.uint8)
-    scipy.io.savemat(base / "imagelabels.mat", {"labels": labels})
-    splits = {"trnid": [[6, 3, 1]], "valid": [[2, 5]], "tstid": [[7, 4]]}
-    scipy.io.savemat(base / "setid.mat", {k: np.array(v, dtype=np.uint16) for k, v in splits.items()})
+def flowers(tmp_path):
+    """Seven images of the classes 1, 77 and 102."""
+    splits = {"trnid": [6, 3, 1], "valid": [2, 5], "tstid": [7, 4]}
+    miniatures.flowers(tmp_path / "flowers", [77, 77, 1, 102, 1, 102, 77], splits)
     return tmp_path
 
 

@@ -1,12 +1,8 @@
-import ast
-import inspect
 import json
-import re
 
-import numpy as np
+import miniatures
 import pytest
 from clip_benchmark.datasets.builder import all_imagenet_wordnet_ids as WNIDS
-from PIL import Image
 
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.open import open_dataset
@@ -48,11 +44,7 @@ def test_imagenet_v2_names_the_folder_it_misses(tmp_path, jpegs):
 def test_imagenet_a_and_r_choose_among_the_200_classes_of_clip_benchmark(
     tmp_path, jpegs, as_clip_benchmark, name
 ):
-    from clip_benchmark.datasets import builder
-
-    # The only place where the 200 real WordNet ids are written.
-    listed = re.search(rf"{name}_wnids = ([\[{{].*[\]}}])\n", inspect.getsource(builder.build_dataset))
-    wnids = sorted(ast.literal_eval(listed[1]))
+    wnids = miniatures.wnids_of(name)
     hyphened = name.replace("_", "-")
     jpegs(tmp_path / hyphened, [f"{wnid}/0.1_{wnid}.jpg" for wnid in wnids])
     (tmp_path / hyphened / "README.txt").write_text("read me")
@@ -81,26 +73,14 @@ def test_imagenet_sketch_is_read_as_clip_benchmark_reads_it(tmp_path, jpegs, as_
 
 @pytest.fixture
 def objectnet(tmp_path):
-    """ObjectNet's tree with two shared classes and one that ImageNet has not; a red border of two pixels."""
-    base = tmp_path / "objectnet" / "objectnet-1.0"
+    """Two classes that ImageNet has and one that it has not, with the other mappings of the archive."""
     folders = {"zipper_bag": "Zipper bag", "alarm_clock": "Alarm clock", "full_sized_towel": "Bath towel"}
-    for i, folder in enumerate(folders):
-        (base / "images" / folder).mkdir(parents=True)
-        for j in range(2):
-            pixels = np.full((12, 10, 3), (255, 0, 0), np.uint8)
-            pixels[2:-2, 2:-2] = (10 * i, 20 * j, 200)
-            Image.fromarray(pixels).save(base / "images" / folder / f"{j}.png")
-    (base / "mappings").mkdir()
     shared = {"Alarm clock": "analog clock; digital clock", "Bath towel": "bath towel"}
-    ids = {str(i): i for i in range(12)}
-    files = {
-        "folder_to_objectnet_label.json": json.dumps(folders),
-        "objectnet_to_imagenet_1k.json": json.dumps(shared),
-        "pytorch_to_imagenet_2012_id.json": json.dumps(ids),
-        "imagenet_to_label_2012_v2": "x\n" * 5 + "digital clock\nx\nbath towel\nx\nx\nx\nanalog clock\n",
-    }
-    for file, text in files.items():
-        (base / "mappings" / file).write_text(text)
+    miniatures.objectnet(tmp_path / "objectnet", folders, shared)
+    mappings = tmp_path / "objectnet" / "objectnet-1.0" / "mappings"
+    (mappings / "pytorch_to_imagenet_2012_id.json").write_text(json.dumps({str(i): i for i in range(12)}))
+    names = "x\n" * 5 + "digital clock\nx\nbath towel\nx\nx\nx\nanalog clock\n"
+    (mappings / "imagenet_to_label_2012_v2").write_text(names)
     return tmp_path
 
 

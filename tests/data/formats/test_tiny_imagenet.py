@@ -1,3 +1,4 @@
+import miniatures
 import pytest
 
 from rwkvclip_eval.data.formats import reader_of
@@ -8,13 +9,8 @@ WNIDS = ["n02124075", "n01443537", "n01629819"]
 
 
 @pytest.fixture
-def tiny(tmp_path, jpegs):
-    base = tmp_path / "tiny-imagenet-200"
-    jpegs(base, [f"train/{w}/images/{w}_{i}.JPEG" for w in WNIDS for i in (0, 1)])
-    jpegs(base / "val" / "images", [f"val_{i}.JPEG" for i in range(3)])
-    (base / "wnids.txt").write_text("\n".join(WNIDS))
-    rows = [f"val_{i}.JPEG\t{WNIDS[i]}\t0\t32\t44\t62\n" for i in range(3)]
-    (base / "val" / "val_annotations.txt").write_text("".join(rows))
+def tiny(tmp_path):
+    miniatures.tiny_imagenet(tmp_path, WNIDS, WNIDS)
     return tmp_path
 
 

@@ -1,69 +1,16 @@
+import miniatures
 import numpy as np
 import pytest
-from PIL import Image
 
 from rwkvclip_eval.data.formats.voc2007 import CLASSES, read_voc2007
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
-OBJECT = """\t<object>
-\t\t<name>{name}</name>
-\t\t<pose>Unspecified</pose>
-\t\t<truncated>0</truncated>
-\t\t<difficult>{difficult}</difficult>
-\t\t<bndbox>
-\t\t\t<xmin>{box[0]}</xmin>
-\t\t\t<ymin>{box[1]}</ymin>
-\t\t\t<xmax>{box[2]}</xmax>
-\t\t\t<ymax>{box[3]}</ymax>
-\t\t</bndbox>
-{part}\t</object>
-"""
-HEAD = """\t<part>
-\t\t<name>head</name>
-\t\t<bndbox>
-\t\t\t<xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax>
-\t\t</bndbox>
-\t</part>
-"""
-IMAGES = {
-    "train": {
-        "000012": [("car", 0, (2, 3, 9, 8))],
-        "000017": [("horse", 0, (1, 1, 5, 6)), ("person", 1, (4, 4, 8, 9))],
-    },
-    "val": {"000005": [("chair", 0, (1, 2, 4, 7)), ("chair", 1, (6, 2, 9, 5))]},
-    "test": {
-        "000001": [("dog", 0, (2, 4, 8, 9)), ("person", 0, (1, 1, 6, 6))],
-        "000002": [("train", 1, (3, 3, 9, 9))],
-        "000003": [],
-    },
-}
-
 
 @pytest.fixture
 def voc(tmp_path):
-    """Both archives unpacked; each image is a ramp, so that crops of it differ."""
-    base = tmp_path / "voc2007" / "VOCdevkit" / "VOC2007"
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (base / folder).mkdir(parents=True)
-    for split, images in IMAGES.items():
-        (base / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{i}\n" for i in images))
-        for name in CLASSES:
-            flags = {i: [d for n, d, _ in objects if n == name] for i, objects in images.items()}
-            said = {i: -1 if not f else 1 if 0 in f else 0 for i, f in flags.items()}
-            lines = [f"{i} {value:2d}\n" for i, value in said.items()]
-            (base / "ImageSets" / "Main" / f"{name}_{split}.txt").write_text("".join(lines))
-        for image, objects in images.items():
-            ramp = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(12, 10, 3) + int(image)
-            Image.fromarray(ramp).save(base / "JPEGImages" / f"{image}.jpg", quality=95)
-            body = "".join(
-                OBJECT.format(name=n, difficult=d, box=b, part=HEAD if n == "person" else "")
-                for n, d, b in objects
-            )
-            head = f"\t<folder>VOC2007</folder>\n\t<filename>{image}.jpg</filename>\n"
-            xml = f"<annotation>\n{head}{body}</annotation>\n"
-            (base / "Annotations" / f"{image}.xml").write_text(xml)
+    miniatures.voc2007(tmp_path / "voc2007")
     return tmp_path
 
 

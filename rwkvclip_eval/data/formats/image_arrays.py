@@ -1,4 +1,4 @@
-"""What the readers of small images share: finding files, and making splits of files or of arrays.
+"""What readers of datasets published as arrays share: the split of their rows, and fetching one as an image.
 
 Axes: n samples.
 """
@@ -13,16 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import (
-    FileReader,
-    Split,
-    check_unique,
-    fingerprint_files,
-    fingerprint_samples,
-    remembered_fingerprint,
-    stat_signature,
-)
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.data.samples import Split, fingerprint_samples, remembered_fingerprint, stat_signature
+from rwkvclip_eval.errors import DamagedData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,47 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from rwkvclip_eval.data.samples import ImageReader
-
-
-def locate(root: Path, *candidates: str) -> Path:
-    """Return the first of `candidates` that exists below `root`.
-
-    Raises:
-        DataNotFound: none does; the text names them all.
-    """
-    for candidate in candidates:
-        if (root / candidate).exists():
-            return root / candidate
-    raise DataNotFound(f"{root} holds none of: {', '.join(candidates)}. Unpack the published files there.")
-
-
-def no_split(name: str, split: str, available: Sequence[str]) -> DataNotFound:
-    """Return the error for a split the published dataset does not have."""
-    return DataNotFound(f"{name} has no official split {split!r}; it has {', '.join(available)}.")
-
-
-def files_split(
-    name: str,
-    root: Path,
-    paths: Sequence[Path],
-    labels: Sequence[int],
-    class_names: Sequence[str],
-    cache_dir: Path | None,
-) -> Split:
-    """Return a split whose images lie one to a file; keys are paths below `root`."""
-    if not paths:
-        raise DataNotFound(f"{root} holds no images of this split of {name}.")
-    keys = [path.relative_to(root).as_posix() for path in paths]
-    check_unique(keys, name)
-    return Split(
-        kind="classification",
-        keys=keys,
-        images=FileReader(tuple(paths)),
-        source=f"published files of {name}",
-        fingerprint=fingerprint_files(paths, keys, list(labels), root, cache_dir),
-        labels=np.asarray(labels, dtype=np.int64),
-        class_names=tuple(class_names),
-    )
 
 
 def array_split(
