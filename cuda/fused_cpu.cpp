@@ -1,10 +1,11 @@
 // The elementwise work around Bi-WKV on a CPU: token shift with lerps, group norm × gate, squared ReLU.
 //
 // Axes: B batch, T = h·w tokens, C channels (heads of N), K lerps, W lanes. C is a multiple of 16.
+#include <algorithm>
 #include <vector>
 
 #include "cpu_abi.h"
-#include "simd.h"
+#include "gemm.h"
 
 namespace rwkvclip {
 namespace {
@@ -78,6 +79,45 @@ void shift_lerp(const S* x, const T* mix, const S* mixes, S* out, int64_t lerps,
           const Vec<T> weight = mixes ? Vec<T>(load(mixes + k * whole + at)) : load(mix + k * channels + c);
           store(out + k * whole + at, own + delta * weight);
         }
+      }
+    }
+  });
+}
+
+// As shift_lerp with weights base_k + low_rank_k·up_k, which are made and used a few tokens at a time: they never
+// reach memory. low_rank [B·T, K·R], base [K, C], up [K, R, C].
+template <class T, class S>
+void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* out, int64_t lerps, int64_t rank,
+                  int64_t batch, int64_t rows, int64_t columns, int64_t channels, int64_t heads, int64_t directions,
+                  int64_t threads) {
+  constexpr int W = LANES<T>;
+  constexpr int64_t TILE = 24;  // a multiple of the rows of a product's tile; its weights stay in cache
+  const Shift<T> shift(rows, columns, channels, heads, directions);
+  const int64_t tokens = rows * columns, total = batch * tokens, tiles = (total + TILE - 1) / TILE;
+  in_parallel(threads, tiles, [&](int64_t begin, int64_t end) {
+    std::vector<T> own(size_t(TILE * channels)), delta(size_t(TILE * channels)), weights(size_t(TILE * channels));
+    std::vector<T> low(size_t(TILE * lerps * rank));
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = tile * TILE, count = std::min(TILE, total - first);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t token = first + i;
+        const S* from[MAX_DIRECTIONS];
+        shift.neighbours(x + token / tokens * tokens * channels, token % tokens, 1, from);
+        for (int64_t v = 0; v < channels / W; ++v) {
+          const Vec<T> here = load(x + token * channels + v * W);
+          store(own.data() + i * channels + v * W, here);
+          store(delta.data() + i * channels + v * W, shift.take(from, v) - here);
+        }
+        for (int64_t j = 0; j < lerps * rank; j += W)
+          store(low.data() + i * lerps * rank + j, Vec<T>(load(low_rank + token * lerps * rank + j)));
+      }
+      for (int64_t k = 0; k < lerps; ++k) {
+        for (int64_t i = 0; i < count; ++i) std::copy_n(base + k * channels, channels, weights.data() + i * channels);
+        gemm<T>(int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1,
+                up + k * rank * channels, channels, weights.data(), channels, true);
+        S* to = out + (k * total + first) * channels;
+        for (int64_t j = 0; j < count * channels; j += W)
+          store(to + j, load(own.data() + j) + load(delta.data() + j) * load(weights.data() + j));
       }
     }
   });
@@ -249,6 +289,16 @@ extern "C" int rwkvclip_shift_lerp(const void* x, const void* mix, const void* m
                                    int64_t directions, int64_t dtype, int64_t threads) {
   RWKVCLIP_BY_DTYPE(shift_lerp<T, S>((const S*)x, (const T*)mix, (const S*)mixes, (S*)out, lerps, batch, rows, columns,
                                      channels, heads, directions, threads))
+}
+
+// x [B, T, C], low_rank [B, T, K·R], out [K, B, T, C] in `dtype`; base [K, C] and up [K, R, C] in float32 (float64 for
+// float64). R is a multiple of 16.
+extern "C" int rwkvclip_dynamic_lerp(const void* x, const void* low_rank, const void* base, const void* up, void* out,
+                                     int64_t lerps, int64_t rank, int64_t batch, int64_t rows, int64_t columns,
+                                     int64_t channels, int64_t heads, int64_t directions, int64_t dtype,
+                                     int64_t threads) {
+  RWKVCLIP_BY_DTYPE(dynamic_lerp<T, S>((const S*)x, (const S*)low_rank, (const T*)base, (const T*)up, (S*)out, lerps,
+                                       rank, batch, rows, columns, channels, heads, directions, threads))
 }
 
 extern "C" int rwkvclip_shift_lerp_backward(const void* grad, const void* x, const void* mix, const void* mixes,

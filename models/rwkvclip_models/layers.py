@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rwkvclip_models.ops import Shift, bi_wkv6, linear, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops import Shift, bi_wkv6, dynamic_lerp, linear, norm_gate, relu_square, shift_lerp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,9 +70,9 @@ class SpatialMix(nn.Module):
         run = {"implementation": self.implementation}
         [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1.t(), **run))
-        base = torch.cat([self.get_parameter(f"time_maa_{name}") for name in "wkvrg"])
-        mixes = torch.baddbmm(base, low_rank.view(b * t, 5, MIX_RANK).transpose(0, 1), self.time_maa_w2)
-        x_w, x_k, x_v, x_r, x_g = shift_lerp(x, mixes.view(5, b, t, c), shift, **run)
+        base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in "wkvrg"])
+        lerped = dynamic_lerp(x, low_rank.view(b, t, 5 * MIX_RANK), base, self.time_maa_w2, shift, **run)
+        x_w, x_k, x_v, x_r, x_g = lerped
         r, k, v = self._linear("receptance", x_r), self._linear("key", x_k), self._linear("value", x_v)
         gate = self._linear("gate", x_g)
         # Decay and bonus stay float32 whatever the precision: rounded to bfloat16 they change the model.

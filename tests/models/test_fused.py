@@ -5,7 +5,7 @@ import torch
 
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift
-from rwkvclip_models.ops.fused import check_fused, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.fused import check_fused, dynamic_lerp, norm_gate, relu_square, shift_lerp
 
 LIMITS = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """Of max |difference| / max |float64 eager|; half precisions round operands' gradients and results once."""
@@ -42,6 +42,16 @@ def test_shift_and_lerp_agree_with_the_eager_form(dtype, shift, width):
     x = random(3, tokens, channels, dtype=dtype)
     for mix in (random(2, channels, seed=1), random(5, 3, tokens, channels, seed=2)):
         assert_agrees(lambda name, a, b: shift_lerp(a, b, shift, implementation=name), [x, mix.to(dtype)])
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("shift", [*GRIDS, Shift(17, 1, 2, 2)], ids=str)
+@pytest.mark.parametrize(("width", "rank"), [(16, 16), (80, 32)])
+def test_lerps_by_low_rank_weights_agree_with_the_eager_form(dtype, shift, width, rank):
+    tokens, channels = shift.rows * shift.columns, shift.heads * width
+    shapes = [(3, tokens, channels), (3, tokens, 5 * rank), (5, channels), (5, rank, channels)]
+    operands = [random(*shape, seed=i, dtype=dtype) / (1 + i) for i, shape in enumerate(shapes)]
+    assert_agrees(lambda name, *x: dynamic_lerp(*x, shift, implementation=name), operands)
 
 
 @pytest.mark.parametrize("dtype", LIMITS)

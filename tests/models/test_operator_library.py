@@ -28,6 +28,13 @@ def tokens(*shape):
         (library.shift_lerp, lambda: (tokens(2, 6, 32), tokens(2, 32), 2, 3, 2, 4, "cpu")),
         (library.shift_lerp, lambda: (tokens(2, 6, 32), tokens(5, 2, 6, 32), 6, 1, 2, 2, "cpu")),
         (
+            library.dynamic_lerp,
+            lambda: (
+                *(tokens(2, 6, 32), tokens(2, 6, 80), tokens(5, 32), tokens(5, 16, 32)),
+                *(2, 3, 2, 4, "cpu"),
+            ),
+        ),
+        (
             library.norm_gate,
             lambda: (tokens(2, 6, 32), tokens(2, 6, 32), tokens(32), tokens(32), 2, 1e-5, "cpu"),
         ),

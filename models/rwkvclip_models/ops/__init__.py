@@ -10,7 +10,7 @@ from rwkvclip_models.ops.choice import (
     known,
     resolve,
 )
-from rwkvclip_models.ops.fused import Shift, check_fused, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.fused import Shift, check_fused, dynamic_lerp, norm_gate, relu_square, shift_lerp
 from rwkvclip_models.ops.linear import linear
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "check_fused",
     "devices_of",
     "dtypes_of",
+    "dynamic_lerp",
     "implementations",
     "known",
     "linear",

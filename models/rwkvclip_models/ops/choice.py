@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib.util
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import build
+from rwkvclip_models.ops import build, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
@@ -66,8 +65,8 @@ def status(name: str) -> ImplementationStatus:
     reason, cure = "", ""
     if KERNELS.get(name) == "cuda" and not torch.cuda.is_available():
         reason, cure = "torch sees no NVIDIA GPU.", "Use it on a machine with one."
-    elif name == "triton" and importlib.util.find_spec("triton") is None:
-        reason, cure = "Triton is not installed.", "pip install triton"
+    elif name == "triton":
+        _, reason, cure = triton_support.status()
     elif name in {"cpu", "cuda"}:
         try:
             build.library(name)

@@ -52,6 +52,38 @@ def shift_lerp(x: Tensor, mix: Tensor, rows: int, columns: int, heads: int, dire
     return out.to(x.dtype)
 
 
+def dynamic_lerp(
+    x: Tensor,
+    low_rank: Tensor,
+    base: Tensor,
+    up: Tensor,
+    rows: int,
+    columns: int,
+    heads: int,
+    directions: int,
+) -> Tensor:
+    """Return x + (s(x) − x)∘(base_k + low_rank_k·up_k) as [K, B, T, C]; as `library.dynamic_lerp`."""
+    dtype = _stored(x)
+    lerps, rank, channels = up.shape
+    out = x.new_empty(lerps, *x.shape, dtype=dtype)
+    operands = _ready(x, dtype), _ready(low_rank, dtype), _exact(base, dtype), _exact(up, dtype)
+    _run(
+        "dynamic_lerp",
+        dtype,
+        *operands,
+        out,
+        lerps,
+        rank,
+        x.shape[0],
+        rows,
+        columns,
+        channels,
+        heads,
+        directions,
+    )
+    return out.to(x.dtype)
+
+
 def shift_lerp_backward(
     grad: Tensor, x: Tensor, mix: Tensor, rows: int, columns: int, heads: int, directions: int
 ) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,29 @@ def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "a
     return out
 
 
+def dynamic_lerp(
+    x: Tensor, low_rank: Tensor, base: Tensor, up: Tensor, shift: Shift, *, implementation: str = "auto"
+) -> Tensor:
+    """Return `shift_lerp` with weights base_k + low_rank_k·up_k, [K, B, T, C].
+
+    Args:
+        x: [B, T, C].
+        low_rank: [B, T, K·R].
+        base: [K, C].
+        up: [K, R, C].
+        shift: as in `shift_lerp`.
+        implementation: as in `shift_lerp`; "cpu" never writes the weights to memory.
+    """
+    chosen = fused(implementation, x, x.shape[-1] // shift.heads)
+    if chosen != "cpu" or up.shape[1] % 16:
+        weights = library.mixes(low_rank, base, up)
+        return shift_lerp(x, weights, shift, implementation=implementation)
+    x = library.cast_for_autocast(x)
+    sizes = (shift.rows, shift.columns, shift.heads, shift.directions)
+    out: Tensor = library.dynamic_lerp(x, low_rank.to(x.dtype), base, up, *sizes, chosen)
+    return out
+
+
 def norm_gate(
     y: Tensor,
     gate: Tensor,

@@ -54,6 +54,27 @@ def shift_lerp(
     return out
 
 
+@torch.library.custom_op("rwkvclip::dynamic_lerp", mutates_args=())
+def dynamic_lerp(
+    x: Tensor,
+    low_rank: Tensor,
+    base: Tensor,
+    up: Tensor,
+    rows: int,
+    columns: int,
+    heads: int,
+    directions: int,
+    implementation: str,
+) -> Tensor:
+    """Return x + (s(x) − x)∘(base_k + low_rank_k·up_k) as [K, B, T, C].
+
+    x [B, T, C], low_rank [B, T, K·R], base [K, C], up [K, R, C]. Only "cpu" has it in one pass.
+    """
+    sizes = (rows, columns, heads, directions)
+    out: Tensor = kernels(implementation).dynamic_lerp(x, low_rank, base, up, *sizes)
+    return out
+
+
 @torch.library.custom_op("rwkvclip::shift_lerp_backward", mutates_args=())
 def shift_lerp_backward(
     grad: Tensor,
@@ -143,6 +164,31 @@ def _register(
     forward.register_autograd(gradient, setup_context=setup_context)
 
 
+def mixes(low_rank: Tensor, base: Tensor, up: Tensor) -> Tensor:
+    """Return base_k + low_rank_k·up_k as [K, B, T, C]."""
+    lerps, rank, channels = up.shape
+    by_lerp = low_rank.reshape(-1, lerps, rank).transpose(0, 1)
+    weights = torch.baddbmm(base.to(by_lerp.dtype)[:, None], by_lerp, up.to(by_lerp.dtype))
+    return weights.view(lerps, *low_rank.shape[:-1], channels)
+
+
+def _dynamic_lerp_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, low_rank, base, up = ctx.saved_tensors
+    gx, g_mixes = shift_lerp_backward(grad, x, mixes(low_rank, base, up), *ctx.rest)
+    by_lerp = low_rank.reshape(-1, *up.shape[:2]).transpose(0, 1)
+    g_mixes = g_mixes.flatten(1, 2)
+    g_low_rank = (g_mixes @ up.to(g_mixes.dtype).mT).transpose(0, 1).reshape(low_rank.shape)
+    g_up = (by_lerp.mT @ g_mixes).to(up.dtype)
+    return gx, g_low_rank, g_mixes.sum(1).to(base.dtype), g_up, *(None for _ in ctx.rest)
+
+
+def _dynamic_lerp_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.rest = inputs[4:]
+
+
+dynamic_lerp.register_fake(lambda x, low_rank, base, up, *_: x.new_empty(up.shape[0], *x.shape))
+dynamic_lerp.register_autograd(_dynamic_lerp_gradient, setup_context=_dynamic_lerp_context)
 _register(bi_wkv6, bi_wkv6_backward, 5, lambda r, *_: _like(r))
 _register(shift_lerp, shift_lerp_backward, 2, lambda x, mix: x.new_empty(mix.shape[0], *x.shape))
 _register(norm_gate, norm_gate_backward, 4, lambda y, *_: _like(y))
@@ -199,6 +245,15 @@ def flops(batch: int, num_tokens: int, heads: int, width: int) -> int:
 @register_flop_formula(torch.ops.rwkvclip.bi_wkv6)
 def _forward_flops(r_shape: Sequence[int], *_: Any, **__: Any) -> int:
     return flops(*r_shape)
+
+
+@register_flop_formula(torch.ops.rwkvclip.dynamic_lerp)
+def _dynamic_lerp_flops(
+    x_shape: Sequence[int], _: Any, __: Any, up_shape: Sequence[int], *___: Any, **____: Any
+) -> int:
+    """Those of the products with `up`; elementwise work counts nothing."""
+    lerps, rank, channels = up_shape
+    return 2 * x_shape[0] * x_shape[1] * lerps * rank * channels
 
 
 @register_flop_formula(torch.ops.rwkvclip.bi_wkv6_backward)
