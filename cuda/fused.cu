@@ -168,7 +168,7 @@ int rwkvclip_norm_gate(const void* y, const void* gate, const void* weight, cons
   if (rows * width == 0) return 0;
   return by_dtype(dtype, [&](auto number) {
     using T = decltype(number);
-    return by_vector<T>(norm.head_width % kVector<T> == 0 && aligned(y, gate, out), [&](auto vector) {
+    return by_vector<T>(norm.head_width % kVector<T> == 0 && aligned(y, gate, weight, bias, out), [&](auto vector) {
       return launch_norm_gate<T, vector.value>(static_cast<const T*>(y), static_cast<const T*>(gate), weight,
                                                bias, static_cast<T*>(out), norm,
                                                static_cast<cudaStream_t>(stream));
@@ -188,7 +188,7 @@ int rwkvclip_norm_gate_backward(const void* grad, const void* y, const void* gat
   auto* sums = static_cast<float*>(partial);
   const int code = by_dtype(dtype, [&](auto number) {
     using T = decltype(number);
-    const bool wide = norm.head_width % kVector<T> == 0 && aligned(grad, y, gate, gy, ggate);
+    const bool wide = norm.head_width % kVector<T> == 0 && aligned(grad, y, gate, weight, bias, gy, ggate);
     return by_vector<T>(wide, [&](auto vector) {
       return launch_norm_gate_backward<T, vector.value>(
           static_cast<const T*>(grad), static_cast<const T*>(y), static_cast<const T*>(gate), weight, bias,

@@ -10,12 +10,18 @@
 namespace rwkvclip {
 
 constexpr int kBlockThreads = 256;
+/// Least blocks on a multiprocessor that the compiler plans for: more, its own guess, costs spills.
+constexpr int kForwardBlocks = 5, kBackwardBlocks = 3, kManySumsBlocks = 2;
 /// Most partial sums over the rows; each is the work of one block, so this fills a GPU of today.
 constexpr int64_t kMostParts = 512;
 
 /// Elements of T in one 16-byte access.
 template <class T>
 constexpr int kVector = 16 / sizeof(T);
+
+/// Elements of one access to V of them, at most 16 bytes.
+template <class T, int V>
+constexpr int kAccess = V < kVector<T> ? V : kVector<T>;
 
 template <class T, int V>
 struct alignas(sizeof(T) * V) Pack {
@@ -24,17 +30,25 @@ struct alignas(sizeof(T) * V) Pack {
 
 template <int V, class T>
 __device__ __forceinline__ void load(const T* __restrict__ from, float (&to)[V]) {
-  const Pack<T, V> pack = *reinterpret_cast<const Pack<T, V>*>(from);
+  constexpr int kEach = kAccess<T, V>;
 #pragma unroll
-  for (int i = 0; i < V; ++i) to[i] = to_float(pack.items[i]);
+  for (int i = 0; i < V; i += kEach) {
+    const auto pack = *reinterpret_cast<const Pack<T, kEach>*>(from + i);
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) to[i + j] = to_float(pack.items[j]);
+  }
 }
 
 template <int V, class T>
 __device__ __forceinline__ void store(T* __restrict__ to, const float (&from)[V]) {
-  Pack<T, V> pack;
+  constexpr int kEach = kAccess<T, V>;
 #pragma unroll
-  for (int i = 0; i < V; ++i) pack.items[i] = from_float<T>(from[i]);
-  *reinterpret_cast<Pack<T, V>*>(to) = pack;
+  for (int i = 0; i < V; i += kEach) {
+    Pack<T, kEach> pack;
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) pack.items[j] = from_float<T>(from[i + j]);
+    *reinterpret_cast<Pack<T, kEach>*>(to + i) = pack;
+  }
 }
 
 /// Whether every pointer allows 16-byte accesses.

@@ -24,11 +24,11 @@ struct Norm {
 template <int V>
 __device__ __forceinline__ void load_parameter(const void* from, int dtype, int at, float (&to)[V]) {
   if (dtype == kFloat32)
-    for (int i = 0; i < V; ++i) to[i] = static_cast<const float*>(from)[at + i];
+    load<V>(static_cast<const float*>(from) + at, to);
   else if (dtype == kBFloat16)
-    for (int i = 0; i < V; ++i) to[i] = to_float(static_cast<const __nv_bfloat16*>(from)[at + i]);
+    load<V>(static_cast<const __nv_bfloat16*>(from) + at, to);
   else
-    for (int i = 0; i < V; ++i) to[i] = to_float(static_cast<const __half*>(from)[at + i]);
+    load<V>(static_cast<const __half*>(from) + at, to);
 }
 
 /// The sum of a number over the L lanes that share a head, in each of them.
@@ -87,7 +87,7 @@ struct Lane {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kForwardBlocks)
     norm_gate_kernel(const T* __restrict__ y, const T* __restrict__ gate, const void* __restrict__ weight,
                      const void* __restrict__ bias, T* __restrict__ out, Norm norm) {
   const int64_t row = int64_t{blockIdx.x} * blockDim.z + threadIdx.z;
@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 ///
 /// With q = grad ∘ silu(gate) ∘ weight: gy = (q − mean(q) − n · mean(q ∘ n)) / √(variance + eps).
 template <class T, int V>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kBackwardBlocks)
     norm_gate_backward_kernel(const T* __restrict__ grad, const T* __restrict__ y, const T* __restrict__ gate,
                               const void* __restrict__ weight, const void* __restrict__ bias,
                               T* __restrict__ gy, T* __restrict__ ggate, float* __restrict__ partial,
@@ -126,13 +126,7 @@ __global__ void __launch_bounds__(kBlockThreads)
   const bool active = head < norm.heads;
   const Lane<V> lane(norm, head);
   const int64_t width = int64_t{norm.heads} * norm.head_width;
-  float w[kHeld<V>][V] = {}, b[kHeld<V>][V] = {}, gw[kHeld<V>][V] = {}, gb[kHeld<V>][V] = {};
-#pragma unroll
-  for (int j = 0; j < kHeld<V>; ++j) {
-    if (!active || lane.channel[j] < 0) continue;
-    load_parameter<V>(weight, norm.parameter_dtype, lane.channel[j], w[j]);
-    load_parameter<V>(bias, norm.parameter_dtype, lane.channel[j], b[j]);
-  }
+  float gw[kHeld<V>][V] = {}, gb[kHeld<V>][V] = {};
   int64_t row = int64_t{blockIdx.x} * blockDim.z + threadIdx.z;
   for (; active && row < norm.rows; row += int64_t{gridDim.x} * blockDim.z) {
     const int64_t at = row * width;
@@ -141,17 +135,19 @@ __global__ void __launch_bounds__(kBlockThreads)
 #pragma unroll
     for (int j = 0; j < kHeld<V>; ++j) {
       if (lane.channel[j] < 0) continue;
-      float z[V];
+      float z[V], w[V], b[V];
+      load_parameter<V>(weight, norm.parameter_dtype, lane.channel[j], w);
+      load_parameter<V>(bias, norm.parameter_dtype, lane.channel[j], b);
       load<V>(gate + at + lane.channel[j], z);
       load<V>(grad + at + lane.channel[j], q[j]);
 #pragma unroll
       for (int i = 0; i < V; ++i) {
         const float g = z[i], sigmoid = 1.0f / (1.0f + expf(-g));
         const float through = q[j][i] * g * sigmoid;
-        z[i] = q[j][i] * (n[j][i] * w[j][i] + b[j][i]) * sigmoid * (1.0f + g * (1.0f - sigmoid));
+        z[i] = q[j][i] * (n[j][i] * w[i] + b[i]) * sigmoid * (1.0f + g * (1.0f - sigmoid));
         gw[j][i] += through * n[j][i];
         gb[j][i] += through;
-        q[j][i] = through * w[j][i];
+        q[j][i] = through * w[i];
         sum_q += q[j][i];
         sum_qn += q[j][i] * n[j][i];
       }

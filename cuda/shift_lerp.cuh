@@ -53,7 +53,7 @@ __device__ __forceinline__ void load_moved(const T* __restrict__ from, int64_t a
 }
 
 template <class T, int V>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, kForwardBlocks)
     shift_lerp_kernel(const T* __restrict__ x, const T* __restrict__ mix, T* __restrict__ out, Shift shift) {
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   const int c = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) * V;
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kBlockThreads)
 /// leads to, which the caches hold; gmix_k = grad_k ∘ (s(x) − x). With A = 0 the mix is per token and gmix is
 /// stored; with A > 0 (K ≤ A) it is [K, C] and each block adds up its rows into partial [parts, K, C].
 template <class T, int V, int A>
-__global__ void __launch_bounds__(kBlockThreads)
+__global__ void __launch_bounds__(kBlockThreads, A > 2 ? kManySumsBlocks : kBackwardBlocks)
     shift_lerp_backward_kernel(const T* __restrict__ grad, const T* __restrict__ x, const T* __restrict__ mix,
                                T* __restrict__ gx, T* __restrict__ gmix, float* __restrict__ partial,
                                Shift shift) {
@@ -153,16 +153,16 @@ __global__ void __launch_bounds__(kBlockThreads)
     for (int k = 0; k < A; ++k) {
       if (k >= shift.mixes) break;
       __syncthreads();
-#pragma unroll
-      for (int i = 0; i < V; ++i) shared[threadIdx.y * line + mine + i] = sums[k][i];
+      store<V>(shared + threadIdx.y * line + mine, sums[k]);
       __syncthreads();
       if (threadIdx.y != 0 || !active) continue;
       float* to = partial + (int64_t{blockIdx.x} * shift.mixes + k) * width + c;
-      for (int i = 0; i < V; ++i) {
-        float sum = 0;
-        for (unsigned y = 0; y < blockDim.y; ++y) sum += shared[y * line + mine + i];
-        to[i] = sum;
+      float sum[V] = {};
+      for (unsigned y = 0; y < blockDim.y; ++y) {
+#pragma unroll
+        for (int i = 0; i < V; ++i) sum[i] += shared[y * line + mine + i];
       }
+      store<V>(to, sum);
     }
   }
 }

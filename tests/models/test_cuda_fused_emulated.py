@@ -35,7 +35,7 @@ def emulated(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("needs g++ to compile the CUDA sources for the CPU; none here")
     target = tmp_path_factory.mktemp("emulated") / "fused.so"
-    flags = "-O2 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared"
+    flags = "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared"
     checks = "-DRWKVCLIP_EMULATE -fsanitize=alignment -fsanitize-undefined-trap-on-error"
     sources = [ROOT / "cuda/fused.cu", ROOT / "cuda/error.cu"]
     includes = ["-I", ROOT / "tests/cuda", "-I", ROOT / "cuda", "-x", "c++"]
@@ -243,6 +243,7 @@ def test_what_the_kernels_cannot_do_is_said(device):
     with pytest.raises(UserError, match="multiple of the heads, got width 48 and 5 heads"):
         cuda_fused.shift_lerp(x, mix, 2, 2, 5, 4)
     with pytest.raises(UserError, match="heads of at most 128 channels, got 144"):
-        cuda_fused.norm_gate(*(numbers((1, 4, 144), torch.float32, device),) * 2, *mix.new_ones(2, 144), 1, 1e-5)
+        wide = x.new_ones((4, 1, 144))
+        cuda_fused.norm_gate(wide, wide, wide[0, 0], wide[0, 0], 1, 1e-5)
     with pytest.raises(UserError, match="float32, bfloat16 or float16, got code 3"):
         cuda_fused.relu_square(x.double())
