@@ -128,7 +128,7 @@ def _run(
     arguments += [ctypes.c_int64(_DTYPES[z.dtype]) for z in (first, parameter) if z is not None]
     # Tensors of the CPU come with kernels compiled for it, which know no streams.
     stream = torch.cuda.current_stream(first.device).cuda_stream if first.is_cuda else 0
-    with torch.cuda.device_of(first):
+    with torch.cuda.device(first.get_device()):
         code = getattr(cuda, f"rwkvclip_{name}")(*arguments, ctypes.c_void_p(stream))
     if code != 0:
         cuda.rwkvclip_error.restype = ctypes.c_char_p
