@@ -1,4 +1,4 @@
-// Kernels with known faults and known results, for test_emulator.py.
+// Kernels with known faults and known results, for tests/models/test_cuda_emulator.py.
 #include "emulator.h"
 
 namespace {

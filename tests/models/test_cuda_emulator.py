@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "cuda"
 RIGHT, NO_BARRIER, PART_BARRIER, PAST_END, MIXED_COLLECTIVES, LANE_RETURNED = range(6)
 
 
