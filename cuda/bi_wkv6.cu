@@ -12,24 +12,36 @@
 namespace rwkvclip {
 
 constexpr int kMostWidth = 128;
-/// Blocks of a chunk where a sequence has several; shorter chunks mean more states to move.
+/// Most blocks of a chunk where a sequence has several.
 constexpr int kLongBlocks = 8;
+/// Shared memory that a thread block has on every GPU from sm_80 on.
+constexpr size_t kSharedBytes = 99 << 10;
 /// Floats of the states of one operand pair; more heads than they hold take turns.
 constexpr int64_t kStateFloats = 1 << 25;
 
-/// Longest chunk, bounded by what a warp keeps in registers: all of 13 blocks hold 196 tokens.
+/// Most blocks of a chunk that is the whole sequence, bounded by registers; 13 hold the 196 patches of B/16.
 template <class T>
 constexpr int kMostBlocks = kParts<T> == 1 ? 13 : 8;
+
+/// Most blocks of a chunk beside states, which need shared memory too.
+template <class T>
+int long_blocks(int width) {
+  int blocks = kLongBlocks;
+  while (std::max(forward_bytes<kParts<T>>(blocks, width, true), sums_bytes<kParts<T>>(blocks, width)) >
+         kSharedBytes)
+    --blocks;
+  return blocks;
+}
 
 struct Plan {
   int64_t batch, tokens, heads, width;
   int blocks, chunks;
   int64_t turn;  // heads b·H + h that share the states
 
-  Plan(int64_t batch, int64_t tokens, int64_t heads, int64_t width, int most_blocks)
+  Plan(int64_t batch, int64_t tokens, int64_t heads, int64_t width, int most_blocks, int long_blocks)
       : batch(batch), tokens(tokens), heads(heads), width(width) {
     const int64_t all = (tokens + kBlockTokens - 1) / kBlockTokens;
-    const int64_t cut = all <= most_blocks ? 1 : (all + kLongBlocks - 1) / kLongBlocks;
+    const int64_t cut = all <= most_blocks ? 1 : (all + long_blocks - 1) / long_blocks;
     chunks = static_cast<int>(cut);
     blocks = static_cast<int>((all + cut - 1) / cut);
     // Every thread block's index has 31 bits.
@@ -62,10 +74,12 @@ int launch(const char* name, void (*kernel)(P...), const Plan& plan, int64_t cou
   return check_launch(name);
 }
 
-/// Calls `with` with the smallest number of blocks that kernels are compiled for.
+/// Calls `with` with the smallest number of blocks that kernels are compiled for; 4 and 5 are B/32's and text.
 template <class T, class F>
 int by_blocks(int blocks, const F& with) {
   if (blocks <= 4) return with(std::integral_constant<int, 4>());
+  if constexpr (kParts<T> == 1)
+    if (blocks == 5) return with(std::integral_constant<int, 5>());
   if (blocks <= 8) return with(std::integral_constant<int, 8>());
   return with(std::integral_constant<int, kMostBlocks<T>>());
 }
@@ -146,7 +160,8 @@ int with_plan(int64_t batch, int64_t tokens, int64_t heads, int64_t width, int64
     return fail("expected a head width that is a multiple of 16 up to " + std::to_string(kMostWidth) +
                 ", got " + std::to_string(width));
   const auto call = [&](auto zero) {
-    return with(zero, Plan(batch, tokens, heads, width, kMostBlocks<decltype(zero)>));
+    using T = decltype(zero);
+    return with(zero, Plan(batch, tokens, heads, width, kMostBlocks<T>, long_blocks<T>(int(width))));
   };
   if (dtype == kFloat32) return call(float());
   if (dtype == kBFloat16) return call(__nv_bfloat16());

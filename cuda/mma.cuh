@@ -6,7 +6,8 @@
 // The first order lets a lane read 4 channels at once; the tensor core sees the channels permuted, equally
 // in both factors. Slot ρ of the permuted channels is channel `channel_of_slot(ρ)`.
 //
-// Numbers are split in P bfloat16 parts (P = 2: 16 bits of significand, what is lost is below 2⁻¹⁷).
+// Numbers are split in P bfloat16 parts, each of which holds 8 more bits of the significand; of products of
+// parts those below the last part are left out.
 #pragma once
 
 #include "common.cuh"
@@ -76,10 +77,12 @@ __device__ __forceinline__ Parts<P> split(const Tile& tile) {
   Parts<P> parts;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float low = tile.x[2 * i], high = tile.x[2 * i + 1];
-    const uint32_t word = pack(low, high);
-    parts.part[0].w[i] = word;
-    if constexpr (P == 2) parts.part[1].w[i] = pack(low - low_of(word), high - high_of(word));
+    float low = tile.x[2 * i], high = tile.x[2 * i + 1];
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      const uint32_t word = parts.part[p].w[i] = pack(low, high);
+      low -= low_of(word), high -= high_of(word);
+    }
   }
   return parts;
 }
@@ -109,11 +112,11 @@ __device__ __forceinline__ void multiply(Tile& c, const Words& a, const Words& b
 
 template <bool Transposed, int P>
 __device__ __forceinline__ void multiply(Tile& c, const Parts<P>& a, const Parts<P>& b) {
-  if constexpr (P == 2) {
-    multiply<Transposed>(c, a.part[1], b.part[0]);
-    multiply<Transposed>(c, a.part[0], b.part[1]);
-  }
-  multiply<Transposed>(c, a.part[0], b.part[0]);
+  // Small products first.
+#pragma unroll
+  for (int last = P - 1; last >= 0; --last)
+#pragma unroll
+    for (int p = 0; p <= last; ++p) multiply<Transposed>(c, a.part[p], b.part[last - p]);
 }
 
 /// What a warp leaves in shared memory for the others: P words per lane, read back by the same lane.

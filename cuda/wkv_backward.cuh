@@ -98,7 +98,9 @@ __device__ __forceinline__ Tile through_state(const T* p, const Place& place, co
 }
 
 template <class T, int MostBlocks>
-__global__ void __launch_bounds__(MostBlocks * 32) wkv_backward_kernel(const Backward<T> op) {
+__global__ void
+    __launch_bounds__(MostBlocks * 32, kParts<T> == 1 && MostBlocks <= 8 ? resident(MostBlocks, 168) : 1)
+    wkv_backward_kernel(const Backward<T> op) {
   constexpr int P = kParts<T>, kWords = 32 * P;
   RWKVCLIP_SHARED(uint4, exchange);
   const Shape& shape = op.shape;
@@ -138,6 +140,7 @@ __global__ void __launch_bounds__(MostBlocks * 32) wkv_backward_kernel(const Bac
     }
   }
 
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     const int channel = 16 * step;
     const int turn = (steps + step) % 2;
@@ -192,7 +195,8 @@ __global__ void __launch_bounds__(MostBlocks * 32) wkv_backward_kernel(const Bac
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         ga.x[i] += f.x[i] * sum.x[i];
-        (side == 0 ? log.from_start : log.to_end).x[i] = a_f.x[i] * sum.x[i];
+        if (side == 0) log.from_start.x[i] = a_f.x[i] * sum.x[i];
+        else log.to_end.x[i] = a_f.x[i] * sum.x[i];
       }
     }
     if (outer && op.of_receptance) {
@@ -234,7 +238,9 @@ __global__ void __launch_bounds__(MostBlocks * 32) wkv_backward_kernel(const Bac
       for (int i = 0; i < 8; ++i) {
         const float gradient = f.x[i] * product.x[i];
         ga.x[i] += gradient;
-        (Factors::is_right(level, i) ? log.from_start : log.to_end).x[i] += gradient * a.x[i];
+        const bool right = Factors::is_right(level, i);
+        log.from_start.x[i] += right ? gradient * a.x[i] : 0;
+        log.to_end.x[i] += right ? 0 : gradient * a.x[i];
       }
     }
 

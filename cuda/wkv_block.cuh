@@ -14,11 +14,17 @@ constexpr int kLevels = 4;       // of the tree inside a block: halves of 1, 2, 
 /// exp(−exp(w)) is zero far below this w; above it exp(w) is no longer a float32.
 constexpr float kMaxRawDecay = 80.0f;
 
-/// bfloat16 parts that operands of type T take in products.
+/// bfloat16 parts that factors of products have for operands of type T, enough for the significand of T.
+/// Factors in float16 itself would overflow where the result does not.
 template <class T>
-constexpr int kParts = 2;
+constexpr int kParts = 1;
 template <>
-constexpr int kParts<__nv_bfloat16> = 1;
+constexpr int kParts<__half> = 2;
+template <>
+constexpr int kParts<float> = 3;
+
+/// Thread blocks of 32·blocks threads that an SM holds at once if each thread takes so many registers.
+constexpr int resident(int blocks, int registers) { return 65536 / (blocks * 32 * registers); }
 
 /// How operands [B, T, H, N] are cut.
 struct Shape {

@@ -26,7 +26,8 @@ constexpr size_t forward_bytes(int blocks, int width, bool states) {
 }
 
 template <class T, int MostBlocks>
-__global__ void __launch_bounds__(MostBlocks * 32) wkv_forward_kernel(const Forward<T> op) {
+__global__ void __launch_bounds__(MostBlocks * 32, kParts<T> == 1 ? resident(MostBlocks, 128) : 1)
+    wkv_forward_kernel(const Forward<T> op) {
   constexpr int P = kParts<T>, kWords = 32 * P;
   RWKVCLIP_SHARED(uint4, exchange);
   const Shape& shape = op.shape;
@@ -40,6 +41,7 @@ __global__ void __launch_bounds__(MostBlocks * 32) wkv_forward_kernel(const Forw
   for (int j = 0; j < MostBlocks; ++j) a[j] = zeros();
   float bonus[2] = {0, 0};
 
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     const int channel = 16 * step;
     uint4* const tiles = exchange + step % 2 * 2 * blocks * kWords;
@@ -94,8 +96,12 @@ __global__ void __launch_bounds__(MostBlocks * 32) wkv_forward_kernel(const Forw
     if (i / 4 == i / 2 % 2 && 2 * quad_of_lane() + i % 2 == row_of_lane()) diagonal.x[i] = bonus[i / 4];
   Parts<P> weights[MostBlocks];
 #pragma unroll
-  for (int j = 0; j < MostBlocks; ++j) weights[j] = split<P>(j == own ? diagonal : a[j]);
+  for (int j = 0; j < MostBlocks; ++j) {
+    if (j == own) a[j] = diagonal;
+    weights[j] = split<P>(a[j]);
+  }
 
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     const int channel = 16 * step;
     // The turns go on from those of the keys.
