@@ -1,0 +1,107 @@
+"""Bi-WKV in CUDA (`cuda/bi_wkv6.cu`): output and gradients of tensors on one device.
+
+Plain functions: no autograd, and the caller has checked shapes, dtypes and devices. Work is queued on the
+current stream, memory comes from torch's allocator, and results repeat bit by bit.
+Axes: B batch, T tokens, H heads, N head width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkvclip_models.errors import UserError
+from rwkvclip_models.ops.build import library
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+
+_ALIGNMENT_BYTES = 16
+"""Of operands: the kernels read several channels at once."""
+
+
+def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """Return y [B, T, H, N] in the dtype of `r`, contiguous; sums are float32.
+
+    Factors of matrix products enter as one bfloat16 number for bfloat16 operands, as the sum of two for
+    float32 and float16 ones.
+
+    Args:
+        r: receptance [B, T, H, N], float32, bfloat16 or float16; N a multiple of 16 up to 128.
+        k: key, like r.
+        v: value, like r.
+        w: raw decay [B, T, H, N], float32; the decay per step is exp(−exp(w)).
+        u: bonus of the current token [H, N], float32.
+
+    Raises:
+        UserError: the device refused the work.
+    """
+    r, k, v, w, u = (_readable(x) for x in (r, k, v, w, u))
+    y = torch.empty_like(r)
+    workspace = w.new_empty(_sizes(r)[0])
+    _run("bi_wkv6", (r, k, v, w, u, y, workspace), r)
+    return y
+
+
+def bi_wkv6_backward(
+    gy: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of r, k, v in their dtype and of w, u in float32, all contiguous.
+
+    Args:
+        gy: gradient of y [B, T, H, N], dtype of r.
+        r: receptance, as in `bi_wkv6`.
+        k: key.
+        v: value.
+        w: raw decay.
+        u: bonus.
+
+    Raises:
+        UserError: the device refused the work.
+    """
+    gy, r, k, v, w, u = (_readable(x) for x in (gy, r, k, v, w, u))
+    gr, gk, gv, gw = (torch.empty_like(x) for x in (r, k, v, w))
+    _, floats, rows = _sizes(r)
+    workspace = w.new_empty(floats)
+    gu = w.new_empty((r.shape[0], rows, *u.shape))
+    _run("bi_wkv6_backward", (gy, r, k, v, w, u, gr, gk, gv, gw, gu, workspace), r)
+    return gr, gk, gv, gw, gu.sum((0, 1))
+
+
+def _readable(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % _ALIGNMENT_BYTES else x
+
+
+def _shape(r: Tensor) -> tuple[ctypes.c_int64, ...]:
+    return (*map(ctypes.c_int64, r.shape), ctypes.c_int64(_DTYPES[r.dtype]))
+
+
+def _sizes(r: Tensor) -> tuple[int, int, int]:
+    """Return the floats of workspace forward and backward need, and the rows of gu's partial sums."""
+    sizes = [ctypes.c_int64() for _ in range(3)]
+    cuda = library("cuda")
+    _check(cuda, cuda.rwkvclip_bi_wkv6_sizes(*_shape(r), *map(ctypes.byref, sizes)), r)
+    forward, backward, rows = (size.value for size in sizes)
+    return forward, backward, rows
+
+
+def _run(name: str, tensors: tuple[Tensor, ...], r: Tensor) -> None:
+    """Queue one operator on the current stream of its tensors' device."""
+    cuda = library("cuda")
+    pointers = (ctypes.c_void_p(x.data_ptr()) for x in tensors)
+    # Tensors of the CPU come with kernels compiled for it, which know no streams.
+    stream = torch.cuda.current_stream(r.device).cuda_stream if r.is_cuda else 0
+    with torch.cuda.device_of(r):
+        code = getattr(cuda, f"rwkvclip_{name}")(*pointers, *_shape(r), ctypes.c_void_p(stream))
+    _check(cuda, code, r)
+
+
+def _check(cuda: ctypes.CDLL, code: int, r: Tensor) -> None:
+    if code != 0:
+        cuda.rwkvclip_error.restype = ctypes.c_char_p
+        raise UserError(f"Bi-WKV failed on {r.device}: {cuda.rwkvclip_error().decode()}.")
