@@ -39,7 +39,10 @@ def emulated(tmp_path_factory):
     if shutil.which("g++") is None:
         pytest.skip("needs g++ to compile the CUDA sources for the CPU; none here")
     target = tmp_path_factory.mktemp("emulated") / "wkv.so"
-    flags = "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared -DRWKVCLIP_EMULATE"
+    flags = (
+        "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared "
+        "-DRWKVCLIP_EMULATE"
+    )
     sources = [ROOT / "cuda" / name for name in ("bi_wkv6.cu", "scan_baseline.cu", "error.cu")]
     includes = ["-I", ROOT / "tests/cuda", "-I", ROOT / "cuda", "-x", "c++"]
     subprocess.run(["g++", *flags.split(), *includes, *sources, "-o", target], check=True)
@@ -86,7 +89,9 @@ def operands(device, dtype, b, t, h, n, *, low=-6.0, high=1.0):
 
 
 def run(r, k, v, w, u, gy):
-    return dict(zip(NAMES, (cuda.bi_wkv6(r, k, v, w, u), *cuda.bi_wkv6_backward(gy, r, k, v, w, u)), strict=True))
+    return dict(
+        zip(NAMES, (cuda.bi_wkv6(r, k, v, w, u), *cuda.bi_wkv6_backward(gy, r, k, v, w, u)), strict=True)
+    )
 
 
 def exact(r, k, v, w, u, gy):

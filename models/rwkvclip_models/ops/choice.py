@@ -72,6 +72,8 @@ def status(name: str) -> ImplementationStatus:
             build.library(name)
         except build.BuildError as error:
             reason, cure = error.reason, error.cure
+    if not reason and KERNELS.get(name) == "cuda":
+        reason, cure = _trial(name)
     return ImplementationStatus(name=name, available=not reason, reason=reason, cure=cure)
 
 
@@ -87,6 +89,19 @@ def known(implementation: str) -> str:
     near = difflib.get_close_matches(implementation, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UserError(f"Unknown Bi-WKV implementation {implementation!r}.{hint} Known: {', '.join(names)}.")
+
+
+def _trial(name: str) -> tuple[str, str]:
+    """Return why a GPU implementation that is built does not run, and what to do; empty if it runs."""
+    from rwkvclip_models.ops import library
+
+    try:
+        one = torch.ones(1, 1, 1, WIDTH_STEP, device="cuda")
+        library.recurrence(name).bi_wkv6(one, one, one, one, one[0, 0]).sum().item()
+    except Exception as error:  # a driver too old for the toolkit, a GPU too new for it, …
+        reason = f"it does not run on this GPU: {type(error).__name__}: {error}"
+        return reason, "Bring driver, torch and compiler to versions that fit, then run again."
+    return "", ""
 
 
 def resolve(

@@ -19,18 +19,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-MODULES = {"cpu": "cpu", "cuda": "cuda", "triton": "triton_kernels"}
+MODULES = {
+    "cpu": ("cpu", "cpu"),
+    "cuda": ("cuda", "cuda_fused"),
+    "triton": ("triton_wkv", "triton_fused"),
+}
+"""Implementation → modules of its recurrence and of its elementwise operators."""
 
 
-def kernels(implementation: str) -> ModuleType:
-    """Return the module that holds an implementation's functions."""
-    return importlib.import_module(f"rwkvclip_models.ops.{MODULES[implementation]}")
+def recurrence(implementation: str) -> ModuleType:
+    """Return the module with `bi_wkv6` and `bi_wkv6_backward` of an implementation."""
+    return importlib.import_module(f"rwkvclip_models.ops.{MODULES[implementation][0]}")
+
+
+def elementwise(implementation: str) -> ModuleType:
+    """Return the module with an implementation's `shift_lerp`, `norm_gate`, `relu_square` and gradients."""
+    return importlib.import_module(f"rwkvclip_models.ops.{MODULES[implementation][1]}")
 
 
 @torch.library.custom_op("rwkvclip::bi_wkv6", mutates_args=())
 def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, implementation: str) -> Tensor:
     """Return y [B, T, H, N], contiguous, in r's dtype."""
-    y: Tensor = kernels(implementation).bi_wkv6(r, k, v, w, u)
+    y: Tensor = recurrence(implementation).bi_wkv6(r, k, v, w, u)
     return y
 
 
@@ -39,7 +49,7 @@ def bi_wkv6_backward(
     gy: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, implementation: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of r, k, v, w, u, contiguous, each in its operand's dtype."""
-    gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = kernels(implementation).bi_wkv6_backward(
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = recurrence(implementation).bi_wkv6_backward(
         gy, r, k, v, w, u
     )
     return gradients
@@ -50,7 +60,7 @@ def shift_lerp(
     x: Tensor, mix: Tensor, rows: int, columns: int, heads: int, directions: int, implementation: str
 ) -> Tensor:
     """Return x + (s(x) − x)∘mix_k as [K, B, T, C] of x [B, T, C] and mix [K, C] or [K, B, T, C]."""
-    out: Tensor = kernels(implementation).shift_lerp(x, mix, rows, columns, heads, directions)
+    out: Tensor = elementwise(implementation).shift_lerp(x, mix, rows, columns, heads, directions)
     return out
 
 
@@ -71,7 +81,7 @@ def dynamic_lerp(
     x [B, T, C], low_rank [B, T, K·R], base [K, C], up [K, R, C]. Only "cpu" has it in one pass.
     """
     sizes = (rows, columns, heads, directions)
-    out: Tensor = kernels(implementation).dynamic_lerp(x, low_rank, base, up, *sizes)
+    out: Tensor = elementwise(implementation).dynamic_lerp(x, low_rank, base, up, *sizes)
     return out
 
 
@@ -87,7 +97,7 @@ def shift_lerp_backward(
     implementation: str,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and mix."""
-    gradients: tuple[Tensor, Tensor] = kernels(implementation).shift_lerp_backward(
+    gradients: tuple[Tensor, Tensor] = elementwise(implementation).shift_lerp_backward(
         grad, x, mix, rows, columns, heads, directions
     )
     return gradients
@@ -98,7 +108,7 @@ def norm_gate(
     y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int, eps: float, implementation: str
 ) -> Tensor:
     """Return (GroupNorm of each head of y)·silu(gate) as [B, T, C] of y and gate [B, T, C]."""
-    out: Tensor = kernels(implementation).norm_gate(y, gate, weight, bias, heads, eps)
+    out: Tensor = elementwise(implementation).norm_gate(y, gate, weight, bias, heads, eps)
     return out
 
 
@@ -114,7 +124,7 @@ def norm_gate_backward(
     implementation: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of y, gate, weight and bias."""
-    gradients: tuple[Tensor, Tensor, Tensor, Tensor] = kernels(implementation).norm_gate_backward(
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor] = elementwise(implementation).norm_gate_backward(
         grad, y, gate, weight, bias, heads, eps
     )
     return gradients
@@ -123,14 +133,14 @@ def norm_gate_backward(
 @torch.library.custom_op("rwkvclip::relu_square", mutates_args=())
 def relu_square(x: Tensor, implementation: str) -> Tensor:
     """Return relu(x)²."""
-    out: Tensor = kernels(implementation).relu_square(x)
+    out: Tensor = elementwise(implementation).relu_square(x)
     return out
 
 
 @torch.library.custom_op("rwkvclip::relu_square_backward", mutates_args=())
 def relu_square_backward(grad: Tensor, x: Tensor, implementation: str) -> Tensor:
     """Return the gradient of x."""
-    gx: Tensor = kernels(implementation).relu_square_backward(grad, x)
+    gx: Tensor = elementwise(implementation).relu_square_backward(grad, x)
     return gx
 
 
