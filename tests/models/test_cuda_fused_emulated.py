@@ -14,14 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rwkvclip_models import ops
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.layers import shift_delta
-from rwkvclip_models.ops import cuda_fused
+from rwkvclip_models.ops import Shift, cuda_fused
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 MARGIN = 64
-MOVES = {4: ((2, 1), (2, -1), (1, 1), (1, -1)), 2: ((1, 1), (1, -1))}
 IMAGES = [(1, 1), (1, 5), (7, 7), (14, 14), (3, 5)]
 TEXTS = [(1, 1), (2, 1), (77, 1)]
 GRIDS = [(*grid, 4) for grid in IMAGES] + [(*grid, 2) for grid in TEXTS]
@@ -92,8 +91,7 @@ def exact_gradients(out, grad, *leaves):
 
 
 def eager_shift_lerp(x, mix, h, w, heads, directions):
-    delta = shift_delta(x, (h, w), heads, MOVES[directions])
-    return x + delta * (mix if mix.dim() == 4 else mix[:, None, None])
+    return ops.shift_lerp(x, mix, Shift(h, w, heads, directions), implementation="torch")
 
 
 def check_shift_lerp(device, dtype, batch, grid, n, mixes, per_token, heads=2):

@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rwkvclip_models.layers import shift_delta
-from rwkvclip_models.ops import triton_support
+from rwkvclip_models import ops
+from rwkvclip_models.ops import Shift, triton_support
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -205,9 +205,7 @@ def test_heads_whose_states_exceed_the_workspace_take_turns(run):
 
 def shift_lerp(x, mix, h, w, heads, directions):
     """As the eager model computes it."""
-    moves = ((2, 1), (2, -1), (1, 1), (1, -1)) if directions == 4 else ((1, 1), (1, -1))
-    mix = mix[:, None, None] if mix.dim() == 2 else mix
-    return x + shift_delta(x, (h, w), heads, moves) * mix
+    return ops.shift_lerp(x, mix, Shift(h, w, heads, directions), implementation="torch")
 
 
 def norm_gate(y, gate, weight, bias, heads, eps):
