@@ -96,7 +96,7 @@ def _run(name: str, tensors: tuple[Tensor, ...], r: Tensor) -> None:
     pointers = (ctypes.c_void_p(x.data_ptr()) for x in tensors)
     # Tensors of the CPU come with kernels compiled for it, which know no streams.
     stream = torch.cuda.current_stream(r.device).cuda_stream if r.is_cuda else 0
-    with torch.cuda.device_of(r):
+    with torch.cuda.device(r.get_device()):
         code = getattr(cuda, f"rwkvclip_{name}")(*pointers, *_shape(r), ctypes.c_void_p(stream))
     _check(cuda, code, r)
 
