@@ -17,7 +17,11 @@ constexpr int kLongBlocks = 8;
 /// Shared memory that a thread block has on every GPU from sm_80 on.
 constexpr size_t kSharedBytes = 99 << 10;
 /// Floats of the states of one operand pair; more heads than they hold take turns.
+#ifdef RWKVCLIP_STATE_FLOATS
+constexpr int64_t kStateFloats = RWKVCLIP_STATE_FLOATS;  // few, so that tests take turns
+#else
 constexpr int64_t kStateFloats = 1 << 25;
+#endif
 
 /// Most blocks of a chunk that is the whole sequence, bounded by registers; 13 hold the 196 patches of B/16.
 template <class T>

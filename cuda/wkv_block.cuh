@@ -38,23 +38,22 @@ struct Place {
   int64_t head;  // h + H·b
   int64_t local;  // the same, counted from Shape::first_head
   int chunk, block, blocks;
-  int64_t offset[2];  // of the lane's two tokens, at its first channel
-  bool held[2];       // whether they exist
+  int64_t offset;  // of the lane's first token, at its first channel
+  int64_t apart;   // from there to its second token
+  int held;        // how many of the two exist
 
   __device__ __forceinline__ explicit Place(const Shape& shape) {
     local = blockIdx.x / shape.chunks;
     head = shape.first_head + local;
     chunk = static_cast<int>(blockIdx.x % shape.chunks);
-    block = static_cast<int>(threadIdx.x / 32);
+    // The shuffle tells the compiler that it is one number for the warp.
+    block = __shfl_sync(~0u, static_cast<int>(threadIdx.x / 32), 0);
     blocks = static_cast<int>(blockDim.x / 32);
-    const int64_t start = (int64_t{chunk} * blocks + block) * kBlockTokens + row_of_lane();
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int64_t token = start + 8 * i;
-      held[i] = token < shape.tokens;
-      offset[i] = ((head / shape.heads * shape.tokens + token) * shape.heads + head % shape.heads) *
-                      shape.width + 4 * quad_of_lane();
-    }
+    const int64_t token = (int64_t{chunk} * blocks + block) * kBlockTokens + row_of_lane();
+    held = token >= shape.tokens ? 0 : token + 8 >= shape.tokens ? 1 : 2;
+    offset = ((head / shape.heads * shape.tokens + token) * shape.heads + head % shape.heads) * shape.width +
+             4 * quad_of_lane();
+    apart = 8 * shape.heads * shape.width;
   }
 };
 
@@ -91,7 +90,7 @@ __device__ __forceinline__ Tile load(const T* __restrict__ from, const Place& pl
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     float x[4] = {missing, missing, missing, missing};
-    if (place.held[i]) load4(from + place.offset[i] + channel, x);
+    if (i < place.held) load4(from + place.offset + i * place.apart + channel, x);
 #pragma unroll
     for (int c = 0; c < 4; ++c) tile.x[4 * i + c] = x[c];
   }
@@ -102,7 +101,7 @@ __device__ __forceinline__ void store(T* __restrict__ to, const Place& place, in
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const float x[4] = {tile.x[4 * i], tile.x[4 * i + 1], tile.x[4 * i + 2], tile.x[4 * i + 3]};
-    if (place.held[i]) store4(to + place.offset[i] + channel, x);
+    if (i < place.held) store4(to + place.offset + i * place.apart + channel, x);
   }
 }
 

@@ -8,7 +8,7 @@ Axes: B batch, T tokens, H heads, N head width.
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -96,8 +96,7 @@ def _run(name: str, tensors: tuple[Tensor, ...], r: Tensor) -> None:
     pointers = (ctypes.c_void_p(x.data_ptr()) for x in tensors)
     # Tensors of the CPU come with kernels compiled for it, which know no streams.
     stream = torch.cuda.current_stream(r.device).cuda_stream if r.is_cuda else 0
-    device: Any = torch.cuda.device_of(r)  # type: ignore[no-untyped-call]  # torch has no types here
-    with device:
+    with torch.cuda.device(r.get_device()):
         code = getattr(cuda, f"rwkvclip_{name}")(*pointers, *_shape(r), ctypes.c_void_p(stream))
     _check(cuda, code, r)
 
