@@ -299,4 +299,5 @@ def test_the_package_imports_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None; import rwkvclip_models, rwkvclip_models.ops.triton_support"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    paths = os.pathsep.join(p for p in sys.path if p)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
