@@ -6,6 +6,7 @@ Data flows one way: suite → units → features (store) → task.score → reco
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -261,12 +262,11 @@ def run_unit(
         others = datasets.fit_splits(unit)
         needs = unit.task.needs
         texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
+        learned = {split: _encoded(encoder, unit, other, store, options) for split, other in others.items()}
         features = dataclasses.replace(
             images,
             text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
-            fit={
-                split: _encoded(encoder, unit, other, store, options)[2:] for split, other in others.items()
-            },
+            fit={split: found[2:] for split, found in learned.items()},
             compute=Compute(options.device, options.memory_budget, options.encode.on_progress),
         )
         ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
@@ -277,6 +277,7 @@ def run_unit(
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
     except (DamagedData, SuiteError) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
+    infos = [dataset.info, *(other.info for other in others.values())]
     base = dataclasses.replace(
         blank_record(unit, ran, "ok", ""),
         dataset=samples.info.name,
@@ -284,11 +285,12 @@ def run_unit(
         split=samples.info.split,
         prompt_hash=unit.task.prompt_hash(samples, unit.protocol),
         dataset_fingerprint=dataset.info.fingerprint,
+        fit_fingerprint=_fit_fingerprint(others),
         feature_key=stored.key,
         dataset_source=dataset.info.source,
-        verified=dataset.info.verified,
-        subset=dataset.info.subset,
-        num_missing=len(stored.missing),
+        verified=all(info.verified for info in infos),
+        subset=any(info.subset for info in infos),
+        num_missing=len(stored.missing) + sum(len(found[0].missing) for found in learned.values()),
         seconds=round(time.perf_counter() - started, 3),
     )
     records = [
@@ -320,6 +322,12 @@ def _encoded(
         image_probe=stored.probe[kept] if "probe" in needs else None,
     )
     return stored, kept, samples, features
+
+
+def _fit_fingerprint(others: Mapping[str, Dataset]) -> str:
+    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
+    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
+    return hashlib.sha256(said.encode()).hexdigest() if others else ""
 
 
 def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -185,6 +186,39 @@ def test_a_probe_learns_on_train_and_is_judged_on_test(monkeypatch: pytest.Monke
     record = next(r for r in results.records if r.primary)
     assert record.protocol == "knn (k=3)"
     assert (record.n, record.notes["num_train"]) == (12, 30)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_number_learned_from_a_part_of_a_split_is_one_of_a_subset(
+    monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    splits = {"train": ColourDataset(30), "val": ColourDataset(9), "test": ColourDataset(12)}
+    for one in splits.values():
+        one.info = dataclasses.replace(one.info, verified=True)
+    register_splits(monkeypatch, **splits)
+    whole = rc.evaluate(ColourEncoder(), probe_suite()).records[0]
+    assert (whole.verified, whole.subset) == (True, False)
+    part = ColourDataset(6)
+    part.info = dataclasses.replace(part.info, subset=True)
+    register_splits(monkeypatch, **splits | {split: part})
+    cut = rc.evaluate(ColourEncoder(), probe_suite()).records[0]
+    assert (cut.verified, cut.subset) == (False, True)
+    assert cut.dataset_fingerprint == whole.dataset_fingerprint
+    assert len({"", cut.fit_fingerprint, whole.fit_fingerprint}) == 3
+
+
+def test_damaged_images_count_in_whichever_split_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = ColourDataset(30, damaged=(3, 4))
+    register_splits(monkeypatch, train=damaged, test=ColourDataset(12, damaged=(5,)))
+    results = rc.evaluate(ColourEncoder(), probe_suite(), allow_missing=2)
+    assert {r.num_missing for r in results.records} == {3}
+
+
+def test_a_task_that_learns_from_nothing_has_no_fingerprint_of_training_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    assert {r.fit_fingerprint for r in rc.evaluate(ColourEncoder(), suite("colours")).records} == {""}
 
 
 def test_a_probe_without_a_training_split_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

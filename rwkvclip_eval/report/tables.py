@@ -199,6 +199,7 @@ def _incomparable(entries: Sequence[Entry]) -> str:
     for what, name in (
         ("task versions", "task_version"),
         ("dataset fingerprints", "dataset_fingerprint"),
+        ("fingerprints of the training data", "fit_fingerprint"),
         ("prompt hashes", "prompt_hash"),
         ("numbers of damaged images left out", "num_missing"),
     ):

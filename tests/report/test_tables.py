@@ -62,7 +62,9 @@ def test_the_lowest_median_rank_is_best() -> None:
     assert table.rows[0].cells["b"].text == "12"
 
 
-@pytest.mark.parametrize("field", ["dataset_fingerprint", "prompt_hash", "task_version", "num_missing"])
+@pytest.mark.parametrize(
+    "field", ["dataset_fingerprint", "fit_fingerprint", "prompt_hash", "task_version", "num_missing"]
+)
 def test_a_row_whose_numbers_were_not_measured_alike_is_flagged_and_not_ranked(field: str) -> None:
     (table,) = tables(record("a", value=0.6), record("b", value=0.5, **{field: 7}))
     assert marks(table.rows[0]) == {"a": "", "b": ""}
