@@ -241,6 +241,22 @@ def test_tasks_that_share_images_encode_them_once(monkeypatch: pytest.MonkeyPatc
     assert encoder.images == 42
 
 
+def test_a_class_that_train_lacks_does_not_shift_the_labels_of_the_others(tmp_path: Path) -> None:
+    for split, classes in {"train": "ac", "test": "abc"}.items():
+        for label in classes:
+            (tmp_path / "birds" / split / label).mkdir(parents=True)
+            for i in range(4):
+                shade = (i, ord(label), len(split))
+                Image.new("RGB", (8, 8), shade).save(tmp_path / "birds" / split / label / f"{i}.png")
+    birds = {"name": "birds", "folder": str(tmp_path / "birds"), "templates": ["a {c}"]}
+    tasks = [{"task": task, "datasets": [birds]} for task in ("knn_probe", "linear_probe")]
+    loaded = parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+    encoder = ColourEncoder()
+    records = rc.evaluate(encoder, loaded).records
+    assert [r.status for r in records] == ["failed", "failed"]
+    assert "train and test do not have the same classes (2 and 3): only test has 'b'" in records[0].reason
+
+
 def test_a_probe_that_cannot_learn_is_refused_before_any_encoding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

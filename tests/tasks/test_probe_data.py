@@ -103,8 +103,34 @@ def test_a_feature_that_is_not_finite_is_named():
         probe_data(samples, features, ProbeOptions())
 
 
-def test_judging_on_the_training_samples_is_refused():
-    samples, features = case([0, 1] * 4)
-    same = dataclasses.replace(samples.info, fingerprint="of train")
-    with pytest.raises(DamagedData, match="train and test hold the same samples"):
-        probe_data(dataclasses.replace(samples, info=same), features, ProbeOptions())
+def with_info(given, split, **changes):
+    """Return samples and features with other facts about one split."""
+    samples, features = given
+    if split == "test":
+        return dataclasses.replace(samples, info=dataclasses.replace(samples.info, **changes)), features
+    one, own = features.fit[split]
+    one = dataclasses.replace(one, info=dataclasses.replace(one.info, **changes))
+    return samples, dataclasses.replace(features, fit={**features.fit, split: (one, own)})
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "val"), ("val", "test")])
+def test_two_splits_of_the_same_samples_are_refused(first, second):
+    given = with_info(case([0, 1] * 4, val=[0, 1]), second, fingerprint=f"of {first}")
+    with pytest.raises(DamagedData, match=f"{first} and {second} hold the same samples"):
+        probe_data(*given, ProbeOptions())
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "c"), r"\(2 and 3\): only test has 'b'\. Give"),
+        (("a", "b", "d"), r"only {0} has 'd'; only test has 'c'"),
+        (("b", "a", "c"), r"the same classes in another order"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_splits_that_number_their_classes_differently_are_refused(split, names, said):
+    given = case([0, 1, 2] * 4, val=[0, 1, 2], names=("a", "b", "c"))
+    given = with_info(given, split, class_names=names)
+    with pytest.raises(DamagedData, match=f"mine: {split} and test .*{said.format(split)}"):
+        probe_data(*given, ProbeOptions())
