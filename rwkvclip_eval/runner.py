@@ -195,19 +195,29 @@ class Datasets:
         return found
 
     def fit_splits(self, unit: Unit) -> dict[str, Dataset]:
-        """Return the splits that the unit's task learns from; of several, the first must be there.
+        """Return the splits that the unit's task learns from.
+
+        The first must be there, and every one that the catalogue knows.
 
         Raises:
-            DataNotFound: the first is not there.
+            DataNotFound: one of these is not there.
             DamagedData: one is there but wrong.
         """
+        from rwkvclip_eval.data.open import known_splits
+
         found: dict[str, Dataset] = {}
         for split in getattr(unit.task, "fit_splits", ()):
             try:
                 found[split] = self.get(unit, split)
-            except DataNotFound:
+            except DataNotFound as error:
                 if not found:
                     raise
+                if split in known_splits(unit.ref, unit.variant):
+                    raise DataNotFound(
+                        f"{error} {unit.dataset} has an official split {split}; without it, numbers are not "
+                        "comparable. Where a copy lacks it, make shards of the published files: "
+                        f"rwkvclip-eval data prepare {unit.dataset} --from FOLDER --data-root DIR."
+                    ) from error
         return found
 
     def _open(self, unit: Unit, split: str | None) -> Dataset:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import io
 import json
 import sys
+import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -219,6 +221,35 @@ def test_a_task_that_learns_from_nothing_has_no_fingerprint_of_training_data(
 ) -> None:
     register(monkeypatch, colours=ColourDataset())
     assert {r.fit_fingerprint for r in rc.evaluate(ColourEncoder(), suite("colours")).records} == {""}
+
+
+def write_shards(root: Path, name: str, split: str, labels: list[int], shade: int) -> None:
+    folder = root / f"wds_{name}" / split
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i, label in enumerate(labels):
+            image = io.BytesIO()
+            Image.new("RGB", (8, 8), (label * 40 % 256, shade, i % 256)).save(image, "PNG")
+            for suffix, content in ((".png", image.getvalue()), (".cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{i:05d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_an_official_validation_split_that_is_missing_is_not_replaced_by_a_draw(tmp_path: Path) -> None:
+    # The catalogue knows a validation split of DTD (47 classes) and none of MNIST.
+    for name, num_classes in (("dtd", 47), ("mnist", 10)):
+        names = "\n".join(f"class {i}" for i in range(num_classes))
+        for shade, split in enumerate(("train", "test")):
+            write_shards(tmp_path, name, split, [*range(num_classes)] * 2, shade)
+        (tmp_path / f"wds_{name}" / "classnames.txt").write_text(names)
+    tasks = [{"task": "linear_probe", "options": {"C": 1.0}, "datasets": ["dtd", "mnist"]}]
+    loaded = parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+    records = {r.dataset: r for r in rc.evaluate(ColourEncoder(), loaded, data_root=tmp_path).records}
+    assert records["dtd"].status == "missing_data"
+    assert "No data for dtd, split val" in records["dtd"].reason
+    assert "dtd has an official split val" in records["dtd"].reason
+    assert records["mnist"].status == "ok"
 
 
 def test_a_probe_without_a_training_split_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
