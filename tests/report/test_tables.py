@@ -142,6 +142,18 @@ def test_recalls_have_an_average_per_metric() -> None:
     assert found == {metrics[0]: pytest.approx(0.3), metrics[1]: pytest.approx(0.4)}
 
 
+@pytest.mark.parametrize("noted", [1, True])
+def test_a_best_strength_at_the_edge_is_warned_of_as_the_probe_notes_it(noted: object) -> None:
+    # The probe notes 0 or 1, since notes are numbers and texts.
+    task = {"task": "linear_probe", "protocol": "clip-certified"}
+    (table,) = tables(
+        record("a", "x", notes={"l2_at_edge": noted}, **task),
+        record("a", "y", notes={"l2_at_edge": 0}, **task),
+    )
+    (note,) = table.notes
+    assert note.endswith("may lie outside: x (a).")
+
+
 def test_metrics_that_are_not_primary_stand_apart() -> None:
     (table,) = tables(record("a"), record("a", value=0.9, metric="top5_accuracy", primary=False))
     assert [r.metric for r in table.rows] == ["top1_accuracy"]
