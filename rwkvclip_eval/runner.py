@@ -5,6 +5,7 @@ Data flows one way: suite → units → features (store) → task.score → reco
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import time
@@ -20,6 +21,7 @@ from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.results import Record, Status, folder_name
@@ -28,7 +30,7 @@ from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset, DatasetRef
@@ -84,7 +86,7 @@ class RunOptions:
     shared_cache: Path | None = None
     """Read-only store for what the private one lacks."""
     use_cache: bool = True
-    memory_budget: int = 2 << 30
+    memory_budget: int = MEMORY_BUDGET
     """Bytes that a probe's scores and gradients may take at once."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
@@ -232,7 +234,11 @@ class Datasets:
             offline=options.offline,
             cache_dir=options.cache_dir or default_cache_dir(),
         )
-        return dataset if options.limit is None else limit_dataset(dataset, options.limit)
+        if options.limit is None:
+            return dataset
+        # A probe can neither learn a class without an image nor choose its strength without a second.
+        least = 0 if split is None else 2 * len(dataset.info.class_names)
+        return limit_dataset(dataset, max(options.limit, least))
 
 
 def make_store(options: RunOptions) -> FeatureStore:
@@ -248,13 +254,34 @@ def make_store(options: RunOptions) -> FeatureStore:
     return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
 
 
+def check_unit(unit: Unit, datasets: Datasets) -> None:
+    """Open one unit's splits and check what its task makes of them.
+
+    Raises:
+        DataNotFound: a split is not there.
+        DamagedData: one is there but wrong.
+        UserError: it is asked for in a way that cannot be met.
+    """
+    dataset = datasets.get(unit)
+    fit = datasets.fit_splits(unit)
+    if dataset.info.kind not in unit.task.kinds:
+        return
+    samples = samples_of(dataset)
+    if "text" in unit.task.needs:
+        unit.task.texts(samples, unit.protocol)
+    check = getattr(unit.task, "check", None)
+    if check is not None:
+        check(samples, {split: samples_of(other) for split, other in fit.items()}, unit.protocol)
+
+
 def run_unit(
     encoder: Encoder, unit: Unit, datasets: Datasets, store: FeatureStore, options: RunOptions
 ) -> UnitOutcome:
-    """Encode and score one unit; problems with its data become a record instead of an exception.
+    """Encode and score one unit; problems with its data or settings become a record, not an exception.
 
     Raises:
-        UserError: a problem of the model (non-finite embeddings, …) or of the output.
+        UserError: a problem of the model (non-finite embeddings, …) or of the output, or a dataset that is
+            asked for in a way that cannot be met.
     """
     started = time.perf_counter()
     info = encoder.info
@@ -262,14 +289,17 @@ def run_unit(
         reason = f"{info.name} has no text tower, which {unit.task.name} needs."
         return UnitOutcome(records=[blank_record(unit, info, "not_applicable", reason)])
     try:
+        # What is known to fail is not encoded first.
+        check_unit(unit, datasets)
         dataset = datasets.get(unit)
         if dataset.info.kind not in unit.task.kinds:
             kinds = " or ".join(sorted(unit.task.kinds))
             raise DamagedData(
                 f"{unit.task.name} scores {kinds} sets; {dataset.info.name} is {dataset.info.kind}."
             )
-        stored, kept, samples, images = _encoded(encoder, unit, dataset, store, options)
         others = datasets.fit_splits(unit)
+        _check_budget(unit, others, info, options)
+        stored, kept, samples, images = _encoded(encoder, unit, dataset, store, options)
         needs = unit.task.needs
         texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
         learned = {split: _encoded(encoder, unit, other, store, options) for split, other in others.items()}
@@ -277,15 +307,15 @@ def run_unit(
             images,
             text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
             fit={split: found[2:] for split, found in learned.items()},
-            compute=Compute(options.device, options.memory_budget, options.encode.on_progress),
+            compute=_compute(unit, options),
         )
         ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
-        with options.encode.timings.stage("score"):
+        with options.encode.timings.stage("score"), _of_this_unit():
             result = unit.task.score(samples, features, ran, unit.protocol)
         primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
     except DataNotFound as error:
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
-    except (DamagedData, SuiteError) as error:
+    except (DamagedData, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
     infos = [dataset.info, *(other.info for other in others.values())]
     base = dataclasses.replace(
@@ -318,6 +348,36 @@ def run_unit(
         for metric in result.metrics
     ]
     return UnitOutcome(records=records, result=result, examples=_examples(dataset, kept, result))
+
+
+def _compute(unit: Unit, options: RunOptions) -> Compute:
+    """Return where the unit's task works: where encoding is done, but for Metal, which has no float64."""
+    device = options.device
+    if device.startswith("mps"):
+        device = "cpu"
+        if getattr(unit.task, "fit_splits", ()):
+            options.encode.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
+    return Compute(device, options.memory_budget, options.encode.on_progress)
+
+
+class _UnitProblem(UserError):
+    """A problem of one unit's settings: its record tells, and the others run."""
+
+
+@contextlib.contextmanager
+def _of_this_unit() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _UnitProblem(str(error)) from error
+
+
+def _check_budget(unit: Unit, fit: Mapping[str, Dataset], info: EncoderInfo, options: RunOptions) -> None:
+    check = getattr(unit.task, "check_budget", None)
+    if check is not None:
+        with _of_this_unit():
+            given = {split: samples_of(other) for split, other in fit.items()}
+            check(given, unit.protocol, info.probe_dim, options.memory_budget)
 
 
 def _encoded(

@@ -19,7 +19,7 @@ from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
-from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, search
+from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, require_budget, search
 from rwkvclip_eval.tasks.probe_data import by_class, check_labels, probe_data
 
 if TYPE_CHECKING:
@@ -57,6 +57,15 @@ class FewShotLinearProbe:
         check_labels(samples, fit)
         assert protocol.probe is not None
         _require_shots(fit, max(protocol.probe.shots))
+
+    def check_budget(
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget in which most shots would not fit."""
+        assert protocol.probe is not None
+        info = fit["train"].info
+        labels = np.repeat(np.arange(len(info.class_names)), max(protocol.probe.shots))
+        require_budget(labels, info, num_features, memory_budget)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.data.types import DatasetKind
+    from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.probe import Search, Solution
     from rwkvclip_eval.protocols import ProbeOptions, Protocol
@@ -72,6 +72,13 @@ class LinearProbe:
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
         check_labels(samples, fit)
+
+    def check_budget(
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget in which the last fit would not fit."""
+        labels = np.concatenate([given.labels for given in fit.values() if given.labels is not None])
+        require_budget(labels, fit["train"].info, num_features, memory_budget)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -165,6 +172,23 @@ def fit(split: Labelled, l2: float, data: ProbeData, method: str, compute: Compu
     else:
         (solution,) = fit_logistic(split.x, split.y, [l2], relative_gap=FINAL_GAP, **common)
     return solution
+
+
+def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, memory_budget: int) -> None:
+    """Refuse a memory budget in which `labels` [n] or [n, K] cannot be learned.
+
+    Raises:
+        UserError: it is too small; the text says what would do.
+    """
+    from rwkvclip_eval.probe import check_budget
+
+    check_budget(
+        labels,
+        num_features,
+        num_classes=len(info.class_names),
+        multilabel=info.kind == "multilabel",
+        memory_budget=memory_budget,
+    )
 
 
 def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDArray[np.float32]:
