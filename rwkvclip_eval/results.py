@@ -60,7 +60,7 @@ class Record:
     split: str = "test"
     """Split scored."""
     protocol: str
-    """`standard`, `official-rwkv-clip`, `clip-benchmark`."""
+    """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
     metric: str = ""
     """Metric name; empty where status is not ok."""
     value: float | None = None
@@ -72,7 +72,7 @@ class Record:
     ci_high: float | None = None
     """Upper end of the 95 % interval."""
     ci_method: str = ""
-    """`wilson`, `class-stratified bootstrap`, `image-cluster bootstrap`."""
+    """How it was computed, named as in `statistics`; empty where there is no interval."""
     primary: bool = False
     """Whether this is the metric the field (or the protocol) reports for this dataset."""
     prompt_hash: str = ""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 FINAL_GAP = 1e-8
-"""Certified gap, as a share of the objective, to which the last fit is solved."""
+"""Relative gap, as `probe.certificate.Certificate` measures it, to which the last fit is solved."""
 
 
 class LinearProbe:
@@ -111,7 +111,7 @@ class LinearProbe:
             "l2": l2,
             "C": 1 / l2,
             "objective": final.objective,
-            "relative_gap": final.gap / final.objective if math.isfinite(final.gap) else "not certified",
+            "gap": final.gap if math.isfinite(final.gap) else "not certified",
             "iterations": final.iterations,
             "status": final.status,
             "validation": data.validation if options.C is None else "none: fixed strength",
