@@ -251,8 +251,8 @@ def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: 
             f"{loaded.where('tasks', index, 'options')}: options belong to probes; {entry.task} has none."
         )
         return problems
-    read = getattr(task, "options", None)
-    for name in sorted(entry.options.model_fields_set) if entry.options and read is not None else ():
+    read = getattr(task, "options", tuple(ProbeOptions.model_fields))
+    for name in sorted(entry.options.model_fields_set) if entry.options is not None else ():
         if name not in read:
             cure = f"it reads {', '.join(sorted(read))}"
             if name == "method":

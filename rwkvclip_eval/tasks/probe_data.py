@@ -90,8 +90,8 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
                 "strength chosen, on what it learned. If the suite names a source with one split, name the "
                 "data folder instead."
             )
-    for split, given in fit.items():
-        _require_same_classes(given.info, info, split)
+    for name, given in fit.items():
+        _require_same_classes(given.info, info, name)
     for split in (samples, *fit.values()):
         _labels(split)
     _require_every_class(_labels(train), train)
