@@ -84,7 +84,7 @@ def test_local_image_folder_is_loaded_by_its_path(tmp_path, png):
 
 
 @pytest.mark.parametrize("name", ["validation", "val"])
-def test_the_validation_split_is_found_under_the_librarys_name_and_ours(tmp_path, png, name):
+def test_the_validation_split_is_found_under_either_of_its_names(tmp_path, png, name):
     rows = {"image": [{"bytes": png(7), "path": None}], "label": [0]}
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["wren"])})
     (tmp_path / "birds").mkdir()
