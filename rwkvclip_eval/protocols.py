@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from rwkvclip_eval.registry import Registry
 
@@ -57,12 +57,6 @@ class ProbeOptions(BaseModel):
     temperature: float = Field(
         default=0.07, gt=0, description="a neighbour's vote weighs exp(cosine / temperature)"
     )
-
-    @model_validator(mode="after")
-    def _one_strength(self) -> ProbeOptions:
-        if self.C is not None and "search" in self.model_fields_set:
-            raise ValueError("C fixes the strength, so there is nothing to search: leave out C or search.")
-        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -250,15 +250,6 @@ def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: 
         problems.append(
             f"{loaded.where('tasks', index, 'options')}: options belong to probes; {entry.task} has none."
         )
-        return problems
-    read = getattr(task, "options", tuple(ProbeOptions.model_fields))
-    for name in sorted(entry.options.model_fields_set) if entry.options is not None else ():
-        if name not in read:
-            cure = f"it reads {', '.join(sorted(read))}"
-            if name == "method":
-                cure = f"the protocol says it: {' or '.join(allowed)}"
-            where = loaded.where("tasks", index, "options", name)
-            problems.append(f"{where}: {entry.task} does not read {name!r}; {cure}.")
     return problems
 
 

@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 
 from rwkvclip_eval.errors import SuiteError
-from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.results import folder_name
 from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
-from rwkvclip_eval.tasks import TASKS
 
 GOOD = """\
 name: mine
@@ -181,39 +179,3 @@ def test_a_mistake_inside_a_dataset_is_one_message_in_the_words_of_the_file(entr
         parse_suite(GOOD.replace("folder: birds", entry), source="s.yaml")
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"s.yaml:9: tasks.0.datasets.2.{message}")
-
-
-@pytest.mark.parametrize(
-    ("task", "option", "said"),
-    [
-        ("linear_probe", "k: 5", "linear_probe does not read 'k'; it reads C, normalize, search, seed"),
-        ("linear_probe", "shots: [1, 2]", "linear_probe does not read 'shots'"),
-        ("linear_probe", "method: lbfgs", "'method'; the protocol says it: clip-certified or clip-lbfgs."),
-        ("few_shot_linear_probe", "validation_fraction: 0.1", "does not read 'validation_fraction'"),
-        (
-            "knn_probe",
-            "C: 1.0",
-            "knn_probe does not read 'C'; it reads k, normalize, standardize, temperature.",
-        ),
-    ],
-)
-def test_an_option_that_the_task_does_not_read_is_refused_with_its_line(
-    task: str, option: str, said: str
-) -> None:
-    text = f"name: mine\ntasks:\n  - task: {task}\n    options:\n      {option}\n    datasets: [cifar10]\n"
-    with pytest.raises(SuiteError) as caught:
-        check_names(parse_suite(text))
-    assert str(caught.value).startswith("suite:5: ")
-    assert said in str(caught.value)
-
-
-def test_every_probe_option_but_the_method_is_read_by_a_task_that_says_so() -> None:
-    read = {name for task in TASKS for name in getattr(TASKS.get(task), "options", ())}
-    assert read == set(ProbeOptions.model_fields) - {"method"}
-
-
-def test_a_fixed_strength_and_a_search_for_one_are_refused_together() -> None:
-    task = "  - task: linear_probe\n    options: {C: 1, search: grid}\n    datasets: [cifar10]\n"
-    text = f"name: mine\ntasks:\n{task}"
-    with pytest.raises(SuiteError, match=r"suite:4: .*nothing to search: leave out C or search"):
-        parse_suite(text)

@@ -139,11 +139,10 @@ class TaskResult:
 class Task(Protocol):
     """A task over one dataset split.
 
-    Five attributes are optional. `protocols`: names of those it can follow, its default first; without it,
-    any, `standard` by default. `options`: names of the `ProbeOptions` it reads, any by default. `fit_splits`:
-    splits it learns from (`Features.fit`); the first must be there. `check(samples, fit, protocol)`: refuses,
-    before any encoding, splits that the task cannot work on. `check_budget(fit, protocol, num_features,
-    memory_budget)`: refuses a memory budget that is too small.
+    Four attributes are optional. `protocols`: names of those it can follow, its default first; without it,
+    any, `standard` by default. `fit_splits`: splits it learns from (`Features.fit`); the first must be there.
+    `check(samples, fit, protocol)`: refuses, before any encoding, splits that the task cannot work on.
+    `check_budget(fit, protocol, num_features, memory_budget)`: refuses a memory budget that is too small.
     """
 
     name: str

@@ -41,7 +41,6 @@ class FewShotLinearProbe:
     version = 1
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
-    options = frozenset({"C", "normalize", "num_seeds", "search", "seed", "shots", "standardize"})
     protocols = ("clip-certified", "clip-lbfgs")
     fit_splits = ("train", "val")
 

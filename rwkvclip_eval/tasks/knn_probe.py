@@ -41,7 +41,6 @@ class KnnProbe:
     version = 1
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
-    options = frozenset({"k", "normalize", "standardize", "temperature"})
     protocols = ("knn",)
     fit_splits = ("train", "val")
 

@@ -58,7 +58,6 @@ class LinearProbe:
     version = 1
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
-    options = frozenset({"C", "normalize", "search", "seed", "standardize", "validation_fraction"})
     protocols = ("clip-certified", "clip-lbfgs")
     fit_splits = ("train", "val")
 
