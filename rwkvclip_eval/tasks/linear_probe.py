@@ -182,11 +182,12 @@ def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, m
     """
     from rwkvclip_eval.probe import check_budget
 
+    multilabel = info.kind == "multilabel"
     check_budget(
-        labels,
+        (labels == 1).astype(np.int64) if multilabel else labels,
         num_features,
         num_classes=len(info.class_names),
-        multilabel=info.kind == "multilabel",
+        multilabel=multilabel,
         memory_budget=memory_budget,
     )
 

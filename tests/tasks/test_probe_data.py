@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rwkvclip_eval.data.types import DatasetInfo
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, ProbeOptions
+from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples
 from rwkvclip_eval.tasks.probe_data import draw_validation, probe_data
 
@@ -94,6 +95,17 @@ def test_options_stand_in_the_protocol_name():
 def test_data_that_cannot_be_learned_from_are_refused_by_name(given, said):
     with pytest.raises(DamagedData, match=said):
         probe_data(*given, ProbeOptions())
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"), [([0, 1] * 8, "classification"), ([[0, 1], [1, 0], [1, -1]], "multilabel")]
+)
+def test_a_budget_is_checked_for_labels_of_either_kind(labels, kind):
+    train, _ = split(labels, "train", kind=kind)
+    task = TASKS.get("linear_probe")
+    task.check_budget({"train": train}, CLIP_CERTIFIED, 640, 2**30)
+    with pytest.raises(UserError, match="smallest that works"):
+        task.check_budget({"train": train}, CLIP_CERTIFIED, 640, 2**20)
 
 
 def test_a_feature_that_is_not_finite_is_named():
