@@ -24,6 +24,7 @@ from rwkvclip_eval.cli_options import (
     prepare,
 )
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
 
 app = typer.Typer(
@@ -60,7 +61,9 @@ def run(
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; the same command continues it.")],
     data_root: DataRootOption = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 or mps (whose probes are solved on the CPU).")
+    ] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     implementation: Annotated[
         str, typer.Option(help="Bi-WKV implementation; auto says what it chose.")
@@ -72,7 +75,11 @@ def run(
     ] = None,
     limit: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Deterministic stratified subset of N samples; marked in every report."),
+        typer.Option(
+            min=1,
+            help="Deterministic stratified subset of N samples (of what a probe learns from, at least two a "
+            "class); marked in every report.",
+        ),
     ] = None,
     allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
     offline: OfflineOption = False,
@@ -89,8 +96,8 @@ def run(
         bool, typer.Option("--no-cache", help="Keep features only while this command runs.")
     ] = False,
     memory_budget: Annotated[
-        float, typer.Option(min=0.01, help="GB that a probe's scores and gradients may take.")
-    ] = 2.0,
+        float, typer.Option(min=0.01, help="GB (1e9 bytes) that a probe's scores and gradients may take.")
+    ] = MEMORY_BUDGET / 1e9,
     plugin: PluginOption = None,
     report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
 ) -> None:

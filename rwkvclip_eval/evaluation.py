@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.memory import MEMORY_BUDGET
+from rwkvclip_eval.preflight import find_problems
 from rwkvclip_eval.results import Record, records_to_frame
 from rwkvclip_eval.runner import Datasets, RunOptions, make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, load_suite
@@ -72,6 +74,7 @@ def evaluate(
     allow_missing: int = 0,
     cache: bool = False,
     offline: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
     name: str = "model",
     preprocess: Callable[[Any], Any] | None = None,
     tokenize: Callable[[Any], Any] | None = None,
@@ -86,13 +89,14 @@ def evaluate(
         suite: name or path of a suite, or a loaded one.
         data_root: folder that holds the datasets.
         limit: take a deterministic stratified subset of that many samples; the records say so.
-        device: for a spec.
+        device: for a spec; probes are solved where the encoder is.
         precision: `fp32`, `bf16` or `fp16`, for a spec or module.
         batch_size: samples per forward pass.
         num_workers: decoding processes.
         allow_missing: damaged images that may be left out.
         cache: keep features in the feature store, for weights that do not change.
         offline: open no socket.
+        memory_budget: bytes that a probe's scores and gradients may take.
         name: what records call an in-memory module.
         preprocess: image → [3, H, W], for a module.
         tokenize: texts → [B, L] int64, for a module.
@@ -120,10 +124,14 @@ def evaluate(
         allow_missing=allow_missing,
         offline=offline,
         use_cache=cache,
+        device=encoder.info.device,
+        memory_budget=memory_budget,
         encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
     )
     check_data_root(options.data_root)
     datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
+    needs = {"text"} - ({"text"} if encoder.info.has_text else set())
+    find_problems([unit for unit in units if not needs & unit.task.needs], datasets)
     with make_store(options) as store:
         outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
     return Results(

@@ -60,7 +60,7 @@ class Record:
     split: str = "test"
     """Split scored."""
     protocol: str
-    """`standard`, `official-rwkv-clip`, `clip-benchmark`."""
+    """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
     metric: str = ""
     """Metric name; empty where status is not ok."""
     value: float | None = None
@@ -72,23 +72,26 @@ class Record:
     ci_high: float | None = None
     """Upper end of the 95 % interval."""
     ci_method: str = ""
-    """`wilson`, `class-stratified bootstrap`, `image-cluster bootstrap`."""
+    """How it was computed, named as in `statistics`; empty where there is no interval."""
     primary: bool = False
     """Whether this is the metric the field (or the protocol) reports for this dataset."""
     prompt_hash: str = ""
     """SHA-256 of ordered class names + templates + caption prefix."""
     dataset_fingerprint: str = ""
-    """SHA-256 of the samples as opened."""
+    """SHA-256 of the samples as opened, of the split scored."""
+    fit_fingerprint: str = ""
+    """SHA-256 of the fingerprints of the splits a probe learned from; empty for other tasks, and unknown in
+    records of before there was this field."""
     feature_key: str = ""
     """Key of the image features in the feature store, for `load_features`."""
     dataset_source: str = ""
     """Where the samples came from, without folders of this machine."""
     verified: bool = False
-    """The dataset is known to the catalogue and has the expected counts."""
+    """Every split used, to judge or to learn, is known to the catalogue and has the expected counts."""
     subset: bool = False
-    """A partial copy or `--limit`: never compared with full runs."""
+    """A partial copy of a split used, or `--limit`: never compared with full runs."""
     num_missing: int = 0
-    """Damaged images left out with the user's leave (`--allow-missing`)."""
+    """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
     seconds: float | None = None
     """Wall time of the unit: encoding (or reading the cache) and scoring."""
     notes: Mapping[str, Any] = field(default_factory=dict)

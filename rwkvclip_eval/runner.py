@@ -5,7 +5,9 @@ Data flows one way: unit → features (store) → task.score → records and pre
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,12 +19,13 @@ from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.results import Record, Status
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset
@@ -46,7 +49,7 @@ class RunOptions:
     shared_cache: Path | None = None
     """Read-only store for what the private one lacks."""
     use_cache: bool = True
-    memory_budget: int = 2 << 30
+    memory_budget: int = MEMORY_BUDGET
     """Bytes that a probe's scores and gradients may take at once."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
@@ -93,19 +96,29 @@ class Datasets:
         return found
 
     def fit_splits(self, unit: Unit) -> dict[str, Dataset]:
-        """Return the splits that the unit's task learns from; of several, the first must be there.
+        """Return the splits that the unit's task learns from.
+
+        The first must be there, and every one that the catalogue knows.
 
         Raises:
-            DataNotFound: the first is not there.
+            DataNotFound: one of these is not there.
             DamagedData: one is there but wrong.
         """
+        from rwkvclip_eval.data.open import known_splits
+
         found: dict[str, Dataset] = {}
         for split in getattr(unit.task, "fit_splits", ()):
             try:
                 found[split] = self.get(unit, split)
-            except DataNotFound:
+            except DataNotFound as error:
                 if not found:
                     raise
+                if split in known_splits(unit.ref, unit.variant):
+                    raise DataNotFound(
+                        f"{error} {unit.dataset} has an official split {split}; without it, numbers are not "
+                        "comparable. Where a copy lacks it, make shards of the published files: "
+                        f"rwkvclip-eval data prepare {unit.dataset} --from FOLDER --data-root DIR."
+                    ) from error
         return found
 
     def _open(self, unit: Unit, split: str | None) -> Dataset:
@@ -120,7 +133,11 @@ class Datasets:
             offline=options.offline,
             cache_dir=options.cache_dir or default_cache_dir(),
         )
-        return dataset if options.limit is None else limit_dataset(dataset, options.limit)
+        if options.limit is None:
+            return dataset
+        # A probe can neither learn a class without an image nor choose its strength without a second.
+        least = 0 if split is None else 2 * len(dataset.info.class_names)
+        return limit_dataset(dataset, max(options.limit, least))
 
 
 def make_store(options: RunOptions) -> FeatureStore:
@@ -136,13 +153,34 @@ def make_store(options: RunOptions) -> FeatureStore:
     return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
 
 
+def check_unit(unit: Unit, datasets: Datasets) -> None:
+    """Open one unit's splits and check what its task makes of them.
+
+    Raises:
+        DataNotFound: a split is not there.
+        DamagedData: one is there but wrong.
+        UserError: it is asked for in a way that cannot be met.
+    """
+    dataset = datasets.get(unit)
+    fit = datasets.fit_splits(unit)
+    if dataset.info.kind not in unit.task.kinds:
+        return
+    samples = samples_of(dataset)
+    if "text" in unit.task.needs:
+        unit.task.texts(samples, unit.protocol)
+    check = getattr(unit.task, "check", None)
+    if check is not None:
+        check(samples, {split: samples_of(other) for split, other in fit.items()}, unit.protocol)
+
+
 def run_unit(
     encoder: Encoder, unit: Unit, datasets: Datasets, store: FeatureStore, options: RunOptions
 ) -> UnitOutcome:
-    """Encode and score one unit; problems with its data become a record instead of an exception.
+    """Encode and score one unit; problems with its data or settings become a record, not an exception.
 
     Raises:
-        UserError: a problem of the model (non-finite embeddings, …) or of the output.
+        UserError: a problem of the model (non-finite embeddings, …) or of the output, or a dataset that is
+            asked for in a way that cannot be met.
     """
     started = time.perf_counter()
     info = encoder.info
@@ -150,32 +188,35 @@ def run_unit(
         reason = f"{info.name} has no text tower, which {unit.task.name} needs."
         return UnitOutcome(records=[blank_record(unit, info, "not_applicable", reason)])
     try:
+        # What is known to fail is not encoded first.
+        check_unit(unit, datasets)
         dataset = datasets.get(unit)
         if dataset.info.kind not in unit.task.kinds:
             kinds = " or ".join(sorted(unit.task.kinds))
             raise DamagedData(
                 f"{unit.task.name} scores {kinds} sets; {dataset.info.name} is {dataset.info.kind}."
             )
-        stored, kept, samples, images = _encoded(encoder, unit, dataset, store, options)
         others = datasets.fit_splits(unit)
+        _check_budget(unit, others, info, options)
+        stored, kept, samples, images = _encoded(encoder, unit, dataset, store, options)
         needs = unit.task.needs
         texts = unit.task.texts(samples, unit.protocol) if "text" in needs else ()
+        learned = {split: _encoded(encoder, unit, other, store, options) for split, other in others.items()}
         features = dataclasses.replace(
             images,
             text_embedding=store.texts(encoder, texts, options.encode) if "text" in needs else None,
-            fit={
-                split: _encoded(encoder, unit, other, store, options)[2:] for split, other in others.items()
-            },
-            compute=Compute(options.device, options.memory_budget, options.encode.on_progress),
+            fit={split: found[2:] for split, found in learned.items()},
+            compute=_compute(unit, options),
         )
         ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
-        with options.encode.timings.stage("score"):
+        with options.encode.timings.stage("score"), _of_this_unit():
             result = unit.task.score(samples, features, ran, unit.protocol)
         primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
     except DataNotFound as error:
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
-    except (DamagedData, SuiteError) as error:
+    except (DamagedData, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
+    infos = [dataset.info, *(other.info for other in others.values())]
     base = dataclasses.replace(
         blank_record(unit, ran, "ok", ""),
         dataset=samples.info.name,
@@ -183,11 +224,12 @@ def run_unit(
         split=samples.info.split,
         prompt_hash=unit.task.prompt_hash(samples, unit.protocol),
         dataset_fingerprint=dataset.info.fingerprint,
+        fit_fingerprint=_fit_fingerprint(others),
         feature_key=stored.key,
         dataset_source=dataset.info.source,
-        verified=dataset.info.verified,
-        subset=dataset.info.subset,
-        num_missing=len(stored.missing),
+        verified=all(info.verified for info in infos),
+        subset=any(info.subset for info in infos),
+        num_missing=len(stored.missing) + sum(len(found[0].missing) for found in learned.values()),
         seconds=round(time.perf_counter() - started, 3),
     )
     records = [
@@ -207,6 +249,36 @@ def run_unit(
     return UnitOutcome(records=records, result=result, examples=_examples(dataset, kept, result))
 
 
+def _compute(unit: Unit, options: RunOptions) -> Compute:
+    """Return where the unit's task works: where encoding is done, but for Metal, which has no float64."""
+    device = options.device
+    if device.startswith("mps"):
+        device = "cpu"
+        if getattr(unit.task, "fit_splits", ()):
+            options.encode.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
+    return Compute(device, options.memory_budget, options.encode.on_progress)
+
+
+class _UnitProblem(UserError):
+    """A problem of one unit's settings: its record tells, and the others run."""
+
+
+@contextlib.contextmanager
+def _of_this_unit() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise _UnitProblem(str(error)) from error
+
+
+def _check_budget(unit: Unit, fit: Mapping[str, Dataset], info: EncoderInfo, options: RunOptions) -> None:
+    check = getattr(unit.task, "check_budget", None)
+    if check is not None:
+        with _of_this_unit():
+            given = {split: samples_of(other) for split, other in fit.items()}
+            check(given, unit.protocol, info.probe_dim, options.memory_budget)
+
+
 def _encoded(
     encoder: Encoder, unit: Unit, dataset: Dataset, store: FeatureStore, options: RunOptions
 ) -> tuple[ImageFeatureSet, np.ndarray[Any, Any], Samples, Features]:
@@ -219,6 +291,12 @@ def _encoded(
         image_probe=stored.probe[kept] if "probe" in needs else None,
     )
     return stored, kept, samples, features
+
+
+def _fit_fingerprint(others: Mapping[str, Dataset]) -> str:
+    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
+    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
+    return hashlib.sha256(said.encode()).hexdigest() if others else ""
 
 
 def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:

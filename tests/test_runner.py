@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
+import io
 import json
+import re
 import sys
-from typing import TYPE_CHECKING
+import tarfile
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from PIL import Image
@@ -16,13 +22,15 @@ from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.features import entries
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
+from rwkvclip_eval.runner import Datasets, make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, parse_suite
+from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.tasks.base import Compute
+from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
 from rwkvclip_eval.units import plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
@@ -187,6 +195,68 @@ def test_a_probe_learns_on_train_and_is_judged_on_test(monkeypatch: pytest.Monke
     assert (record.n, record.notes["num_train"]) == (12, 30)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_number_learned_from_a_part_of_a_split_is_one_of_a_subset(
+    monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    splits = {"train": ColourDataset(30), "val": ColourDataset(9), "test": ColourDataset(12)}
+    for one in splits.values():
+        one.info = dataclasses.replace(one.info, verified=True)
+    register_splits(monkeypatch, **splits)
+    whole = rc.evaluate(ColourEncoder(), probe_suite()).records[0]
+    assert (whole.verified, whole.subset) == (True, False)
+    part = ColourDataset(6)
+    part.info = dataclasses.replace(part.info, subset=True)
+    register_splits(monkeypatch, **splits | {split: part})
+    cut = rc.evaluate(ColourEncoder(), probe_suite()).records[0]
+    assert (cut.verified, cut.subset) == (False, True)
+    assert cut.dataset_fingerprint == whole.dataset_fingerprint
+    assert len({"", cut.fit_fingerprint, whole.fit_fingerprint}) == 3
+
+
+def test_damaged_images_count_in_whichever_split_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = ColourDataset(30, damaged=(3, 4))
+    register_splits(monkeypatch, train=damaged, test=ColourDataset(12, damaged=(5,)))
+    results = rc.evaluate(ColourEncoder(), probe_suite(), allow_missing=2)
+    assert {r.num_missing for r in results.records} == {3}
+
+
+def test_a_task_that_learns_from_nothing_has_no_fingerprint_of_training_data(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    assert {r.fit_fingerprint for r in rc.evaluate(ColourEncoder(), suite("colours")).records} == {""}
+
+
+def write_shards(root: Path, name: str, split: str, labels: list[int], shade: int) -> None:
+    folder = root / f"wds_{name}" / split
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i, label in enumerate(labels):
+            image = io.BytesIO()
+            Image.new("RGB", (8, 8), (label * 40 % 256, shade, i % 256)).save(image, "PNG")
+            for suffix, content in ((".png", image.getvalue()), (".cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{i:05d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def test_an_official_validation_split_that_is_missing_is_not_replaced_by_a_draw(tmp_path: Path) -> None:
+    # The catalogue knows a validation split of DTD (47 classes) and none of MNIST.
+    for name, num_classes in (("dtd", 47), ("mnist", 10)):
+        names = "\n".join(f"class {i}" for i in range(num_classes))
+        for shade, split in enumerate(("train", "test")):
+            write_shards(tmp_path, name, split, [*range(num_classes)] * 2, shade)
+        (tmp_path / f"wds_{name}" / "classnames.txt").write_text(names)
+    tasks = [{"task": "linear_probe", "options": {"C": 1.0}, "datasets": ["dtd", "mnist"]}]
+    loaded = parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+    records = {r.dataset: r for r in rc.evaluate(ColourEncoder(), loaded, data_root=tmp_path).records}
+    assert records["dtd"].status == "missing_data"
+    assert "No data for dtd, split val" in records["dtd"].reason
+    assert "dtd has an official split val" in records["dtd"].reason
+    assert records["mnist"].status == "ok"
+
+
 def test_a_probe_without_a_training_split_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     register_splits(monkeypatch, test=ColourDataset(12))
     (record,) = rc.evaluate(ColourEncoder(), probe_suite()).records
@@ -205,6 +275,128 @@ def test_tasks_that_share_images_encode_them_once(monkeypatch: pytest.MonkeyPatc
     results = rc.evaluate(encoder, parse_suite(text))
     assert {r.status for r in results.records} == {"ok"}
     assert encoder.images == 42
+
+
+def test_a_class_that_train_lacks_does_not_shift_the_labels_of_the_others(tmp_path: Path) -> None:
+    for split, classes in {"train": "ac", "test": "abc"}.items():
+        for label in classes:
+            (tmp_path / "birds" / split / label).mkdir(parents=True)
+            for i in range(4):
+                shade = (i, ord(label), len(split))
+                Image.new("RGB", (8, 8), shade).save(tmp_path / "birds" / split / label / f"{i}.png")
+    birds = {"name": "birds", "folder": str(tmp_path / "birds"), "templates": ["a {c}"]}
+    tasks = [{"task": task, "datasets": [birds]} for task in ("knn_probe", "linear_probe")]
+    loaded = parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+    encoder = ColourEncoder()
+    records = rc.evaluate(encoder, loaded).records
+    assert [r.status for r in records] == ["failed", "failed"]
+    assert "train and test do not have the same classes (2 and 3): only test has 'b'" in records[0].reason
+
+
+def task_suite(*tasks: str | dict[str, object]) -> LoadedSuite:
+    given = [task if isinstance(task, dict) else {"task": task} for task in tasks]
+    entries = [{"datasets": ["colours"], **task} for task in given]
+    return parse_suite(json.dumps({"name": "mine", "tasks": entries}))
+
+
+def test_what_is_known_to_fail_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = ColourDataset(30)
+    train.labels = train.labels % 2  # type: ignore[operator]  # set by __post_init__
+    register_splits(monkeypatch, train=train, test=ColourDataset(12))
+    encoder = ColourEncoder()
+    (record,) = rc.evaluate(encoder, probe_suite()).records
+    assert (record.status, encoder.images) == ("failed", 0)
+    register_splits(monkeypatch, test=ColourDataset(12))
+    (record,) = rc.evaluate(encoder, probe_suite()).records
+    assert (record.status, encoder.images) == ("missing_data", 0)
+
+
+def test_too_small_a_memory_budget_fails_the_probes_before_their_encoding_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    register_splits(monkeypatch, train=ColourDataset(60), test=ColourDataset(12))
+    shots = {"task": "few_shot_linear_probe", "options": {"shots": [2]}}
+    loaded = task_suite("linear_probe", shots, "knn_probe", "zero_shot_classification")
+    encoder = ColourEncoder()
+    records = rc.evaluate(encoder, loaded, memory_budget=400).records
+    status = {r.task: r.status for r in records}
+    assert status.pop("zero_shot_classification") == "ok"
+    assert set(status.values()) == {"failed"}
+    assert all("memory budget" in r.reason for r in records if r.status == "failed")
+    assert encoder.images == 12
+    options = rc.RunOptions(cache_dir=tmp_path / "cache", memory_budget=400)
+    model = ["python:toy_factory:make"]
+    assert rc.run_suite(loaded, model, tmp_path / "run", options=options).exit_code == 3
+
+
+def test_the_memory_budget_is_one_number_wherever_it_has_a_default() -> None:
+    from rwkvclip_eval import cli, probe
+
+    solvers = (probe.fit_logistic, probe.fit_lbfgs, probe.search_l2, probe.scores, probe.Solver)
+    defaults = {inspect.signature(f).parameters["memory_budget"].default for f in (*solvers, rc.evaluate)}
+    in_gb = inspect.signature(cli.run).parameters["memory_budget"].default
+    assert {*defaults, int(in_gb * 1e9), rc.RunOptions().memory_budget, Compute().memory_budget} == {
+        MEMORY_BUDGET
+    }
+
+
+def test_the_budget_that_the_refusal_names_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_splits(monkeypatch, train=ColourDataset(60), test=ColourDataset(12))
+    loaded = task_suite("linear_probe")
+    (record,) = rc.evaluate(ColourEncoder(), loaded, memory_budget=400).records
+    found = re.search(r"smallest that works is ([\d.]+) MiB", record.reason)
+    assert found is not None
+    enough = int(float(found[1]) * 2**20)
+    results = rc.evaluate(ColourEncoder(), loaded, memory_budget=enough)
+    assert {r.status for r in results.records} == {"ok"}
+
+
+class Refuses(ZeroShotClassification):
+    name = "refuses"
+
+    def score(self, *_: object) -> NoReturn:
+        raise UserError("not with these settings")
+
+
+def test_what_a_task_refuses_while_scoring_fails_its_unit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    monkeypatch.setattr(TASKS, "_entries", {n: TASKS.get(n) for n in TASKS} | {"refuses": Refuses()})
+    records = rc.evaluate(ColourEncoder(), task_suite("refuses", "zero_shot_classification")).records
+    assert (records[0].status, records[0].reason) == ("failed", "not with these settings")
+    assert {r.status for r in records[1:]} == {"ok"}
+
+
+def test_a_probe_of_a_model_on_metal_is_solved_on_the_cpu_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # This machine has no Metal: a probe that asked for it would fail.
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
+    said: list[str] = []
+    options = rc.RunOptions(device="mps", use_cache=False)
+    options.encode.on_message = said.append
+    (unit,) = plan(task_suite("linear_probe"))
+    with make_store(options) as store:
+        outcome = run_unit(ColourEncoder(), unit, Datasets(options, Path()), store, options)
+    assert {r.status for r in outcome.records} == {"ok"}
+    assert len(said) == 1
+    assert said[0].endswith("solved on the CPU, since Metal has no float64.")
+
+
+def test_evaluate_solves_probes_where_the_encoder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
+    encoder = ColourEncoder()
+    # A device without memory of its own: whatever reaches it fails, which shows that it was reached.
+    encoder.info = dataclasses.replace(encoder.info, device="meta")
+    with pytest.raises((NotImplementedError, RuntimeError), match="meta"):
+        rc.evaluate(encoder, probe_suite())
+
+
+def test_a_limit_leaves_a_probe_two_training_images_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
+    results = rc.evaluate(ColourEncoder(), task_suite("linear_probe"), limit=2)
+    record = next(r for r in results.records if r.primary)
+    assert (record.status, record.n, record.subset) == ("ok", 2, True)
+    assert record.notes["num_train"] + record.notes["num_val"] == 6
 
 
 def test_a_probe_that_cannot_learn_is_refused_before_any_encoding(

@@ -59,7 +59,7 @@ def open_hugging_face(
 
     Args:
         source: path, columns and so on; a `path` or `data_files` that exists below `base_dir` is local.
-        split: used where `source.split` is None.
+        split: used where `source.split` is None; `val` is that library's `validation` too.
         base_dir: folder of the suite file.
         offline: open no socket; only local files and the library's cache.
         cache_dir: keeps the fingerprint; the user's cache folder by default.
@@ -71,7 +71,7 @@ def open_hugging_face(
     """
     import datasets
 
-    rows = _load(source, source.split or split, base_dir, offline)
+    rows = _load_split(source, split, base_dir, offline)
     label_column = source.label or (None if source.captions else "label")
     wanted_columns = [c for c in (source.image, label_column, source.captions, source.key) if c]
     for column in wanted_columns:
@@ -109,6 +109,18 @@ def open_hugging_face(
         captions=captions,
         class_names=class_names,
     )
+
+
+def _load_split(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) -> Any:
+    if source.split is not None or split != "val":
+        return _load(source, source.split or split, base_dir, offline)
+    try:
+        return _load(source, "validation", base_dir, offline)
+    except DataNotFound as first:
+        try:
+            return _load(source, split, base_dir, offline)
+        except DataNotFound:
+            raise first from None
 
 
 def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) -> Any:

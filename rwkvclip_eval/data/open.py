@@ -25,7 +25,15 @@ from rwkvclip_eval.registry import Registry, unknown_name
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef, Source
 
-__all__ = ["DATASETS", "DatasetFactory", "limit_dataset", "open_dataset", "wds_folder", "with_variant"]
+__all__ = [
+    "DATASETS",
+    "DatasetFactory",
+    "known_splits",
+    "limit_dataset",
+    "open_dataset",
+    "wds_folder",
+    "with_variant",
+]
 
 DatasetFactory = Callable[[str], Dataset]
 """Takes the split's name, returns the dataset."""
@@ -234,6 +242,24 @@ def with_variant(ref: DatasetRef) -> DatasetRef:
     if ref.variant not in (None, variant):
         raise UserError(f"{ref.name}: the name says variant {variant!r}, `variant:` says {ref.variant!r}.")
     return ref.model_copy(update={"name": name, "variant": variant})
+
+
+def known_splits(ref: DatasetRef, variant: str | None = None) -> frozenset[str]:
+    """Return the splits that the catalogue knows of what `ref` names; none for a set of the user's own.
+
+    Args:
+        ref: how the suite names it.
+        variant: the protocol's choice, where `ref` makes none.
+
+    Raises:
+        UserError: unknown variant.
+    """
+    ref = with_variant(ref)
+    record = record_name(ref.name)
+    if record is None or ref.name in DATASETS:
+        return frozenset()
+    entry = catalogue()[record]
+    return frozenset(entry.variant(choose_variant(record, entry, ref.variant or variant)).counts)
 
 
 def wds_folder(name: str, data_root: Path | None) -> Path | None:

@@ -1,7 +1,7 @@
 """Linear probes: logistic regression with proven gaps, and the search for its strength."""
 
 from rwkvclip_eval.probe.lbfgs import fit_lbfgs
-from rwkvclip_eval.probe.logistic import Solution, Solver, Status, fit_logistic, scores
+from rwkvclip_eval.probe.logistic import Solution, Solver, Status, check_budget, fit_logistic, scores
 from rwkvclip_eval.probe.search import Search, SearchPoint, clip_grid, search_l2
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Solution",
     "Solver",
     "Status",
+    "check_budget",
     "clip_grid",
     "fit_lbfgs",
     "fit_logistic",

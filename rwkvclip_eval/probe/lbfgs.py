@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import certify
 from rwkvclip_eval.probe.descent import plan
-from rwkvclip_eval.probe.logistic import MEMORY_BUDGET, Solution, Status, assemble
+from rwkvclip_eval.probe.logistic import Solution, Status, assemble
 from rwkvclip_eval.probe.problem import make_problem
 
 if TYPE_CHECKING:

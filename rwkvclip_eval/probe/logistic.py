@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import Certificate, balance, certify
 from rwkvclip_eval.probe.descent import Objective, descend, make_basis, plan
 from rwkvclip_eval.probe.problem import blocks, make_problem
@@ -20,7 +22,6 @@ from rwkvclip_eval.probe.problem import blocks, make_problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -31,7 +32,6 @@ Status = Literal["converged", "iteration_limit", "unattainable", "stopped_early"
 training data that are separated, so that the optimum lies far away and weakly determined; or the search
 needed no more of it."""
 
-MEMORY_BUDGET = 4 << 30
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
 
@@ -351,6 +351,31 @@ def fit_logistic(
     return solver.fit(
         l2, start=start, relative_gap=relative_gap, max_iterations=max_iterations, on_progress=on_progress
     )
+
+
+def check_budget(
+    labels: NDArray[np.integer[Any]],
+    num_features: int,
+    *,
+    num_classes: int,
+    multilabel: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+) -> None:
+    """Refuse a memory budget too small for even one strength; arguments as `fit_logistic`.
+
+    Raises:
+        DamagedData: Labels that cannot be learned.
+        ConfigError: The budget is too small; the text says what would do.
+    """
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "multilabel": multilabel,
+        "memory_budget": memory_budget,
+    }
+    problem = make_problem(np.zeros((len(labels), 1), np.float32), labels, device="cpu", **given)
+    # Only the shape counts.
+    wide = np.broadcast_to(np.float32(0), (len(labels), num_features))
+    plan(replace(problem, features=wide), 1, torch.float64)
 
 
 def scores(

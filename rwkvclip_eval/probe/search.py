@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.lbfgs import fit_lbfgs
-from rwkvclip_eval.probe.logistic import MEMORY_BUDGET, RELATIVE_GAP, Solution, Solver, Status, scores
+from rwkvclip_eval.probe.logistic import RELATIVE_GAP, Solution, Solver, Status, scores
 from rwkvclip_eval.probe.problem import check_pair
 
 if TYPE_CHECKING:

@@ -110,6 +110,7 @@ def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[t
         ("left out", f"{r.num_missing} damaged images, as allowed" if r.num_missing else ""),
         ("source", r.dataset_source),
         ("dataset fingerprint", r.dataset_fingerprint),
+        ("training data fingerprint", r.fit_fingerprint),
         ("prompt hash", r.prompt_hash),
         ("encoder", str(info.get("spec", ""))),
         ("encoder fingerprint", str(info.get("fingerprint", ""))),
@@ -131,7 +132,7 @@ def _checked(entry: Entry) -> str:
     if r.status != "ok":
         return ""
     if r.subset:
-        return "a subset of the split"
+        return "a subset of a split it uses"
     return "expected counts of the catalogue" if r.verified else "unverified: no expected counts known"
 
 

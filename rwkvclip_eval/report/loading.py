@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Two records of one number may differ in these: when and where it was made, not what it is.
 _INCIDENTAL = {"seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason"}
+# Empty in older records, which contradicts nothing.
+_LATER = {"fit_fingerprint"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +148,8 @@ def _refuse_contradiction(first: Entry, second: Entry) -> None:
         return a != b
 
     one, other = dataclasses.asdict(first.record), dataclasses.asdict(second.record)
-    names = [n for n in one if n not in _INCIDENTAL and differs(one[n], other[n])]
+    unknown = {n for n in _LATER if "" in (one[n], other[n])}
+    names = [n for n in one if n not in _INCIDENTAL | unknown and differs(one[n], other[n])]
     if names:
         facts = "; ".join(f"{n} {one[n]!r} against {other[n]!r}" for n in names)
         raise OutputError(

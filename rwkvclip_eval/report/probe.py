@@ -39,7 +39,8 @@ class Fit:
     l2: float
     """λ."""
     score: float | None
-    """Fraction, on the validation split; None for the final fit."""
+    """Primary metric as a fraction, in the search on the validation split, of the final fit on the test
+    split; None where none was kept."""
     status: str
     """How the solver ended."""
     objective: float | None

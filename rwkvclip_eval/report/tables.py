@@ -143,7 +143,7 @@ def _build(
 def _edge_note(entries: Iterable[Entry]) -> list[str]:
     """Return a warning where the best regularisation strength is the first or last of those searched."""
     at_edge = dict.fromkeys(
-        f"{dataset_title(e)} ({e.model})" for e in entries if e.record.notes.get("l2_at_edge") is True
+        f"{dataset_title(e)} ({e.model})" for e in entries if e.record.notes.get("l2_at_edge")
     )
     if not at_edge:
         return []
@@ -199,6 +199,7 @@ def _incomparable(entries: Sequence[Entry]) -> str:
     for what, name in (
         ("task versions", "task_version"),
         ("dataset fingerprints", "dataset_fingerprint"),
+        ("fingerprints of the training data", "fit_fingerprint"),
         ("prompt hashes", "prompt_hash"),
         ("numbers of damaged images left out", "num_missing"),
     ):

@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from rwkvclip_eval.memory import MEMORY_BUDGET
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -72,7 +74,7 @@ class Compute:
     """
 
     device: str = "cpu"
-    memory_budget: int = 2 << 30
+    memory_budget: int = MEMORY_BUDGET
     on_progress: Callable[[int, int, str], None] = lambda done, total, what: None
 
 
@@ -137,10 +139,11 @@ class TaskResult:
 class Task(Protocol):
     """A task over one dataset split.
 
-    Four attributes are optional. `protocols`: names of those it can follow, its default first; without it,
+    Five attributes are optional. `protocols`: names of those it can follow, its default first; without it,
     any, `standard` by default. `options`: those of a suite that mean anything to it; without it, all.
     `fit_splits`: splits it learns from (`Features.fit`); the first must be there. `check(samples, fit,
-    protocol)`: refuses, before any encoding, splits that the task cannot work on.
+    protocol)`: refuses, before any encoding, splits that the task cannot work on. `check_budget(fit,
+    protocol, num_features, memory_budget)`: refuses a memory budget that is too small.
     """
 
     name: str

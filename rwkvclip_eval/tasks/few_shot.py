@@ -19,7 +19,7 @@ from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
-from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, score_name, search
+from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
 from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data
 
 if TYPE_CHECKING:
@@ -48,6 +48,15 @@ class FewShotLinearProbe(ProbeTask):
         super().check(samples, fit, protocol)
         assert protocol.probe is not None
         _require_shots(fit, protocol.probe)
+
+    def check_budget(
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget in which most shots would not fit."""
+        assert protocol.probe is not None
+        info = fit["train"].info
+        labels = np.repeat(np.arange(len(info.class_names)), max(protocol.probe.shots))
+        require_budget(labels, info, num_features, memory_budget)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol

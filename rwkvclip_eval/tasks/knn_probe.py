@@ -20,7 +20,7 @@ from rwkvclip_eval.tasks.classification import accuracies, rank
 from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -42,6 +42,13 @@ class KnnProbe(ProbeTask):
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
     options = frozenset({"normalize", "standardize", "k", "temperature"})
+
+    def check_budget(
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget below one image's cosines."""
+        num_images = sum(len(given.keys) for given in fit.values())
+        _rows_at_once(num_images, len(fit["train"].info.class_names), memory_budget)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -104,13 +111,7 @@ def log_votes(
     import torch
     from torch.nn.functional import normalize
 
-    per_row = 4 * (2 * len(bank.y) + num_classes)
-    step = compute.memory_budget // per_row
-    if step < 1:
-        raise UserError(
-            f"The memory budget of {compute.memory_budget:,} bytes is below the {per_row:,} that one image's "
-            "cosines need; raise --memory-budget."
-        )
+    step = _rows_at_once(len(bank.y), num_classes, compute.memory_budget)
     device = torch.device(compute.device)
     neighbours = normalize(torch.from_numpy(bank.x).to(device), dim=1)
     classes = torch.from_numpy(bank.y).to(device)
@@ -123,3 +124,18 @@ def log_votes(
         votes.scatter_add_(1, classes[index], weight)
         share = votes / votes.sum(dim=1, keepdim=True)
         yield rows, share.log().clamp(min=FLOOR).cpu().numpy()
+
+
+def _rows_at_once(num_neighbours: int, num_classes: int, memory_budget: int) -> int:
+    """Return how many images' cosines and votes fit `memory_budget` bytes.
+
+    Raises:
+        UserError: not one does.
+    """
+    per_row = 4 * (2 * num_neighbours + num_classes)
+    if memory_budget < per_row:
+        raise UserError(
+            f"The memory budget of {memory_budget:,} bytes is below the {per_row:,} that one image's "
+            "cosines need; raise --memory-budget."
+        )
+    return memory_budget // per_row

@@ -32,12 +32,12 @@ from rwkvclip_eval.tasks.classification import accuracies, interval_fields, rank
 from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.data.types import DatasetKind
+    from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.probe import Search, Solution
     from rwkvclip_eval.protocols import ProbeOptions, Protocol
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 FINAL_GAP = 1e-8
-"""Certified gap, as a share of the objective, to which the last fit is solved."""
+"""Relative gap, as `probe.certificate.Certificate` measures it, to which the last fit is solved."""
 
 
 class LinearProbe(ProbeTask):
@@ -59,6 +59,13 @@ class LinearProbe(ProbeTask):
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"method", "search", "C", "normalize", "standardize", "validation_fraction", "seed"})
+
+    def check_budget(
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget in which the last fit would not fit."""
+        labels = np.concatenate([given.labels for given in fit.values() if given.labels is not None])
+        require_budget(labels, fit["train"].info, num_features, memory_budget)
 
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
@@ -90,7 +97,7 @@ class LinearProbe(ProbeTask):
             "l2": l2,
             "C": 1 / l2,
             "objective": final.objective,
-            "relative_gap": final.gap / final.objective if math.isfinite(final.gap) else "not certified",
+            "gap": final.gap if math.isfinite(final.gap) else "not certified",
             "iterations": final.iterations,
             "status": final.status,
             "validation": data.validation if options.C is None else "none: fixed strength",
@@ -152,6 +159,24 @@ def fit(split: Labelled, l2: float, data: ProbeData, method: str, compute: Compu
     else:
         (solution,) = fit_logistic(split.x, split.y, [l2], relative_gap=FINAL_GAP, **common)
     return solution
+
+
+def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, memory_budget: int) -> None:
+    """Refuse a memory budget in which `labels` [n] or [n, K] cannot be learned.
+
+    Raises:
+        UserError: it is too small; the text says what would do.
+    """
+    from rwkvclip_eval.probe import check_budget
+
+    multilabel = info.kind == "multilabel"
+    check_budget(
+        (labels == 1).astype(np.int64) if multilabel else labels,
+        num_features,
+        num_classes=len(info.class_names),
+        multilabel=multilabel,
+        memory_budget=memory_budget,
+    )
 
 
 def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ Axes: n samples, F probe features, K classes or labels.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rwkvclip_eval.data.types import DatasetInfo
     from rwkvclip_eval.protocols import ProbeOptions, Protocol
     from rwkvclip_eval.tasks.base import Features, Need, Samples
 
@@ -95,25 +97,21 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
 
     Raises:
         DamagedData: a split is empty, a class has no training image, there is one class only, a label names
-            no class, the splits have other classes, or train and test are the same samples.
+            no class, two splits are the same samples, or they do not have the same classes.
     """
     info, train = samples.info, fit["train"]
     num_classes = len(info.class_names)
     if num_classes < 2 and info.kind != "multilabel":
         raise DamagedData(f"{info.name} has {num_classes} class; a probe needs at least two.")
-    if train.info.fingerprint == info.fingerprint:
-        raise DamagedData(
-            f"{info.name}: train and {info.split} hold the same samples; a probe would be judged on what it "
-            "learned. If the suite names a source with one split, name the data folder instead."
-        )
-    for name, split in fit.items():
-        if split.info.class_names != info.class_names:
-            other, own = set(split.info.class_names), set(info.class_names)
+    for (first, one), (second, other) in itertools.combinations([*fit.items(), (info.split, samples)], 2):
+        if one.info.fingerprint == other.info.fingerprint:
             raise DamagedData(
-                f"{info.name}: {name} and {info.split} have other classes or another order of them, so their "
-                f"labels differ in meaning. Only in {name}: {name_some(sorted(other - own)) or 'none'}; only "
-                f"in {info.split}: {name_some(sorted(own - other)) or 'none'}. Give both the same list."
+                f"{info.name}: {first} and {second} hold the same samples; a probe would be judged, or its "
+                "strength chosen, on what it learned. If the suite names a source with one split, name the "
+                "data folder instead."
             )
+    for name, given in fit.items():
+        _require_same_classes(given.info, info, name)
     for split in (samples, *fit.values()):
         _labels(split)
     _require_every_class(_labels(train), train)
@@ -178,6 +176,26 @@ def _labels(samples: Samples) -> NDArray[Any]:
     if not len(samples.labels):
         raise DamagedData(f"{samples.info.name}/{samples.info.split} holds no samples to score.")
     return np.asarray(samples.labels)
+
+
+def _require_same_classes(learned: DatasetInfo, judged: DatasetInfo, split: str) -> None:
+    """Refuse splits that number their classes differently: label 1 of one would be another class's."""
+    ours, theirs = judged.class_names, learned.class_names
+    if ours == theirs:
+        return
+    only = [
+        f"only {where} has {name_some(repr(name) for name in names)}"
+        for where, names in (
+            (split, sorted(set(theirs) - set(ours))),
+            (judged.split, sorted(set(ours) - set(theirs))),
+        )
+        if names
+    ]
+    said = "; ".join(only) or "they name the same classes in another order"
+    raise DamagedData(
+        f"{judged.name}: {split} and {judged.split} do not have the same classes ({len(theirs)} and "
+        f"{len(ours)}): {said}. Give every split a folder for every class, or labels that one list numbers."
+    )
 
 
 def _require_every_class(labels: NDArray[Any], samples: Samples) -> None:

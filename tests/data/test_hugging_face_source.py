@@ -83,6 +83,25 @@ def test_local_image_folder_is_loaded_by_its_path(tmp_path, png):
     assert str(tmp_path) not in dataset.info.source
 
 
+@pytest.mark.parametrize("name", ["validation", "val"])
+def test_the_validation_split_is_found_under_either_of_its_names(tmp_path, png, name):
+    rows = {"image": [{"bytes": png(7), "path": None}], "label": [0]}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["wren"])})
+    (tmp_path / "birds").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "birds" / "val-0.parquet")
+    (tmp_path / "birds" / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        f"  - {{split: {name}, path: val-0.parquet}}\n---\n"
+    )
+    source = HuggingFaceSource(kind="hugging_face", path="birds")
+    reference = DatasetRef(name="birds", source=source, split="val", templates=("a {c}",))
+    opened = open_dataset(reference, data_root=None, base_dir=tmp_path, offline=True, cache_dir=tmp_path)
+    assert (opened.info.split, len(opened)) == ("val", 1)
+    absent = reference.model_copy(update={"split": "train"})
+    with pytest.raises(DataNotFound, match="split train, is not in"):
+        open_dataset(absent, data_root=None, base_dir=tmp_path, offline=True, cache_dir=tmp_path)
+
+
 def test_unknown_columns_suggest_near_ones(parquet):
     with pytest.raises(UserError, match=r"Unknown column 'imag'. Did you mean 'image'"):
         open_hf(parquet, path="parquet", data_files="files/*.parquet", image="imag")

@@ -64,7 +64,7 @@ AVERAGES = [
 def probe_record(model: str, dataset: str, value: float, **changes: Any) -> Record:
     notes = {
         "l2": 1.0,
-        "l2_at_edge": False,
+        "l2_at_edge": 0,
         "validation": "official",
         "num_train": 40000,
         "num_val": 10000,
@@ -123,7 +123,7 @@ def probe_run(path: Path, datasets: list[str] = ALL_27) -> Path:
                     )
                 )
                 continue
-            notes = {"l2": best, "l2_at_edge": d == 4}
+            notes = {"l2": best, "l2_at_edge": int(d == 4)}
             one = probe_record(model, dataset, value, notes=notes)
             records.append(one)
             write_curve_of(path, one.unit, best, value - 0.01)

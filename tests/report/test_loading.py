@@ -72,6 +72,15 @@ def test_records_and_descriptions_of_another_schema_still_load(tmp_path: Path) -
     assert loaded.runs[0].info is not None
 
 
+def test_a_probe_of_before_training_data_had_a_fingerprint_joins_one_of_after(tmp_path: Path) -> None:
+    old = write_run(tmp_path / "old", [record(fit_fingerprint="")])
+    new = write_run(tmp_path / "new", [record(fit_fingerprint="a" * 64)])
+    other = write_run(tmp_path / "other", [record(fit_fingerprint="b" * 64)])
+    assert len(load_runs([old, new]).entries) == 1
+    with pytest.raises(OutputError, match="fit_fingerprint 'aaaa"):
+        load_runs([new, other])
+
+
 def test_a_run_without_its_description_still_loads(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [record()])
     (run / "run.json").unlink()

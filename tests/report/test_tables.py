@@ -62,7 +62,9 @@ def test_the_lowest_median_rank_is_best() -> None:
     assert table.rows[0].cells["b"].text == "12"
 
 
-@pytest.mark.parametrize("field", ["dataset_fingerprint", "prompt_hash", "task_version", "num_missing"])
+@pytest.mark.parametrize(
+    "field", ["dataset_fingerprint", "fit_fingerprint", "prompt_hash", "task_version", "num_missing"]
+)
 def test_a_row_whose_numbers_were_not_measured_alike_is_flagged_and_not_ranked(field: str) -> None:
     (table,) = tables(record("a", value=0.6), record("b", value=0.5, **{field: 7}))
     assert marks(table.rows[0]) == {"a": "", "b": ""}
@@ -138,6 +140,18 @@ def test_recalls_have_an_average_per_metric() -> None:
     )
     found = {row.metric: row.cells["a"].value for row in table.averages}
     assert found == {metrics[0]: pytest.approx(0.3), metrics[1]: pytest.approx(0.4)}
+
+
+@pytest.mark.parametrize("noted", [1, True])
+def test_a_best_strength_at_the_edge_is_warned_of_as_the_probe_notes_it(noted: object) -> None:
+    # The probe notes 0 or 1, since notes are numbers and texts.
+    task = {"task": "linear_probe", "protocol": "clip-certified"}
+    (table,) = tables(
+        record("a", "x", notes={"l2_at_edge": noted}, **task),
+        record("a", "y", notes={"l2_at_edge": 0}, **task),
+    )
+    (note,) = table.notes
+    assert note.endswith("may lie outside: x (a).")
 
 
 def test_metrics_that_are_not_primary_stand_apart() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rwkvclip_eval.data.types import DatasetInfo
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, ProbeOptions
+from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples
 from rwkvclip_eval.tasks.probe_data import draw_validation, probe_data
 
@@ -96,18 +97,20 @@ def test_data_that_cannot_be_learned_from_are_refused_by_name(given, said):
         probe_data(*given, ProbeOptions())
 
 
-def test_splits_with_other_classes_are_refused():
-    samples, features = case([0, 1] * 4)
-    train, arrays = features.fit["train"]
-    other = dataclasses.replace(train.info, class_names=("b", "c"))
-    features.fit["train"] = dataclasses.replace(train, info=other), arrays
-    with pytest.raises(DamagedData, match=r"other classes .*Only in train: c; only in test: a"):
-        probe_data(samples, features, ProbeOptions())
-
-
 def test_without_need_of_it_the_validation_split_may_be_empty():
     data = probe_data(*case([0, 1]), ProbeOptions(), needs_validation=False)
     assert (len(data.train.y), len(data.val.y)) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"), [([0, 1] * 8, "classification"), ([[0, 1], [1, 0], [1, -1]], "multilabel")]
+)
+def test_a_budget_is_checked_for_labels_of_either_kind(labels, kind):
+    train, _ = split(labels, "train", kind=kind)
+    task = TASKS.get("linear_probe")
+    task.check_budget({"train": train}, CLIP_CERTIFIED, 640, 2**30)
+    with pytest.raises(UserError, match="smallest that works"):
+        task.check_budget({"train": train}, CLIP_CERTIFIED, 640, 2**20)
 
 
 def test_a_feature_that_is_not_finite_is_named():
@@ -117,8 +120,34 @@ def test_a_feature_that_is_not_finite_is_named():
         probe_data(samples, features, ProbeOptions())
 
 
-def test_judging_on_the_training_samples_is_refused():
-    samples, features = case([0, 1] * 4)
-    same = dataclasses.replace(samples.info, fingerprint="of train")
-    with pytest.raises(DamagedData, match="train and test hold the same samples"):
-        probe_data(dataclasses.replace(samples, info=same), features, ProbeOptions())
+def with_info(given, split, **changes):
+    """Return samples and features with other facts about one split."""
+    samples, features = given
+    if split == "test":
+        return dataclasses.replace(samples, info=dataclasses.replace(samples.info, **changes)), features
+    one, own = features.fit[split]
+    one = dataclasses.replace(one, info=dataclasses.replace(one.info, **changes))
+    return samples, dataclasses.replace(features, fit={**features.fit, split: (one, own)})
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("train", "val"), ("val", "test")])
+def test_two_splits_of_the_same_samples_are_refused(first, second):
+    given = with_info(case([0, 1] * 4, val=[0, 1]), second, fingerprint=f"of {first}")
+    with pytest.raises(DamagedData, match=f"{first} and {second} hold the same samples"):
+        probe_data(*given, ProbeOptions())
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a", "c"), r"\(2 and 3\): only test has 'b'\. Give"),
+        (("a", "b", "d"), r"only {0} has 'd'; only test has 'c'"),
+        (("b", "a", "c"), r"the same classes in another order"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_splits_that_number_their_classes_differently_are_refused(split, names, said):
+    given = case([0, 1, 2] * 4, val=[0, 1, 2], names=("a", "b", "c"))
+    given = with_info(given, split, class_names=names)
+    with pytest.raises(DamagedData, match=f"mine: {split} and test .*{said.format(split)}"):
+        probe_data(*given, ProbeOptions())

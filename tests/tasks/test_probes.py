@@ -123,6 +123,13 @@ def test_several_labels_an_image_are_independent_binary_problems():
     assert {m.notes["form"] for m in result.metrics} == {"11-point", "area"}
 
 
+def test_the_gap_noted_is_that_of_the_last_fit_in_the_table():
+    result, _samples, _ = probe("linear_probe", fixed(1.0), every=8)
+    (final,) = result.predictions["regularisation"].to_pylist()
+    assert result.notes["gap"] == final["gap"] <= 1e-8 * result.notes["objective"]
+    assert not [name for name in result.notes if "relative" in name]
+
+
 def test_neighbours_vote_as_scikit_learn_with_the_same_weights():
     result, _samples, features = probe("knn_probe", KNN)
     train, x = features.fit["train"]

@@ -28,7 +28,7 @@ from rwkvclip_eval.data.formats.image_files import (
     read_lines,
 )
 from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,7 +204,7 @@ def _split(
     if paths[0].suffix.lower() not in VIDEO_SUFFIXES:
         return found
     if importlib.util.find_spec("av") is None:
-        raise UserError(
+        raise DataNotFound(
             f"{name}: frames of videos are read with PyAV: pip install 'rwkvclip-eval[video]'. Or put the "
             f"middle frames into {root / 'frames'} as .jpg, named as the videos."
         )

@@ -8,7 +8,7 @@ from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.formats.frames import KINETICS_TEMPLATES, UCF101_TEMPLATES, middle_frame, ucf101_names
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 
 def write_video(path, num_frames, codec="mpeg4"):
@@ -109,7 +109,7 @@ def test_without_pyav_the_cure_is_named(ucf101, monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "av" else real(name, *a)
     )
-    with pytest.raises(UserError, match=r"pip install 'rwkvclip-eval\[video\]'"):
+    with pytest.raises(DataNotFound, match=r"pip install 'rwkvclip-eval\[video\]'"):
         reader_of("ucf101")(ucf101, "test", "default", ucf101)
 
 
