@@ -38,7 +38,7 @@ class FewShotLinearProbe:
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 1
+    version = 2
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")

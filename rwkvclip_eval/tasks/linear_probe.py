@@ -10,7 +10,7 @@ Table `regularisation`, one row per strength tried, then the last fit:
     objective   Σ cross entropy + λ/2 ‖W‖²
     gap         certified upper bound of objective − optimum; NaN where none was proven
     iterations  of the solver
-    status      `converged`, `iteration_limit`, `unattainable` or `stopped_early`
+    status      `converged`, `iteration_limit`, `unattainable` or `stopped_early`; see `probe.logistic.Status`
     stage       `search` or `final`
 
 Axes: n images, F features, K classes or labels.
@@ -55,7 +55,7 @@ class LinearProbe:
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
-    version = 1
+    version = 2
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
