@@ -138,6 +138,32 @@ def test_strengths_far_from_the_peak_stop_early_and_contenders_are_solved():
     assert found.best.gap <= 1e-8 * found.best.objective
 
 
+def test_a_peak_that_was_stopped_early_is_solved_before_it_wins(monkeypatch):
+    import rwkvclip_eval.probe.search as module
+
+    x, y, vx, vy = splits()
+    original, asked, rough = module.scores, [], []
+
+    def remember(features, solution, **options):
+        asked.append(solution)
+        return original(features, solution, **options)
+
+    # The strength that is looked at first promises much and keeps little; the others are then given up.
+    def metric(logits, labels):
+        solution = asked[-1]
+        if solution.gap > 1e-6 * solution.objective:
+            rough.append(solution.l2)
+            return 0.9 if solution.l2 == rough[0] else 0.7
+        return 0.7 if solution.l2 in rough and solution.l2 != rough[0] else 0.5
+
+    monkeypatch.setattr(module, "scores", remember)
+    found = search_l2(x, y, vx, vy, num_classes=4, metric=metric)
+    assert "stopped_early" in {point.status for point in found.points}
+    assert (found.best.score, found.best.status) == (0.7, "converged")
+    [exact] = fit_logistic(x, y, [found.best.l2], num_classes=4, relative_gap=1e-8)
+    assert abs(found.best.objective - exact.objective) <= found.best.gap + exact.gap
+
+
 def test_progress_never_passes_its_total():
     x, y, vx, vy = splits()
     seen = []
