@@ -87,6 +87,8 @@ class Record:
     """The dataset is known to the catalogue and has the expected counts."""
     subset: bool = False
     """A partial copy or `--limit`: never compared with full runs."""
+    own_copy: bool = False
+    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
     num_missing: int = 0
     """Damaged images left out with the user's leave (`--allow-missing`)."""
     seconds: float | None = None

@@ -288,6 +288,7 @@ def run_unit(
         dataset_source=dataset.info.source,
         verified=dataset.info.verified,
         subset=dataset.info.subset,
+        own_copy=dataset.info.own_copy,
         num_missing=len(stored.missing),
         seconds=round(time.perf_counter() - started, 3),
     )

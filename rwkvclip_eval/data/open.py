@@ -6,7 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.catalogue import Entry, canonical_name, catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import (
+    LEAST_OF_LOSSY,
+    Entry,
+    canonical_name,
+    catalogue,
+    choose_variant,
+    record_name,
+)
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
 from rwkvclip_eval.data.prompts import resolve_prompts
@@ -287,6 +294,9 @@ def _assemble(
             f"{label} {split}: the catalogue knows {expected} images, {found.source} holds {count}. If it is "
             f"another version, name it so{others}, or open it under a name of its own."
         )
+    short = expected is not None and count < expected
+    lossy = entry is not None and entry.variant(variant).lossy
+    own_copy = short and lossy and count >= LEAST_OF_LOSSY * (expected or 0)
     default_metric = "image_retrieval_recall@1" if found.kind == "retrieval" else "top1_accuracy"
     info = DatasetInfo(
         name=name,
@@ -301,7 +311,8 @@ def _assemble(
         source=found.source,
         verified=expected is not None and count == expected,
         expected_samples=expected,
-        subset=expected is not None and count < expected,
+        subset=short and not own_copy,
+        own_copy=own_copy,
     )
     return SampleDataset(
         info=info, keys=found.keys, labels=found.labels, captions=found.captions, images=found.images

@@ -115,7 +115,7 @@ def prepare_dataset(
                 "Name the variant it is (see `rwkvclip-eval data list`), or give it a name of its own."
             )
         short = expected is not None and count < expected
-        remarks[split] = f"a subset: {count} of {expected} images" if short else ""
+        remarks[split] = f"{count} of the {expected} images that the catalogue knows" if short else ""
     _check_space(list(opened.values()), folder, list(opened))
     done = []
     for split, found in opened.items():

@@ -45,6 +45,8 @@ class DatasetInfo:
     """The catalogue's count; None where it has none."""
     subset: bool = False
     """Fewer samples than the whole split (a partial copy, or `--limit`): never compared with full runs."""
+    own_copy: bool = False
+    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
 
 
 @runtime_checkable

@@ -79,6 +79,11 @@ class VerifyReport:
             said.append("the catalogue does not know this split: counts are unchecked")
         elif self.info.subset:
             said.append(f"a subset: {self.num_samples} of {self.info.expected_samples} images")
+        elif self.info.own_copy:
+            said.append(
+                f"a copy of its own: {self.num_samples} of {self.info.expected_samples} images; others may "
+                "be lost"
+            )
         if self.empty_classes:
             said.append(f"{len(self.empty_classes)} classes have no image: {name_some(self.empty_classes)}")
         if self.duplicate_images:

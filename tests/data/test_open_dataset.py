@@ -4,7 +4,7 @@ import socket
 import numpy as np
 import pytest
 
-from rwkvclip_eval.data.open import DATASETS, open_dataset
+from rwkvclip_eval.data.open import DATASETS, limit_dataset, open_dataset
 from rwkvclip_eval.data.types import Dataset, DatasetRef, EmbeddedSource, FolderSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 
@@ -175,3 +175,16 @@ def test_without_a_data_root_that_is_what_is_said(tmp_path):
         open_dataset(DatasetRef(name="wds_x"), data_root=None)
     with pytest.raises(DataNotFound, match="has no folder wds_x"):
         open_dataset(DatasetRef(name="wds_x"), data_root=tmp_path)
+
+
+def test_what_is_left_of_a_set_that_the_web_loses_is_a_copy_of_its_own_and_no_subset(tmp_path, write_wds):
+    names = "\n".join(f"bird {i}" for i in range(500))
+    write_wds(tmp_path, "birdsnap", [[i % 500 for i in range(1222)]], classnames=names)
+    dataset = open_dataset(ref("birdsnap"), data_root=tmp_path)
+    info = dataset.info
+    assert (info.own_copy, info.subset, info.verified, info.expected_samples) == (True, False, False, 2443)
+    limited = limit_dataset(dataset, 500).info
+    assert (limited.own_copy, limited.subset) == (False, True)
+    write_wds(tmp_path, "birdsnap", [[i % 500 for i in range(1221)]], classnames=names)
+    less_than_half = open_dataset(ref("birdsnap"), data_root=tmp_path).info
+    assert (less_than_half.own_copy, less_than_half.subset) == (False, True)

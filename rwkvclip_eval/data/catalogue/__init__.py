@@ -63,7 +63,15 @@ class Variant(BaseModel):
     template_list: str | None = Field(None, description="name of its templates; by alias by default")
     embedded: bool = Field(False, description="ships with scikit-learn")
     downloads: tuple[Download, ...] = Field((), description="public files that hold this version")
+    lossy: bool = Field(
+        False,
+        description="the counts are of lists of addresses, many of them dead: each has a copy of its own",
+    )
     note: str = Field("", description="what sets this version apart")
+
+
+LEAST_OF_LOSSY = 0.5
+"""Share of a lossy set's list from which a copy counts as what could be fetched; below, it is a subset."""
 
 
 class Entry(BaseModel):
