@@ -206,10 +206,8 @@ class _Places:
         if tried:
             lines.append(f"Looked for: {', '.join(tried)}.")
         known = self.entry.variant(self.variant) if self.entry else None
-        if known and known.hub:
-            lines.append(
-                f"To get it: rwkvclip-eval data download {self._label} (from {', '.join(known.hub)})."
-            )
+        if known and known.sources:
+            lines.append(f"To get it: rwkvclip-eval data download {self._label} (from {known.sources}).")
         if self.entry and self.entry.by_hand:
             lines.append(f"By hand: {self.entry.by_hand}")
         if self.entry:

@@ -232,7 +232,7 @@ def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
         for variant_name, variant in entry.variants.items():
             known_folders.update(variant.webdataset)
             label = name if variant_name == next(iter(entry.variants)) else f"{name}@{variant_name}"
-            by_download = f"rwkvclip-eval data download {label}" if variant.hub else ""
+            by_download = f"rwkvclip-eval data download {label}" if variant.sources else ""
             rows.append(
                 CatalogueRow(
                     name=name,
@@ -242,7 +242,7 @@ def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
                     num_test=variant.counts[entry.evaluation_split],
                     metric=entry.metric_of(variant_name),
                     found=_found(name, variant, entry.evaluation_split, data_root),
-                    obtain=by_download or entry.by_hand,
+                    obtain=by_download or entry.by_hand or f"see {entry.homepage}",
                     licence=entry.licence,
                     homepage=entry.homepage,
                 )

@@ -69,6 +69,11 @@ class Variant(BaseModel):
     )
     note: str = Field("", description="what sets this version apart")
 
+    @property
+    def sources(self) -> str:
+        """Where `data download` gets it from, in words; empty where it cannot."""
+        return ", ".join(self.hub) or ("published files" if self.downloads else "")
+
 
 LEAST_OF_LOSSY = 0.5
 """Share of a lossy set's list from which a copy counts as what could be fetched; below, it is a subset."""
