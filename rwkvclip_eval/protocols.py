@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rwkvclip_eval.registry import Registry
 
@@ -35,7 +35,8 @@ class ProbeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["certified", "lbfgs"] = Field(
-        default="certified", description="optima with a certified gap, or L-BFGS capped at 1,000 iterations"
+        default="certified",
+        description="of the protocol: optima with a certified gap, or L-BFGS capped at 1,000 iterations",
     )
     search: Literal["clip", "grid"] = Field(
         default="clip", description="CLIP's binary search over 97 strengths, or all of them"
@@ -57,6 +58,15 @@ class ProbeOptions(BaseModel):
     temperature: float = Field(
         default=0.07, gt=0, description="a neighbour's vote weighs exp(cosine / temperature)"
     )
+
+    @model_validator(mode="after")
+    def _strength_searched_or_fixed(self) -> Self:
+        unread = sorted(self.model_fields_set & {"search", "validation_fraction"})
+        if self.C is not None and unread:
+            raise ValueError(
+                f"C fixes the strength, so {' and '.join(unread)} would not be read."
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.results import folder_name
 from rwkvclip_eval.runner import plan
 from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.tasks import TASKS
 
 GOOD = """\
 name: mine
@@ -179,3 +181,44 @@ def test_a_mistake_inside_a_dataset_is_one_message_in_the_words_of_the_file(entr
         parse_suite(GOOD.replace("folder: birds", entry), source="s.yaml")
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"s.yaml:9: tasks.0.datasets.2.{message}")
+
+
+def probe_suite(task: str, options: str) -> str:
+    return f"name: s\ntasks:\n- task: {task}\n  options:\n    {options}\n  datasets: [cifar10]\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("linear_probe", "k: 5", "linear_probe does not read the option 'k'. It reads C, normalize, search,"),
+        ("linear_probe", "shots: [1]", "linear_probe does not read the option 'shots'."),
+        ("knn_probe", "C: 1", "knn_probe does not read the option 'C'. It reads k, normalize,"),
+        (
+            "few_shot_linear_probe",
+            "validation_fraction: 0.1",
+            "does not read the option 'validation_fraction'",
+        ),
+        (
+            "linear_probe",
+            "method: lbfgs",
+            "'method'. The protocol decides it: clip-certified or clip-lbfgs.",
+        ),
+        ("zero_shot_classification", "C: 1", "options belong to probes; zero_shot_classification has none."),
+    ],
+)
+def test_options_that_a_task_does_not_read_are_refused(task: str, options: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        check_names(parse_suite(probe_suite(task, options), source="s.yaml"))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"s.yaml:{4 if 'belong' in message else 5}: ")
+
+
+@pytest.mark.parametrize("other", ["search: grid", "validation_fraction: 0.3"])
+def test_a_fixed_strength_is_not_searched_for(other: str) -> None:
+    with pytest.raises(SuiteError, match=f"C fixes the strength, so {other.partition(':')[0]} would not be"):
+        parse_suite(probe_suite("linear_probe", f"C: 1\n    {other}"))
+
+
+@pytest.mark.parametrize("task", ["linear_probe", "few_shot_linear_probe", "knn_probe"])
+def test_every_option_that_a_probe_says_it_reads_exists(task: str) -> None:
+    assert TASKS.get(task).options <= set(ProbeOptions.model_fields)  # type: ignore[attr-defined]

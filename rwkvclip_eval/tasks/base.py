@@ -137,8 +137,9 @@ class TaskResult:
 class Task(Protocol):
     """A task over one dataset split.
 
-    Three attributes are optional. `protocols`: names of those it can follow, its default first; without it,
+    Four attributes are optional. `protocols`: names of those it can follow, its default first; without it,
     any, `standard` by default. `fit_splits`: splits it learns from (`Features.fit`); the first must be there.
+    `options`: names of the `ProbeOptions` that it reads; a suite that sets another one is refused.
     `check(samples, fit, protocol)`: refuses, before any encoding, splits that the task cannot work on.
     """
 

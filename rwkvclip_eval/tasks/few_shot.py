@@ -43,6 +43,7 @@ class FewShotLinearProbe:
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
     fit_splits = ("train", "val")
+    options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return no texts: a probe reads images alone."""

@@ -43,6 +43,7 @@ class KnnProbe:
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
     fit_splits = ("train", "val")
+    options = frozenset({"normalize", "standardize", "k", "temperature"})
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return no texts: a probe reads images alone."""

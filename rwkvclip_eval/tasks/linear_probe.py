@@ -60,6 +60,7 @@ class LinearProbe:
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
     fit_splits = ("train", "val")
+    options = frozenset({"search", "C", "normalize", "standardize", "validation_fraction", "seed"})
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return no texts: a probe reads images alone."""
