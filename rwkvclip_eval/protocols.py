@@ -44,7 +44,7 @@ class ProbeOptions(BaseModel):
     C: float | None = Field(default=None, gt=0, description="a fixed strength C = 1/λ instead of a search")
     normalize: bool = Field(default=False, description="scale every feature vector to unit length")
     standardize: bool = Field(
-        default=False, description="zero mean, unit variance per feature, from the training split"
+        default=False, description="zero mean, unit variance per feature, in what is learned from"
     )
     validation_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="of train, drawn where there is no official validation split"
@@ -63,9 +63,7 @@ class ProbeOptions(BaseModel):
     def _strength_searched_or_fixed(self) -> Self:
         unread = sorted(self.model_fields_set & {"search", "validation_fraction"})
         if self.C is not None and unread:
-            raise ValueError(
-                f"C fixes the strength, so {' and '.join(unread)} would not be read."
-            )
+            raise ValueError(f"C fixes the strength, so {' and '.join(unread)} would not be read.")
         return self
 
 

@@ -20,7 +20,7 @@ from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
 from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, search
-from rwkvclip_eval.tasks.probe_data import by_class, check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import by_class, check_labels, probe_data, standardized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ class FewShotLinearProbe:
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options)
+        data = probe_data(samples, features, options, standardize=False)
         official = "val" in features.fit
         train = data.train if official else data.train + data.val
         metric = primary_score(samples.info.primary_metric, multilabel=False)
@@ -85,12 +85,16 @@ class FewShotLinearProbe:
                 watched = (data.val if official else train).rows(
                     _first(held_out, min(shots, MOST_VALIDATION_SHOTS))
                 )
+                test = data.test
+                if options.standardize:
+                    # By the few images alone: the statistics of all of train would be knowledge of all.
+                    few, watched, test = standardized([few, watched, test])
                 if options.C is None:
                     l2 = search(few, watched, data, metric, options, compute).best.l2
                 else:
                     l2 = 1 / options.C
                 solution = fit(few, l2, data, options.method, compute)
-                score = metric(predict(data.test.x, solution, compute), data.test.y)
+                score = metric(predict(test.x, solution, compute), test.y)
                 rows.append({"shots": shots, "seed": seed, "l2": l2, "score": score})
                 compute.on_progress(
                     len(rows), total, f"{encoder.name} · {samples.info.name} · few-shot probe"

@@ -17,7 +17,7 @@ import numpy as np
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.tasks.base import Features, Need, Samples, TaskResult, hash_prompts
 from rwkvclip_eval.tasks.classification import accuracies, rank
-from rwkvclip_eval.tasks.probe_data import check_labels, probe_data
+from rwkvclip_eval.tasks.probe_data import check_labels, probe_data, standardized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class KnnProbe:
     """Weighted vote of the k nearest training images."""
 
     name = "knn_probe"
-    version = 1
+    version = 2
     needs: frozenset[Need] = frozenset({"probe"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
@@ -68,11 +68,13 @@ class KnnProbe:
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options = protocol.probe
-        data = probe_data(samples, features, options)
-        bank = data.train + data.val  # Nothing is chosen on a validation split.
+        data = probe_data(samples, features, options, standardize=False)
+        bank, test = data.train + data.val, data.test  # Nothing is chosen on a validation split.
+        if options.standardize:
+            bank, test = standardized([bank, test])
         k = min(options.k, len(bank.y))
         votes = log_votes(
-            data.test.x,
+            test.x,
             bank,
             data.num_classes,
             k=k,

@@ -91,8 +91,17 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     _require_every_class(_labels(train), train)
 
 
-def probe_data(samples: Samples, features: Features, options: ProbeOptions) -> ProbeData:
+def probe_data(
+    samples: Samples, features: Features, options: ProbeOptions, *, standardize: bool = True
+) -> ProbeData:
     """Return what a probe works on.
+
+    Args:
+        samples: the split it is judged on.
+        features: its features, and the splits it learns from.
+        options: of the probe.
+        standardize: false for a probe that learns from something else than `train`, and so takes the
+            statistics of that; see `standardized`.
 
     Raises:
         DamagedData: a feature is not finite, or see `check_labels`.
@@ -114,7 +123,10 @@ def probe_data(samples: Samples, features: Features, options: ProbeOptions) -> P
             )
         train, val = train.rows(rest), train.rows(drawn)
         said = f"{options.validation_fraction:.0%} of train, stratified, seed {options.seed}"
-    train, val, test = _scaled([train, val, test], options)
+    if options.normalize:
+        train, val, test = (normalized(split) for split in (train, val, test))
+    if options.standardize and standardize:
+        train, val, test = standardized([train, val, test])
     return ProbeData(
         train=train,
         val=val,
@@ -194,14 +206,15 @@ def by_class(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _scaled(splits: Sequence[Labelled], options: ProbeOptions) -> list[Labelled]:
-    """Return the splits with features normalised and standardised as the options say."""
-    arrays = [split.x for split in splits]
-    if options.normalize:
-        arrays = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in arrays]
-    if options.standardize:
-        mean = arrays[0].mean(axis=0, dtype=np.float64)
-        deviation = arrays[0].std(axis=0, dtype=np.float64)
-        deviation[deviation == 0] = 1.0  # A constant feature says nothing, whatever its scale.
-        arrays = [((x - mean) / deviation).astype(np.float32) for x in arrays]
-    return [Labelled(x=x, y=split.y) for x, split in zip(arrays, splits, strict=True)]
+def normalized(split: Labelled) -> Labelled:
+    """Return the split with feature vectors of unit length."""
+    length = np.linalg.norm(split.x, axis=1, keepdims=True)
+    return Labelled(x=split.x / np.maximum(length, 1e-12), y=split.y)
+
+
+def standardized(splits: Sequence[Labelled]) -> list[Labelled]:
+    """Return the splits with features of zero mean and unit variance in the first, which is learned from."""
+    mean = splits[0].x.mean(axis=0, dtype=np.float64)
+    deviation = splits[0].x.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1.0  # A constant feature says nothing, whatever its scale.
+    return [Labelled(x=((split.x - mean) / deviation).astype(np.float32), y=split.y) for split in splits]

@@ -14,6 +14,7 @@ from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOptions
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
+from rwkvclip_eval.tasks.few_shot import _orders
 
 ENCODER = EncoderInfo(
     name="pixels",
@@ -163,6 +164,41 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value == pytest.approx(four.mean())
     assert result.metrics[0].notes["std"] == pytest.approx(four.std())
     assert result.metrics[0].value > result.metrics[1].value > 0.2
+
+
+def test_few_shots_are_standardised_by_themselves_whatever_else_the_training_split_holds():
+    """Images that no draw takes have features of another scale; standardised or not, they must not matter."""
+    options = ProbeOptions(shots=(2,), num_seeds=2, standardize=True, C=1.0)
+    protocol = CLIP_CERTIFIED.with_options(options)
+    samples, features = digits("test", every=2)
+    train, x = digits("train", every=2)
+    fit = {"train": (train, x), "val": digits("val", every=2)}
+    plain = TASKS.get("few_shot_linear_probe").score(
+        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+    )
+    drawn = {i for seed in (0, 1) for order in _orders(train.labels, seed) for i in order[:2].tolist()}
+    others = np.setdiff1d(np.arange(len(train.labels)), sorted(drawn))
+    scaled = x.image_probe.copy()
+    scaled[others] = scaled[others] * 1e3 + 7
+    fit["train"] = train, Features(image_probe=scaled)
+    changed = TASKS.get("few_shot_linear_probe").score(
+        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+    )
+    assert value(plain, "top1_accuracy_2_shot") > 0.3
+    assert changed.predictions["few_shot"].equals(plain.predictions["few_shot"])
+
+
+def test_neighbours_are_standardised_by_all_they_are_looked_for_among():
+    result, samples, features = probe(
+        "knn_probe", KNN.with_options(ProbeOptions(standardize=True, k=1)), every=2
+    )
+    train, x = features.fit["train"]
+    mean, deviation = x.image_probe.mean(axis=0), x.image_probe.std(axis=0)
+    deviation[deviation == 0] = 1
+    reference = KNeighborsClassifier(1, metric="cosine").fit((x.image_probe - mean) / deviation, train.labels)
+    expected = reference.predict((features.image_probe - mean) / deviation)
+    assert (result.predictions["predictions"]["prediction"].to_numpy() == expected).mean() > 0.99
+    assert len(samples.labels) == len(expected)
 
 
 def test_more_shots_than_a_class_has_are_refused_by_name():
