@@ -93,9 +93,12 @@ class Protocol:
     probe: ProbeOptions | None = None
 
     def with_options(self, options: ProbeOptions | None) -> Protocol:
-        """Return this protocol with the options that were set, which its name then carries."""
-        given = options.model_dump(exclude_unset=True) if options else {}
-        if not given or self.probe is None:
+        """Return this protocol with the options that were set; its name then carries those that differ."""
+        if options is None or self.probe is None:
+            return self
+        own = self.probe.model_dump()
+        given = {k: v for k, v in options.model_dump(exclude_unset=True).items() if v != own[k]}
+        if not given:
             return self
         said = ", ".join(f"{key}={_plain(value)}" for key, value in given.items())
         return replace(self, name=f"{self.name} ({said})", probe=self.probe.model_copy(update=given))

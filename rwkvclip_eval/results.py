@@ -134,7 +134,7 @@ class RunInfo:
     suite_text: str
     """The suite file, word for word."""
     suite_sha256: str
-    """Of that text."""
+    """Of that text, and of what the command line put in its place (`--shots`)."""
     models: Sequence[str]
     """Model specs as given, file names only."""
     identity: Mapping[str, Any]

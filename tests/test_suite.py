@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.cli import _parse_shots
+from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.results import folder_name
 from rwkvclip_eval.runner import plan
-from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite, with_shots
 from rwkvclip_eval.tasks import TASKS
 
 GOOD = """\
@@ -222,3 +223,24 @@ def test_a_fixed_strength_is_not_searched_for(other: str) -> None:
 @pytest.mark.parametrize("task", ["linear_probe", "few_shot_linear_probe", "knn_probe"])
 def test_every_option_that_a_probe_says_it_reads_exists(task: str) -> None:
     assert TASKS.get(task).options <= set(ProbeOptions.model_fields)  # type: ignore[attr-defined]
+
+
+def test_shots_can_be_given_to_the_tasks_that_read_them_and_to_no_other() -> None:
+    text = (
+        probe_suite("few_shot_linear_probe", "num_seeds: 5") + "- {task: linear_probe, datasets: [cifar10]}\n"
+    )
+    loaded = parse_suite(text)
+    few, linear = with_shots(loaded, [1, 4]).suite.tasks
+    assert few.options is not None
+    assert (few.options.shots, few.options.num_seeds, linear.options) == ((1, 4), 5, None)
+    assert len({loaded.sha256, with_shots(loaded, [1]).sha256, with_shots(loaded, [1, 4]).sha256}) == 3
+    with pytest.raises(SuiteError, match="from 1 up, not 0"):
+        with_shots(loaded, [0])
+    with pytest.raises(SuiteError, match=r"has no task that draws shots: .* with few_shot_linear_probe"):
+        with_shots(parse_suite(GOOD), [1])
+
+
+@pytest.mark.parametrize("text", ["1,x", "", "1;2", "-1"])
+def test_shots_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected numbers divided by commas, such as 1,2,4,8,16"):
+        _parse_shots(text)
