@@ -65,7 +65,7 @@ class Dataset(Protocol):
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
-        """[n] int64 class ids, [n, K] 0/1 for multilabel, None for retrieval."""
+        """[n] int64 class ids, [n, K] 0/1 (−1: left open) for multilabel, None for retrieval."""
         ...
 
     @property

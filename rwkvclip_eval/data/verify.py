@@ -120,9 +120,8 @@ def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None
     info, labels, captions = dataset.info, dataset.labels, dataset.captions
     empty: tuple[str, ...] = ()
     if labels is not None:
-        present = (
-            set(labels.tolist()) if labels.ndim == 1 else set(np.flatnonzero(labels.any(axis=0)).tolist())
-        )
+        ids = labels if labels.ndim == 1 else np.flatnonzero((labels == 1).any(axis=0))
+        present = set(ids.tolist())
         empty = tuple(name for i, name in enumerate(info.class_names) if i not in present)
     record = record_name(info.name)
     entry = catalogue().get(record) if record else None

@@ -31,7 +31,7 @@ class Samples:
     Attributes:
         info: facts about the dataset split.
         keys: n unique sample keys.
-        labels: [n] int64, [n, K] 0/1 for multilabel, or None.
+        labels: [n] int64, [n, K] 0/1 (−1: left open) for multilabel, or None.
         captions: n lists of captions, or None.
     """
 

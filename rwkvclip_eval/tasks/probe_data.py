@@ -29,11 +29,16 @@ class Labelled:
 
     Attributes:
         x: [n, F] float32 features.
-        y: [n] int64 class ids, or [n, K] 0/1 for multilabel.
+        y: [n] int64 class ids, or [n, K] 0/1 for multilabel, −1 where scores leave the image out.
     """
 
     x: NDArray[np.float32]
     y: NDArray[Any]
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """`y` as it is trained on: what is left open counts as absent (as in arXiv 1905.01235)."""
+        return self.y if self.y.ndim == 1 else np.maximum(self.y, 0)
 
     def rows(self, index: NDArray[np.int64]) -> Labelled:
         """Return the samples `index`."""
@@ -153,7 +158,7 @@ def _labelled(samples: Samples, features: Features) -> Labelled:
 
 
 def _labels(samples: Samples) -> NDArray[Any]:
-    """Return [n] class ids, or [n, K] 0/1 for multilabel."""
+    """Return [n] class ids, or [n, K] 0, 1 and −1 for multilabel."""
     if samples.info.kind != "multilabel":
         return checked_labels(samples)
     assert samples.labels is not None
@@ -165,7 +170,7 @@ def _labels(samples: Samples) -> NDArray[Any]:
 def _require_every_class(labels: NDArray[Any], samples: Samples) -> None:
     names = samples.info.class_names
     if labels.ndim == 2:
-        lacking = np.flatnonzero(~labels.any(axis=0) | labels.all(axis=0))
+        lacking = np.flatnonzero(~(labels == 1).any(axis=0) | (labels == 1).all(axis=0))
         what = "labels that no training image has, or all have"
     else:
         lacking = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)

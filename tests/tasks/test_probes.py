@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from rwkvclip_eval.data.types import DatasetInfo
@@ -15,6 +16,8 @@ from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOption
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
 from rwkvclip_eval.tasks.few_shot import _orders
+from rwkvclip_eval.tasks.linear_probe import fit, predict, primary_score, search
+from rwkvclip_eval.tasks.probe_data import probe_data
 
 ENCODER = EncoderInfo(
     name="pixels",
@@ -122,6 +125,54 @@ def test_several_labels_an_image_are_independent_binary_problems():
         assert np.abs(scores[:, k] - reference.decision_function(test_x)).max() < 0.02
     assert value(result, metric) > 0.8
     assert {m.notes["form"] for m in result.metrics} == {"11-point", "area"}
+
+
+def test_labels_that_are_left_open_are_left_out_of_scores_and_trained_as_absent():
+    def labels(left_open):
+        def of(y):
+            marks = np.stack([y < 5, y % 2 == 0], axis=1).astype(np.int64)
+            marks[3::7, 0] = left_open
+            return marks
+
+        return of
+
+    case = {"names": 2, "kind": "multilabel", "metric": "mean_average_precision", "every": 2}
+    result, samples, _ = probe("linear_probe", fixed(1.0), labels=labels(-1), **case)
+    absent, *_ = probe("linear_probe", fixed(1.0), labels=labels(0), **case)
+    one, other = (np.stack(r.predictions["predictions"].to_pandas().scores) for r in (result, absent))
+    assert np.array_equal(one, other)
+    known = samples.labels[:, 0] >= 0
+    areas = [
+        average_precision_score(samples.labels[known, 0], one[known, 0]),
+        average_precision_score(samples.labels[:, 1], one[:, 1]),
+    ]
+    assert value(result, "mean_average_precision") == pytest.approx(np.mean(areas))
+    assert value(absent, "mean_average_precision") != pytest.approx(np.mean(areas), abs=1e-3)
+    (area,) = [m for m in result.metrics if m.name == "mean_average_precision"]
+    assert area.ci_low < area.value < area.ci_high
+    assert result.notes["left_open"] == "64 labels of test images left out of scores, 64 trained as absent"
+    assert "left_open" not in absent.notes
+    assert np.stack(result.predictions["predictions"].to_pandas().labels)[3, 0] == -1
+
+
+def test_labels_that_are_left_open_do_not_choose_the_strength():
+    metric = primary_score("mean_average_precision", multilabel=True)
+    scores = np.array([[0.9], [0.8], [0.1]], np.float32)
+    assert metric(scores, np.array([[-1], [1], [0]])) == 1.0
+    assert metric(scores, np.array([[0], [1], [0]])) == 0.5
+
+    def labels(y):
+        return np.where((np.arange(len(y)) % 5 == 0)[:, None], -1, y[:, None] < [5, 3]).astype(np.int64)
+
+    samples, features = digits("test", labels=labels, names=2, kind="multilabel", every=4)
+    fit_data = {"train": digits("train", labels=labels, names=2, kind="multilabel", every=4)}
+    features = dataclasses.replace(features, fit=fit_data)
+    data = probe_data(samples, features, ProbeOptions())
+    found = search(data.train, data.val, data, metric, ProbeOptions(), Compute())
+    best = predict(data.val.x, fit(data.train, found.best.l2, data, "certified", Compute()), Compute())
+    assert (data.val.y < 0).any()
+    assert found.best.score == pytest.approx(metric(best, data.val.y), abs=1e-9)
+    assert metric(best, data.val.y) != pytest.approx(metric(best, data.val.targets), abs=1e-3)
 
 
 def test_neighbours_vote_as_scikit_learn_with_the_same_weights():
