@@ -43,6 +43,11 @@ class Download(BaseModel):
     sha256: str | None = None
     bytes: int | None = None
 
+    @property
+    def has_sum(self) -> bool:
+        """Whether a checksum is known; without one no two parts of a file are joined."""
+        return (self.md5 or self.sha256) is not None
+
 
 class Variant(BaseModel):
     """One version in circulation of a dataset."""
