@@ -101,7 +101,11 @@ class HuggingFaceSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["hugging_face"]
-    path: str = Field(description="hub id (owner/name), builder name (imagefolder, parquet) or local folder")
+    path: str = Field(
+        "",
+        description="hub id (owner/name), builder name (imagefolder, parquet) or local folder; by default "
+        "the copy that the catalogue knows, with its columns and splits",
+    )
     config: str | None = Field(None, description="configuration name")
     split: str | None = Field(None, description="split expression; the entry's split by default")
     data_files: str | None = Field(None, description="glob, for builders such as parquet")

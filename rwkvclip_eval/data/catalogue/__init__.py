@@ -49,6 +49,18 @@ class Download(BaseModel):
         return (self.md5 or self.sha256) is not None
 
 
+class HuggingFaceCopy(BaseModel):
+    """A copy on the Hugging Face hub for its library `datasets`; labels in the order of other sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="owner/name")
+    image: str = "image"
+    label: str = "label"
+    splits: dict[str, str] = Field(default_factory=dict, description="split → what the copy calls it")
+    underscores: bool = Field(False, description="in its class names, where other sources have spaces")
+
+
 class Variant(BaseModel):
     """One version in circulation of a dataset."""
 
@@ -62,6 +74,9 @@ class Variant(BaseModel):
     webdataset: tuple[str, ...] = Field((), description="folders looked for under the data root, in order")
     clip_benchmark: str | None = Field(None, description="name in the clip-benchmark package")
     hub: tuple[str, ...] = Field((), description="Hugging Face repositories that hold the webdataset folders")
+    hugging_face: HuggingFaceCopy | None = Field(
+        None, description="what `source: {kind: hugging_face}` means in a suite"
+    )
     class_list: str | None = Field(
         None, description="name of clip-benchmark's class names; by alias by default"
     )
