@@ -113,7 +113,8 @@ def run(
     from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
     from rwkvclip_eval.rundir import help_suite, run_suite
     from rwkvclip_eval.runner import RunOptions
-    from rwkvclip_eval.suite import load_suite, with_shots
+    from rwkvclip_eval.shots import parse_shots, with_shots
+    from rwkvclip_eval.suite import load_suite
     from rwkvclip_models.device import num_cores
 
     with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:
@@ -142,7 +143,7 @@ def run(
         )
         loaded = load_suite(suite)
         if shots is not None:
-            loaded = with_shots(loaded, _parse_shots(shots))
+            loaded = with_shots(loaded, parse_shots(shots))
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
             options.encode.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
             code = help_suite(loaded, model, ranks=ranks, options=options)
@@ -265,13 +266,6 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
     return int(index), int(count)
-
-
-def _parse_shots(text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UserError(f"--shots {text!r}: expected numbers divided by commas, such as 1,2,4,8,16.")
-    return [int(part) for part in parts]
 
 
 def _command_line() -> str:

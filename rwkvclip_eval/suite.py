@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -19,8 +19,6 @@ from rwkvclip_eval.results import PRIMARY
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rwkvclip_eval.tasks.base import Task
 
 Location = tuple[str | int, ...]
@@ -192,41 +190,6 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         base_dir=base_dir or Path.cwd(),
         source=source,
-    )
-
-
-def with_shots(loaded: LoadedSuite, shots: Sequence[int]) -> LoadedSuite:
-    """Return the suite with other numbers of training images a class in its few-shot tasks.
-
-    Raises:
-        SuiteError: it has no task that reads `shots`, or they are not numbers from 1.
-    """
-    from rwkvclip_eval.tasks import TASKS
-
-    def reads(name: str) -> bool:
-        return name in TASKS and "shots" in getattr(TASKS.get(name), "options", ())
-
-    given = dict.fromkeys(shots)
-    if not given or min(given) < 1:
-        raise SuiteError(f"Shots are training images a class, from 1 up, not {', '.join(map(str, shots))}.")
-    if not any(reads(entry.task) for entry in loaded.suite.tasks):
-        able = " or ".join(sorted(name for name in TASKS if reads(name)))
-        raise SuiteError(
-            f"{loaded.source} has no task that draws shots: --shots is for suites with {able}, such as "
-            "few-shot-10."
-        )
-    options = {"shots": tuple(given)}
-    tasks = tuple(
-        entry.model_copy(update={"options": (entry.options or ProbeOptions()).model_copy(update=options)})
-        if reads(entry.task)
-        else entry
-        for entry in loaded.suite.tasks
-    )
-    said = f"{loaded.text}\n--shots {','.join(map(str, given))}"
-    return replace(
-        loaded,
-        suite=loaded.suite.model_copy(update={"tasks": tasks}),
-        sha256=hashlib.sha256(said.encode()).hexdigest(),
     )
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.cli import _parse_shots
 from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.results import folder_name
 from rwkvclip_eval.runner import plan
-from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite, with_shots
+from rwkvclip_eval.shots import parse_shots, with_shots
+from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
 from rwkvclip_eval.tasks import TASKS
 
 GOOD = """\
@@ -243,4 +243,4 @@ def test_shots_can_be_given_to_the_tasks_that_read_them_and_to_no_other() -> Non
 @pytest.mark.parametrize("text", ["1,x", "", "1;2", "-1"])
 def test_shots_that_are_no_numbers_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="expected numbers divided by commas, such as 1,2,4,8,16"):
-        _parse_shots(text)
+        parse_shots(text)

@@ -168,9 +168,9 @@ def download_dataset(
         raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
     folder = _fetch_published(record, entry, known, data_root, on_progress)
     unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
-    checked = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
+    done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
     return (
-        f"{record}: {len(known.downloads)} files are at {folder}, {checked}. Shards of them: "
+        f"{record}: {len(known.downloads)} files are at {folder}, {done}. Shards of them: "
         f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
     )
 
