@@ -81,6 +81,10 @@ def run(
             "class); marked in every report.",
         ),
     ] = None,
+    shots: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Training images a class in few-shot probes, such as 1,2,4,8,16."),
+    ] = None,
     allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
     offline: OfflineOption = False,
     shard: Annotated[
@@ -109,11 +113,15 @@ def run(
         rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA --out runs/curve
 
         rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 --out runs/try
+
+        rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few
     """
     from rwkvclip_eval.distributed import TorchrunRanks, join_ranks
     from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
     from rwkvclip_eval.rundir import help_suite, run_suite
     from rwkvclip_eval.runner import RunOptions
+    from rwkvclip_eval.shots import parse_shots, with_shots
+    from rwkvclip_eval.suite import load_suite
     from rwkvclip_models.device import num_cores
 
     with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:
@@ -140,13 +148,16 @@ def run(
             ),
             on_unit=lambda unit, outcome: progress.say(f"{unit}  {outcome}"),
         )
+        loaded = load_suite(suite)
+        if shots is not None:
+            loaded = with_shots(loaded, parse_shots(shots))
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
             options.encode.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
-            code = help_suite(suite, model, ranks=ranks, options=options)
+            code = help_suite(loaded, model, ranks=ranks, options=options)
         else:
             options.encode.on_progress = progress.update
             summary = run_suite(
-                suite, model, out, options=options, shard=_parse_shard(shard), command=_command_line()
+                loaded, model, out, options=options, shard=_parse_shard(shard), command=_command_line()
             )
             console.say(_summary_text(summary))
             if report:

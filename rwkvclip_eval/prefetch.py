@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import UserError
 
@@ -29,7 +29,13 @@ def prefetch_all(
     from rwkvclip_eval.units import plan
 
     loaded = load_suite(suite)
-    units = {unit.dataset_key: unit for unit in plan(loaded)}
+    units = {}
+    fit_splits: dict[Any, dict[str, None]] = {}
+    for unit in plan(loaded):
+        units[unit.dataset_key] = unit
+        # A dictionary keeps the order: of several splits, the first must be there.
+        learned = dict.fromkeys(getattr(unit.task, "fit_splits", ()))
+        fit_splits.setdefault(unit.dataset_key, {}).update(learned)
     rows: list[tuple[str, str]] = []
     complete = True
     for spec in expand_specs(models):
@@ -38,9 +44,15 @@ def prefetch_all(
         except UserError as error:
             rows.append((spec.name, f"failed: {error}"))
             complete = False
-    for unit in units.values():
+    for key, unit in units.items():
         try:
-            state = prefetch_dataset(unit.ref, data_root, variant=unit.variant, base_dir=loaded.base_dir)
+            state = prefetch_dataset(
+                unit.ref,
+                data_root,
+                fit_splits=tuple(fit_splits[key]),
+                variant=unit.variant,
+                base_dir=loaded.base_dir,
+            )
         except UserError as error:
             state, complete = f"failed: {error}", False
         rows.append((unit.ref.name, state))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rwkvclip_eval.registry import Registry
 
@@ -35,7 +35,8 @@ class ProbeOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: Literal["certified", "lbfgs"] = Field(
-        default="certified", description="optima with a certified gap, or L-BFGS capped at 1,000 iterations"
+        default="certified",
+        description="of the protocol: optima with a certified gap, or L-BFGS capped at 1,000 iterations",
     )
     search: Literal["clip", "grid"] = Field(
         default="clip", description="CLIP's binary search over 97 strengths, or all of them"
@@ -45,7 +46,7 @@ class ProbeOptions(BaseModel):
     )
     normalize: bool = Field(default=False, description="scale every feature vector to unit length")
     standardize: bool = Field(
-        default=False, description="zero mean, unit variance per feature, from the training split"
+        default=False, description="zero mean, unit variance per feature, in what is learned from"
     )
     validation_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="of train, drawn where there is no official validation split"
@@ -66,6 +67,13 @@ class ProbeOptions(BaseModel):
         if twice := {count for count in shots if shots.count(count) > 1}:
             raise ValueError(f"{min(twice)} stands there twice")
         return shots
+
+    @model_validator(mode="after")
+    def _strength_searched_or_fixed(self) -> Self:
+        unread = sorted(self.model_fields_set & {"search", "validation_fraction"})
+        if self.C is not None and unread:
+            raise ValueError(f"C fixes the strength, so {' and '.join(unread)} would not be read.")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +102,12 @@ class Protocol:
     probe: ProbeOptions | None = None
 
     def with_options(self, options: ProbeOptions | None) -> Protocol:
-        """Return this protocol with the options that were set, which its name then carries."""
-        given = options.model_dump(exclude_unset=True) if options else {}
-        if not given or self.probe is None:
+        """Return this protocol with the options that were set; its name then carries those that differ."""
+        if options is None or self.probe is None:
+            return self
+        own = self.probe.model_dump()
+        given = {k: v for k, v in options.model_dump(exclude_unset=True).items() if v != own[k]}
+        if not given:
             return self
         said = ", ".join(f"{key}={_plain(value)}" for key, value in given.items())
         return replace(self, name=f"{self.name} ({said})", probe=self.probe.model_copy(update=given))

@@ -90,6 +90,8 @@ class Record:
     """Every split used, to judge or to learn, is known to the catalogue and has the expected counts."""
     subset: bool = False
     """A partial copy of a split used, or `--limit`: never compared with full runs."""
+    own_copy: bool = False
+    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
     num_missing: int = 0
     """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
     seconds: float | None = None
@@ -135,7 +137,7 @@ class RunInfo:
     suite_text: str
     """The suite file, word for word."""
     suite_sha256: str
-    """Of that text."""
+    """Of that text, and of what the command line put in its place (`--shots`)."""
     models: Sequence[str]
     """Model specs as given, file names only."""
     identity: Mapping[str, Any]

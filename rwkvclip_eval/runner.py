@@ -229,6 +229,7 @@ def run_unit(
         dataset_source=dataset.info.source,
         verified=all(info.verified for info in infos),
         subset=any(info.subset for info in infos),
+        own_copy=any(info.own_copy for info in infos),
         num_missing=len(stored.missing) + sum(len(found[0].missing) for found in learned.values()),
         seconds=round(time.perf_counter() - started, 3),
     )

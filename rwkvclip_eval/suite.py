@@ -96,7 +96,7 @@ class LoadedSuite:
     Attributes:
         suite: its content.
         text: the file, word for word.
-        sha256: of the text.
+        sha256: of the text, and of what the command line puts in its place.
         base_dir: folder that relative paths in the suite start from.
         source: file name for messages.
     """
@@ -246,17 +246,19 @@ def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: 
         for name in entry.protocol or ()
         if name not in allowed
     ]
-    if entry.options is not None and PROTOCOLS.get(allowed[0]).probe is None:
-        problems.append(
-            f"{loaded.where('tasks', index, 'options')}: options belong to probes; {entry.task} has none."
-        )
-    elif entry.options is not None:
-        known = getattr(task, "options", ProbeOptions.model_fields)
-        problems += [
-            f"{loaded.where('tasks', index, 'options', option)}: "
-            f"{unknown_name(f'option of {entry.task}', option, known)}"
-            for option in sorted(entry.options.model_fields_set - set(known))
-        ]
+    if entry.options is None:
+        return problems
+    if PROTOCOLS.get(allowed[0]).probe is None:
+        where = loaded.where("tasks", index, "options")
+        return [*problems, f"{where}: options belong to probes; {entry.task} has none."]
+    known = set(ProbeOptions.model_fields) - {"method"}
+    read = getattr(task, "options", known)
+    for name in sorted(entry.options.model_fields_set - read):
+        where = loaded.where("tasks", index, "options", name)
+        instead = f" It reads {', '.join(sorted(read))}."
+        if name == "method":
+            instead = f" The protocol decides it: {' or '.join(allowed)}."
+        problems.append(f"{where}: {entry.task} does not read the option {name!r}.{instead}")
     return problems
 
 

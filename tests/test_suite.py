@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.errors import SuiteError, UserError
+from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.results import folder_name
+from rwkvclip_eval.shots import parse_shots, with_shots
 from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.units import plan
 
 GOOD = """\
@@ -179,3 +182,65 @@ def test_a_mistake_inside_a_dataset_is_one_message_in_the_words_of_the_file(entr
         parse_suite(GOOD.replace("folder: birds", entry), source="s.yaml")
     (line,) = str(caught.value).splitlines()
     assert line.startswith(f"s.yaml:9: tasks.0.datasets.2.{message}")
+
+
+def probe_suite(task: str, options: str) -> str:
+    return f"name: s\ntasks:\n- task: {task}\n  options:\n    {options}\n  datasets: [cifar10]\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("linear_probe", "k: 5", "linear_probe does not read the option 'k'. It reads C, normalize, search,"),
+        ("linear_probe", "shots: [1]", "linear_probe does not read the option 'shots'."),
+        ("knn_probe", "C: 1", "knn_probe does not read the option 'C'. It reads k, normalize,"),
+        (
+            "few_shot_linear_probe",
+            "validation_fraction: 0.1",
+            "does not read the option 'validation_fraction'",
+        ),
+        (
+            "linear_probe",
+            "method: lbfgs",
+            "'method'. The protocol decides it: clip-certified or clip-lbfgs.",
+        ),
+        ("zero_shot_classification", "C: 1", "options belong to probes; zero_shot_classification has none."),
+    ],
+)
+def test_options_that_a_task_does_not_read_are_refused(task: str, options: str, message: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        check_names(parse_suite(probe_suite(task, options), source="s.yaml"))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"s.yaml:{4 if 'belong' in message else 5}: ")
+
+
+@pytest.mark.parametrize("other", ["search: grid", "validation_fraction: 0.3"])
+def test_a_fixed_strength_is_not_searched_for(other: str) -> None:
+    with pytest.raises(SuiteError, match=f"C fixes the strength, so {other.partition(':')[0]} would not be"):
+        parse_suite(probe_suite("linear_probe", f"C: 1\n    {other}"))
+
+
+@pytest.mark.parametrize("task", ["linear_probe", "few_shot_linear_probe", "knn_probe"])
+def test_every_option_that_a_probe_says_it_reads_exists(task: str) -> None:
+    assert TASKS.get(task).options <= set(ProbeOptions.model_fields)  # type: ignore[attr-defined]
+
+
+def test_shots_can_be_given_to_the_tasks_that_read_them_and_to_no_other() -> None:
+    text = (
+        probe_suite("few_shot_linear_probe", "num_seeds: 5") + "- {task: linear_probe, datasets: [cifar10]}\n"
+    )
+    loaded = parse_suite(text)
+    few, linear = with_shots(loaded, [1, 4]).suite.tasks
+    assert few.options is not None
+    assert (few.options.shots, few.options.num_seeds, linear.options) == ((1, 4), 5, None)
+    assert len({loaded.sha256, with_shots(loaded, [1]).sha256, with_shots(loaded, [1, 4]).sha256}) == 3
+    with pytest.raises(SuiteError, match="from 1 up, not 0"):
+        with_shots(loaded, [0])
+    with pytest.raises(SuiteError, match=r"has no task that draws shots: .* with few_shot_linear_probe"):
+        with_shots(parse_suite(GOOD), [1])
+
+
+@pytest.mark.parametrize("text", ["1,x", "", "1;2", "-1"])
+def test_shots_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected numbers divided by commas, such as 1,2,4,8,16"):
+        parse_shots(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
@@ -16,7 +15,9 @@ from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from rwkvclip_eval.data.catalogue import Entry, Variant
     from rwkvclip_eval.data.types import DatasetRef
 
 
@@ -27,19 +28,23 @@ def prefetch_dataset(
     ref: DatasetRef,
     data_root: Path | None,
     *,
+    fit_splits: Sequence[str] = (),
     variant: str | None = None,
     base_dir: Path | None = None,
     cache_dir: Path | None = None,
 ) -> str:
     """Fetch what `ref` needs and return a sentence that says what was done.
 
-    Hub repositories of webdataset shards go to DATA_ROOT/wds_NAME (resumed where a download broke off);
-    datasets of the Hugging Face library into its cache; those that the suite lets torchvision download, to
-    their folder. Embedded sets, local folders and what already lies under the data root need nothing.
+    Hub repositories of webdataset shards go to DATA_ROOT/wds_NAME (resumed where a download broke off), what
+    they lack as published files to DATA_ROOT/NAME; datasets of the Hugging Face library into its cache; those
+    that the suite lets torchvision download, to their folder. Embedded sets, local folders and what already
+    lies under the data root need nothing.
 
     Args:
         ref: how the suite names it.
-        data_root: where shards go.
+        data_root: where shards and published files go.
+        fit_splits: splits that are learned from, beside the one that is judged; of several, the first must
+            be there, and the others where the catalogue knows them.
         variant: the protocol's choice, where `ref` makes none.
         base_dir: folder of the suite file.
         cache_dir: keeps fingerprints; the user's cache folder by default.
@@ -50,19 +55,21 @@ def prefetch_dataset(
         UserError: unknown variant.
     """
     ref = with_variant(ref)
-    if isinstance(ref.source, HuggingFaceSource):
-        from rwkvclip_eval.data.hugging_face import open_hugging_face
 
-        rows = open_hugging_face(ref.source, ref.split or "test", base_dir or Path(), cache_dir=cache_dir)
-        return f"{ref.name}: {len(rows.keys)} samples of {ref.source.path} are in the Hugging Face cache."
-    fetches = isinstance(ref.source, ClipBenchmarkSource) and ref.source.download
+    def count(split: str | None) -> int:
+        """Open a split as a run will; return its samples."""
+        own = ref if split is None else ref.model_copy(update={"split": split})
+        return len(
+            open_dataset(own, data_root=data_root, base_dir=base_dir, variant=variant, cache_dir=cache_dir)
+        )
+
+    fetches = isinstance(ref.source, HuggingFaceSource) or (
+        isinstance(ref.source, ClipBenchmarkSource) and ref.source.download
+    )
     own = ref.name in DATASETS or wds_folder(ref.name, data_root) is not None
     record = record_name(ref.name)
     if fetches or (record is None and own and ref.source is None):
-        opened = open_dataset(
-            ref, data_root=data_root, base_dir=base_dir, variant=variant, cache_dir=cache_dir
-        )
-        return f"{ref.name}: {len(opened)} samples are there."
+        return f"{ref.name}: {_count_all(count, fit_splits)} samples are there."
     if ref.source is not None or ref.folder is not None:
         return f"{ref.name}: local, nothing to fetch."
     if record is None:
@@ -70,25 +77,56 @@ def prefetch_dataset(
     entry = catalogue()[record]
     chosen = choose_variant(record, entry, ref.variant or variant)
     known = entry.variant(chosen)
-    split = ref.split or entry.evaluation_split
     if known.embedded:
         return f"{record}: ships with scikit-learn, nothing to fetch."
     if data_root is None:
         raise DataNotFound(
             f"{record}: there is no data root to fetch it into; give one with --data-root DIR."
         )
-    for folder in known.webdataset:
-        path = data_root / folder / split
-        # A broken-off download has the count of shards, but not all of them.
-        if path.is_dir() and _complete(path):
-            return f"{record}: already at {data_root / folder}."
-    if not known.hub:
-        how = entry.by_hand or f"see {entry.homepage}"
-        raise DataNotFound(f"{record}@{chosen} cannot be fetched automatically. By hand: {how}")
-    repository = known.hub[0]
-    target = data_root / repository.rpartition("/")[2]
-    _snapshot(repository, target, [split])
-    return f"{record}: fetched {repository} to {target}."
+    root = data_root
+
+    def is_there(split: str) -> bool:
+        for folder in known.webdataset:
+            if (root / folder / split).is_dir():
+                # A broken-off download has the count of shards, but not all of them.
+                return _complete(root / folder / split)
+        try:
+            return count(split) > 0
+        except (DataNotFound, DamagedData):
+            return False
+
+    judged = ref.split or entry.evaluation_split
+    wanted = dict.fromkeys((judged, *fit_splits[:1], *(s for s in fit_splits[1:] if s in known.counts)))
+    missing = [split for split in wanted if not is_there(split)]
+    if not missing:
+        return f"{record}: already at {data_root}."
+    fetched = []
+    if known.hub:
+        repository = known.hub[0]
+        _snapshot(repository, data_root / repository.rpartition("/")[2], missing)
+        fetched.append(repository)
+        missing = [split for split in missing if not is_there(split)]
+    if missing and known.downloads:
+        folder = _fetch_published(record, entry, known, data_root)
+        fetched.append(f"{len(known.downloads)} published files in {folder}")
+        for split in missing:
+            count(split)
+    elif missing:
+        what = f"{record}@{chosen}, split {' and '.join(missing)},"
+        raise DataNotFound(f"{what} cannot be fetched automatically. By hand: {_by_hand(entry)}")
+    return f"{record}: fetched {' and '.join(fetched)}, to {data_root}."
+
+
+def _count_all(count: Callable[[str | None], int], fit_splits: Sequence[str]) -> int:
+    """Return the samples of the split that is judged (None) and of those learned from, the first required."""
+    total = count(None)
+    for i, split in enumerate(fit_splits):
+        try:
+            total += count(split)
+        except DataNotFound:
+            if i == 0:
+                raise
+    return total
 
 
 def download_dataset(
@@ -126,9 +164,25 @@ def download_dataset(
         target = data_root / repository.rpartition("/")[2]
         checked = _checked_snapshot(repository, target, splits)
         return f"{record}: {repository} is at {target}; {checked} files have the hub's size and SHA-256."
-    how = entry.by_hand or f"see {entry.homepage}"
     if not known.downloads:
-        raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {how}")
+        raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
+    folder = _fetch_published(record, entry, known, data_root, on_progress)
+    unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
+    done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
+    return (
+        f"{record}: {len(known.downloads)} files are at {folder}, {done}. Shards of them: "
+        f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
+    )
+
+
+def _fetch_published(
+    record: str,
+    entry: Entry,
+    known: Variant,
+    data_root: Path,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Path:
+    """Fetch, check and unpack a variant's published files; return their folder."""
     from rwkvclip_eval.data.http import fetch_file, unpack
 
     folder = data_root / record
@@ -136,11 +190,12 @@ def download_dataset(
         try:
             unpack(fetch_file(download, folder, on_progress))
         except DataNotFound as error:
-            raise DataNotFound(f"{error} By hand: {how}") from error
-    return (
-        f"{record}: {len(known.downloads)} files are at {folder}, checked and unpacked. Shards of them: "
-        f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
-    )
+            raise DataNotFound(f"{error} By hand: {_by_hand(entry)}") from error
+    return folder
+
+
+def _by_hand(entry: Entry) -> str:
+    return entry.by_hand or f"see {entry.homepage}"
 
 
 def wrong_hub_files(files: Sequence[HubFile], target: Path) -> list[Path]:

@@ -25,7 +25,10 @@ TIMEOUT_S = 60
 def fetch_file(
     download: Download, folder: Path, on_progress: Callable[[int, int, str], None] | None = None
 ) -> Path:
-    """Fetch one file to `folder`/`download.file` through a `.part` file that a later call continues.
+    """Fetch one file to `folder`/`download.file` through a `.part` file.
+
+    A later call continues that, unless no checksum is known: the server may hold another file by then, and
+    nothing would tell that the parts do not belong together.
 
     Args:
         download: address, name and checksums.
@@ -43,7 +46,9 @@ def fetch_file(
     part = target.with_name(target.name + ".part")
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
-        _receive(download.url, part, on_progress)
+        if not download.has_sum:
+            part.unlink(missing_ok=True)
+        _receive(download, part, on_progress)
         problem = wrong_file(part, download)
         if problem:
             part.unlink()
@@ -69,10 +74,11 @@ def wrong_file(path: Path, download: Download) -> str:
     return ""
 
 
-def _receive(url: str, part: Path, on_progress: Callable[[int, int, str], None] | None) -> None:
-    """Append to `part` what it lacks of `url`."""
+def _receive(download: Download, part: Path, on_progress: Callable[[int, int, str], None] | None) -> None:
+    """Append to `part` what it lacks."""
     import requests
 
+    url = download.url
     done = part.stat().st_size if part.is_file() else 0
     # Compressed transfer would count other bytes than the file has.
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={done}-"} if done else {})}
@@ -97,8 +103,9 @@ def _receive(url: str, part: Path, on_progress: Callable[[int, int, str], None] 
     except requests.RequestException as error:
         kept = part.stat().st_size if part.is_file() else 0
         raise DataNotFound(
-            f"Cannot fetch {url}: {error}. {kept} bytes are kept; the same command continues. Without a "
-            f"network, fetch the file elsewhere and put it at {part.with_suffix('')}."
+            f"Cannot fetch {url}: {error}. "
+            + (f"{kept} bytes are kept; the same command continues. " if download.has_sum else "")
+            + f"Without a network, fetch the file elsewhere and put it at {part.with_suffix('')}."
         ) from error
 
 

@@ -65,7 +65,12 @@ def subset_dataset(dataset: Dataset, indices: Sequence[int] | np.ndarray[Any, An
     listed = tuple(int(i) for i in indices)
     fingerprint = hashlib.sha256(f"{dataset.info.fingerprint} {listed}".encode()).hexdigest()
     info = dataclasses.replace(
-        dataset.info, num_samples=len(listed), fingerprint=fingerprint, subset=True, verified=False
+        dataset.info,
+        num_samples=len(listed),
+        fingerprint=fingerprint,
+        subset=True,
+        own_copy=False,
+        verified=False,
     )
     keys, labels, captions = dataset.keys, dataset.labels, dataset.captions
     return SubsetDataset(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.catalogue import Entry, canonical_name, catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import (
+    LEAST_OF_LOSSY,
+    Entry,
+    canonical_name,
+    catalogue,
+    choose_variant,
+    record_name,
+)
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
-from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.prompts import resolve_prompts, shipped
 from rwkvclip_eval.data.samples import SampleDataset, Split
 from rwkvclip_eval.data.types import (
     Dataset,
@@ -23,6 +31,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_eval.registry import Registry, unknown_name
 
 if TYPE_CHECKING:
+    from rwkvclip_eval.data.catalogue import HuggingFaceCopy, Variant
     from rwkvclip_eval.data.types import DatasetRef, Source
 
 __all__ = [
@@ -145,7 +154,18 @@ class _Places:
         if isinstance(source, HuggingFaceSource):
             from rwkvclip_eval.data.hugging_face import open_hugging_face
 
-            return open_hugging_face(source, self.split, self.base_dir, self.offline, self.cache_dir)
+            if source.path:
+                return open_hugging_face(source, self.split, self.base_dir, self.offline, self.cache_dir)
+            copy, variant = self._hugging_face_copy()
+            split = source.split or copy.splits.get(self.split, self.split)
+            there = {"path": copy.path, "image": copy.image, "label": copy.label, "split": split}
+            found = open_hugging_face(
+                source.model_copy(update=there), self.split, self.base_dir, self.offline, self.cache_dir
+            )
+            # Class names are spelt as by the other sources, so that prompts do not depend on the source.
+            names = found.class_names or ()
+            plain = tuple(name.replace("_", " ") for name in names) if copy.underscores else names
+            return dataclasses.replace(found, class_names=shipped("labels", self.name, variant) or plain)
         root = self.base_dir / Path(source.root).expanduser() if source.root else None
         known = self.entry.variant(self.variant).clip_benchmark if self.entry else None
         if self.entry is not None and known is None:
@@ -185,6 +205,17 @@ class _Places:
                 tried.append(str(root))
         raise DataNotFound(self._not_found(tried))
 
+    def _hugging_face_copy(self) -> tuple[HuggingFaceCopy, Variant]:
+        """Return the copy that the catalogue knows."""
+        known = self.entry.variant(self.variant) if self.entry else None
+        if known is None or known.hugging_face is None:
+            having = [n for n, e in catalogue().items() if any(v.hugging_face for v in e.variants.values())]
+            raise UserError(
+                f"The catalogue knows no Hugging Face copy of {self._label}, only of {', '.join(having)}. "
+                "Say which it is: source: {kind: hugging_face, path: OWNER/NAME, …}."
+            )
+        return known.hugging_face, known
+
     def _clip_benchmark(self, name: str, root: Path | None, download: bool) -> Split:
         from rwkvclip_eval.data.clip_benchmark import open_clip_benchmark
 
@@ -207,10 +238,10 @@ class _Places:
         if tried:
             lines.append(f"Looked for: {', '.join(tried)}.")
         known = self.entry.variant(self.variant) if self.entry else None
-        if known and known.hub:
-            lines.append(
-                f"To get it: rwkvclip-eval data download {self._label} (from {', '.join(known.hub)})."
-            )
+        if known and known.sources:
+            lines.append(f"To get it: rwkvclip-eval data download {self._label} (from {known.sources}).")
+        if known and known.hugging_face:
+            lines.append(f"Or in the suite: source: {{kind: hugging_face}} ({known.hugging_face.path}).")
         if self.entry and self.entry.by_hand:
             lines.append(f"By hand: {self.entry.by_hand}")
         if self.entry:
@@ -313,6 +344,9 @@ def _assemble(
             f"{label} {split}: the catalogue knows {expected} images, {found.source} holds {count}. If it is "
             f"another version, name it so{others}, or open it under a name of its own."
         )
+    short = expected is not None and count < expected
+    lossy = entry is not None and entry.variant(variant).lossy
+    own_copy = short and lossy and count >= LEAST_OF_LOSSY * (expected or 0)
     default_metric = "image_retrieval_recall@1" if found.kind == "retrieval" else "top1_accuracy"
     info = DatasetInfo(
         name=name,
@@ -327,7 +361,8 @@ def _assemble(
         source=found.source,
         verified=expected is not None and count == expected,
         expected_samples=expected,
-        subset=expected is not None and count < expected,
+        subset=short and not own_copy,
+        own_copy=own_copy,
     )
     return SampleDataset(
         info=info, keys=found.keys, labels=found.labels, captions=found.captions, images=found.images

@@ -122,7 +122,7 @@ def prepare_dataset(
                 "Name the variant it is (see `rwkvclip-eval data list`), or give it a name of its own."
             )
         short = expected is not None and count < expected
-        remarks[split] = f"a subset: {count} of {expected} images" if short else ""
+        remarks[split] = f"{count} of the {expected} images that the catalogue knows" if short else ""
         if entry is None and (near := difflib.get_close_matches(name, catalogue(), n=1, cutoff=0.8)):
             remarks[split] = (
                 f"{name} is not in the catalogue, so it was read as it lies; {near[0]} would be known"

@@ -180,7 +180,7 @@ def fingerprint_samples(samples: Iterable[tuple[str, bytes, object]]) -> str:
     """Return the SHA-256 (hex) of samples in order.
 
     Args:
-        samples: key, SHA-256 digest of the image's bytes, and label (int, list of 0/1) or list of captions.
+        samples: key, SHA-256 digest of the image's bytes, and label (int, or list of them) or captions.
     """
     total = hashlib.sha256()
     for key, image_digest, target in samples:

@@ -45,6 +45,8 @@ class DatasetInfo:
     """The catalogue's count; None where it has none."""
     subset: bool = False
     """Fewer samples than the whole split (a partial copy, or `--limit`): never compared with full runs."""
+    own_copy: bool = False
+    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
 
 
 @runtime_checkable
@@ -63,7 +65,7 @@ class Dataset(Protocol):
 
     @property
     def labels(self) -> np.ndarray[Any, Any] | None:
-        """[n] int64 class ids, [n, K] 0/1 for multilabel, None for retrieval."""
+        """[n] int64 class ids, [n, K] 0/1 (−1: left open) for multilabel, None for retrieval."""
         ...
 
     @property
@@ -99,7 +101,11 @@ class HuggingFaceSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["hugging_face"]
-    path: str = Field(description="hub id (owner/name), builder name (imagefolder, parquet) or local folder")
+    path: str = Field(
+        "",
+        description="hub id (owner/name), builder name (imagefolder, parquet) or local folder; by default "
+        "the copy that the catalogue knows, with its columns and splits",
+    )
     config: str | None = Field(None, description="configuration name")
     split: str | None = Field(None, description="split expression; the entry's split by default")
     data_files: str | None = Field(None, description="glob, for builders such as parquet")

@@ -79,6 +79,11 @@ class VerifyReport:
             said.append("the catalogue does not know this split: counts are unchecked")
         elif self.info.subset:
             said.append(f"a subset: {self.num_samples} of {self.info.expected_samples} images")
+        elif self.info.own_copy:
+            said.append(
+                f"a copy of its own: {self.num_samples} of {self.info.expected_samples} images; others may "
+                "be lost"
+            )
         if self.empty_classes:
             said.append(f"{len(self.empty_classes)} classes have no image: {name_some(self.empty_classes)}")
         if self.duplicate_images:
@@ -115,9 +120,8 @@ def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None
     info, labels, captions = dataset.info, dataset.labels, dataset.captions
     empty: tuple[str, ...] = ()
     if labels is not None:
-        present = (
-            set(labels.tolist()) if labels.ndim == 1 else set(np.flatnonzero(labels.any(axis=0)).tolist())
-        )
+        ids = labels if labels.ndim == 1 else np.flatnonzero((labels == 1).any(axis=0))
+        present = set(ids.tolist())
         empty = tuple(name for i, name in enumerate(info.class_names) if i not in present)
     record = record_name(info.name)
     entry = catalogue().get(record) if record else None
@@ -227,7 +231,7 @@ def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
         for variant_name, variant in entry.variants.items():
             known_folders.update(variant.webdataset)
             label = name if variant_name == next(iter(entry.variants)) else f"{name}@{variant_name}"
-            by_download = f"rwkvclip-eval data download {label}" if variant.hub else ""
+            by_download = f"rwkvclip-eval data download {label}" if variant.sources else ""
             rows.append(
                 CatalogueRow(
                     name=name,
@@ -237,7 +241,7 @@ def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
                     num_test=variant.counts[entry.evaluation_split],
                     metric=entry.metric_of(variant_name),
                     found=_found(name, variant, entry.evaluation_split, data_root),
-                    obtain=by_download or entry.by_hand,
+                    obtain=by_download or entry.by_hand or f"see {entry.homepage}",
                     licence=entry.licence,
                     homepage=entry.homepage,
                 )

@@ -1,7 +1,7 @@
 """Reads webdataset shards laid out as LAION's CLIP_benchmark publishes them.
 
     wds_NAME/SPLIT/{0,1,…}.tar, nshards.txt    members KEY.{webp,png,jpg,jpeg} with KEY.cls (class id),
-                                               KEY.npy (0/1 vector) or KEY.txt (one caption a line)
+                                               KEY.npy (0, 1; −1: left open) or KEY.txt (one caption a line)
     wds_NAME/classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
 
 KEY is the member's name up to the first dot of its last part, as in the webdataset library. Shards are read
@@ -324,7 +324,7 @@ def _members(shard: Path, stream: io.BufferedReader) -> list[tarfile.TarInfo]:
 
 
 def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[int] | list[str]:
-    """Return class id, 0/1 vector or captions.
+    """Return class id, vector of 0, 1 and −1, or captions.
 
     Raises:
         DamagedData: the content is something else; the text names the member.
@@ -337,8 +337,8 @@ def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[i
             return label
         if kind == "multilabel":
             vector = np.load(io.BytesIO(content), allow_pickle=False)
-            if vector.ndim != 1 or not np.isin(vector, (0, 1)).all():
-                raise ValueError(f"shape {vector.shape}, expected a vector of 0 and 1")
+            if vector.ndim != 1 or not np.isin(vector, (-1, 0, 1)).all():
+                raise ValueError(f"shape {vector.shape}, expected a vector of 0, 1 and -1")
             listed: list[int] = vector.astype(np.int64).tolist()
             return listed
         captions = [line for line in content.decode("utf-8").splitlines() if line.strip()]
@@ -348,7 +348,7 @@ def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[i
     except ValueError as error:
         wanted = {
             "classification": "a class id from 0",
-            "multilabel": "a .npy vector of 0 and 1",
+            "multilabel": "a .npy vector of 0, 1 and -1",
             "retrieval": "captions, one a line, in UTF-8",
         }[kind]
         raise DamagedData(f"{where}: expected {wanted} ({error}).") from error

@@ -100,7 +100,7 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     if problem.memory_budget < smallest:
         raise ConfigError(
             f"A memory budget of {problem.memory_budget / 2**20:.2f} MiB is too small for a probe of "
-            f"{num_features} features and {num_classes} classes; the smallest that works is "
+            f"{num_features} features and {problem.num_classes} classes; the smallest that works is "
             f"{math.ceil(smallest / 2**20 * 100) / 100:.2f} MiB."
         )
     free = problem.memory_budget - shared

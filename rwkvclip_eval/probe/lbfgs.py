@@ -2,13 +2,15 @@
 
 scikit-learn 0.24's `LogisticRegression(C=1/λ, max_iter=1000)` hands the *summed* loss to scipy's L-BFGS-B
 with gtol = 1e-4 and scipy's other defaults (ftol 2.2e-9), in float64, from zeros, on features as they come.
+Two classes are one vector, and several labels an image one run for each, as its one-vs-rest wrapper does.
 Current versions minimise the mean with another ftol and stop elsewhere. What it returns at weak λ is where
 the cap or ftol stopped it, not the optimum: protocols must not mix the two.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +22,10 @@ from rwkvclip_eval.probe.logistic import Solution, Status, assemble
 from rwkvclip_eval.probe.problem import make_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from rwkvclip_eval.probe.problem import Problem
 
@@ -45,7 +48,8 @@ def fit_lbfgs(
 ) -> list[Solution]:
     """Return where capped L-BFGS stops for every λ of `l2`, each from zeros; arguments as `fit_logistic`.
 
-    `converged` means that L-BFGS stopped by its own rule; `gap` is proven all the same.
+    `converged` means that L-BFGS stopped by its own rule; `gap` is proven all the same. With `multilabel` the
+    iterations are those of the label that took most, and one label at the cap makes it the status of all.
 
     Raises:
         DamagedData: Data that cannot be fitted.
@@ -69,12 +73,46 @@ def fit_lbfgs(
 
 
 def _solve(problem: Problem, l2: float, max_iterations: int) -> Solution:
+    parts = [_minimise(part, l2, max_iterations) for part in _independent(problem)]
+    weight = torch.cat([part.weight for part in parts], 1)
+    intercept = torch.cat([part.intercept for part in parts]) + problem.shift.to(problem.device) @ weight
+    certificate = certify(problem, weight, intercept, l2)
+    status: Status = "converged" if all(part.stopped for part in parts) else "iteration_limit"
+    iterations = max(part.iterations for part in parts)
+    return assemble(problem, l2, weight, intercept, certificate, iterations, status)
+
+
+def _independent(problem: Problem) -> Iterator[Problem]:
+    """Yield the problems that share no parameter: one per label, else the whole."""
+    if not problem.multilabel:
+        yield problem
+        return
+    for k in range(len(problem.classes)):
+        own = slice(k, k + 1)
+        yield replace(
+            problem,
+            labels=problem.labels[:, own],
+            classes=problem.classes[own],
+            counts=problem.counts[own],
+        )
+
+
+class _End(NamedTuple):
+    """Where L-BFGS stopped: weights [F, K], intercept [K] of plain features; `stopped`: by its own rule."""
+
+    weight: Tensor
+    intercept: Tensor
+    iterations: int
+    stopped: bool
+
+
+def _minimise(problem: Problem, l2: float, max_iterations: int) -> _End:
     from scipy.optimize import minimize
 
     _, num_features, num_classes = problem.shape
     shift = problem.shift.to(problem.device)
 
-    def split(vector: NDArray[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def split(vector: NDArray[Any]) -> tuple[Tensor, Tensor]:
         cube = torch.from_numpy(vector).to(problem.device).view(num_features + 1, num_classes)
         return cube[:-1], cube[-1]
 
@@ -100,8 +138,5 @@ def _solve(problem: Problem, l2: float, max_iterations: int) -> Solution:
         method="L-BFGS-B",
         options={"maxiter": max_iterations, "gtol": GRADIENT_TOLERANCE},
     )
-    weight, plain = split(found.x)
-    intercept = plain + shift @ weight
-    certificate = certify(problem, weight, intercept, l2)
-    status: Status = "iteration_limit" if found.nit >= max_iterations or found.status == 1 else "converged"
-    return assemble(problem, l2, weight, intercept, certificate, int(found.nit), status)
+    # Status 1 is the cap; 2 an abnormal end, such as a line search that ran out of digits.
+    return _End(*split(found.x), int(found.nit), found.status == 0)

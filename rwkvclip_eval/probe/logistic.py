@@ -1,6 +1,7 @@
 """Multinomial and multilabel logistic regression for many strengths, ended by a certificate.
 
-`fit_logistic` minimises Σ CE + λ/2 ‖W‖² with an unpenalised intercept. Products run in float32 and go on in
+`fit_logistic` minimises Σ CE + λ/2 ‖W‖² with an unpenalised intercept; of two classes W is one column, as in
+scikit-learn (see `problem.py`). Products run in float32 and go on in
 float64 where float32 cannot reach the wanted gap (weak λ). A strength counts as converged only when
 `certificate.py` has proven its gap on the very numbers that are returned.
 """
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 Status = Literal["converged", "iteration_limit", "unattainable", "stopped_early"]
 """How a strength ended: the gap is proven small; the iterations or the digits of float64 ran out; the same on
-training data that are separated, so that the optimum lies far away and weakly determined; or the search
-needed no more of it."""
+training data that are separated, so that the optimum lies far away and weakly determined; or the search's
+rule of thumb gave it up, and its score is that of the point it had reached."""
 
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
@@ -42,10 +43,10 @@ class Solution:
 
     Attributes:
         l2: λ, multiplies ½ ‖W‖² against the summed cross entropy (scikit-learn's C is 1/λ).
-        weight: [F, num_classes] float64 on the CPU, in the original feature coordinates.
+        weight: [F, num_classes] float64 on the CPU, in the original feature coordinates; of two classes ∓w/2.
         intercept: [num_classes] float64; −inf for a class without training samples, whose probability at the
             infimum is 0 (multilabel: also +inf for a class that every sample has).
-        objective: Σ CE + λ/2 ‖W‖² at this point.
+        objective: Σ CE + λ/2 ‖W‖² at this point, of two classes with the one column w.
         gap: Proven upper bound of objective − optimum; inf where none could be proven.
         iterations: Evaluations of objective and gradient, from the start given.
         status: How it ended.
@@ -144,9 +145,9 @@ class Solver:
             frequency = problem.counts / n
             point[-1] = frequency.logit() if problem.multilabel else frequency.log()
         else:
-            weight = start.weight[:, problem.classes]
+            weight = problem.gather(start.weight)
             point[:-1] = self.basis.cpu().T @ weight
-            point[-1] = start.intercept[problem.classes] + problem.shift @ weight
+            point[-1] = problem.gather(start.intercept) + problem.shift @ weight
         return point.to(problem.device).view(-1)
 
     def prove(self, theta: Tensor, l2: float, wanted: float) -> tuple[Certificate, Tensor, Tensor]:
@@ -285,9 +286,9 @@ def assemble(
 ) -> Solution:
     """Return the solution for all classes from weights [F, K] and intercept [K] of centred features."""
     full = torch.zeros(len(weight), problem.num_classes, dtype=torch.float64)
-    full[:, problem.classes] = weight.cpu()
+    problem.spread(weight.cpu(), full)
     offset = problem.certain.clone()
-    offset[problem.classes] = intercept.cpu() - problem.shift @ weight.cpu()
+    problem.spread(intercept.cpu() - problem.shift @ weight.cpu(), offset)
     return Solution(
         l2=l2,
         weight=full,

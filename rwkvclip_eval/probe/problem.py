@@ -2,9 +2,13 @@
 
 The objective (CLIP's linear probe, Radford et al. 2021, arXiv:2103.00020, A.3) is
     Σ_n CE(y_n, x_nᵀ W + b) + λ/2 ‖W‖²,
-with an unpenalised intercept b. Subtracting a fixed vector from all features only shifts b, and rotating them
-rotates W; neither changes the optimum. Both are done chunk by chunk, so the features are never copied whole
-unless the copy fits the memory budget.
+with an unpenalised intercept b. Two classes have one column w, as in scikit-learn, so that λ means what it
+meant in CLIP: CE is then the logistic loss of x w + b. (A softmax over two columns has its optimum at
+±w/2, of which ‖W‖² is half of ‖w‖²: it is the same problem at half the λ.)
+
+Subtracting a fixed vector from all features only shifts b, and rotating them rotates W; neither changes the
+optimum. Both are done chunk by chunk, so the features are never copied whole unless the copy fits the memory
+budget.
 
 Axes: n samples, F features, K classes with an attainable optimum, J strengths solved together, c rows of a
 chunk.
@@ -38,13 +42,14 @@ class Problem:
         features: [n, F] float32 or float64, possibly memory-mapped.
         labels: [n] int64 indices into `classes`, or [n, K] float 0/1 with `multilabel`; on `device`.
         classes: [K] int64, those among `num_classes` that have samples (and, with `multilabel`, also lack
-            some).
+            some); of `pair` the second alone.
+        pair: The two classes that have samples, where there are just two; solved as one binary problem.
         counts: [K] float64, samples (positives) per class.
         shift: [F] float64, the mean feature.
         certain: [num_classes], intercept of the classes without an attainable optimum: −inf for a class that
             never occurs, +inf for one that always does (its probability at the infimum is 0 or 1).
         num_classes: Classes in all.
-        multilabel: K independent binary problems instead of one multinomial.
+        multilabel: K independent binary problems instead of one multinomial; true of a `pair`.
         device: Where products are computed.
         memory_budget: Bytes.
         held: `features` on an accelerator, where a quarter of the budget holds them: proofs read them often.
@@ -53,6 +58,7 @@ class Problem:
     features: NDArray[Any]
     labels: Tensor
     classes: Tensor
+    pair: tuple[int, int] | None
     counts: Tensor
     shift: Tensor
     certain: Tensor
@@ -67,6 +73,20 @@ class Problem:
         """n, F, K."""
         n, num_features = self.features.shape
         return n, num_features, len(self.classes)
+
+    def spread(self, own: Tensor, full: Tensor) -> None:
+        """Write columns […, K] into those of all classes […, num_classes]."""
+        if self.pair is None:
+            full[..., self.classes] = own
+        else:
+            full[..., list(self.pair)] = torch.cat([-own / 2, own / 2], -1)
+
+    def gather(self, full: Tensor) -> Tensor:
+        """Return the columns […, K] that `spread` wrote into `full` [..., num_classes]."""
+        if self.pair is None:
+            return full[..., self.classes]
+        first, second = self.pair
+        return full[..., [second]] - full[..., [first]]
 
     @property
     def null_objective(self) -> float:
@@ -167,6 +187,7 @@ def make_problem(
             )
         shift += block.sum(0, dtype=torch.float64)
     certain = torch.zeros(num_classes, dtype=torch.float64)
+    pair = None
     if multilabel:
         positives = torch.from_numpy(np.asarray(labels).sum(0, dtype=np.int64))
         classes = ((positives > 0) & (positives < n)).nonzero()[:, 0]
@@ -187,17 +208,21 @@ def make_problem(
                 f"All {n} training samples belong to class {int(classes[0])}; a probe needs at least two "
                 "classes. Check the labels of the training split."
             )
+        if len(classes) == 2:
+            pair = int(classes[0]), int(classes[1])
+            classes, target = classes[1:], target[:, None].float()
     hold = device.type != "cpu" and features.nbytes <= memory_budget // 4
     return Problem(
         features=features,
         held=torch.from_numpy(np.require(features, requirements="W")).to(device) if hold else None,
         labels=target.to(device),
         classes=classes,
+        pair=pair,
         counts=positives[classes].double(),
         shift=shift / n,
         certain=certain,
         num_classes=num_classes,
-        multilabel=multilabel,
+        multilabel=multilabel or pair is not None,
         device=device,
         memory_budget=memory_budget,
     )

@@ -7,10 +7,11 @@ scores: the larger λ.
 A score is a step function of the weights: a validation sample near a boundary may fall on either side
 before the optimum is reached. So strengths that may win are solved to `CONTENDER_GAP` (`RELATIVE_GAP` is
 good enough where more is out of reach). The others are `stopped_early`, at one of the rough gaps of
-`SLACK`, when their score there is worse than the best so far by more than the slack. The rule rests on two
-things: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ); and on the problems of
-`tests/probe/test_search.py` the score at a rough gap differs from that at the optimum by less than a third
-of its slack. The score kept for such a strength is the one at the rough gap.
+`SLACK`, when their score there is worse than the best so far by more than the slack. This is a rule of
+thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ), but not what that does to
+a score; on the problems of `tests/probe/test_search.py` the score at a rough gap differs from that at the
+optimum by less than a third of its slack. The score kept for such a strength is the one at the rough gap.
+It neither steers the search nor wins it: a peak that was stopped early is solved before anything follows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from rwkvclip_eval.errors import ConfigError
@@ -30,6 +30,7 @@ from rwkvclip_eval.probe.problem import check_pair
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
 CONTENDER_GAP = 1e-8
@@ -132,12 +133,12 @@ def search_l2(
     def score(solution: Solution) -> float:
         return float(metric(scores(val_x, solution, memory_budget=memory_budget, device=device), val_y))
 
-    seen = [-np.inf]
+    latest: dict[float, float] = {}
 
     def hopeless(solution: Solution, relative: float) -> bool:
-        seen.append(score(solution))
+        latest[solution.l2] = score(solution)
         reached = min(gap for gap in SLACK if relative <= gap)
-        return seen[-1] < max(seen) - max(SLACK[reached], 3 / len(val_x))
+        return latest[solution.l2] < max(latest.values()) - max(SLACK[reached], 3 / len(val_x))
 
     def settle(steps: Iterable[int]) -> None:
         steps = [step for step in steps if step not in tried]
@@ -158,7 +159,21 @@ def search_l2(
                 on_progress=report,
             )
         for step, solution in zip(steps, solved, strict=True):
-            tried[step] = _point(solution, score(solution)), solution
+            keep(step, solution)
+
+    def keep(step: int, solution: Solution) -> None:
+        latest[solution.l2] = score(solution)
+        tried[step] = _point(solution, latest[solution.l2]), solution
+
+    def solved_peak() -> int:
+        while tried[peak := _best(tried)][0].status == "stopped_early":
+            assert solver is not None, "only the certified solver stops early"
+            early = tried[peak][1]
+            (solution,) = solver.fit(
+                [early.l2], start=[early], relative_gap=relative_gap, acceptable_gap=RELATIVE_GAP
+            )
+            keep(peak, replace(solution, iterations=early.iterations + solution.iterations))
+        return peak
 
     seeds = range(0, GRID_STEPS + 1, SEED_STEPS)
     settle(seeds)
@@ -167,10 +182,10 @@ def search_l2(
     else:
         width = SEED_STEPS // 2
         while width:
-            peak = _best(tried)
+            peak = solved_peak()
             settle(step for step in (peak - width, peak + width) if 0 <= step <= GRID_STEPS)
             width //= 2
-    best = _best(tried)
+    best = solved_peak()
     return Search(
         points=tuple(tried[step][0] for step in sorted(tried)),
         best=tried[best][0],

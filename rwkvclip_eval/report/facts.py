@@ -133,6 +133,8 @@ def _checked(entry: Entry) -> str:
         return ""
     if r.subset:
         return "a subset of a split it uses"
+    if r.own_copy:
+        return "a copy of its own, without the images that the web has lost"
     return "expected counts of the catalogue" if r.verified else "unverified: no expected counts known"
 
 

@@ -136,7 +136,7 @@ def _build(
         rows=tuple(rows),
         averages=averages,
         further=tuple(further),
-        notes=(*notes, *_edge_note(entries)),
+        notes=(*notes, *_edge_note(entries), *_copy_note(entries)),
     )
 
 
@@ -150,6 +150,17 @@ def _edge_note(entries: Iterable[Entry]) -> list[str]:
     return [
         f"The best λ lies at the edge of the range searched, so a better one may lie outside: "
         f"{', '.join(at_edge)}."
+    ]
+
+
+def _copy_note(entries: Iterable[Entry]) -> list[str]:
+    """Return a warning where a number is of what was left of a set when someone fetched it."""
+    own = dict.fromkeys(dataset_title(e) for e in entries if e.record.own_copy)
+    if not own:
+        return []
+    return [
+        f"The web loses images of {', '.join(own)}, so that no two copies agree: compare only numbers of one "
+        "copy, which its fingerprint tells."
     ]
 
 

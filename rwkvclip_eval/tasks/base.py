@@ -33,7 +33,7 @@ class Samples:
     Attributes:
         info: facts about the dataset split.
         keys: n unique sample keys.
-        labels: [n] int64, [n, K] 0/1 for multilabel, or None.
+        labels: [n] int64, [n, K] 0/1 (−1: left open) for multilabel, or None.
         captions: n lists of captions, or None.
     """
 
@@ -140,10 +140,10 @@ class Task(Protocol):
     """A task over one dataset split.
 
     Five attributes are optional. `protocols`: names of those it can follow, its default first; without it,
-    any, `standard` by default. `options`: those of a suite that mean anything to it; without it, all.
-    `fit_splits`: splits it learns from (`Features.fit`); the first must be there. `check(samples, fit,
-    protocol)`: refuses, before any encoding, splits that the task cannot work on. `check_budget(fit,
-    protocol, num_features, memory_budget)`: refuses a memory budget that is too small.
+    any, `standard` by default. `options`: names of the `ProbeOptions` that it reads; a suite that sets
+    another one is refused. `fit_splits`: splits it learns from (`Features.fit`); the first must be there.
+    `check(samples, fit, protocol)`: refuses, before any encoding, splits that the task cannot work on.
+    `check_budget(fit, protocol, num_features, memory_budget)`: refuses a memory budget that is too small.
     """
 
     name: str

@@ -20,7 +20,7 @@ from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
-from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data
+from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data, standardized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,10 +38,10 @@ class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 1
+    version = 2
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
-    options = frozenset({"method", "search", "C", "normalize", "standardize", "seed", "shots", "num_seeds"})
+    options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""
@@ -69,7 +69,7 @@ class FewShotLinearProbe(ProbeTask):
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options, needs_validation=False)
+        data = probe_data(samples, features, options, needs_validation=False, standardize=False)
         official = "val" in features.fit
         train = data.train if official else data.train + data.val
         name = score_name(samples.info.primary_metric, data)
@@ -85,12 +85,16 @@ class FewShotLinearProbe(ProbeTask):
                 watched = (data.val if official else train).rows(
                     _first(held_out, min(shots, MOST_VALIDATION_SHOTS))
                 )
+                test = data.test
+                if options.standardize:
+                    # By the few images alone: the statistics of all of train would be knowledge of all.
+                    few, watched, test = standardized([few, watched, test])
                 if options.C is None:
                     l2 = search(few, watched, data, metric, options, compute).best.l2
                 else:
                     l2 = 1 / options.C
                 solution = fit(few, l2, data, options.method, compute)
-                score = metric(predict(data.test.x, solution, compute), data.test.y)
+                score = metric(predict(test.x, solution, compute), test.y)
                 rows.append({"shots": shots, "seed": seed, "l2": l2, "score": score})
                 compute.on_progress(
                     len(rows), total, f"{encoder.name} · {samples.info.name} · few-shot probe"

@@ -17,7 +17,7 @@ import numpy as np
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, rank
-from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data
+from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data, standardized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,7 @@ class KnnProbe(ProbeTask):
     """Weighted vote of the k nearest training images."""
 
     name = "knn_probe"
-    version = 1
+    version = 2
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
     options = frozenset({"normalize", "standardize", "k", "temperature"})
@@ -61,11 +61,13 @@ class KnnProbe(ProbeTask):
         """
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options = protocol.probe
-        data = probe_data(samples, features, options, needs_validation=False)
-        bank = data.train + data.val  # Nothing is chosen on a validation split.
+        data = probe_data(samples, features, options, needs_validation=False, standardize=False)
+        bank, test = data.train + data.val, data.test  # Nothing is chosen on a validation split.
+        if options.standardize:
+            bank, test = standardized([bank, test])
         k = min(options.k, len(bank.y))
         votes = log_votes(
-            data.test.x,
+            test.x,
             bank,
             data.num_classes,
             k=k,

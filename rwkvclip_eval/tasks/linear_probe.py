@@ -3,14 +3,15 @@
 The strength λ of the penalty λ/2 ‖W‖² beside the summed cross entropy is chosen on the validation split, the
 last fit takes train and validation together, and the test split is judged once.
 
-Predictions: see `tasks.classification` (multilabel: key, labels, scores of every label).
+Predictions: see `tasks.classification` (multilabel: key, labels, scores of every label). A label of −1 is
+left open: that image is left out of that label's score, and trained on as if it were absent.
 Table `regularisation`, one row per strength tried, then the last fit:
     l2          λ
     score       primary metric on the validation split (last fit: on the test split)
     objective   Σ cross entropy + λ/2 ‖W‖²
     gap         certified upper bound of objective − optimum; NaN where none was proven
     iterations  of the solver
-    status      `converged`, `iteration_limit`, `unattainable` or `stopped_early`
+    status      `converged`, `iteration_limit`, `unattainable` or `stopped_early`; see `probe.logistic.Status`
     stage       `search` or `final`
 
 Axes: n images, F features, K classes or labels.
@@ -55,10 +56,10 @@ class LinearProbe(ProbeTask):
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
-    version = 1
+    version = 2
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
-    options = frozenset({"method", "search", "C", "normalize", "standardize", "validation_fraction", "seed"})
+    options = frozenset({"search", "C", "normalize", "standardize", "validation_fraction", "seed"})
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
@@ -106,6 +107,7 @@ class LinearProbe(ProbeTask):
             "num_features": data.test.x.shape[1],
             "num_classes": data.num_classes,
             "train_fingerprint": data.train_fingerprint,
+            **_left_open(data),
         } | {key: str(value) for key, value in options.model_dump(include=_RECORDED).items()}
         values, predictions = judge(samples, scores, data)
         return TaskResult(
@@ -114,6 +116,14 @@ class LinearProbe(ProbeTask):
 
 
 _RECORDED = {"method", "search", "normalize", "standardize", "seed"}
+
+
+def _left_open(data: ProbeData) -> dict[str, str]:
+    """Return the rule for labels that are left open, with their number; nothing where there are none."""
+    learned, judged = (int((y < 0).sum()) for y in ((data.train + data.val).y, data.test.y))
+    if not data.multilabel or not learned + judged:
+        return {}
+    return {"left_open": f"{judged} labels of test images left out of scores, {learned} trained as absent"}
 
 
 def search(
@@ -130,14 +140,14 @@ def search(
 
     return search_l2(
         train.x,
-        train.y,
+        train.targets,
         val.x,
-        val.y,
+        val.targets,
         num_classes=data.num_classes,
         multilabel=data.multilabel,
         policy=options.search,
         method=options.method,
-        metric=metric,
+        metric=lambda scores, _: metric(scores, val.y),
         memory_budget=compute.memory_budget,
         device=compute.device,
         on_progress=(lambda done, total: compute.on_progress(done, total, what)) if what else None,
@@ -148,6 +158,7 @@ def fit(split: Labelled, l2: float, data: ProbeData, method: str, compute: Compu
     """Return the logistic regression of `split` at strength `l2`."""
     from rwkvclip_eval.probe import fit_lbfgs, fit_logistic
 
+    y = split.targets
     common: dict[str, Any] = {
         "num_classes": data.num_classes,
         "multilabel": data.multilabel,
@@ -155,9 +166,9 @@ def fit(split: Labelled, l2: float, data: ProbeData, method: str, compute: Compu
         "device": compute.device,
     }
     if method == "lbfgs":
-        (solution,) = fit_lbfgs(split.x, split.y, [l2], **common)
+        (solution,) = fit_lbfgs(split.x, y, [l2], **common)
     else:
-        (solution,) = fit_logistic(split.x, split.y, [l2], relative_gap=FINAL_GAP, **common)
+        (solution,) = fit_logistic(split.x, y, [l2], relative_gap=FINAL_GAP, **common)
     return solution
 
 
@@ -210,12 +221,13 @@ _FORMS = {
 
 
 def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], form: str) -> float:
-    """Return the mean over labels that some image has; classes without a positive are left out."""
-    values = [
-        float(_FORMS[form](ranking.precision_recall(scores[:, k], labels[:, k] == 1))[0])
-        for k in range(labels.shape[1])
-        if (labels[:, k] == 1).any()
-    ]
+    """Return the mean over labels that some image has; images for which a label is left open are left out."""
+    values = []
+    for k in range(labels.shape[1]):
+        known = labels[:, k] >= 0
+        positive = labels[known, k] == 1
+        if positive.any():
+            values.append(float(_FORMS[form](ranking.precision_recall(scores[known, k], positive))[0]))
     return float(np.mean(values)) if values else 0.0
 
 
@@ -265,11 +277,13 @@ def _judge_labels(
 ) -> tuple[list[MetricValue], dict[str, pa.Table]]:
     import pyarrow as pa
 
-    labels = np.asarray(samples.labels) == 1
+    labels = np.asarray(samples.labels)
     n, num_labels = labels.shape
 
     def resampled(label: int, weights: NDArray[np.float64], form: str) -> NDArray[np.float64]:
-        return _FORMS[form](ranking.precision_recall(scores[:, label], labels[:, label], weights))
+        known = labels[:, label] >= 0
+        positive = labels[known, label] == 1
+        return _FORMS[form](ranking.precision_recall(scores[known, label], positive, weights[:, known]))
 
     values = []
     for name, form in (
@@ -283,7 +297,7 @@ def _judge_labels(
                 value=_mean_average_precision(scores, labels, form),
                 n=n,
                 **interval_fields(interval),
-                notes={"form": form, "labels_absent": int((~labels.any(axis=0)).sum())},
+                notes={"form": form, "labels_absent": int((~(labels == 1).any(axis=0)).sum())},
             )
         )
     table = pa.table(

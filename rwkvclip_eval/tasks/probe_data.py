@@ -32,11 +32,16 @@ class Labelled:
 
     Attributes:
         x: [n, F] float32 features.
-        y: [n] int64 class ids, or [n, K] 0/1 for multilabel.
+        y: [n] int64 class ids, or [n, K] 0/1 for multilabel, −1 where scores leave the image out.
     """
 
     x: NDArray[np.float32]
     y: NDArray[Any]
+
+    @property
+    def targets(self) -> NDArray[Any]:
+        """`y` as it is trained on: what is left open counts as absent (as in arXiv 1905.01235)."""
+        return self.y if self.y.ndim == 1 else np.maximum(self.y, 0)
 
     def rows(self, index: NDArray[np.int64]) -> Labelled:
         """Return the samples `index`."""
@@ -118,9 +123,22 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
 
 
 def probe_data(
-    samples: Samples, features: Features, options: ProbeOptions, *, needs_validation: bool = True
+    samples: Samples,
+    features: Features,
+    options: ProbeOptions,
+    *,
+    needs_validation: bool = True,
+    standardize: bool = True,
 ) -> ProbeData:
-    """Return what a probe works on; without need of it, the validation split may be empty.
+    """Return what a probe works on.
+
+    Args:
+        samples: the split it is judged on.
+        features: its features, and the splits it learns from.
+        options: of the probe.
+        needs_validation: false for a probe that chooses nothing: the validation split may be empty.
+        standardize: false for a probe that learns from something else than `train`, and so takes the
+            statistics of that; see `standardized`.
 
     Raises:
         DamagedData: a feature is not finite, or see `check_labels`.
@@ -142,7 +160,10 @@ def probe_data(
             )
         train, val = train.rows(rest), train.rows(drawn)
         said = f"{options.validation_fraction:.0%} of train, stratified, seed {options.seed}"
-    train, val, test = _scaled([train, val, test], options)
+    if options.normalize:
+        train, val, test = (normalized(split) for split in (train, val, test))
+    if options.standardize and standardize:
+        train, val, test = standardized([train, val, test])
     return ProbeData(
         train=train,
         val=val,
@@ -169,7 +190,7 @@ def _labelled(samples: Samples, features: Features) -> Labelled:
 
 
 def _labels(samples: Samples) -> NDArray[Any]:
-    """Return [n] class ids, or [n, K] 0/1 for multilabel."""
+    """Return [n] class ids, or [n, K] 0, 1 and −1 for multilabel."""
     if samples.info.kind != "multilabel":
         return checked_labels(samples)
     assert samples.labels is not None
@@ -201,7 +222,7 @@ def _require_same_classes(learned: DatasetInfo, judged: DatasetInfo, split: str)
 def _require_every_class(labels: NDArray[Any], samples: Samples) -> None:
     names = samples.info.class_names
     if labels.ndim == 2:
-        lacking = np.flatnonzero(~labels.any(axis=0) | labels.all(axis=0))
+        lacking = np.flatnonzero(~(labels == 1).any(axis=0) | (labels == 1).all(axis=0))
         what = "labels that no training image has, or all have"
     else:
         lacking = np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)
@@ -242,14 +263,15 @@ def by_class(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _scaled(splits: Sequence[Labelled], options: ProbeOptions) -> list[Labelled]:
-    """Return the splits with features normalised and standardised as the options say."""
-    arrays = [split.x for split in splits]
-    if options.normalize:
-        arrays = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in arrays]
-    if options.standardize:
-        mean = arrays[0].mean(axis=0, dtype=np.float64)
-        deviation = arrays[0].std(axis=0, dtype=np.float64)
-        deviation[deviation == 0] = 1.0  # A constant feature says nothing, whatever its scale.
-        arrays = [((x - mean) / deviation).astype(np.float32) for x in arrays]
-    return [Labelled(x=x, y=split.y) for x, split in zip(arrays, splits, strict=True)]
+def normalized(split: Labelled) -> Labelled:
+    """Return the split with feature vectors of unit length."""
+    length = np.linalg.norm(split.x, axis=1, keepdims=True)
+    return Labelled(x=split.x / np.maximum(length, 1e-12), y=split.y)
+
+
+def standardized(splits: Sequence[Labelled]) -> list[Labelled]:
+    """Return the splits with features of zero mean and unit variance in the first, which is learned from."""
+    mean = splits[0].x.mean(axis=0, dtype=np.float64)
+    deviation = splits[0].x.std(axis=0, dtype=np.float64)
+    deviation[deviation == 0] = 1.0  # A constant feature says nothing, whatever its scale.
+    return [Labelled(x=((split.x - mean) / deviation).astype(np.float32), y=split.y) for split in splits]

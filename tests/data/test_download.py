@@ -1,12 +1,17 @@
+import io
+import shutil
+import tarfile
 from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from rwkvclip_eval.data.download import BESIDE_SPLITS, download_dataset, prefetch_dataset
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.prefetch import prefetch_all
 
 
 def test_shards_are_fetched_to_where_open_looks_for_them(tmp_path, write_wds, monkeypatch):
@@ -22,11 +27,87 @@ def test_shards_are_fetched_to_where_open_looks_for_them(tmp_path, write_wds, mo
     assert "already at" in prefetch_dataset(DatasetRef(name="pets"), tmp_path)
 
 
+def test_the_splits_a_probe_learns_from_are_fetched_too(tmp_path, write_wds, monkeypatch):
+    asked = []
+
+    def snapshot(repository, *, repo_type, local_dir, allow_patterns):
+        asked.append(allow_patterns[len(BESIDE_SPLITS) :])
+        for pattern in allow_patterns[len(BESIDE_SPLITS) :]:
+            folder = write_wds(tmp_path / "hub", "vtab-dtd", [[46]]) / "test"
+            shutil.copytree(folder, local_dir / pattern.removesuffix("/*"), dirs_exist_ok=True)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    dtd = DatasetRef(name="dtd")
+    assert "fetched clip-benchmark/wds_vtab-dtd" in prefetch_dataset(
+        dtd, tmp_path, fit_splits=("train", "val")
+    )
+    assert asked == [["test/*", "train/*", "val/*"]]
+    shutil.rmtree(tmp_path / "wds_vtab-dtd" / "val")
+    prefetch_dataset(dtd, tmp_path, fit_splits=("train", "val"))
+    assert asked[1:] == [["val/*"]]
+    # Cars have no validation split: none is asked for.
+    prefetch_dataset(DatasetRef(name="cars"), tmp_path, fit_splits=("train", "val"))
+    assert asked[2:] == [["test/*", "train/*"]]
+
+
+def test_what_the_hub_lacks_is_taken_from_the_published_files(tmp_path, monkeypatch):
+    """SST2's hub repository is empty here; its published archive has all three splits."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for split in ("train", "valid", "test"):
+            for name in ("negative", "positive"):
+                picture = io.BytesIO()
+                Image.new("RGB", (8, 8)).save(picture, "PNG")
+                info = tarfile.TarInfo(f"rendered-sst2/{split}/{name}/0.png")
+                info.size = picture.tell()
+                archive.addfile(info, io.BytesIO(picture.getvalue()))
+
+    def fetch(download, folder, on_progress):
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / download.file
+        target.write_bytes(packed.getvalue())
+        return target
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: None)
+    monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", fetch)
+    sst2, splits = DatasetRef(name="rendered_sst2"), ("train", "val")
+    said = prefetch_dataset(sst2, tmp_path, fit_splits=splits)
+    assert "1 published files in" in said
+    for split in ("test", *splits):
+        assert open_dataset(sst2.model_copy(update={"split": split}), data_root=tmp_path)
+    monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", lambda *a: pytest.fail("fetched again"))
+    assert "already at" in prefetch_dataset(sst2, tmp_path, fit_splits=splits)
+
+
+def test_prefetch_asks_for_every_split_that_a_task_of_the_suite_reads(tmp_path, monkeypatch):
+    asked = {}
+
+    def prefetch(ref, data_root, *, fit_splits, **rest):
+        asked[ref.name] = fit_splits
+        return "there"
+
+    monkeypatch.setattr("rwkvclip_eval.data.download.prefetch_dataset", prefetch)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "name: s\ntasks:\n"
+        "- {task: zero_shot_classification, datasets: [mnist, cifar10]}\n"
+        "- {task: linear_probe, datasets: [cifar10, dtd]}\n"
+    )
+    _, complete = prefetch_all(suite, [], tmp_path)
+    assert complete
+    assert asked == {"mnist": (), "cifar10": ("train", "val"), "dtd": ("train", "val")}
+
+
 def test_broken_off_download_is_taken_up_again(tmp_path, write_wds, monkeypatch):
     folder = write_wds(tmp_path, "vtab-pets", [[1], [2]])
     (folder / "test" / "1.tar").unlink()
     calls = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: calls.append(a))
+
+    def snapshot(*a, **k):
+        calls.append(a)
+        write_wds(tmp_path, "vtab-pets", [[1], [2]])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     prefetch_dataset(DatasetRef(name="pets"), tmp_path)
     assert len(calls) == 1
 
@@ -38,8 +119,8 @@ def test_what_cannot_be_fetched_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(DataNotFound, match=r"no route to host.*without internet"):
         prefetch_dataset(DatasetRef(name="pets"), tmp_path)
-    with pytest.raises(DataNotFound, match=r"seed3072 cannot be fetched automatically. By hand"):
-        prefetch_dataset(DatasetRef(name="caltech101@seed3072"), tmp_path)
+    with pytest.raises(DataNotFound, match=r"resisc45@draw, split test, cannot be fetched automatically"):
+        prefetch_dataset(DatasetRef(name="resisc45@draw"), tmp_path)
     with pytest.raises(DataNotFound, match="not in the catalogue"):
         prefetch_dataset(DatasetRef(name="mine"), tmp_path)
     with pytest.raises(DataNotFound, match="no data root"):

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from rwkvclip_eval.data.catalogue import Download
+from rwkvclip_eval.data.catalogue import Download, catalogue
 from rwkvclip_eval.data.download import HubFile, wrong_hub_files
 from rwkvclip_eval.data.http import fetch_file, unpack
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
@@ -67,6 +67,27 @@ def test_a_broken_connection_is_resumed_at_the_byte_it_broke_at(tmp_path, server
     assert ranges == [None, f"bytes={kept}-"]
     fetch_file(download(address), tmp_path)
     assert len(ranges) == 2
+
+
+def test_without_a_checksum_no_two_parts_are_joined(tmp_path, server):
+    address, ranges, break_after = server
+    break_after.append(3_000_000)
+    with pytest.raises(DataNotFound, match="Cannot fetch") as error:
+        fetch_file(download(address, sha256=None), tmp_path)
+    assert "continues" not in str(error.value)
+    assert fetch_file(download(address, sha256=None), tmp_path).read_bytes() == CONTENT
+    assert ranges == [None, None]
+
+
+def test_every_public_file_of_the_catalogue_has_a_sum_but_karpathys_captions():
+    unsummed = {
+        download.file
+        for entry in catalogue().values()
+        for variant in entry.variants.values()
+        for download in variant.downloads
+        if not download.has_sum
+    }
+    assert unsummed == {"caption_datasets.zip"}
 
 
 def test_a_whole_part_file_is_only_checked(tmp_path, server):

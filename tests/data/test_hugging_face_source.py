@@ -3,6 +3,7 @@ import pickle
 import pytest
 
 from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.types import DatasetRef, HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 
@@ -121,3 +122,45 @@ def test_what_is_not_cached_is_reported_missing_when_offline(tmp_path, monkeypat
     ):
         open_hf(tmp_path, path="owner/absent")
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_suite_need_not_name_the_copy_that_the_catalogue_knows(tmp_path, png, monkeypatch):
+    names = [f"apple_pie_{i}" for i in range(1000)]
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(2)], "label": [99, 3]}
+    asked = []
+
+    def load(path, config, *, split, data_files):
+        asked.append((path, split))
+        kept = names[: {"ILSVRC/imagenet-1k": 1000, "ethz/food101": 101}.get(path, 100)]
+        columns = ("img", "fine_label") if "cifar" in path else ("image", "label")
+        features = dict(zip(columns, (datasets.Image(), datasets.ClassLabel(names=kept)), strict=True))
+        return datasets.Dataset.from_dict(
+            dict(zip(columns, rows.values(), strict=True)), features=datasets.Features(features)
+        )
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+    def opened(name, split):
+        source = HuggingFaceSource(kind="hugging_face")
+        reference = DatasetRef(name=name, split=split, source=source)
+        return open_dataset(reference, data_root=None, base_dir=tmp_path, cache_dir=tmp_path)
+
+    food = opened("food101", "test")
+    assert opened("food101", "train").labels.tolist() == food.labels.tolist() == [99, 3]
+    assert food.info.source == "Hugging Face ethz/food101"
+    # Class names are those of the other sources, not as the hub spells them.
+    assert food.info.class_names[1] == "apple pie 1"
+    assert opened("imagenet", "test").info.class_names == shipped("labels", "imagenet")
+    assert asked == [
+        ("ethz/food101", "validation"),
+        ("ethz/food101", "train"),
+        ("ILSVRC/imagenet-1k", "validation"),
+    ]
+    for name in ("dtd", "birds"):
+        with pytest.raises(UserError, match=rf"no Hugging Face copy of {name}, only of food101, imagenet"):
+            opened(name, "test")
+
+
+def test_data_that_are_absent_name_the_copy_on_the_hub(tmp_path):
+    with pytest.raises(DataNotFound, match=r"source: \{kind: hugging_face\} \(uoft-cs/cifar10\)"):
+        open_dataset(DatasetRef(name="cifar10"), data_root=tmp_path)

@@ -4,7 +4,7 @@ import socket
 import numpy as np
 import pytest
 
-from rwkvclip_eval.data.open import DATASETS, open_dataset
+from rwkvclip_eval.data.open import DATASETS, limit_dataset, open_dataset
 from rwkvclip_eval.data.types import Dataset, DatasetRef, EmbeddedSource, FolderSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 
@@ -55,6 +55,8 @@ def test_absent_data_name_every_place_and_how_to_get_them(tmp_path):
     for place in ("wds_fgvc_aircraft", "wds_aircraft", "fgvc_aircraft", "aircraft"):
         assert str(tmp_path / place) in text
     assert "rwkvclip-eval data download aircraft" in text
+    with pytest.raises(DataNotFound, match=r"data download voc2007 \(from published files\)"):
+        open_dataset(ref("voc2007"), data_root=tmp_path)
     with pytest.raises(DataNotFound, match="--data-root"):
         open_dataset(ref("aircraft"), data_root=None)
     with pytest.raises(DataNotFound, match="nowhere does not exist"):
@@ -175,3 +177,16 @@ def test_without_a_data_root_that_is_what_is_said(tmp_path):
         open_dataset(DatasetRef(name="wds_x"), data_root=None)
     with pytest.raises(DataNotFound, match="has no folder wds_x"):
         open_dataset(DatasetRef(name="wds_x"), data_root=tmp_path)
+
+
+def test_what_is_left_of_a_set_that_the_web_loses_is_a_copy_of_its_own_and_no_subset(tmp_path, write_wds):
+    names = "\n".join(f"bird {i}" for i in range(500))
+    write_wds(tmp_path, "birdsnap", [[i % 500 for i in range(1222)]], classnames=names)
+    dataset = open_dataset(ref("birdsnap"), data_root=tmp_path)
+    info = dataset.info
+    assert (info.own_copy, info.subset, info.verified, info.expected_samples) == (True, False, False, 2443)
+    limited = limit_dataset(dataset, 500).info
+    assert (limited.own_copy, limited.subset) == (False, True)
+    write_wds(tmp_path, "birdsnap", [[i % 500 for i in range(1221)]], classnames=names)
+    less_than_half = open_dataset(ref("birdsnap"), data_root=tmp_path).info
+    assert (less_than_half.own_copy, less_than_half.subset) == (False, True)

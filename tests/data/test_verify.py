@@ -1,5 +1,6 @@
 import pytest
 
+from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.checksums import file_digest, write_sums
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
@@ -51,6 +52,14 @@ def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
     assert "sun397@seed5" not in {name for name, _ in rows}
     assert ("sun397", "partition1") in rows and ("sun397", "full") in rows
     assert all(r.found in ("", "embedded") for r in catalogue_rows(None))
+
+
+def test_every_version_says_how_to_get_it_and_published_files_are_named_as_what_download_fetches():
+    rows = {(r.name, r.variant): r for r in catalogue_rows(None)}
+    assert rows["voc2007", "default"].obtain == "rwkvclip-eval data download voc2007"
+    assert rows["stl10", "fold0"].obtain == "rwkvclip-eval data download stl10@fold0"
+    assert rows["hateful_memes", "default"].obtain == catalogue()["hateful_memes"].by_hand
+    assert all(r.obtain for r in rows.values() if r.found != "embedded")
 
 
 def test_a_data_root_that_is_no_folder_is_refused(tmp_path):

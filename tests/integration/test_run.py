@@ -369,3 +369,18 @@ def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: 
     (tmp_path / "s.yaml").rename(tmp_path / "größe.yaml")
     done = cli("validate", "größe.yaml", PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
     assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe.yaml: fine; 1 unit a model.\n")
+
+
+def test_shots_of_the_command_line_take_the_place_of_the_suites(cli: Cli, tmp_path: Path) -> None:
+    suite = tmp_path / "few.yaml"
+    few = "{task: few_shot_linear_probe, options: {num_seeds: 2, shots: [16]}, datasets: [digits]}"
+    suite.write_text(f"name: few\ntasks:\n- {few}\n")
+    few_run = ("run", suite, *MODEL, "--no-report", "--out", "few")
+    done = cli(*few_run, "--shots", "1,2,4")
+    assert done.returncode == 0, done.stderr
+    frame = rc.load_results(tmp_path / "few")
+    assert set(frame["metric"]) == {f"top1_accuracy_{shots}_shot" for shots in (1, 2, 4)}
+    assert set(frame["protocol"]) == {"clip-certified (shots=1+2+4, num_seeds=2)"}
+    other = cli(*few_run, "--shots", "8")
+    assert other.returncode == 2
+    assert "suite" in other.stderr

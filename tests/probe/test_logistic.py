@@ -50,10 +50,12 @@ PROBLEMS = {
 
 
 def objective(features, labels, weight, intercept, l2):
+    # Of two classes scikit-learn's W is one column, w; the symmetric pair ∓w/2 has half of its norm.
+    penalty = np.diff(weight, axis=1) if weight.shape[1] == 2 else weight
     logits = features @ weight + intercept
     top = logits.max(1)
     losses = np.log(np.exp(logits - top[:, None]).sum(1)) + top - logits[np.arange(len(labels)), labels]
-    return losses.sum() + l2 / 2 * (weight**2).sum()
+    return losses.sum() + l2 / 2 * (penalty**2).sum()
 
 
 def reference(features, labels, l2):
@@ -65,8 +67,7 @@ def reference(features, labels, l2):
     fine = not any(issubclass(w.category, ConvergenceWarning) or "Hessian" in str(w.message) for w in caught)
     weight, intercept = model.coef_.T, model.intercept_
     if weight.shape[1] == 1:
-        # scikit-learn's binary model has one column; the symmetric pair has half of its norm.
-        return None, None, model, fine
+        weight, intercept = weight * [[-0.5, 0.5]], intercept * [-0.5, 0.5]
     return weight, intercept, model, fine
 
 
@@ -81,15 +82,10 @@ def test_optima_and_accuracies_are_those_of_scikit_learn(name, dtype):
         assert ours == pytest.approx(solution.objective, rel=1e-9)
         if solution.status == "converged":
             assert solution.gap <= 1e-6 * solution.objective + ROUNDING
-        # Two symmetric columns ±w/2 cost λ/2 · ‖w‖²/2: scikit-learn's single column takes half of λ.
-        strength = solution.l2 / 2 if classes == 2 else solution.l2
-        weight, intercept, model, fine = reference(x64, y, strength)
+        weight, intercept, model, fine = reference(x64, y, solution.l2)
         if not fine:
             continue
         compared += 1
-        if weight is None:
-            w, b = model.coef_[0], model.intercept_[0]
-            weight, intercept = np.stack([-w / 2, w / 2], 1), np.array([-b / 2, b / 2])
         best = objective(x64, y, weight, intercept, solution.l2)
         assert ours - best <= solution.gap + ROUNDING * best
         if solution.status == "converged":
@@ -221,6 +217,29 @@ def test_multilabel_is_one_binary_problem_per_class():
             assert ((logits[:, k] > 0) != model.predict(test_x)).sum() <= 1
         assert solution.status == "converged"
         assert -ROUNDING * best <= solution.objective - best <= solution.gap + ROUNDING * best
+
+
+@pytest.mark.parametrize("l2", [1e-2, 1.0, 1e2])
+def test_two_classes_are_weighed_against_lambda_as_scikit_learns_single_vector(l2):
+    x, y, test_x, _ = clusters(300, 6, 2)
+    model = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-12).fit(x, y)
+    own = np.logaddexp(0, (1 - 2 * y) * model.decision_function(x)).sum() + l2 / 2 * (model.coef_**2).sum()
+    for labels, classes in ((y, 2), (np.array([1, 3])[y], 5)):
+        [solution] = fit_logistic(x, labels, [l2], num_classes=classes, relative_gap=1e-10)
+        assert solution.objective == pytest.approx(own, rel=1e-9)
+        first, second = sorted(set(labels))
+        logits = scores(test_x, solution)
+        difference = logits[:, second] - logits[:, first]
+        assert np.allclose(difference, model.decision_function(test_x), atol=1e-4)
+        assert set(logits.argmax(1)) <= {first, second}
+
+
+def test_a_start_of_two_classes_is_taken_up_where_it_ended():
+    x, y, *_ = clusters(300, 6, 2)
+    [first] = fit_logistic(x, y, [1.0], num_classes=2)
+    [again] = fit_logistic(x, y, [1.0], num_classes=2, start=[first])
+    assert again.iterations == 0
+    assert again.objective == pytest.approx(first.objective, rel=1e-12)
 
 
 def test_a_class_absent_from_training_is_never_predicted_and_changes_nothing_else():

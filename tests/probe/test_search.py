@@ -138,6 +138,32 @@ def test_strengths_far_from_the_peak_stop_early_and_contenders_are_solved():
     assert found.best.gap <= 1e-8 * found.best.objective
 
 
+def test_a_peak_that_was_stopped_early_is_solved_before_it_wins(monkeypatch):
+    import rwkvclip_eval.probe.search as module
+
+    x, y, vx, vy = splits()
+    original, asked, rough = module.scores, [], []
+
+    def remember(features, solution, **options):
+        asked.append(solution)
+        return original(features, solution, **options)
+
+    # The strength that is looked at first promises much and keeps little; the others are then given up.
+    def metric(logits, labels):
+        solution = asked[-1]
+        if solution.gap > 1e-6 * solution.objective:
+            rough.append(solution.l2)
+            return 0.9 if solution.l2 == rough[0] else 0.7
+        return 0.7 if solution.l2 in rough and solution.l2 != rough[0] else 0.5
+
+    monkeypatch.setattr(module, "scores", remember)
+    found = search_l2(x, y, vx, vy, num_classes=4, metric=metric)
+    assert "stopped_early" in {point.status for point in found.points}
+    assert (found.best.score, found.best.status) == (0.7, "converged")
+    [exact] = fit_logistic(x, y, [found.best.l2], num_classes=4, relative_gap=1e-8)
+    assert abs(found.best.objective - exact.objective) <= found.best.gap + exact.gap
+
+
 def test_progress_never_passes_its_total():
     x, y, vx, vy = splits()
     seen = []
@@ -201,6 +227,62 @@ def test_lbfgs_takes_the_path_of_scipy_on_the_summed_loss():
         assert solution.objective == pytest.approx(found.fun, rel=1e-6)
         assert abs(solution.iterations - found.nit) <= 0.15 * found.nit + 2
         assert solution.status == "converged"
+
+
+def logistic_loss(x, y, l2):
+    def loss(vector):
+        logits = x @ vector[:-1] + vector[-1]
+        residual = 1 / (1 + np.exp(-logits)) - y
+        value = np.logaddexp(0, (1 - 2 * y) * logits).sum() + l2 / 2 * (vector[:-1] ** 2).sum()
+        return value, np.append(x.T @ residual + l2 * vector[:-1], residual.sum())
+
+    return loss
+
+
+def single_runs(x, columns, l2):
+    """What scipy's L-BFGS-B gives for every 0/1 column of its own, as scikit-learn of 2021 called it."""
+    from scipy.optimize import minimize
+
+    options = {"maxiter": 1000, "gtol": 1e-4}
+    return [
+        minimize(logistic_loss(x, y, l2), np.zeros(13), jac=True, method="L-BFGS-B", options=options)
+        for y in columns.T
+    ]
+
+
+@pytest.mark.parametrize("l2", [1e-3, 1.0, 1e3])
+def test_lbfgs_of_two_classes_takes_the_path_of_one_vector(l2):
+    x, y, *_ = splits(num_classes=2)
+    x = x.astype(np.float64)
+    [found] = single_runs(x, y[:, None], l2)
+    [solution] = fit_lbfgs(x, y, [l2], num_classes=2)
+    assert solution.objective == pytest.approx(found.fun, rel=1e-7)
+    assert solution.iterations == found.nit
+    assert np.allclose((solution.weight[:, 1] - solution.weight[:, 0]).numpy(), found.x[:-1], atol=1e-4)
+
+
+def test_lbfgs_runs_on_every_label_of_an_image_by_itself():
+    x, y, *_ = splits()
+    x, labels = x.astype(np.float64), np.stack([y == 0, y >= 2, np.arange(len(y)) % 9 == 0], 1).astype(int)
+    found = single_runs(x, labels, 1e-2)
+    [solution] = fit_lbfgs(x, labels, [1e-2], num_classes=3, multilabel=True)
+    assert solution.iterations == max(one.nit for one in found)
+    assert len({one.nit for one in found}) > 1
+    assert solution.objective == pytest.approx(sum(one.fun for one in found), rel=1e-7)
+    assert np.allclose(solution.weight.numpy(), np.stack([one.x[:-1] for one in found], 1), atol=1e-4)
+    [capped] = fit_lbfgs(x, labels, [1e-2], num_classes=3, multilabel=True, max_iterations=3)
+    assert (capped.status, capped.iterations) == ("iteration_limit", 3)
+
+
+def test_an_abnormal_end_of_lbfgs_is_not_called_converged(monkeypatch):
+    import scipy.optimize
+
+    def abnormal(fun, x0, **options):
+        return scipy.optimize.OptimizeResult(x=x0, nit=2, status=2, fun=fun(x0)[0])
+
+    monkeypatch.setattr(scipy.optimize, "minimize", abnormal)
+    x, y, *_ = splits()
+    assert fit_lbfgs(x, y, [1.0], num_classes=4)[0].status == "iteration_limit"
 
 
 def test_the_gap_of_capped_lbfgs_is_proven_too():

@@ -117,6 +117,22 @@ def test_an_average_of_full_splits_lacks_a_dataset_that_is_there_as_a_subset_onl
     assert full.averages[0].cells["a"].missing == ("z",)
 
 
+def test_a_copy_of_a_set_that_the_web_loses_completes_an_average_and_is_said_to_be_one() -> None:
+    (table,) = tables(record("a", "birdsnap", 0.4, own_copy=True), record("a", "y", 0.6))
+    assert table.averages[0].cells["a"].missing == ()
+    assert table.averages[0].cells["a"].value == pytest.approx(0.5)
+    assert "no two copies agree" in table.notes[-1] and "birdsnap" in table.notes[-1]
+
+
+def test_two_copies_of_a_set_that_the_web_loses_are_not_compared() -> None:
+    (table,) = tables(
+        record("a", "birdsnap", 0.4, own_copy=True, dataset_fingerprint="1"),
+        record("b", "birdsnap", 0.6, own_copy=True, dataset_fingerprint="2"),
+    )
+    assert "dataset fingerprints differ" in table.rows[0].problem
+    assert marks(table.rows[0]) == {"a": "", "b": ""}
+
+
 def test_variants_of_a_dataset_are_left_out_of_averages() -> None:
     (table,) = tables(
         record("a", "sun397", 0.4, variant="partition1", unit="1"),

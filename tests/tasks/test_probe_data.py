@@ -79,6 +79,7 @@ def test_options_stand_in_the_protocol_name():
     assert changed.name == "clip-certified (C=0.316, shots=1+2)"
     assert changed.probe.C == 0.316 and changed.probe.shots == (1, 2)
     assert CLIP_CERTIFIED.with_options(None) is CLIP_CERTIFIED
+    assert CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1, 2, 4, 8, 16))) is CLIP_CERTIFIED
 
 
 @pytest.mark.parametrize(

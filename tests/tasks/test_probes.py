@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from rwkvclip_eval.data.types import DatasetInfo
@@ -14,6 +15,9 @@ from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOptions
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
+from rwkvclip_eval.tasks.few_shot import _orders
+from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, search
+from rwkvclip_eval.tasks.probe_data import probe_data
 
 ENCODER = EncoderInfo(
     name="pixels",
@@ -130,6 +134,54 @@ def test_the_gap_noted_is_that_of_the_last_fit_in_the_table():
     assert not [name for name in result.notes if "relative" in name]
 
 
+def test_labels_that_are_left_open_are_left_out_of_scores_and_trained_as_absent():
+    def labels(left_open):
+        def of(y):
+            marks = np.stack([y < 5, y % 2 == 0], axis=1).astype(np.int64)
+            marks[3::7, 0] = left_open
+            return marks
+
+        return of
+
+    case = {"names": 2, "kind": "multilabel", "metric": "mean_average_precision", "every": 2}
+    result, samples, _ = probe("linear_probe", fixed(1.0), labels=labels(-1), **case)
+    absent, *_ = probe("linear_probe", fixed(1.0), labels=labels(0), **case)
+    one, other = (np.stack(r.predictions["predictions"].to_pandas().scores) for r in (result, absent))
+    assert np.array_equal(one, other)
+    known = samples.labels[:, 0] >= 0
+    areas = [
+        average_precision_score(samples.labels[known, 0], one[known, 0]),
+        average_precision_score(samples.labels[:, 1], one[:, 1]),
+    ]
+    assert value(result, "mean_average_precision") == pytest.approx(np.mean(areas))
+    assert value(absent, "mean_average_precision") != pytest.approx(np.mean(areas), abs=1e-3)
+    (area,) = [m for m in result.metrics if m.name == "mean_average_precision"]
+    assert area.ci_low < area.value < area.ci_high
+    assert result.notes["left_open"] == "64 labels of test images left out of scores, 64 trained as absent"
+    assert "left_open" not in absent.notes
+    assert np.stack(result.predictions["predictions"].to_pandas().labels)[3, 0] == -1
+
+
+def test_labels_that_are_left_open_do_not_choose_the_strength():
+    metric = SCORES["mean_average_precision"]
+    scores = np.array([[0.9], [0.8], [0.1]], np.float32)
+    assert metric(scores, np.array([[-1], [1], [0]])) == 1.0
+    assert metric(scores, np.array([[0], [1], [0]])) == 0.5
+
+    def labels(y):
+        return np.where((np.arange(len(y)) % 5 == 0)[:, None], -1, y[:, None] < [5, 3]).astype(np.int64)
+
+    samples, features = digits("test", labels=labels, names=2, kind="multilabel", every=4)
+    fit_data = {"train": digits("train", labels=labels, names=2, kind="multilabel", every=4)}
+    features = dataclasses.replace(features, fit=fit_data)
+    data = probe_data(samples, features, ProbeOptions())
+    found = search(data.train, data.val, data, metric, ProbeOptions(), Compute())
+    best = predict(data.val.x, fit(data.train, found.best.l2, data, "certified", Compute()), Compute())
+    assert (data.val.y < 0).any()
+    assert found.best.score == pytest.approx(metric(best, data.val.y), abs=1e-9)
+    assert metric(best, data.val.y) != pytest.approx(metric(best, data.val.targets), abs=1e-3)
+
+
 def test_neighbours_vote_as_scikit_learn_with_the_same_weights():
     result, _samples, features = probe("knn_probe", KNN)
     train, x = features.fit["train"]
@@ -180,6 +232,41 @@ def test_few_shot_metrics_are_named_for_what_they_measure():
     ):
         result, *_ = probe("few_shot_linear_probe", options, metric=wanted)
         assert [m.name for m in result.metrics] == [given]
+
+
+def test_few_shots_are_standardised_by_themselves_whatever_else_the_training_split_holds():
+    """Images that no draw takes have features of another scale; standardised or not, they must not matter."""
+    options = ProbeOptions(shots=(2,), num_seeds=2, standardize=True, C=1.0)
+    protocol = CLIP_CERTIFIED.with_options(options)
+    samples, features = digits("test", every=2)
+    train, x = digits("train", every=2)
+    fit = {"train": (train, x), "val": digits("val", every=2)}
+    plain = TASKS.get("few_shot_linear_probe").score(
+        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+    )
+    drawn = {i for seed in (0, 1) for order in _orders(train.labels, seed) for i in order[:2].tolist()}
+    others = np.setdiff1d(np.arange(len(train.labels)), sorted(drawn))
+    scaled = x.image_probe.copy()
+    scaled[others] = scaled[others] * 1e3 + 7
+    fit["train"] = train, Features(image_probe=scaled)
+    changed = TASKS.get("few_shot_linear_probe").score(
+        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+    )
+    assert value(plain, "top1_accuracy_2_shot") > 0.3
+    assert changed.predictions["few_shot"].equals(plain.predictions["few_shot"])
+
+
+def test_neighbours_are_standardised_by_all_they_are_looked_for_among():
+    result, samples, features = probe(
+        "knn_probe", KNN.with_options(ProbeOptions(standardize=True, k=1)), every=2
+    )
+    train, x = features.fit["train"]
+    mean, deviation = x.image_probe.mean(axis=0), x.image_probe.std(axis=0)
+    deviation[deviation == 0] = 1
+    reference = KNeighborsClassifier(1, metric="cosine").fit((x.image_probe - mean) / deviation, train.labels)
+    expected = reference.predict((features.image_probe - mean) / deviation)
+    assert (result.predictions["predictions"]["prediction"].to_numpy() == expected).mean() > 0.99
+    assert len(samples.labels) == len(expected)
 
 
 def test_more_shots_than_a_class_has_are_refused_by_name():

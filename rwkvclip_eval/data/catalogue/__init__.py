@@ -44,6 +44,23 @@ class Download(BaseModel):
     sha256: str | None = None
     bytes: int | None = None
 
+    @property
+    def has_sum(self) -> bool:
+        """Whether a checksum is known; without one no two parts of a file are joined."""
+        return (self.md5 or self.sha256) is not None
+
+
+class HuggingFaceCopy(BaseModel):
+    """A copy on the Hugging Face hub for its library `datasets`; labels in the order of other sources."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="owner/name")
+    image: str = "image"
+    label: str = "label"
+    splits: dict[str, str] = Field(default_factory=dict, description="split → what the copy calls it")
+    underscores: bool = Field(False, description="in its class names, where other sources have spaces")
+
 
 class Variant(BaseModel):
     """One version in circulation of a dataset."""
@@ -58,13 +75,29 @@ class Variant(BaseModel):
     webdataset: tuple[str, ...] = Field((), description="folders looked for under the data root, in order")
     clip_benchmark: str | None = Field(None, description="name in the clip-benchmark package")
     hub: tuple[str, ...] = Field((), description="Hugging Face repositories that hold the webdataset folders")
+    hugging_face: HuggingFaceCopy | None = Field(
+        None, description="what `source: {kind: hugging_face}` means in a suite"
+    )
     class_list: str | None = Field(
         None, description="name of clip-benchmark's class names; by alias by default"
     )
     template_list: str | None = Field(None, description="name of its templates; by alias by default")
     embedded: bool = Field(False, description="ships with scikit-learn")
     downloads: tuple[Download, ...] = Field((), description="public files that hold this version")
+    lossy: bool = Field(
+        False,
+        description="the counts are of lists of addresses, many of them dead: each has a copy of its own",
+    )
     note: str = Field("", description="what sets this version apart")
+
+    @property
+    def sources(self) -> str:
+        """Where `data download` gets it from, in words; empty where it cannot."""
+        return ", ".join(self.hub) or ("published files" if self.downloads else "")
+
+
+LEAST_OF_LOSSY = 0.5
+"""Share of a lossy set's list from which a copy counts as what could be fetched; below, it is a subset."""
 
 
 class Entry(BaseModel):

@@ -29,8 +29,10 @@ TFDS_SHARES = {"train": (0, 60), "val": (60, 80), "test": (80, 100)}
 EUROSAT_DRAW = {"train": (0, 1000), "test": (1000, 1500)}
 RESISC45_DRAW = {"train": (0, 70), "test": (70, 630)}
 """Places of each split in a class's drawn order; together they make the counts of CLIP's paper."""
-CLEVR_FOLDERS = {"train": "train", "test": "val"}
+CLEVR_FOLDERS = {"train": "train", "val": "train", "test": "val"}
 CLEVR_DRAW = {"train": 2000, "test": 500}
+CLEVR_VTAB = {"train": (0, 90), "val": (90, 100), "test": (0, 100)}
+"""VTAB's splits, in percent of the order of TensorFlow Datasets: two of the published training images."""
 CLEVR_FEWEST = 3
 
 
@@ -93,7 +95,7 @@ def _remote_sensing(
     pairs = [(path, label) for label, folder in enumerate(folders) for path in _images(folder)]
     if variant == "vtab":
         start, end = (len(pairs) * share // 100 for share in TFDS_SHARES[split])
-        pairs = sorted(sorted(pairs, key=_tfds_hash)[start:end])
+        pairs = sorted(sorted(pairs, key=lambda p: _tfds_hash(f"{p[0].parent.name}_{p[0].name}"))[start:end])
     elif variant != "full":
         start, end = draw[split]
         ranked: list[Pairs] = [[] for _ in folders]
@@ -107,11 +109,9 @@ def _remote_sensing(
     return _split(name, root, pairs, names or [f.name for f in folders], cache_dir)
 
 
-def _tfds_hash(pair: tuple[Path, int]) -> bytes:
-    """Return what TensorFlow Datasets sorts by: MD5 of the split's name and the sample's key."""
-    path = pair[0]
-    key = f"train{path.parent.name}_{path.name}"
-    return hashlib.md5(key.encode(), usedforsecurity=False).digest()
+def _tfds_hash(key: str) -> bytes:
+    """Return what TensorFlow Datasets sorts its split `train` by: MD5 of that name and the sample's key."""
+    return hashlib.md5(f"train{key}".encode(), usedforsecurity=False).digest()
 
 
 def _draw_rank(base: Path) -> Callable[[tuple[Path, int]], bytes]:
@@ -125,7 +125,8 @@ def _draw_rank(base: Path) -> Callable[[tuple[Path, int]], bytes]:
 
 def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `CLEVR_v1.0`; the label is the number of objects less three. Its test answers are unpublished."""
-    need_split("clevr", split, CLEVR_FOLDERS, "the published test images have no answers")
+    known = CLEVR_VTAB if variant == "vtab" else CLEVR_DRAW
+    need_split(f"clevr@{variant}", split, known, "the published test images have no answers")
     folder, names = CLEVR_FOLDERS[split], shipped("labels", "clevr_count_all") or ()
     base = locate(
         "clevr", root, f"CLEVR_v1.0/scenes/CLEVR_{folder}_scenes.json", f"scenes/CLEVR_{folder}_scenes.json"
@@ -140,6 +141,9 @@ def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         raise DamagedData(f"{base}: expected 3 to 10 objects in each scene. Fetch it again.")
     if variant == "draw":
         pairs = sorted(sorted(pairs, key=_draw_rank(images))[: CLEVR_DRAW[split]])
+    elif split != "test":
+        start, end = (len(pairs) * share // 100 for share in CLEVR_VTAB[split])
+        pairs = sorted(sorted(pairs, key=lambda pair: _tfds_hash(pair[0].name))[start:end])
     return _split("clevr", root, pairs, names, cache_dir)
 
 

@@ -138,7 +138,7 @@ def image_split(
         name: the record name, for messages and the source.
         base: folder of the published files; keys are paths below it.
         files: n paths below it, with slashes.
-        labels: [n] class ids, or [n, K] 0/1.
+        labels: [n] class ids, or [n, K] 0/1, −1 where it is left open.
         class_names: in label order; None takes clip-benchmark's list.
         cache_dir: keeps the fingerprint.
         templates: for sets of which clip-benchmark has none.
@@ -157,7 +157,8 @@ def image_split(
         )
     check_unique(files, f"{name} in {base}")
     array = np.asarray(labels, dtype=np.int64)
-    if array.min() < 0 or (array.ndim == 1 and class_names and array.max() >= len(class_names)):
+    least = 0 if array.ndim == 1 else -1
+    if array.min() < least or (array.ndim == 1 and class_names and array.max() >= len(class_names)):
         raise DamagedData(
             f"{name}: labels {array.min()} to {array.max()} for {len(class_names or ())} classes."
         )

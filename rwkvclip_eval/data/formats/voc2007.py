@@ -54,6 +54,9 @@ CLASSES = (
 )
 NAME = "voc2007"
 
+_MARKS = {"-1": 0, "0": -1, "1": 1}
+"""The lists' absent, only difficult and present as labels, of which −1 is left open."""
+
 
 @dataclass(frozen=True)
 class ObjectBox:
@@ -86,10 +89,10 @@ class CropReader:
 def read_voc2007(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Read a split: `default`, `with-difficult` or `crops`.
 
-    `default` marks a class that has at least one object not flagged difficult, the positives of the authors'
-    own evaluation; a class whose objects are all difficult, where that evaluation leaves the image out, is
-    marked absent. `with-difficult` marks every class with an object, as clip-benchmark does. `crops` has one
-    sample per object, difficult ones included.
+    `default` marks a class that has at least one object not flagged difficult, and with −1 one whose objects
+    are all difficult: the authors' evaluation leaves that image out for that class. `with-difficult` marks
+    every class with an object, as clip-benchmark does. `crops` has one sample per object, difficult ones
+    included.
     """
     need_split(NAME, split, ("train", "val", "test"))
     base = find_base(NAME, root, ["VOCdevkit/VOC2007", "VOC2007"], "JPEGImages")
@@ -108,7 +111,7 @@ def read_voc2007(root: Path, split: str, variant: str, cache_dir: Path | None) -
 
 
 def _image_sets(base: Path, split: str) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """Return image ids and [n, 20] labels of the per-class lists.
+    """Return image ids and [n, 20] labels (1, 0, −1) of the per-class lists.
 
     Raises:
         DataNotFound: a list is missing.
@@ -119,12 +122,12 @@ def _image_sets(base: Path, split: str) -> tuple[list[str], np.ndarray[Any, Any]
     for name in CLASSES:
         path = base / "ImageSets" / "Main" / f"{name}_{split}.txt"
         rows = [line.split() for line in read_lines(NAME, path)]
-        if wrong := [row for row in rows if len(row) != 2 or row[1] not in ("-1", "0", "1")]:
+        if wrong := [row for row in rows if len(row) != 2 or row[1] not in _MARKS]:
             raise DamagedData(f"{NAME}: {path}: expected ID and -1, 0 or 1, found {' '.join(wrong[0])!r}.")
         ids = ids or [row[0] for row in rows]
         if ids != [row[0] for row in rows]:
             raise DamagedData(f"{NAME}: {path} lists other images than {CLASSES[0]}_{split}.txt.")
-        columns.append([int(row[1] == "1") for row in rows])
+        columns.append([_MARKS[row[1]] for row in rows])
     return ids, np.array(columns, dtype=np.int64).T
 
 

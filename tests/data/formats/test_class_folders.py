@@ -1,4 +1,5 @@
 import hashlib
+import json
 import pickle
 
 import miniatures
@@ -105,6 +106,24 @@ def test_clevr_counts_objects_from_three(tmp_path):
     path.unlink()
     with pytest.raises(DataNotFound, match="CLEVR_val_scenes"):
         opened("clevr", tmp_path, "test", "vtab")
+
+
+def test_clevr_of_vtab_has_a_tenth_of_the_published_training_images_for_validation(tmp_path):
+    names = [f"CLEVR_train_{i:06d}.png" for i in range(20)]
+    for name in names:
+        picture(tmp_path / "images" / "train" / name)
+    (tmp_path / "scenes").mkdir()
+    scenes = [{"image_filename": n, "objects": [{}] * 4} for n in names]
+    (tmp_path / "scenes" / "CLEVR_train_scenes.json").write_text(json.dumps({"scenes": scenes}))
+    train, val = (
+        [key.rpartition("/")[2] for key in opened("clevr", tmp_path, split, "vtab").keys]
+        for split in ("train", "val")
+    )
+    # TensorFlow Datasets hash the split's name and the sample's key, here the file name; VTAB cuts at 90 %.
+    order = sorted(names, key=lambda n: hashlib.md5(f"train{n}".encode()).hexdigest())
+    assert (train, val) == (sorted(order[:18]), sorted(order[18:]))
+    with pytest.raises(DataNotFound, match=r"clevr@draw has no official split 'val'"):
+        opened("clevr", tmp_path, "val", "draw")
 
 
 def test_clevr_draw_takes_the_same_images_each_time(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ def voc(tmp_path):
 
 
 def present(split):
-    return [[CLASSES[i] for i in np.flatnonzero(row)] for row in split.labels]
+    return [[CLASSES[i] for i in np.flatnonzero(row == 1)] for row in split.labels]
 
 
 def test_a_class_is_present_where_an_object_of_it_is_not_difficult(voc):
@@ -26,6 +26,14 @@ def test_a_class_is_present_where_an_object_of_it_is_not_difficult(voc):
     assert present(read_voc2007(root, "train", "default", voc)) == [["car"], ["horse"]]
     assert present(read_voc2007(root, "val", "default", voc)) == [["chair"]]
     assert test.keys == ["JPEGImages/000001.jpg", "JPEGImages/000002.jpg", "JPEGImages/000003.jpg"]
+
+
+def test_a_class_whose_objects_are_all_difficult_is_left_open(voc):
+    left_open = lambda split: [[CLASSES[i] for i in np.flatnonzero(row < 0)] for row in split.labels]  # noqa: E731  (local shorthand)
+    root = voc / "voc2007"
+    assert left_open(read_voc2007(root, "test", "default", voc)) == [[], ["train"], []]
+    assert left_open(read_voc2007(root, "train", "default", voc)) == [[], ["person"]]
+    assert left_open(read_voc2007(root, "test", "with-difficult", voc)) == [[], [], []]
 
 
 def test_with_difficult_has_clip_benchmarks_labels(voc, as_clip_benchmark):
