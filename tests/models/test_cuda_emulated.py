@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,6 +155,17 @@ def test_weak_decays_after_one_very_strong_decay_keep_their_accuracy(device):
     inputs = operands(device, torch.float32, 1, 213, 1, 16, low=-7, high=-5)
     inputs[3][:, 3] = 20.0
     assert_agrees(inputs)
+
+
+@pytest.mark.parametrize("t", [1, 2, 3, 49, 77])
+def test_outputs_and_gradients_equal_the_official_ones(device, parity, official, t):
+    golden = np.load(parity / "wkv_golden.npz")
+    b, t, h, n, _ = (int(x) for x in golden[f"N64_T{t}_meta"])
+    inputs = [torch.tensor(x).float().to(device) for x in official.inputs.wkv(b, t, h, n)]
+    for name, value in run(*(x.view(b, t, h, n) if x.dim() == 3 else x for x in inputs)).items():
+        expected = torch.tensor(golden[f"N64_T{t}_{name}"], device=device).view(value.shape).double()
+        error = float((value.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        assert error < TOLERANCE[torch.float32][name], f"{name}: {error:.3g}"
 
 
 @DTYPES
