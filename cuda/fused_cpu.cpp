@@ -269,6 +269,28 @@ void elementwise(const S* a, const S* b, S* out, int64_t size, int64_t threads, 
   });
 }
 
+// out = residual + sigmoid(gate)·value.
+template <class T, class S>
+void gated_add(const S* residual, const S* gate, const S* value, S* out, int64_t size, int64_t threads) {
+  constexpr int W = LANES<T>;
+  const auto one = [](Vec<T> base, Vec<T> g, Vec<T> v) { return base + v / (exp(-g) + T(1)); };
+  in_parallel(threads, (size + W - 1) / W, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin * W; at < end * W; at += W) {
+      if (at + W <= size) {
+        store(out + at, one(load(residual + at), load(gate + at), load(value + at)));
+      } else {
+        S rows[3][W] = {};
+        const S* from[] = {residual, gate, value};
+        const size_t bytes = size_t(size - at) * sizeof(S);
+        for (int i = 0; i < 3; ++i) std::memcpy(rows[i], from[i] + at, bytes);
+        const S *a = rows[0], *b = rows[1], *c = rows[2];
+        store(rows[0], one(load(a), load(b), load(c)));
+        std::memcpy(out + at, rows[0], bytes);
+      }
+    }
+  });
+}
+
 }  // namespace
 }  // namespace rwkvclip
 
@@ -324,6 +346,11 @@ extern "C" int rwkvclip_norm_gate_backward(const void* grad, const void* y, cons
   RWKVCLIP_BY_DTYPE(norm_gate_backward<T, S>((const S*)grad, (const S*)y, (const S*)gate, (const T*)weight,
                                              (const T*)bias, (S*)gy, (S*)g_gate, (T*)g_weight, (T*)g_bias, parts, rows,
                                              channels, heads, eps, threads))
+}
+
+extern "C" int rwkvclip_gated_add(const void* residual, const void* gate, const void* value, void* out, int64_t size,
+                                  int64_t dtype, int64_t threads) {
+  RWKVCLIP_BY_DTYPE(gated_add<T, S>((const S*)residual, (const S*)gate, (const S*)value, (S*)out, size, threads))
 }
 
 extern "C" int rwkvclip_relu_square(const void* x, void* out, int64_t size, int64_t dtype, int64_t threads) {

@@ -290,7 +290,7 @@ def test_a_class_that_train_lacks_does_not_shift_the_labels_of_the_others(tmp_pa
     encoder = ColourEncoder()
     records = rc.evaluate(encoder, loaded).records
     assert [r.status for r in records] == ["failed", "failed"]
-    assert "train and test do not have the same classes (2 and 3): only test has 'b'" in records[0].reason
+    assert "birds/train: 1 classes without a training image: b" in records[0].reason
 
 
 def task_suite(*tasks: str | dict[str, object]) -> LoadedSuite:

@@ -37,10 +37,11 @@ class ImageChannelMix(nn.Module):
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, shift: Shift) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C]."""
+    def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
         mix = 1 - torch.cat([self.spatial_mix_k[0], self.spatial_mix_r[0]])
-        return channel_mix(x, mix, shift, (self.key, self.receptance, self.value), self.implementation)
+        linears = self.key, self.receptance, self.value
+        return channel_mix(x, mix, shift, linears, self.implementation, residual)
 
 
 class ImageBlock(nn.Module):
@@ -68,10 +69,13 @@ class ImageBlock(nn.Module):
         """Return the tokens [B, h·w, C] after this block."""
         if self.ln0 is not None:
             x = self.ln0(x)
-        for norm, mix in ((self.ln1, self.att), (self.ln2, self.ffn)):
-            mixed = mix(norm(x), Shift(*grid, self.heads, 4))
-            x = x + drop_path(mixed, self.drop_path_rate, self.training)
-        return x
+        shift = Shift(*grid, self.heads, 4)
+        x = x + drop_path(self.att(self.ln1(x), shift), self.drop_path_rate, self.training)
+        z = self.ln2(x)
+        if self.drop_path_rate and self.training:
+            return x + drop_path(self.ffn(z, shift), self.drop_path_rate, self.training)
+        added: Tensor = self.ffn(z, shift, residual=x)
+        return added
 
 
 class PatchEmbedding(nn.Module):

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from rwkvclip_models.ops import Shift, bi_wkv6, dynamic_lerp, linear, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops import (
+    Shift,
+    bi_wkv6,
+    dynamic_lerp,
+    gated_add,
+    linear,
+    norm_gate,
+    relu_square,
+    shift_lerp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,8 +123,9 @@ def channel_mix(
     shift: Shift,
     linears: tuple[nn.Linear, nn.Linear, nn.Linear],
     implementation: str,
+    residual: Tensor | None = None,
 ) -> Tensor:
-    """Return sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C] of x [B, T, C].
+    """Return residual + sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C] of x [B, T, C].
 
     Args:
         x: tokens.
@@ -123,12 +133,15 @@ def channel_mix(
         shift: of tokens.
         linears: key, receptance, value.
         implementation: of the elementwise operators.
+        residual: [B, T, C]; zero by default.
     """
     run = {"implementation": implementation}
     key, receptance, value = (module.weight for module in linears)
     x_k, x_r = shift_lerp(x, mix, shift, **run)
-    hidden = relu_square(linear(x_k, key, **run), **run)
-    return torch.sigmoid(linear(x_r, receptance, **run)) * linear(hidden, value, **run)
+    hidden = linear(x_k, key, **run)
+    hidden = relu_square(hidden, overwrite=not hidden.requires_grad, **run)
+    gate, mixed = linear(x_r, receptance, **run), linear(hidden, value, **run)
+    return torch.sigmoid(gate) * mixed if residual is None else gated_add(residual, gate, mixed, **run)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

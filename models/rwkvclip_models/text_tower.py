@@ -38,10 +38,11 @@ class TextChannelMix(nn.Module):
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, shift: Shift) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C]."""
+    def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
         mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
-        return channel_mix(x, mix, shift, (self.key, self.receptance, self.value), self.implementation)
+        linears = self.key, self.receptance, self.value
+        return channel_mix(x, mix, shift, linears, self.implementation, residual)
 
 
 class TextBlock(nn.Module):
@@ -69,10 +70,9 @@ class TextBlock(nn.Module):
         """Return the tokens [B, T, C] after this block."""
         if self.ln0 is not None:
             x = self.ln0(x)
-        for norm, mix in ((self.ln1, self.att), (self.ln2, self.ffn)):
-            mixed = mix(norm(x), Shift(x.shape[1], 1, self.shift_heads, 2))
-            x = F.dropout(x + mixed, self.dropout, self.training)
-        return x
+        shift = Shift(x.shape[1], 1, self.shift_heads, 2)
+        x = F.dropout(x + self.att(self.ln1(x), shift), self.dropout, self.training)
+        return F.dropout(self.ffn(self.ln2(x), shift, residual=x), self.dropout, self.training)
 
 
 class TextTower(nn.Module):

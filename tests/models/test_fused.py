@@ -5,7 +5,7 @@ import torch
 
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift
-from rwkvclip_models.ops.fused import check_fused, dynamic_lerp, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.fused import check_fused, dynamic_lerp, gated_add, norm_gate, relu_square, shift_lerp
 
 LIMITS = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """Of max |difference| / max |float64 eager|; half precisions round operands' gradients and results once."""
@@ -79,6 +79,23 @@ def test_gates_far_from_zero_neither_overflow_nor_vanish():
 @pytest.mark.parametrize("size", [1, 15, 16, 1000])
 def test_squared_relu_agrees_with_the_eager_form_at_any_size(dtype, size):
     assert_agrees(lambda name, x: relu_square(x, implementation=name), [random(size, dtype=dtype)])
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize("size", [1, 17, 1000])
+def test_gated_sums_agree_with_the_eager_form_at_any_size(dtype, size):
+    operands = [random(size, seed=i, dtype=dtype) for i in range(3)]
+    assert_agrees(lambda name, *x: gated_add(*x, implementation=name), operands)
+
+
+@pytest.mark.parametrize("dtype", LIMITS)
+def test_squared_relu_in_place_is_the_same(dtype):
+    x = random(5, 33, dtype=dtype)
+    expected = relu_square(x, implementation="cpu")
+    with torch.inference_mode():
+        own = x.clone()
+        assert relu_square(own, implementation="cpu", overwrite=True) is own
+    assert torch.equal(own, expected)
 
 
 def test_squared_relu_passes_nan_on():

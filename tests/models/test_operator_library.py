@@ -38,6 +38,8 @@ def tokens(*shape):
             library.norm_gate,
             lambda: (tokens(2, 6, 32), tokens(2, 6, 32), tokens(32), tokens(32), 2, 1e-5, "cpu"),
         ),
+        (library.gated_add, lambda: (tokens(2, 6), tokens(2, 6), tokens(2, 6), "cpu")),
+        (library.relu_square_, lambda: (tokens(2, 6).detach(), "cpu")),
         (library.relu_square, lambda: (tokens(2, 6, 32), "cpu")),
     ],
 )

@@ -10,7 +10,15 @@ from rwkvclip_models.ops.choice import (
     known,
     resolve,
 )
-from rwkvclip_models.ops.fused import Shift, check_fused, dynamic_lerp, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.fused import (
+    Shift,
+    check_fused,
+    dynamic_lerp,
+    gated_add,
+    norm_gate,
+    relu_square,
+    shift_lerp,
+)
 from rwkvclip_models.ops.linear import linear
 
 __all__ = [
@@ -23,6 +31,7 @@ __all__ = [
     "devices_of",
     "dtypes_of",
     "dynamic_lerp",
+    "gated_add",
     "implementations",
     "known",
     "linear",

@@ -125,6 +125,23 @@ def norm_gate_backward(
     return gy.to(y.dtype), g_gate.to(gate.dtype), *sums
 
 
+def gated_add(residual: Tensor, gate: Tensor, value: Tensor) -> Tensor:
+    """Return residual + sigmoid(gate)·value."""
+    dtype = _stored(residual)
+    operands = [_ready(x, dtype) for x in (residual, gate, value)]
+    out = torch.empty_like(operands[0])
+    _run("gated_add", dtype, *operands, out, out.numel())
+    return out.to(residual.dtype)
+
+
+def relu_square_(x: Tensor) -> None:
+    """Replace contiguous x by relu(x)²."""
+    if x.dtype == torch.float16 or not x.is_contiguous():
+        x.copy_(relu_square(x))
+    else:
+        _run("relu_square", x.dtype, x, x, x.numel())
+
+
 def relu_square(x: Tensor) -> Tensor:
     """Return relu(x)²."""
     dtype = _stored(x)

@@ -143,11 +143,36 @@ def norm_gate(
     return out
 
 
-def relu_square(x: Tensor, *, implementation: str = "auto") -> Tensor:
-    """Return relu(x)²."""
+def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: str = "auto") -> Tensor:
+    """Return residual + sigmoid(gate)·value, all of one shape.
+
+    Args:
+        residual: what is added to.
+        gate: before its sigmoid.
+        value: what is gated.
+        implementation: as in `shift_lerp`; only "cpu" does it in one pass.
+    """
+    chosen = fused(implementation, value, None)
+    if chosen != "cpu" or not residual.dtype == gate.dtype == value.dtype:
+        return residual + torch.sigmoid(gate) * value
+    out: Tensor = library.gated_add(residual, gate, value, chosen)
+    return out
+
+
+def relu_square(x: Tensor, *, implementation: str = "auto", overwrite: bool = False) -> Tensor:
+    """Return relu(x)².
+
+    Args:
+        x: of any shape.
+        implementation: as in `shift_lerp`.
+        overwrite: the result may take the place of x, which then must not be used again; for inference.
+    """
     chosen = fused(implementation, x, None)
     if chosen is None:
         return F.relu(x).square()
+    if overwrite and chosen == "cpu":
+        library.relu_square_(x, chosen)
+        return x
     out: Tensor = library.relu_square(x, chosen)
     return out
 

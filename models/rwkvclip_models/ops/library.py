@@ -137,6 +137,19 @@ def relu_square(x: Tensor, implementation: str) -> Tensor:
     return out
 
 
+@torch.library.custom_op("rwkvclip::relu_square_", mutates_args={"x"})
+def relu_square_(x: Tensor, implementation: str) -> None:
+    """Replace x by relu(x)², for inference. Only "cpu" has it."""
+    elementwise(implementation).relu_square_(x)
+
+
+@torch.library.custom_op("rwkvclip::gated_add", mutates_args=())
+def gated_add(residual: Tensor, gate: Tensor, value: Tensor, implementation: str) -> Tensor:
+    """Return residual + sigmoid(gate)·value, all of one shape and dtype. Only "cpu" has it in one pass."""
+    out: Tensor = elementwise(implementation).gated_add(residual, gate, value)
+    return out
+
+
 @torch.library.custom_op("rwkvclip::relu_square_backward", mutates_args=())
 def relu_square_backward(grad: Tensor, x: Tensor, implementation: str) -> Tensor:
     """Return the gradient of x."""
@@ -197,6 +210,19 @@ def _dynamic_lerp_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> No
     ctx.rest = inputs[4:]
 
 
+def _gated_add_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    gate, value = ctx.saved_tensors
+    open_ = gate.sigmoid()
+    return grad, grad * value * open_ * (1 - open_), grad * open_, None
+
+
+def _gated_add_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1:3])
+
+
+gated_add.register_fake(lambda residual, *_: _like(residual))
+gated_add.register_autograd(_gated_add_gradient, setup_context=_gated_add_context)
+relu_square_.register_fake(lambda *_: None)
 dynamic_lerp.register_fake(lambda x, low_rank, base, up, *_: x.new_empty(up.shape[0], *x.shape))
 dynamic_lerp.register_autograd(_dynamic_lerp_gradient, setup_context=_dynamic_lerp_context)
 _register(bi_wkv6, bi_wkv6_backward, 5, lambda r, *_: _like(r))

@@ -168,7 +168,7 @@ CASES = {
     "resisc45@draw": (RESISC45, {"train": 90, "test": 135}),
     "resisc45@vtab": (RESISC45, {"train": 135, "val": 45, "test": 45}),
     "clevr@draw": (lambda root: files.clevr(root, [3, 10, 5]), {"train": 2, "test": 2}),
-    "clevr@vtab": (lambda root: files.clevr(root, [3, 10, 5]), {"train": 3, "test": 3}),
+    "clevr@vtab": (lambda root: files.clevr(root, [3, 10, 5]), {"train": 2, "val": 1, "test": 3}),
     "rendered_sst2": (
         lambda root: files.openai(root, "rendered-sst2", ["negative", "positive"], "0.png"),
         {"train": 2, "val": 2, "test": 2},
