@@ -32,7 +32,7 @@ def test_features_equal_the_model_and_the_probe_is_the_pooled_feature(
     info = encoder.info
     assert (info.family, info.implementation, info.step, info.context_length) == (
         "rwkv-clip",
-        "torch",
+        model.implementation,
         31,
         77,
     )
