@@ -50,7 +50,7 @@ struct bfloat16 {
 
 template <class T>
 inline Vec<T> splat(T x) {
-  return Vec<T>{} + x;
+  return x - Vec<T>{};  // x − 0 is x for every x, so it costs a broadcast only; 0 + x loses the sign of −0
 }
 
 template <class T>
@@ -60,14 +60,27 @@ inline Vec<T> load(const T* from) {
   return x;
 }
 
-inline Vec<float> load(const bfloat16* from) {
-  typedef uint16_t half_bits __attribute__((vector_size(RWKVCLIP_VECTOR_BYTES / 2)));
-  half_bits narrow;
-  std::memcpy(&narrow, from, sizeof narrow);
+namespace detail {
+// A bfloat16 is the upper half of a float. Compilers split the conversion to 512 bits; interleaving is one step.
+template <class Half, int... I>
+inline Vec<float> widen(Half narrow, std::integer_sequence<int, I...>) {
+  constexpr int W = LANES<float>;
+#if RWKVCLIP_VECTOR_BYTES == 64 && (defined(__clang__) || __GNUC__ >= 12)
+  const auto wide = __builtin_shufflevector(narrow, Half{}, (I % 2 ? I / 2 : W)...);
+#else
   const Bits<float> wide = __builtin_convertvector(narrow, Bits<float>) << 16;
+#endif
   Vec<float> x;
   std::memcpy(&x, &wide, sizeof x);
   return x;
+}
+}  // namespace detail
+
+inline Vec<float> load(const bfloat16* from) {
+  typedef uint16_t Half __attribute__((vector_size(RWKVCLIP_VECTOR_BYTES / 2)));
+  Half narrow;
+  std::memcpy(&narrow, from, sizeof narrow);
+  return detail::widen(narrow, std::make_integer_sequence<int, 2 * LANES<float>>{});
 }
 
 template <class T>
