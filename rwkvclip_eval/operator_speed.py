@@ -120,6 +120,15 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
             calls[LINEAR_ATTENTION, torch.bfloat16] = _linear_attention(low, backward)
         except Exception as error:  # another package's kernels: whatever they raise, ours are measured
             warnings.warn(f"{LINEAR_ATTENTION} is not compared: {error}", stacklevel=2)
+    with torch.inference_mode(not backward):
+        for key in list(calls):
+            try:
+                calls[key]()
+            except (
+                Exception
+            ) as error:  # the comparison reports what does not run; the rest is timed all the same
+                warnings.warn(f"{key[0]} in {key[1]} is not timed: {error}", stacklevel=2)
+                del calls[key]
     names = {f"{name} {dtype}": (name, dtype) for name, dtype in calls}
     copies = {
         f"copy {dtype}": _copy(operands, backward)

@@ -47,7 +47,7 @@ def time_towers() -> list[TowerTiming]:
         pixels = torch.randn(batch, 3, side, side, device="cuda", dtype=torch.bfloat16)
         rwkv = load_model("rwkv-clip-b16", device="cuda", dtype=torch.bfloat16).image_model
         clip = untrained_image_tower("ViT-B-16", side).to(pixels)
-        towers = {"rwkv": torch.compile(rwkv), "clip": torch.compile(clip)}
+        towers = {"rwkv": torch.compile(rwkv, dynamic=False), "clip": torch.compile(clip, dynamic=False)}
         peaks = {}
         try:
             with torch.inference_mode():

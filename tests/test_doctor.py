@@ -135,6 +135,20 @@ def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
     assert "nano: 1 × 17 × 2 × 16" in page
 
 
+@pytest.mark.usefixtures("one_core_grid")
+def test_an_operator_that_does_not_run_fails_its_row_and_the_others_are_timed(monkeypatch, tmp_path):
+    def broken(*_):
+        raise RuntimeError("too many resources requested for launch")
+
+    monkeypatch.setitem(choice.PLAIN, "broken", broken)
+    with pytest.warns(UserWarning, match=r"broken in torch.float32 is not timed: too many resources"):
+        report = doctor.full_check(tmp_path)
+    assert not report.ok
+    timed = {t["implementation"] for t in json.loads((tmp_path / "doctor.json").read_text())["times"]}
+    assert {"torch", "cpu"} <= timed
+    assert "broken" not in timed
+
+
 @pytest.mark.usefixtures("one_core_grid", "forgetful_operator")
 def test_the_full_check_fails_a_wrong_operator_naming_its_worst_case(tmp_path):
     report = doctor.full_check(tmp_path)

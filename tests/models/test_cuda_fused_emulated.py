@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from rwkvclip_models import ops
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import Shift, cuda_fused
+from rwkvclip_models.ops import Shift, cuda_fused, library
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -173,6 +173,16 @@ def test_norm_gate_takes_any_head_width_up_to_128(device, n):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_norm_gate_takes_float32_parameters_beside_16_bit_numbers(device, dtype):
     check_norm_gate(device, dtype, 2, 49, 80, parameter_dtype=torch.float32)
+
+
+def test_gradients_pass_through_the_operators_as_torch_knows_them(device):
+    # Registered operators may not return tensors that share memory, which plain functions may.
+    x, gate = (numbers((2, 6, 32), torch.float32, device, seed=i).requires_grad_() for i in range(2))
+    weight, bias, mix = (numbers(s, torch.float32, device).requires_grad_() for s in ((32,), (32,), (2, 32)))
+    [lerped, _] = library.shift_lerp(x, mix, 2, 3, 2, 4, "cuda")
+    gated = library.norm_gate(lerped, gate, weight, bias, 2, 1e-5, "cuda")
+    library.relu_square(gated, "cuda").sum().backward()
+    assert all(z.grad.isfinite().all() for z in (x, gate, weight, bias, mix))
 
 
 def test_norm_gate_sums_more_rows_than_there_are_blocks(device):

@@ -136,6 +136,22 @@ def test_a_cache_that_cannot_be_written_is_named(refused, monkeypatch, tmp_path)
     refused("cannot be written", "RWKVCLIP_BUILD_DIR")
 
 
+def test_a_cache_that_may_not_be_entered_is_named(refused, monkeypatch):
+    real = Path.exists
+
+    def exists(path):
+        if path.suffix == ".so":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    def mkdir(path, **_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", exists)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    refused("cannot be written", "RWKVCLIP_BUILD_DIR")
+
+
 def test_without_ninja_the_cure_is_its_package(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "ninja", None)
     real = build.shutil.which
@@ -161,6 +177,19 @@ def test_without_nvcc_the_cure_names_the_toolkit_and_triton(monkeypatch, tmp_pat
     monkeypatch.setattr(build, "_loaded", {})
     with pytest.raises(build.BuildError, match="nvcc") as caught:
         build.library("cuda")
+    assert "triton" in caught.value.cure
+
+
+def test_gpus_too_old_for_the_cuda_sources_are_named_before_any_compilation(monkeypatch):
+    gpus = [(7, 5), (9, 0)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda i: gpus[i])
+    assert [flag for flag in build._cuda_rule() if "arch" in flag] == [
+        "-gencode=arch=compute_90,code=[sm_90,compute_90]"
+    ]
+    gpus.pop()
+    with pytest.raises(build.BuildError, match=r"compute capability is 7.5, below 8.0") as caught:
+        build._cuda_rule()
     assert "triton" in caught.value.cure
 
 

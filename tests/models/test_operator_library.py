@@ -71,6 +71,24 @@ def test_a_compiled_model_has_no_graph_breaks_and_the_same_gradients(nano_config
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
 
 
+def test_a_model_compiled_for_inference_holds_no_operator_that_inductor_refuses(nano_config, monkeypatch):
+    linear = __import__("importlib").import_module("rwkvclip_models.ops.linear")
+    monkeypatch.setattr(linear, "_mkl_is_held_back", lambda: True)
+    taken = set()
+
+    def backend(module, _):
+        taken.update(str(node.target) for node in module.graph.nodes)
+        return module.forward
+
+    model = load_model(nano_config, implementation="cpu")
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        compiled = torch.compile(model.image_model, fullgraph=True, backend=backend)(pixels)
+        torch.testing.assert_close(compiled, model.image_model(pixels))
+    assert any("bi_wkv6" in name for name in taken)
+    assert not any("mkldnn" in name for name in taken)
+
+
 def test_counted_flops_are_those_of_the_recurrence():
     batch, num_tokens, heads, width = 2, 5, 2, 16
     with FlopCounterMode(display=False) as counter:

@@ -264,6 +264,12 @@ def test_norm_gate_agrees_with_the_eager_form(run, b, t, heads, n, dtype):
     assert_fused(run, "norm_gate", norm_gate, (y * 3 + 1, gate, weight, bias), heads, 1e-5, dtype=dtype)
 
 
+def test_gradients_of_norm_and_gate_share_no_memory_as_torch_asks_of_operators(run):
+    operands = [torch.randn(s) for s in ((1, 5, 32), (1, 5, 32), (1, 5, 32), (32,), (32,))]
+    got = run("library", "norm_gate_backward", *operands, 2, 1e-5, "triton")
+    assert [x.shape for x in got] == [x.shape for x in operands[1:]]
+
+
 @DTYPES
 @pytest.mark.parametrize("shape", [(2, 3, 5), (1, 70, 81), (0, 4)])
 def test_relu_square_agrees_with_the_eager_form(run, shape, dtype):

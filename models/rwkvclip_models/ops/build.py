@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 MIN_GCC, MIN_CLANG, MIN_NVCC = 9, 11, 12
+MIN_CAPABILITY = (8, 0)
+"""Oldest GPU with the tensor core instructions of the CUDA sources."""
+
 SOURCES = {
     "cpu": ("*_cpu.cpp", "cpu_abi.cpp", "*.h"),
     "cuda": ("*.cu", "*.cuh"),
@@ -89,7 +92,11 @@ def _load(name: str) -> ctypes.CDLL:
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache_dir() / f"rwkvclip_{name}-{digest.hexdigest()[:20]}.so"
-    if not target.exists():
+    try:
+        built = target.exists()
+    except PermissionError:
+        built = False  # a folder that may not be entered; building there says so
+    if not built:
         units = [path for path in files if path.suffix in {".cpp", ".cu"}]
         _build(target, compiler, rule, units)
     try:
@@ -110,10 +117,14 @@ def _cpu_rule() -> tuple[str, ...]:
 
 
 def _cuda_rule() -> tuple[str, ...]:
-    majors = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}) or [
-        (8, 0)
-    ]
-    targets = [f"-gencode=arch=compute_{a}{b},code=[sm_{a}{b},compute_{a}{b}]" for a, b in majors]
+    here = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    chosen = [capability for capability in here or [MIN_CAPABILITY] if capability >= MIN_CAPABILITY]
+    if not chosen:
+        had, wanted = (".".join(map(str, x)) for x in (here[-1], MIN_CAPABILITY))
+        raise BuildError(
+            f"The GPU's compute capability is {had}, below {wanted}.", "Use 'triton' or a newer GPU."
+        )
+    targets = [f"-gencode=arch=compute_{a}{b},code=[sm_{a}{b},compute_{a}{b}]" for a, b in chosen]
     return ("-std=c++17", "-O3", "-Xcompiler=-fPIC", *targets)
 
 

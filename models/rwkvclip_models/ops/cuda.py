@@ -28,7 +28,7 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """Return y [B, T, H, N] in the dtype of `r`, contiguous; sums are float32.
 
     Factors of matrix products enter as one bfloat16 number for bfloat16 operands, as the sum of two for
-    float32 and float16 ones.
+    float16 ones and of three for float32 ones.
 
     Args:
         r: receptance [B, T, H, N], float32, bfloat16 or float16; N a multiple of 16 up to 128.

@@ -77,7 +77,8 @@ def norm_gate_backward(
     gparameters = weight.new_empty((2, *weight.shape))
     tensors = (grad, y, gate, weight, bias, gy, ggate, gparameters, _partial_sums(y, gparameters))
     _run("norm_gate_backward", tensors, _norm_sizes(y, heads), eps, weight)
-    return gy, ggate, gparameters[0], gparameters[1]
+    # Results of an operator of torch may not share memory.
+    return gy, ggate, gparameters[0].clone(), gparameters[1].clone()
 
 
 def relu_square(x: Tensor) -> Tensor:

@@ -26,10 +26,12 @@ def linear(x: Tensor, weight: Tensor, *, implementation: str = "auto") -> Tensor
 
     torch multiplies float32 on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's; where
     those have AVX-512, the "cpu" implementation takes oneDNN for inference (measured: `cuda/README.md`).
+    A compiler gets the plain product: TorchInductor chooses by itself and refuses the operator taken here.
     """
     tracked = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype or tracked
-    if plain or torch.is_autocast_enabled("cpu") or not _prefers_onednn(implementation):
+    plain = plain or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    if plain or not _prefers_onednn(implementation):
         return F.linear(x, weight)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return y

@@ -101,7 +101,8 @@ def norm_gate_backward(
             _norm_gate_backward_kernel[plan.grid](
                 grad, y, gate, weight, bias, gy, ggate, *gaffine, **plan.options
             )
-    gweight, gbias = gaffine.sum(1)
+    # Results of an operator of torch may not share memory.
+    gweight, gbias = (part.sum(0) for part in gaffine)
     return gy, ggate, gweight.to(weight.dtype), gbias.to(bias.dtype)
 
 
