@@ -109,7 +109,8 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     if num_classes < 2 and info.kind != "multilabel":
         raise DamagedData(f"{info.name} has {num_classes} class; a probe needs at least two.")
     for (first, one), (second, other) in itertools.combinations([*fit.items(), (info.split, samples)], 2):
-        if one.info.fingerprint == other.info.fingerprint:
+        # Two limits of one split share samples under two fingerprints.
+        if first == second or one.info.fingerprint == other.info.fingerprint:
             raise DamagedData(
                 f"{info.name}: {first} and {second} hold the same samples; a probe would be judged, or its "
                 "strength chosen, on what it learned. If the suite names a source with one split, name the "

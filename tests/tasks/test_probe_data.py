@@ -138,6 +138,13 @@ def test_two_splits_of_the_same_samples_are_refused(first, second):
         probe_data(*given, ProbeOptions())
 
 
+def test_a_split_that_is_learned_from_is_not_judged_where_a_limit_leaves_fewer_of_it():
+    samples, features = case([0, 1] * 4)
+    fewer = dataclasses.replace(samples.info, split="train", fingerprint="of fewer of train")
+    with pytest.raises(DamagedData, match="train and train hold the same samples"):
+        probe_data(dataclasses.replace(samples, info=fewer), features, ProbeOptions())
+
+
 @pytest.mark.parametrize(
     ("names", "said"),
     [
