@@ -119,7 +119,12 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     for name, given in fit.items():
         _require_same_classes(given.info, info, name)
     for split in (samples, *fit.values()):
-        _labels(split)
+        labels = _labels(split)
+        if info.primary_metric == "roc_auc" and num_classes == 2 and len(np.unique(labels)) < 2:
+            raise DamagedData(
+                f"{info.name}/{split.info.split} shows one of the two classes alone; ROC AUC needs both. "
+                "Complete that split, or name another metric."
+            )
     _require_every_class(_labels(train), train)
 
 

@@ -98,6 +98,14 @@ def test_data_that_cannot_be_learned_from_are_refused_by_name(given, said):
         probe_data(*given, ProbeOptions())
 
 
+@pytest.mark.parametrize("lacking", ["test", "val"])
+def test_a_split_of_one_class_has_no_area_under_the_roc_curve(lacking):
+    given = case([0, 1] * 4, **{"test": (0, 1), "val": [0, 1]} | {lacking: [1, 1]})
+    samples, features = with_info(given, "test", primary_metric="roc_auc")
+    with pytest.raises(DamagedData, match=f"mine/{lacking} shows one of the two classes alone"):
+        probe_data(samples, features, ProbeOptions())
+
+
 def test_without_need_of_it_the_validation_split_may_be_empty():
     data = probe_data(*case([0, 1]), ProbeOptions(), needs_validation=False)
     assert (len(data.train.y), len(data.val.y)) == (2, 0)
