@@ -142,7 +142,8 @@ def probe_data(
         samples: the split it is judged on.
         features: its features, and the splits it learns from.
         options: of the probe.
-        needs_validation: false for a probe that chooses nothing: the validation split may be empty.
+        needs_validation: false for a probe that chooses nothing, or by draws of its own: without an
+            official validation split, it gets an empty one.
         standardize: false for a probe that learns from something else than `train`, and so takes the
             statistics of that; see `standardized`.
 
@@ -157,9 +158,11 @@ def probe_data(
     if "val" in features.fit:
         val = _labelled(*features.fit["val"])
         said = "official validation split"
+    elif not needs_validation:
+        val, said = train.rows(np.arange(0)), "none: no strength is chosen on it"
     else:
         rest, drawn = draw_validation(train.y, options.validation_fraction, options.seed)
-        if needs_validation and not len(drawn):
+        if not len(drawn):
             raise DamagedData(
                 f"{info.name}: no class has the two training images that a validation split needs; "
                 "give a fixed strength (options: {C: …}) or more data."

@@ -106,9 +106,9 @@ def test_a_split_of_one_class_has_no_area_under_the_roc_curve(lacking):
         probe_data(samples, features, ProbeOptions())
 
 
-def test_without_need_of_it_the_validation_split_may_be_empty():
-    data = probe_data(*case([0, 1]), ProbeOptions(), needs_validation=False)
-    assert (len(data.train.y), len(data.val.y)) == (2, 0)
+def test_without_need_of_it_no_validation_split_is_drawn():
+    data = probe_data(*case([0, 1] * 4), ProbeOptions(), needs_validation=False)
+    assert (data.train.y.tolist(), len(data.val.y)) == ([0, 1] * 4, 0)
 
 
 @pytest.mark.parametrize(
