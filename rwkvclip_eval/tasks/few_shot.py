@@ -146,9 +146,10 @@ def _require_shots(fit: Mapping[str, Samples], options: ProbeOptions) -> None:
     if counts.min() < shots + watched:
         name = train.info.class_names[int(counts.argmin())]
         further = f" and {watched} for choosing the strength" if watched else ""
+        part = " These data are a subset: raise --limit, or complete them." if train.info.subset else ""
         raise DamagedData(
             f"{train.info.name}: class {name!r} has {counts.min()} training images, fewer than the {shots} "
-            f"shots{further}; lower `shots` in the suite's options."
+            f"shots{further}; lower `shots` in the suite's options.{part}"
         )
 
 
