@@ -107,9 +107,11 @@ class RunDirectory:
                 "choose another --out."
             )
 
-    def finished(self, unit: str) -> bool:
-        """Whether the unit needs no further work."""
-        return unit in self.records and all(record.status in FINISHED for record in self.records[unit])
+    def finished(self, unit: str, task_version: int) -> bool:
+        """Whether the unit needs no further work: it has its outcome, of this version of its task."""
+        return unit in self.records and all(
+            record.status in FINISHED and record.task_version == task_version for record in self.records[unit]
+        )
 
     def add(self, unit: str, outcome: UnitOutcome) -> None:
         """Put a unit's outcome on disk: predictions and examples first, then its records."""

@@ -136,7 +136,11 @@ def run_suite(
         work = [
             (
                 spec,
-                [u for j, u in enumerate(units) if (i, j) in wanted and not run.finished(u.name(spec.name))],
+                [
+                    u
+                    for j, u in enumerate(units)
+                    if (i, j) in wanted and not run.finished(u.name(spec.name), u.task.version)
+                ],
             )
             for i, spec in enumerate(specs)
         ]

@@ -38,7 +38,7 @@ class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 2
+    version = 3
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})
@@ -71,7 +71,7 @@ class FewShotLinearProbe(ProbeTask):
         options, compute = protocol.probe, features.compute
         data = probe_data(samples, features, options, needs_validation=False, standardize=False)
         official = "val" in features.fit
-        train = data.train if official else data.train + data.val
+        train = data.train
         name = score_name(samples.info.primary_metric, data)
         metric = SCORES[name]
         most = max(options.shots)
@@ -146,9 +146,10 @@ def _require_shots(fit: Mapping[str, Samples], options: ProbeOptions) -> None:
     if counts.min() < shots + watched:
         name = train.info.class_names[int(counts.argmin())]
         further = f" and {watched} for choosing the strength" if watched else ""
+        part = " These data are a subset: raise --limit, or complete them." if train.info.subset else ""
         raise DamagedData(
             f"{train.info.name}: class {name!r} has {counts.min()} training images, fewer than the {shots} "
-            f"shots{further}; lower `shots` in the suite's options."
+            f"shots{further}; lower `shots` in the suite's options.{part}"
         )
 
 

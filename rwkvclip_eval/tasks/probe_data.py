@@ -109,7 +109,8 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     if num_classes < 2 and info.kind != "multilabel":
         raise DamagedData(f"{info.name} has {num_classes} class; a probe needs at least two.")
     for (first, one), (second, other) in itertools.combinations([*fit.items(), (info.split, samples)], 2):
-        if one.info.fingerprint == other.info.fingerprint:
+        # Two limits of one split share samples under two fingerprints.
+        if first == second or one.info.fingerprint == other.info.fingerprint:
             raise DamagedData(
                 f"{info.name}: {first} and {second} hold the same samples; a probe would be judged, or its "
                 "strength chosen, on what it learned. If the suite names a source with one split, name the "
@@ -118,7 +119,12 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
     for name, given in fit.items():
         _require_same_classes(given.info, info, name)
     for split in (samples, *fit.values()):
-        _labels(split)
+        labels = _labels(split)
+        if info.primary_metric == "roc_auc" and num_classes == 2 and len(np.unique(labels)) < 2:
+            raise DamagedData(
+                f"{info.name}/{split.info.split} shows one of the two classes alone; ROC AUC needs both. "
+                "Complete that split, or name another metric."
+            )
     _require_every_class(_labels(train), train)
 
 
@@ -136,7 +142,8 @@ def probe_data(
         samples: the split it is judged on.
         features: its features, and the splits it learns from.
         options: of the probe.
-        needs_validation: false for a probe that chooses nothing: the validation split may be empty.
+        needs_validation: false for a probe that chooses nothing, or by draws of its own: without an
+            official validation split, it gets an empty one.
         standardize: false for a probe that learns from something else than `train`, and so takes the
             statistics of that; see `standardized`.
 
@@ -151,9 +158,11 @@ def probe_data(
     if "val" in features.fit:
         val = _labelled(*features.fit["val"])
         said = "official validation split"
+    elif not needs_validation:
+        val, said = train.rows(np.arange(0)), "none: no strength is chosen on it"
     else:
         rest, drawn = draw_validation(train.y, options.validation_fraction, options.seed)
-        if needs_validation and not len(drawn):
+        if not len(drawn):
             raise DamagedData(
                 f"{info.name}: no class has the two training images that a validation split needs; "
                 "give a fixed strength (options: {C: …}) or more data."

@@ -96,6 +96,12 @@ def test_more_shots_than_images_fail_alone(images, probe):
     assert not list(out.rglob("*.tmp"))
 
 
+def test_a_limit_that_leaves_fewer_images_than_shots_is_named(images, probe):
+    images(train=every(40), test=every(4))
+    code, said, _ = probe("--limit", "20", few_shot_linear_probe=None)
+    assert code == 2 and "raise --limit" in said
+
+
 def test_one_image_a_class_is_enough_where_no_strength_is_chosen(images, probe):
     images(train=every(1), test=every(3))
     code, said, _ = probe(

@@ -98,6 +98,19 @@ def test_numbers_of_two_models_are_not_mixed_under_one_name(
     directory.close({"total": 1.0})
 
 
+def test_numbers_of_an_earlier_version_of_a_task_are_made_again(
+    run: Callable[..., RunSummary], suite: Callable[..., Path]
+) -> None:
+    first = run(suite("s", GOOD))
+    results = first.out / "results.jsonl"
+    old = [dataclasses.replace(r, task_version=0, value=0.123) for r in read_records(results)]
+    write_records(results, old)
+    assert run(suite("s", GOOD)).num_run == 1
+    assert {(r.task_version, r.value) for r in read_records(results)} == {
+        (r.task_version, r.value) for r in first.records
+    }
+
+
 def test_a_member_of_a_job_array_without_work_is_no_error(
     run: Callable[..., RunSummary], suite: Callable[..., Path]
 ) -> None:

@@ -98,9 +98,17 @@ def test_data_that_cannot_be_learned_from_are_refused_by_name(given, said):
         probe_data(*given, ProbeOptions())
 
 
-def test_without_need_of_it_the_validation_split_may_be_empty():
-    data = probe_data(*case([0, 1]), ProbeOptions(), needs_validation=False)
-    assert (len(data.train.y), len(data.val.y)) == (2, 0)
+@pytest.mark.parametrize("lacking", ["test", "val"])
+def test_a_split_of_one_class_has_no_area_under_the_roc_curve(lacking):
+    given = case([0, 1] * 4, **{"test": (0, 1), "val": [0, 1]} | {lacking: [1, 1]})
+    samples, features = with_info(given, "test", primary_metric="roc_auc")
+    with pytest.raises(DamagedData, match=f"mine/{lacking} shows one of the two classes alone"):
+        probe_data(samples, features, ProbeOptions())
+
+
+def test_without_need_of_it_no_validation_split_is_drawn():
+    data = probe_data(*case([0, 1] * 4), ProbeOptions(), needs_validation=False)
+    assert (data.train.y.tolist(), len(data.val.y)) == ([0, 1] * 4, 0)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +144,13 @@ def test_two_splits_of_the_same_samples_are_refused(first, second):
     given = with_info(case([0, 1] * 4, val=[0, 1]), second, fingerprint=f"of {first}")
     with pytest.raises(DamagedData, match=f"{first} and {second} hold the same samples"):
         probe_data(*given, ProbeOptions())
+
+
+def test_a_split_that_is_learned_from_is_not_judged_where_a_limit_leaves_fewer_of_it():
+    samples, features = case([0, 1] * 4)
+    fewer = dataclasses.replace(samples.info, split="train", fingerprint="of fewer of train")
+    with pytest.raises(DamagedData, match="train and train hold the same samples"):
+        probe_data(dataclasses.replace(samples, info=fewer), features, ProbeOptions())
 
 
 @pytest.mark.parametrize(

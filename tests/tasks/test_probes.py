@@ -224,6 +224,15 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value > result.metrics[1].value > 0.2
 
 
+def test_a_few_shot_draw_is_that_of_its_own_seed_whichever_seed_comes_first():
+    given = {}
+    for seed, num_seeds in ((0, 2), (1, 1)):
+        options = ProbeOptions(shots=(4,), seed=seed, num_seeds=num_seeds, C=1.0)
+        result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
+        given[seed] = result.predictions["few_shot"].to_pylist()[-1]
+    assert given[0] == given[1]
+
+
 def test_few_shot_metrics_are_named_for_what_they_measure():
     options = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1,), num_seeds=1, C=1.0))
     for wanted, given in (
