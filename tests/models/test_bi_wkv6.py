@@ -194,6 +194,25 @@ def test_an_empty_batch_gives_an_empty_result(implementation):
     assert (result["gu"] == 0).all()
 
 
+@pytest.mark.parametrize("implementation", ["reference", "torch", "cpu"])
+def test_no_heads_give_an_empty_result(implementation):
+    result = output_and_gradients(implementation, operands(2, 5, 0, 16))
+    assert result["y"].shape == result["gw"].shape == (2, 5, 0, 16)
+
+
+def test_operands_without_data_give_the_shape_of_the_result():
+    inputs = [x.to("meta") for x in operands(2, 5, 3, 16)]
+    y = bi_wkv6(*inputs)
+    assert y.shape == (2, 5, 3, 16)
+    assert y.device.type == "meta"
+
+
+def test_eight_bit_operands_are_refused():
+    r, k, v, w, u = operands(1, 4, 1, 16)
+    with pytest.raises(UserError, match=r"one float dtype, got torch\.float8_e4m3fn"):
+        bi_wkv6(*(x.to(torch.float8_e4m3fn) for x in (r, k, v)), w, u)
+
+
 def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
     inputs = operands(7, 49, 2, 16)
     compiled = bi_wkv6(*inputs, implementation="cpu")

@@ -130,6 +130,34 @@ def test_a_failing_compiler_leaves_its_whole_output_in_a_log(refused, monkeypatc
     assert "no such thing" in log.read_text()
 
 
+def test_a_compiler_that_cannot_even_say_its_version_is_named(refused, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", program(tmp_path / "broken", "echo 'no licence' >&2; exit 1"))
+    refused("broken does not run: no licence", "Mend or replace")
+
+
+def test_what_a_compiler_says_is_told_even_without_the_word_error(refused, monkeypatch, tmp_path):
+    text = 'case "$*" in *--version*) echo "g++ 12.0.0";; *-E*) ;; *) echo "no licence"; exit 1;; esac'
+    monkeypatch.setenv("CXX", program(tmp_path / "broken", text))
+    refused("failed: no licence", ".log")
+
+
+def test_missing_sources_leave_the_torch_implementation(refused, monkeypatch):
+    def missing(name):
+        raise FileNotFoundError("The shipped folder 'cuda' is gone: reinstall rwkvclip-eval.")
+
+    monkeypatch.setattr(build, "resource_dir", missing)
+    refused("reinstall rwkvclip-eval", "torch")
+
+
+def test_a_compiler_may_say_what_is_no_utf_8(refused, monkeypatch, tmp_path, fresh):
+    text = (
+        'case "$*" in *--version*) printf "g++ 12.0.0 (\\377)\\n";; *-E*) ;; '
+        '*) printf "\\377x.cpp:1: error: no such thing\\n"; exit 1;; esac'
+    )
+    monkeypatch.setenv("CXX", program(tmp_path / "broken", text))
+    refused("error: no such thing", ".log")
+
+
 def test_a_cache_that_cannot_be_written_is_named(refused, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RWKVCLIP_BUILD_DIR", str(tmp_path / "file" / "cache"))

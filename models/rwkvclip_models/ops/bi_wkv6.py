@@ -12,6 +12,7 @@ import torch
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import PLAIN, resolve
+from rwkvclip_models.ops.native import DTYPE_CODES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +53,7 @@ def _check(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> None:
             raise UserError(f"bi_wkv6 expects {name} of r's shape {list(r.shape)}, got {list(x.shape)}.")
     if u.shape != r.shape[2:]:
         raise UserError(f"bi_wkv6 expects u of shape [H, N] = {list(r.shape[2:])}, got {list(u.shape)}.")
-    if not r.is_floating_point() or k.dtype != r.dtype or v.dtype != r.dtype:
+    if r.dtype not in DTYPE_CODES or k.dtype != r.dtype or v.dtype != r.dtype:
         raise UserError(f"bi_wkv6 expects r, k, v of one float dtype, got {r.dtype}, {k.dtype}, {v.dtype}.")
     wanted = torch.promote_types(r.dtype, torch.float32)
     for name, x in (("w", w), ("u", u)):

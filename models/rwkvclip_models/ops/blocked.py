@@ -154,7 +154,7 @@ class _Dense(torch.autograd.Function):
         y = torch.empty_like(r, memory_format=torch.contiguous_format)
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
-        with torch.autocast(r.device.type, enabled=False):
+        with _without_autocast(r):
             for rows in _chunks(r):
                 r_, k_, v_, w_ = (_by_head(x[rows], dtype) for x in (r, k, v, w))
                 factors = _Factors(w_.clamp_(max=MAX_RAW_DECAY).exp_().neg_().exp_())
@@ -179,7 +179,7 @@ class _Dense(torch.autograd.Function):
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
         gu = torch.zeros_like(bonus)
-        with torch.autocast(r.device.type, enabled=False):
+        with _without_autocast(r):
             for rows in _chunks(r):
                 r_, k_, v_, w_, gy_ = (_by_head(x[rows], dtype) for x in (r, k, v, w, gy))
                 rate = w_.clamp_(max=MAX_RAW_DECAY).exp_()
@@ -224,9 +224,14 @@ def _chunks(r: Tensor) -> Iterator[slice]:
     on_cpu = r.device.type == "cpu"
     elements = CACHE_ELEMENTS * torch.get_num_threads() if on_cpu else ACCELERATOR_ELEMENTS
     most = max(1, elements // max(1, num_tokens * heads * width))
-    pieces = -(-batch // most)
+    pieces = -(-batch // most) if r.numel() else 0
     for i in range(pieces):
         yield slice(batch * i // pieces, batch * (i + 1) // pieces)
+
+
+def _without_autocast(x: Tensor) -> torch.autocast:
+    # Torch has no autocast for "meta".
+    return torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False)
 
 
 def _times(halves: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,10 @@ def cache_dir() -> Path:
 
 
 def _load(name: str) -> ctypes.CDLL:
-    folder = resource_dir("cuda")
+    try:
+        folder = resource_dir("cuda")
+    except FileNotFoundError as error:
+        raise BuildError(str(error), "Or use the torch implementation.") from None
     files = sorted({path for pattern in SOURCES[name] for path in folder.glob(pattern)})
     compiler, rule = (_nvcc(), _cuda_rule()) if name == "cuda" else (_cxx(), _cpu_rule())
     identity = _identity(compiler, rule, name)
@@ -101,11 +104,11 @@ def _load(name: str) -> ctypes.CDLL:
         _build(target, compiler, rule, units)
     try:
         loaded = ctypes.CDLL(str(target))
-    except OSError as error:
+        loaded.rwkvclip_error.restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
         raise BuildError(
             f"{target.name} does not load: {error}.", f"Delete {target} and run again."
         ) from None
-    loaded.rwkvclip_error.restype = ctypes.c_char_p
     return loaded
 
 
@@ -178,9 +181,14 @@ def _identity(compiler: str, rule: Sequence[str], name: str) -> str:
 
 def _output(command: Sequence[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} does not run: {error}.", "Mend or replace the compiler.") from None
+    if done.returncode:
+        first = next(iter(done.stderr.splitlines()), f"exit status {done.returncode}")
+        raise BuildError(f"{command[0]} does not run: {first}.", "Mend or replace the compiler.")
     return done.stdout
 
 
@@ -244,9 +252,13 @@ def _compile(scratch: Path, ninja: str, compiler: str, rule: Sequence[str], unit
         "",
     ]
     (scratch / "build.ninja").write_text("\n".join(lines), encoding="utf-8")
-    done = subprocess.run([ninja, "-C", str(scratch)], capture_output=True, text=True, check=False)
+    command = [ninja, "-C", str(scratch)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         log = scratch.parent / f"{scratch.name.split('-')[0].lstrip('.')}.log"
         log.write_text(done.stdout + done.stderr, encoding="utf-8")
-        first = next((line for line in done.stdout.splitlines() if "error" in line), "see the log")
+        noise = ("[", "FAILED", "ninja:", compiler)
+        said = [line for line in done.stdout.splitlines() if not line.startswith(noise)]
+        errors = [line for line in said if re.search(r"(error|fatal)\s*:", line, re.IGNORECASE)]
+        first = next(iter((*errors, *said)), f"ninja's exit status is {done.returncode}.")
         raise BuildError(f"{compiler} failed: {first.strip()}", f"The whole output is in {log}.")
