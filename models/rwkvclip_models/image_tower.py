@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.layers import SpatialMix, channel_mix, drop_path
+from rwkvclip_models.layers import SpatialMix, channel_mix, drop_path, in_pieces
 from rwkvclip_models.ops import Shift
 
 if TYPE_CHECKING:
@@ -118,6 +118,10 @@ class ImageTower(nn.Module):
         """
         if pixels.dim() != 4 or pixels.shape[1] != 3:
             raise UserError(f"Expected pixels [B, 3, height, width], got {list(pixels.shape)}.")
+        height, width = (-(-size // self.patch_embed.patch_size) for size in pixels.shape[-2:])
+        return in_pieces(self._encode, pixels, height * width)
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embed(pixels)
         grid = (patches.shape[2], patches.shape[3])
         x = patches.flatten(2).transpose(1, 2) + self._positions(grid)

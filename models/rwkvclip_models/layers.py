@@ -26,7 +26,7 @@ from rwkvclip_models.ops import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -34,6 +34,8 @@ MIX_RANK = 32
 """Rank of each data-dependent lerp."""
 DECAY_RANK = 64
 """Rank of the data-dependent decay."""
+PIECE_TOKENS = 2500
+"""Tokens a CPU takes through a tower at a time, without gradients; more fall out of its caches."""
 
 
 class SpatialMix(nn.Module):
@@ -150,3 +152,18 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
         return x
     keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1 - rate)
     return x * keep.div_(1 - rate)
+
+
+def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int) -> Tensor:
+    """Return encode(x), on a CPU without gradients over equal pieces of the batch of about `PIECE_TOKENS`.
+
+    Args:
+        encode: treats every sample for itself.
+        x: samples [B, …].
+        num_tokens: of one sample.
+    """
+    pieces = -(-x.shape[0] * num_tokens // PIECE_TOKENS)
+    whole = x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if whole or pieces <= 1:
+        return encode(x)
+    return torch.cat([encode(piece) for piece in x.chunk(pieces)])

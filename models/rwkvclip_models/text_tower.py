@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.layers import SpatialMix, channel_mix
+from rwkvclip_models.layers import SpatialMix, channel_mix, in_pieces
 from rwkvclip_models.ops import Shift
 
 if TYPE_CHECKING:
@@ -99,6 +99,9 @@ class TextTower(nn.Module):
             raise UserError(
                 f"Expected token ids [B, T] with T from 1 to {self.context_length}, got {list(tokens.shape)}."
             )
+        return in_pieces(self._encode, tokens, tokens.shape[1])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
         x = self.emb(tokens)
         for block in self.blocks:
             if self.with_cp and self.training and torch.is_grad_enabled():

@@ -266,3 +266,18 @@ def test_embeddings_on_cuda_equal_those_on_the_cpu(nano_config):
         there = load_model(nano_config, device="cuda")(pixels.cuda(), tokens.cuda())
     for a, b in zip(here, there, strict=True):
         torch.testing.assert_close(a, b.cpu(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_that_goes_through_in_pieces_gives_what_it_gives_at_once(monkeypatch):
+    model = load_model("rwkv-clip-b32", seed=0).eval()
+    pixels, tokens = torch.randn(7, 3, 64, 64), torch.randint(1, 49000, (7, 20))
+    with torch.no_grad():
+        at_once = model.encode_image(pixels), model.encode_text(tokens)
+        monkeypatch.setattr("rwkvclip_models.layers.PIECE_TOKENS", 10)
+        calls = []
+        model.text_model.ln_out.register_forward_hook(lambda *_: calls.append(1))
+        in_pieces = model.encode_image(pixels), model.encode_text(tokens)
+        empty = model.encode_text(tokens[:0])
+    assert len(calls) > 2 and empty.shape == (0, 640)
+    for whole, parts in zip(at_once, in_pieces, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
