@@ -116,8 +116,10 @@ void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* 
         gemm<T>(int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1,
                 up + k * rank * channels, channels, weights.data(), channels, true);
         S* to = out + (k * total + first) * channels;
-        for (int64_t j = 0; j < count * channels; j += W)
-          store(to + j, load(own.data() + j) + load(delta.data() + j) * load(weights.data() + j));
+        // Held here, as a store through `to` may change what is behind a reference.
+        const T *x_rows = own.data(), *d_rows = delta.data(), *w_rows = weights.data();
+        const int64_t size = count * channels;
+        for (int64_t j = 0; j < size; j += W) store(to + j, load(x_rows + j) + load(d_rows + j) * load(w_rows + j));
       }
     }
   });
