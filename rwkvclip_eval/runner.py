@@ -104,6 +104,7 @@ class Datasets:
             DataNotFound: one of these is not there.
             DamagedData: one is there but wrong.
         """
+        from rwkvclip_eval.data.catalogue import how_to_complete
         from rwkvclip_eval.data.open import known_splits
 
         found: dict[str, Dataset] = {}
@@ -114,10 +115,10 @@ class Datasets:
                 if not found:
                     raise
                 if split in known_splits(unit.ref, unit.variant):
+                    cure = how_to_complete(unit.dataset, unit.variant or "default")
                     raise DataNotFound(
                         f"{error} {unit.dataset} has an official split {split}; without it, numbers are not "
-                        "comparable. Where a copy lacks it, make shards of the published files: "
-                        f"rwkvclip-eval data prepare {unit.dataset} --from FOLDER --data-root DIR."
+                        f"comparable. Where a copy lacks it, {cure}."
                     ) from error
         return found
 

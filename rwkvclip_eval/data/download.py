@@ -86,12 +86,13 @@ def prefetch_dataset(
     root = data_root
 
     def is_there(split: str) -> bool:
-        for folder in known.webdataset:
-            if (root / folder / split).is_dir():
-                # A broken-off download has the count of shards, but not all of them.
-                return _complete(root / folder / split)
+        there = [folder for folder in known.webdataset if (root / folder / split).is_dir()]
+        short = [folder for folder in there if known.short_copy(folder, split)]
+        if there != short:
+            # A broken-off download has the count of shards, but not all of them.
+            return _complete(root / next(folder for folder in there if folder not in short) / split)
         try:
-            return count(split) > 0
+            return count(split) >= (known.counts[split] if short else 1)
         except (DataNotFound, DamagedData):
             return False
 
@@ -101,9 +102,9 @@ def prefetch_dataset(
     if not missing:
         return f"{record}: already at {data_root}."
     fetched = []
-    if known.hub:
+    if of_hub := known.on_hub(missing):
         repository = known.hub[0]
-        _snapshot(repository, data_root / repository.rpartition("/")[2], missing)
+        _snapshot(repository, data_root / repository.rpartition("/")[2], of_hub)
         fetched.append(repository)
         missing = [split for split in missing if not is_there(split)]
     if missing and known.downloads:
@@ -140,7 +141,7 @@ def download_dataset(
 
     Args:
         ref: name and variant.
-        data_root: gets wds_NAME from the hub, else NAME with the published files.
+        data_root: gets wds_NAME from the hub, and NAME with the published files of what the hub lacks.
         splits: which shards; all by default. Published files come whole.
         on_progress: called with (MiB done, MiB in all, file) for published files.
 
@@ -159,20 +160,30 @@ def download_dataset(
     known = entry.variant(variant)
     if known.embedded:
         return f"{record}: ships with scikit-learn, nothing to fetch."
-    if known.hub:
+    wanted = splits or tuple(known.counts)
+    of_hub = known.on_hub(wanted)
+    rest = [split for split in wanted if split not in of_hub]
+    if unknown := [split for split in rest if split not in known.counts]:
+        raise DataNotFound(
+            f"{record}@{variant} has no split {', '.join(unknown)}, but {', '.join(known.counts)}."
+        )
+    said = []
+    if of_hub:
         repository = known.hub[0]
         target = data_root / repository.rpartition("/")[2]
-        checked = _checked_snapshot(repository, target, splits)
-        return f"{record}: {repository} is at {target}; {checked} files have the hub's size and SHA-256."
-    if not known.downloads:
+        checked = _checked_snapshot(repository, target, of_hub if splits or known.hub_splits else ())
+        said.append(f"{repository} is at {target}; {checked} files have the hub's size and SHA-256.")
+    if rest and not known.downloads:
         raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
-    folder = _fetch_published(record, entry, known, data_root, on_progress)
-    unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
-    done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
-    return (
-        f"{record}: {len(known.downloads)} files are at {folder}, {done}. Shards of them: "
-        f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
-    )
+    if rest:
+        folder = _fetch_published(record, entry, known, data_root, on_progress)
+        unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
+        done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
+        said.append(
+            f"{len(known.downloads)} files are at {folder}, {done}. Shards of them: "
+            f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
+        )
+    return f"{record}: {' '.join(said)}"
 
 
 def _fetch_published(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import catalogue, choose_variant, how_to_complete, record_name
 from rwkvclip_eval.data.checksums import SUMS_NAME, wrong_sums
 from rwkvclip_eval.data.formats import READERS
 from rwkvclip_eval.data.open import DATASETS, check_data_root, open_dataset, wds_folder, with_variant
@@ -78,7 +78,10 @@ class VerifyReport:
         if self.info.expected_samples is None:
             said.append("the catalogue does not know this split: counts are unchecked")
         elif self.info.subset:
-            said.append(f"a subset: {self.num_samples} of {self.info.expected_samples} images")
+            cure = how_to_complete(self.info.name, self.info.variant)
+            said.append(
+                f"a subset: {self.num_samples} of {self.info.expected_samples} images. For all of them {cure}"
+            )
         elif self.info.own_copy:
             said.append(
                 f"a copy of its own: {self.num_samples} of {self.info.expected_samples} images; others may "

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.download import BESIDE_SPLITS, download_dataset, prefetch_dataset
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
@@ -177,12 +178,34 @@ def test_a_wrong_file_of_the_hub_is_fetched_once_more(tmp_path, monkeypatch):
             (local_dir / "test" / "0.tar").write_bytes(contents.pop(0))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    said = download_dataset(DatasetRef(name="pets"), tmp_path)
+    said = download_dataset(DatasetRef(name="dtd"), tmp_path)
     assert "2 files have the hub's size and SHA-256" in said
     assert calls == [[*BESIDE_SPLITS, "*/*"]] * 2
     with pytest.raises(DataNotFound, match="has no split val"):
-        download_dataset(DatasetRef(name="pets"), tmp_path, ["val"])
-    (tmp_path / "wds_vtab-pets" / "test" / "0.tar").unlink()
+        download_dataset(DatasetRef(name="dtd"), tmp_path, ["val"])
+    (tmp_path / "wds_vtab-dtd" / "test" / "0.tar").unlink()
     contents += [b"wrong", b"wrong"]
     with pytest.raises(DamagedData, match="came twice"):
-        download_dataset(DatasetRef(name="pets"), tmp_path)
+        download_dataset(DatasetRef(name="dtd"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "pets"])
+def test_of_a_hub_copy_with_a_short_training_split_the_test_split_alone_is_taken(name, tmp_path, monkeypatch):
+    asked, published = [], []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, allow_patterns, **k: asked.append(allow_patterns)
+    )
+    monkeypatch.setattr(
+        "rwkvclip_eval.data.http.fetch_file", lambda download, folder, _: published.append(download.file)
+    )
+    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    hub_says(monkeypatch, {"test/0.tar": b""})
+    (tmp_path / f"wds_vtab-{name}" / "test").mkdir(parents=True)
+    (tmp_path / f"wds_vtab-{name}" / "test" / "0.tar").write_bytes(b"")
+    ref = DatasetRef(name=name)
+    said = download_dataset(ref, tmp_path)
+    assert asked == [[*BESIDE_SPLITS, "test/*"]] and "1 files have the hub's size" in said
+    files = [download.file for download in catalogue()[name].variants["default"].downloads]
+    assert published == files and f"data prepare {name}@default --from" in said
+    with pytest.raises(DataNotFound, match=r"has no split val, but train, test\."):
+        download_dataset(ref, tmp_path, ["val"])
