@@ -19,13 +19,14 @@ from toy import ColourDataset, ColourEncoder
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.open import DATASETS
+from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.features import entries
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
-from rwkvclip_eval.runner import Datasets, make_store, run_unit
+from rwkvclip_eval.runner import make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, parse_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute
