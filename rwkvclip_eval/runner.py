@@ -199,9 +199,11 @@ def _encoded(
     stored = store.images(encoder, dataset, options.encode)
     samples, kept = _present_samples(dataset, stored, options.allow_missing)
     needs = unit.task.needs
+    # An index array would copy every feature into memory; a slice leaves them on disk until they are read.
+    rows = kept if stored.missing else slice(None)
     features = Features(
-        image_embedding=stored.embedding[kept] if "embedding" in needs else None,
-        image_probe=stored.probe[kept] if "probe" in needs else None,
+        image_embedding=stored.embedding[rows] if "embedding" in needs else None,
+        image_probe=stored.probe[rows] if "probe" in needs else None,
     )
     return stored, kept, samples, features
 

@@ -11,8 +11,9 @@ import re
 import sys
 import tarfile
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import pytest
 from PIL import Image
 from toy import ColourDataset, ColourEncoder
@@ -32,6 +33,9 @@ from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
 from rwkvclip_eval.units import plan
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 
 
 def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
@@ -420,3 +424,17 @@ def test_a_probe_that_cannot_learn_is_refused_before_any_encoding(
     assert summary.exit_code == 3
     assert [r.status for r in summary.records if r.task == "knn_probe"] == ["failed"]
     assert {r.status for r in summary.records if r.task != "knn_probe"} == {"ok"}
+
+
+def test_features_of_a_split_that_misses_nothing_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    seen = []
+
+    class Looks(ZeroShotClassification):
+        def score(self, samples: Samples, features: Features, *rest: Any) -> TaskResult:
+            seen.append(features.image_embedding)
+            return super().score(samples, features, *rest)
+
+    monkeypatch.setattr(TASKS, "_entries", {"zero_shot_classification": Looks()})
+    rc.evaluate(ColourEncoder(), task_suite("zero_shot_classification"))
+    assert [type(found) for found in seen] == [np.memmap]
