@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_variant, record_name
 from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.samples import name_some
@@ -14,7 +15,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound
 from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.catalogue import Entry, Variant
@@ -101,14 +102,20 @@ def prefetch_dataset(
     missing = [split for split in wanted if not is_there(split)]
     if not missing:
         return f"{record}: already at {data_root}."
-    fetched = []
+    fetched, failure = [], ""
     if of_hub := known.on_hub(missing):
         repository = known.hub[0]
-        _snapshot(repository, data_root / repository.rpartition("/")[2], of_hub)
-        fetched.append(repository)
+        try:
+            _snapshot(repository, data_root / repository.rpartition("/")[2], of_hub)
+            fetched.append(repository)
+        except DataNotFound as error:
+            if not known.downloads:
+                raise
+            failure = f"{error} Then: "
         missing = [split for split in missing if not is_there(split)]
     if missing and known.downloads:
-        folder = _fetch_published(record, entry, known, data_root)
+        with _after(failure):
+            folder = _fetch_published(record, entry, known, data_root)
         fetched.append(f"{len(known.downloads)} published files in {folder}")
         for split in missing:
             count(split)
@@ -167,16 +174,25 @@ def download_dataset(
         raise DataNotFound(
             f"{record}@{variant} has no split {', '.join(unknown)}, but {', '.join(known.counts)}."
         )
-    said = []
+    said, failure = [], ""
     if of_hub:
         repository = known.hub[0]
         target = data_root / repository.rpartition("/")[2]
-        checked = _checked_snapshot(repository, target, of_hub if splits or known.hub_splits else ())
-        said.append(f"{repository} is at {target}; {checked} files have the hub's size and SHA-256.")
+        try:
+            checked = _checked_snapshot(repository, target, of_hub if splits or known.hub_splits else ())
+            said.append(f"{repository} is at {target}; {checked} files have the hub's size and SHA-256.")
+            said += absent_splits(
+                record, variant, known, [s for s in of_hub if (target / s).is_dir()], of_hub
+            )
+        except DataNotFound as error:
+            if not known.downloads:
+                raise
+            failure, rest = f"{error} Then: ", list(wanted)
     if rest and not known.downloads:
         raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
     if rest:
-        folder = _fetch_published(record, entry, known, data_root, on_progress)
+        with _after(failure):
+            folder = _fetch_published(record, entry, known, data_root, on_progress)
         unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
         done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
         said.append(
@@ -184,6 +200,15 @@ def download_dataset(
             f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
         )
     return f"{record}: {' '.join(said)}"
+
+
+@contextlib.contextmanager
+def _after(failure: str) -> Iterator[None]:
+    """Let what fails here say first what failed before it."""
+    try:
+        yield
+    except DataNotFound as error:
+        raise DataNotFound(f"{failure}{error}") from error
 
 
 def _fetch_published(

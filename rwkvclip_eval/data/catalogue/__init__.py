@@ -220,6 +220,26 @@ def how_to_complete(name: str, variant: str = "default") -> str:
     )
 
 
+def absent_splits(
+    name: str, variant: str, known: Variant, there: Iterable[str], wanted: Iterable[str] | None = None
+) -> list[str]:
+    """Return a sentence that names the official splits that are not `there`, and the cure, or nothing.
+
+    Args:
+        name: of the dataset.
+        variant: of its versions.
+        known: what the catalogue says of that one.
+        there: splits that were found.
+        wanted: splits that should be; all that the catalogue counts by default.
+    """
+    found = set(there)
+    absent = [s for s in known.counts if s not in found and (wanted is None or s in wanted)]
+    if known.embedded or not absent:
+        return []
+    what = f"the official split{'s' if len(absent) > 1 else ''} {' and '.join(absent)}"
+    return [f"Absent: {what}, which probes need; {how_to_complete(name, variant)}."]
+
+
 def choose_variant(name: str, entry: Entry, variant: str | None) -> str:
     """Return `variant` if the entry has it, its first where None is asked for.
 
