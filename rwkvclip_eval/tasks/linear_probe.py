@@ -108,14 +108,22 @@ class LinearProbe(ProbeTask):
             "num_classes": data.num_classes,
             "train_fingerprint": data.train_fingerprint,
             **_left_open(data),
-        } | {key: str(value) for key, value in options.model_dump(include=_RECORDED).items()}
+        } | {
+            key: str(value)
+            for key, value in options.model_dump(include=_effective(options, features)).items()
+        }
         values, predictions = judge(samples, scores, data)
         return TaskResult(
             metrics=values, predictions=predictions | {"regularisation": _table(rows)}, notes=notes
         )
 
 
-_RECORDED = {"method", "search", "normalize", "standardize", "seed"}
+def _effective(options: ProbeOptions, features: Features) -> set[str]:
+    """Return the options that had a part in the numbers: a fixed strength searches and draws nothing."""
+    names = {"method", "normalize", "standardize"}
+    if options.C is None:
+        names |= {"search"} if "val" in features.fit else {"search", "seed"}
+    return names
 
 
 def _left_open(data: ProbeData) -> dict[str, str]:

@@ -285,8 +285,9 @@ def by_class(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 def normalized(split: Labelled) -> Labelled:
     """Return the split with feature vectors of unit length."""
 
-    def scaled(x: NDArray[np.float32]) -> NDArray[Any]:
-        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    def scaled(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        unit: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        return unit
 
     return _by_rows(split, scaled)
 
