@@ -93,7 +93,7 @@ def prefetch_dataset(
             # A broken-off download has the count of shards, but not all of them.
             return _complete(root / next(folder for folder in there if folder not in short) / split)
         try:
-            return count(split) >= (known.counts[split] if short else 1)
+            return count(split) >= (known.counts.get(split, 1) if short else 1)
         except (DataNotFound, DamagedData):
             return False
 
@@ -122,7 +122,7 @@ def prefetch_dataset(
     elif missing:
         what = f"{record}@{chosen}, split {' and '.join(missing)},"
         raise DataNotFound(f"{what} cannot be fetched automatically. By hand: {_by_hand(entry)}")
-    return f"{record}: fetched {' and '.join(fetched)}, to {data_root}."
+    return f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}."
 
 
 def _count_all(count: Callable[[str | None], int], fit_splits: Sequence[str]) -> int:
@@ -199,7 +199,7 @@ def download_dataset(
             f"{len(known.downloads)} files are at {folder}, {done}. Shards of them: "
             f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
         )
-    return f"{record}: {' '.join(said)}"
+    return f"{record}: {failure}{' '.join(said)}"
 
 
 @contextlib.contextmanager
