@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.plugins import register_dataset, register_task
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.results import load_predictions, load_results
-    from rwkvclip_eval.rundir import run_suite
     from rwkvclip_eval.runner import RunOptions
+    from rwkvclip_eval.suite_run import run_suite
 
 _HOME = {
     "as_encoder": "encoders",
@@ -38,7 +38,7 @@ _HOME = {
     "write_report": "report",
     "load_predictions": "results",
     "load_results": "results",
-    "run_suite": "rundir",
+    "run_suite": "suite_run",
     "Results": "evaluation",
     "RunOptions": "runner",
     "evaluate": "evaluation",

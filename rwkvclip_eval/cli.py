@@ -118,10 +118,10 @@ def run(
     """
     from rwkvclip_eval.distributed import TorchrunRanks, join_ranks
     from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
-    from rwkvclip_eval.rundir import help_suite, run_suite
     from rwkvclip_eval.runner import RunOptions
     from rwkvclip_eval.shots import parse_shots, with_shots
     from rwkvclip_eval.suite import load_suite
+    from rwkvclip_eval.suite_run import help_suite, run_suite
     from rwkvclip_models.device import num_cores
 
     with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:
@@ -283,7 +283,7 @@ def _command_line() -> str:
 
 
 def _summary_text(summary: object) -> str:
-    from rwkvclip_eval.rundir import RunSummary
+    from rwkvclip_eval.suite_run import RunSummary
 
     assert isinstance(summary, RunSummary)
     total = summary.seconds["total"] or 1.0

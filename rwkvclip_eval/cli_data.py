@@ -74,7 +74,7 @@ def data_verify(
         rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA
     """
     from rwkvclip_eval.data.open import check_data_root
-    from rwkvclip_eval.data.verify import open_splits, shared_pictures, verify_dataset
+    from rwkvclip_eval.data.verify import absent_remarks, open_splits, shared_pictures, verify_dataset
 
     prepare(plugin)
     check_data_root(data_root)
@@ -98,7 +98,9 @@ def data_verify(
                 console.say(f"  {text}")
             good &= found.ok
             reports.append(found)
-        for text in shared_pictures(reports):
+        # One who names splits knows of the others.
+        asked = split or dataset_ref(name).split
+        for text in (*shared_pictures(reports), *(() if asked else absent_remarks(reports))):
             console.say(f"  {text}")
     raise typer.Exit(0 if good else 1)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.open import check_data_root
+from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.preflight import find_problems
 from rwkvclip_eval.results import Record, records_to_frame
-from rwkvclip_eval.runner import Datasets, RunOptions, make_store, run_unit
+from rwkvclip_eval.runner import RunOptions, make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, load_suite
 from rwkvclip_eval.units import plan
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.datasets import samples_of
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-from rwkvclip_eval.runner import check_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.datasets import Datasets
     from rwkvclip_eval.errors import UserError
-    from rwkvclip_eval.runner import Datasets
     from rwkvclip_eval.units import Unit
 
 
@@ -43,3 +43,23 @@ def find_problems(pending: Sequence[Unit], datasets: Datasets) -> list[UserError
         except (DataNotFound, DamagedData) as error:
             problems.append(error)
     return problems
+
+
+def check_unit(unit: Unit, datasets: Datasets) -> None:
+    """Open one unit's splits and check what its task makes of them.
+
+    Raises:
+        DataNotFound: a split is not there.
+        DamagedData: one is there but wrong.
+        UserError: it is asked for in a way that cannot be met.
+    """
+    dataset = datasets.get(unit)
+    fit = datasets.fit_splits(unit)
+    if dataset.info.kind not in unit.task.kinds:
+        return
+    samples = samples_of(dataset)
+    if "text" in unit.task.needs:
+        unit.task.texts(samples, unit.protocol)
+    check = getattr(unit.task, "check", None)
+    if check is not None:
+        check(samples, {split: samples_of(other) for split, other in fit.items()}, unit.protocol)

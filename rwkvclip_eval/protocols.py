@@ -124,7 +124,7 @@ STANDARD = PROTOCOLS.register(
     Protocol(
         name="standard",
         description="Float logits, every image once, official splits, clip-benchmark's templates, no prefix.",
-        variants=MappingProxyType({"sun397": "partition1", "caltech101": "clip-benchmark"}),
+        variants=MappingProxyType({"caltech101": "clip-benchmark"}),
     ),
 )
 OFFICIAL = PROTOCOLS.register(
@@ -160,7 +160,7 @@ CLIP_BENCHMARK = PROTOCOLS.register(
 )
 
 # Caltech-101: 3,000 / 5,677 images of 101 classes, as the tables of the RWKV-CLIP authors' group count it.
-_CLIP_VARIANTS = MappingProxyType({"sun397": "partition1", "caltech101": "seed3072"})
+_CLIP_VARIANTS = MappingProxyType({"caltech101": "seed3072"})
 CLIP_CERTIFIED = PROTOCOLS.register(
     "clip-certified",
     Protocol(
@@ -183,7 +183,7 @@ KNN = PROTOCOLS.register(
     "knn",
     Protocol(
         name="knn",
-        description="Votes of the nearest training images by cosine, weighted by exp(cosine / 0.07).",
+        description="Votes of the nearest training images by cosine, weighted by exp(cosine / temperature).",
         variants=_CLIP_VARIANTS,
         probe=ProbeOptions(),
     ),

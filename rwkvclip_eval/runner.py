@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.samples import default_cache_dir
+from rwkvclip_eval.datasets import fit_fingerprint, samples_of
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
 from rwkvclip_eval.memory import MEMORY_BUDGET
+from rwkvclip_eval.preflight import check_unit
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.results import Record, Status
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.datasets import Datasets
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.units import Unit
 
@@ -70,76 +72,6 @@ class UnitOutcome:
     examples: Mapping[str, Any] | None = None
 
 
-class Datasets:
-    """Opens each split once and remembers why one could not be opened."""
-
-    def __init__(self, options: RunOptions, base_dir: Path) -> None:
-        self._options, self._base_dir = options, base_dir
-        self._opened: dict[Any, Dataset | UserError] = {}
-
-    def get(self, unit: Unit, split: str | None = None) -> Dataset:
-        """Return the split that the unit is judged on, or another one of the same data.
-
-        Raises:
-            DataNotFound: it is not where it was looked for.
-            DamagedData: it is there but wrong.
-        """
-        key = (unit.dataset_key, split)
-        if key not in self._opened:
-            try:
-                self._opened[key] = self._open(unit, split)
-            except UserError as error:
-                self._opened[key] = error
-        found = self._opened[key]
-        if isinstance(found, UserError):
-            raise found
-        return found
-
-    def fit_splits(self, unit: Unit) -> dict[str, Dataset]:
-        """Return the splits that the unit's task learns from.
-
-        The first must be there, and every one that the catalogue knows.
-
-        Raises:
-            DataNotFound: one of these is not there.
-            DamagedData: one is there but wrong.
-        """
-        from rwkvclip_eval.data.open import known_splits
-
-        found: dict[str, Dataset] = {}
-        for split in getattr(unit.task, "fit_splits", ()):
-            try:
-                found[split] = self.get(unit, split)
-            except DataNotFound as error:
-                if not found:
-                    raise
-                if split in known_splits(unit.ref, unit.variant):
-                    raise DataNotFound(
-                        f"{error} {unit.dataset} has an official split {split}; without it, numbers are not "
-                        "comparable. Where a copy lacks it, make shards of the published files: "
-                        f"rwkvclip-eval data prepare {unit.dataset} --from FOLDER --data-root DIR."
-                    ) from error
-        return found
-
-    def _open(self, unit: Unit, split: str | None) -> Dataset:
-        from rwkvclip_eval.data.open import limit_dataset, open_dataset
-
-        options = self._options
-        dataset = open_dataset(
-            unit.ref if split is None else unit.ref.model_copy(update={"split": split}),
-            data_root=options.data_root,
-            base_dir=self._base_dir,
-            variant=unit.variant,
-            offline=options.offline,
-            cache_dir=options.cache_dir or default_cache_dir(),
-        )
-        if options.limit is None:
-            return dataset
-        # A probe can neither learn a class without an image nor choose its strength without a second.
-        least = 0 if split is None else 2 * len(dataset.info.class_names)
-        return limit_dataset(dataset, max(options.limit, least))
-
-
 def make_store(options: RunOptions) -> FeatureStore:
     """Return the feature store the options ask for.
 
@@ -151,26 +83,6 @@ def make_store(options: RunOptions) -> FeatureStore:
     if not options.use_cache:
         return FeatureStore(None, options.shared_cache)
     return FeatureStore(options.cache_dir or default_cache_dir(), options.shared_cache)
-
-
-def check_unit(unit: Unit, datasets: Datasets) -> None:
-    """Open one unit's splits and check what its task makes of them.
-
-    Raises:
-        DataNotFound: a split is not there.
-        DamagedData: one is there but wrong.
-        UserError: it is asked for in a way that cannot be met.
-    """
-    dataset = datasets.get(unit)
-    fit = datasets.fit_splits(unit)
-    if dataset.info.kind not in unit.task.kinds:
-        return
-    samples = samples_of(dataset)
-    if "text" in unit.task.needs:
-        unit.task.texts(samples, unit.protocol)
-    check = getattr(unit.task, "check", None)
-    if check is not None:
-        check(samples, {split: samples_of(other) for split, other in fit.items()}, unit.protocol)
 
 
 def run_unit(
@@ -224,7 +136,7 @@ def run_unit(
         split=samples.info.split,
         prompt_hash=unit.task.prompt_hash(samples, unit.protocol),
         dataset_fingerprint=dataset.info.fingerprint,
-        fit_fingerprint=_fit_fingerprint(others),
+        fit_fingerprint=fit_fingerprint(others),
         feature_key=stored.key,
         dataset_source=dataset.info.source,
         verified=all(info.verified for info in infos),
@@ -287,17 +199,13 @@ def _encoded(
     stored = store.images(encoder, dataset, options.encode)
     samples, kept = _present_samples(dataset, stored, options.allow_missing)
     needs = unit.task.needs
+    # An index array would copy every feature into memory; a slice leaves them on disk until they are read.
+    rows = kept if stored.missing else slice(None)
     features = Features(
-        image_embedding=stored.embedding[kept] if "embedding" in needs else None,
-        image_probe=stored.probe[kept] if "probe" in needs else None,
+        image_embedding=stored.embedding[rows] if "embedding" in needs else None,
+        image_probe=stored.probe[rows] if "probe" in needs else None,
     )
     return stored, kept, samples, features
-
-
-def _fit_fingerprint(others: Mapping[str, Dataset]) -> str:
-    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
-    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
-    return hashlib.sha256(said.encode()).hexdigest() if others else ""
 
 
 def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
@@ -360,18 +268,6 @@ def _present_samples(
     if not len(kept):
         raise DamagedData(f"Not one of the {len(dataset)} images of {dataset.info.name} can be decoded.")
     return samples_of(dataset, kept), kept
-
-
-def samples_of(dataset: Dataset, kept: np.ndarray[Any, Any] | None = None) -> Samples:
-    """Return what a task sees of a split: its samples without their images, `kept` rows or all."""
-    rows = range(len(dataset)) if kept is None else kept
-    labels, captions = dataset.labels, dataset.captions
-    return Samples(
-        info=dataset.info,
-        keys=[dataset.keys[i] for i in rows],
-        labels=labels if labels is None or kept is None else labels[kept],
-        captions=None if captions is None else [captions[i] for i in rows],
-    )
 
 
 def _examples(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:

@@ -11,26 +11,31 @@ import re
 import sys
 import tarfile
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import numpy as np
 import pytest
 from PIL import Image
 from toy import ColourDataset, ColourEncoder
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.open import DATASETS
+from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.features import entries
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
-from rwkvclip_eval.runner import Datasets, make_store, run_unit
+from rwkvclip_eval.runner import make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, parse_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
 from rwkvclip_eval.units import plan
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 
 
 def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
@@ -419,3 +424,17 @@ def test_a_probe_that_cannot_learn_is_refused_before_any_encoding(
     assert summary.exit_code == 3
     assert [r.status for r in summary.records if r.task == "knn_probe"] == ["failed"]
     assert {r.status for r in summary.records if r.task != "knn_probe"} == {"ok"}
+
+
+def test_features_of_a_split_that_misses_nothing_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    seen = []
+
+    class Looks(ZeroShotClassification):
+        def score(self, samples: Samples, features: Features, *rest: Any) -> TaskResult:
+            seen.append(features.image_embedding)
+            return super().score(samples, features, *rest)
+
+    monkeypatch.setattr(TASKS, "_entries", {"zero_shot_classification": Looks()})
+    rc.evaluate(ColourEncoder(), task_suite("zero_shot_classification"))
+    assert [type(found) for found in seen] == [np.memmap]

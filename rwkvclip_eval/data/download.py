@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_variant, record_name
 from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.samples import name_some
@@ -14,7 +15,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound
 from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.catalogue import Entry, Variant
@@ -86,12 +87,13 @@ def prefetch_dataset(
     root = data_root
 
     def is_there(split: str) -> bool:
-        for folder in known.webdataset:
-            if (root / folder / split).is_dir():
-                # A broken-off download has the count of shards, but not all of them.
-                return _complete(root / folder / split)
+        there = [folder for folder in known.webdataset if (root / folder / split).is_dir()]
+        short = [folder for folder in there if known.short_copy(folder, split)]
+        if there != short:
+            # A broken-off download has the count of shards, but not all of them.
+            return _complete(root / next(folder for folder in there if folder not in short) / split)
         try:
-            return count(split) > 0
+            return count(split) >= (known.counts.get(split, 1) if short else 1)
         except (DataNotFound, DamagedData):
             return False
 
@@ -100,21 +102,27 @@ def prefetch_dataset(
     missing = [split for split in wanted if not is_there(split)]
     if not missing:
         return f"{record}: already at {data_root}."
-    fetched = []
-    if known.hub:
+    fetched, failure = [], ""
+    if of_hub := known.on_hub(missing):
         repository = known.hub[0]
-        _snapshot(repository, data_root / repository.rpartition("/")[2], missing)
-        fetched.append(repository)
+        try:
+            _snapshot(repository, data_root / repository.rpartition("/")[2], of_hub)
+            fetched.append(repository)
+        except DataNotFound as error:
+            if not known.downloads:
+                raise
+            failure = f"{error} Then: "
         missing = [split for split in missing if not is_there(split)]
     if missing and known.downloads:
-        folder = _fetch_published(record, entry, known, data_root)
+        with _after(failure):
+            folder = _fetch_published(record, entry, known, data_root)
         fetched.append(f"{len(known.downloads)} published files in {folder}")
         for split in missing:
             count(split)
     elif missing:
         what = f"{record}@{chosen}, split {' and '.join(missing)},"
         raise DataNotFound(f"{what} cannot be fetched automatically. By hand: {_by_hand(entry)}")
-    return f"{record}: fetched {' and '.join(fetched)}, to {data_root}."
+    return f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}."
 
 
 def _count_all(count: Callable[[str | None], int], fit_splits: Sequence[str]) -> int:
@@ -140,7 +148,7 @@ def download_dataset(
 
     Args:
         ref: name and variant.
-        data_root: gets wds_NAME from the hub, else NAME with the published files.
+        data_root: gets wds_NAME from the hub, and NAME with the published files of what the hub lacks.
         splits: which shards; all by default. Published files come whole.
         on_progress: called with (MiB done, MiB in all, file) for published files.
 
@@ -159,20 +167,48 @@ def download_dataset(
     known = entry.variant(variant)
     if known.embedded:
         return f"{record}: ships with scikit-learn, nothing to fetch."
-    if known.hub:
+    wanted = splits or tuple(known.counts)
+    of_hub = known.on_hub(wanted)
+    rest = [split for split in wanted if split not in of_hub]
+    if unknown := [split for split in rest if split not in known.counts]:
+        raise DataNotFound(
+            f"{record}@{variant} has no split {', '.join(unknown)}, but {', '.join(known.counts)}."
+        )
+    said, failure = [], ""
+    if of_hub:
         repository = known.hub[0]
         target = data_root / repository.rpartition("/")[2]
-        checked = _checked_snapshot(repository, target, splits)
-        return f"{record}: {repository} is at {target}; {checked} files have the hub's size and SHA-256."
-    if not known.downloads:
+        try:
+            checked = _checked_snapshot(repository, target, of_hub if splits or known.hub_splits else ())
+            said.append(f"{repository} is at {target}; {checked} files have the hub's size and SHA-256.")
+            said += absent_splits(
+                record, variant, known, [s for s in of_hub if (target / s).is_dir()], of_hub
+            )
+        except DataNotFound as error:
+            if not known.downloads:
+                raise
+            failure, rest = f"{error} Then: ", list(wanted)
+    if rest and not known.downloads:
         raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
-    folder = _fetch_published(record, entry, known, data_root, on_progress)
-    unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
-    done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
-    return (
-        f"{record}: {len(known.downloads)} files are at {folder}, {done}. Shards of them: "
-        f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
-    )
+    if rest:
+        with _after(failure):
+            folder = _fetch_published(record, entry, known, data_root, on_progress)
+        unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
+        done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
+        said.append(
+            f"{len(known.downloads)} files are at {folder}, {done}. Shards of them: "
+            f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
+        )
+    return f"{record}: {failure}{' '.join(said)}"
+
+
+@contextlib.contextmanager
+def _after(failure: str) -> Iterator[None]:
+    """Let what fails here say first what failed before it."""
+    try:
+        yield
+    except DataNotFound as error:
+        raise DataNotFound(f"{failure}{error}") from error
 
 
 def _fetch_published(

@@ -16,13 +16,13 @@ from rwkvclip_eval.data.samples import (
     name_some,
     targets,
 )
+from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-SPLITS = ("train", "val", "test")
 SUFFIXES = frozenset(f".{s}" for s in (*IMAGE_SUFFIXES, "bmp", "tif", "tiff", "gif", "ppm", "pgm"))
 
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, read_text, targets
+from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 from rwkvclip_eval.registry import unknown_name
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COLUMNS = ("image", "label", "caption", "split", "key")
-SPLITS = ("train", "val", "test")
 DIVIDER = ";"
 
 

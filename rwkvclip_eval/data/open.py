@@ -63,7 +63,8 @@ def open_dataset(
     """Open one split; no image is decoded.
 
     Looked for in order: the source or folder the suite names; a registered dataset; the places of the
-    catalogue (webdataset folder under the data root, then a torchvision layout there); any `wds_NAME` folder.
+    catalogue (webdataset folder under the data root, then published files there; a copy of the hub's that is
+    known to be short comes last); any `wds_NAME` folder.
     Nothing is downloaded unless the suite names a source that does.
 
     Args:
@@ -139,9 +140,7 @@ class _Places:
                     raise UserError(unknown_name("published format", self.name, READERS))
                 return reader(path, self.split, self.variant, self.cache_dir)
             if source.kind == "webdataset":
-                from rwkvclip_eval.data.webdataset import open_webdataset
-
-                return open_webdataset(path, self.split, self.cache_dir)
+                return self._shards(path)
             from rwkvclip_eval.data.folder import open_folder
 
             return open_folder(path, self.split, self.ref.class_names, self.cache_dir)
@@ -189,12 +188,11 @@ class _Places:
             own = wds_folder(self.ref.name, self.data_root)
             if known is None and own is not None:
                 paths.append(own)
-            for path in paths:
-                if (path / self.split).is_dir():
-                    from rwkvclip_eval.data.webdataset import open_webdataset
-
-                    return open_webdataset(path, self.split, self.cache_dir)
-                tried.append(str(path / self.split))
+            there = [path for path in paths if (path / self.split).is_dir()]
+            whole = [path for path in there if not (known and known.short_copy(path.name, self.split))]
+            if whole:
+                return self._shards(whole[0])
+            tried += [str(path / self.split) for path in paths]
             reader = reader_of(self.name)
             published = (self.name, known.clip_benchmark) if known else ()
             for root in dict.fromkeys(self.data_root / name for name in published if name):
@@ -203,7 +201,14 @@ class _Places:
                 if root.is_dir() and known is not None and known.clip_benchmark:
                     return self._clip_benchmark(known.clip_benchmark, root, download=False)
                 tried.append(str(root))
+            if there:
+                return self._shards(there[0])
         raise DataNotFound(self._not_found(tried))
+
+    def _shards(self, path: Path) -> Split:
+        from rwkvclip_eval.data.webdataset import open_webdataset
+
+        return open_webdataset(path, self.split, self.cache_dir)
 
     def _hugging_face_copy(self) -> tuple[HuggingFaceCopy, Variant]:
         """Return the copy that the catalogue knows."""

@@ -26,6 +26,7 @@ from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.samples import FileReader, Split, decode_image
+from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
 from rwkvclip_eval.results import atomic_path, write_text
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetRef
 
-SPLITS = ("train", "val", "test")
 SAMPLES_PER_SHARD = 2000
 STATE_NAME = ".prepare.json"
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
+SPLITS = ("train", "val", "test")
+"""What splits are called, whatever a publisher calls them."""
+
 DatasetKind = Literal["classification", "multilabel", "retrieval"]
 
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkvclip_eval.data.catalogue import catalogue, choose_variant, record_name
+from rwkvclip_eval.data.catalogue import (
+    absent_splits,
+    catalogue,
+    choose_variant,
+    how_to_complete,
+    record_name,
+)
 from rwkvclip_eval.data.checksums import SUMS_NAME, wrong_sums
 from rwkvclip_eval.data.formats import READERS
 from rwkvclip_eval.data.open import DATASETS, check_data_root, open_dataset, wds_folder, with_variant
@@ -78,7 +84,10 @@ class VerifyReport:
         if self.info.expected_samples is None:
             said.append("the catalogue does not know this split: counts are unchecked")
         elif self.info.subset:
-            said.append(f"a subset: {self.num_samples} of {self.info.expected_samples} images")
+            cure = how_to_complete(self.info.name, self.info.variant)
+            said.append(
+                f"a subset: {self.num_samples} of {self.info.expected_samples} images. For all of them {cure}"
+            )
         elif self.info.own_copy:
             said.append(
                 f"a copy of its own: {self.num_samples} of {self.info.expected_samples} images; others may "
@@ -160,6 +169,17 @@ def shared_pictures(reports: Sequence[VerifyReport]) -> tuple[str, ...]:
                 f"({num_second} images of {second.info.split}): {name_some(pairs)}"
             )
     return tuple(said)
+
+
+def absent_remarks(reports: Sequence[VerifyReport]) -> list[str]:
+    """Return a sentence that names the official splits of which there is no report, or nothing."""
+    info = reports[0].info
+    record = record_name(info.name)
+    entry = catalogue().get(record) if record else None
+    if record is None or entry is None or not entry.has_variant(info.variant):
+        return []
+    there = [report.info.split for report in reports]
+    return absent_splits(record, info.variant, entry.variant(info.variant), there)
 
 
 def open_splits(ref: DatasetRef, data_root: Path | None, splits: Sequence[str] = ()) -> list[Dataset]:

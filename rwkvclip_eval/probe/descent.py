@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.probe.problem import MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_eval.probe.problem import Problem
-
-MEMORY = 10
-"""Pairs of steps and gradient changes that L-BFGS keeps."""
-
-_VECTORS = 2 * MEMORY + 18
-"""Vectors of D numbers per strength: the pairs; point, gradient, direction, scale; sums in float64."""
 
 _FLATTER = 0.7
 """A step is accepted when the slope at its end is at most this share of the initial descent, uphill."""
@@ -91,19 +86,16 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     Raises:
         ConfigError: Not even one strength with short chunks fits; the text says what would.
     """
-    n, num_features, num_classes = problem.shape
-    shared = problem.shared_bytes
-    one = _VECTORS * dtype.itemsize * (num_features + 1) * num_classes
-    few = min(n, 16) * problem.row_bytes(torch.float64, 1)
-    # The last precision is float64; a proof may use an eighth of what is not shared.
-    smallest = shared + max(24 * few, 4 * few + one * torch.float64.itemsize // dtype.itemsize)
+    n, num_features, _ = problem.shape
+    smallest = problem.smallest_budget
     if problem.memory_budget < smallest:
         raise ConfigError(
             f"A memory budget of {problem.memory_budget / 2**20:.2f} MiB is too small for a probe of "
             f"{num_features} features and {problem.num_classes} classes; the smallest that works is "
             f"{math.ceil(smallest / 2**20 * 100) / 100:.2f} MiB."
         )
-    free = problem.memory_budget - shared
+    free = problem.memory_budget - problem.shared_bytes
+    one = problem.strength_bytes(dtype)
     strengths = min(num_strengths, max(1, int(0.6 * free) // one))
     free -= strengths * one
     copy = n * (num_features + 1) * dtype.itemsize

@@ -16,7 +16,7 @@ chunk.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 2 << 30}
 """Logits of one chunk: they should stay in a processor's cache, and fill an accelerator."""
+
+
+MEMORY = 10
+"""Pairs of steps and gradient changes that L-BFGS keeps."""
+
+_VECTORS = 2 * MEMORY + 18
+"""Vectors of D numbers per strength: the pairs; point, gradient, direction, scale; sums in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,8 @@ class Problem:
         multilabel: K independent binary problems instead of one multinomial; true of a `pair`.
         device: Where products are computed.
         memory_budget: Bytes.
-        held: `features` on an accelerator, where a quarter of the budget holds them: proofs read them often.
+        held: `features` on an accelerator, where a quarter of the budget holds them and the rest is enough
+            for a solver: proofs read them often.
     """
 
     features: NDArray[Any]
@@ -104,6 +112,18 @@ class Problem:
         matrices = 4 * num_features**2 + 8 * num_features * num_classes
         held = 0 if self.held is None else self.held.nbytes
         return 8 * matrices + self.labels.nbytes + held
+
+    @property
+    def smallest_budget(self) -> int:
+        """Bytes that solving one strength by short chunks takes; with less, no solver begins."""
+        few = min(self.shape[0], 16) * self.row_bytes(torch.float64, 1)
+        # The last precision is float64; a proof may use an eighth of what is not shared.
+        return self.shared_bytes + max(24 * few, 4 * few + self.strength_bytes(torch.float64))
+
+    def strength_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the solver's vectors for one strength."""
+        _, num_features, num_classes = self.shape
+        return _VECTORS * dtype.itemsize * (num_features + 1) * num_classes
 
     @property
     def proof_rows(self) -> int:
@@ -211,10 +231,9 @@ def make_problem(
         if len(classes) == 2:
             pair = int(classes[0]), int(classes[1])
             classes, target = classes[1:], target[:, None].float()
-    hold = device.type != "cpu" and features.nbytes <= memory_budget // 4
-    return Problem(
+    problem = Problem(
         features=features,
-        held=torch.from_numpy(np.require(features, requirements="W")).to(device) if hold else None,
+        held=None,
         labels=target.to(device),
         classes=classes,
         pair=pair,
@@ -226,6 +245,11 @@ def make_problem(
         device=device,
         memory_budget=memory_budget,
     )
+    # What `check_budget` lets pass must be enough here too: it knows of no device.
+    spare = memory_budget - problem.smallest_budget
+    if device.type == "cpu" or features.nbytes > min(memory_budget // 4, spare):
+        return problem
+    return replace(problem, held=torch.from_numpy(np.require(features, requirements="W")).to(device))
 
 
 def check_pair(

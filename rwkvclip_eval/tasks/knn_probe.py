@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, rank
 from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data, standardized
@@ -62,7 +63,7 @@ class KnnProbe(ProbeTask):
         assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
         options = protocol.probe
         data = probe_data(samples, features, options, needs_validation=False, standardize=False)
-        bank, test = data.train + data.val, data.test  # Nothing is chosen on a validation split.
+        bank, test = data.learned, data.test  # Nothing is chosen on a validation split.
         if options.standardize:
             bank, test = standardized([bank, test])
         k = min(options.k, len(bank.y))
@@ -115,7 +116,9 @@ def log_votes(
 
     step = _rows_at_once(len(bank.y), num_classes, compute.memory_budget)
     device = torch.device(compute.device)
-    neighbours = normalize(torch.from_numpy(bank.x).to(device), dim=1)
+    neighbours = torch.empty(bank.x.shape, device=device)
+    for part in row_chunks(*bank.x.shape):
+        neighbours[part] = normalize(torch.from_numpy(np.array(bank.x[part])).to(device), dim=1)
     classes = torch.from_numpy(bank.y).to(device)
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))

@@ -91,7 +91,7 @@ class LinearProbe(ProbeTask):
             notes["validation_score"] = found.best.score
         else:
             l2 = 1 / options.C
-        final = fit(data.train + data.val, l2, data, options.method, compute)
+        final = fit(data.learned, l2, data, options.method, compute)
         scores = predict(data.test.x, final, compute)
         rows.append(_row(final, metric(scores, data.test.y), "final"))
         notes |= {
@@ -102,25 +102,33 @@ class LinearProbe(ProbeTask):
             "iterations": final.iterations,
             "status": final.status,
             "validation": data.validation if options.C is None else "none: fixed strength",
-            "num_train": len(data.train.y),
+            "num_train": data.num_train,
             "num_val": len(data.val.y),
             "num_features": data.test.x.shape[1],
             "num_classes": data.num_classes,
             "train_fingerprint": data.train_fingerprint,
             **_left_open(data),
-        } | {key: str(value) for key, value in options.model_dump(include=_RECORDED).items()}
+        } | {
+            key: str(value)
+            for key, value in options.model_dump(include=_effective(options, features)).items()
+        }
         values, predictions = judge(samples, scores, data)
         return TaskResult(
             metrics=values, predictions=predictions | {"regularisation": _table(rows)}, notes=notes
         )
 
 
-_RECORDED = {"method", "search", "normalize", "standardize", "seed"}
+def _effective(options: ProbeOptions, features: Features) -> set[str]:
+    """Return the options that had a part in the numbers: a fixed strength searches and draws nothing."""
+    names = {"method", "normalize", "standardize"}
+    if options.C is None:
+        names |= {"search"} if "val" in features.fit else {"search", "seed"}
+    return names
 
 
 def _left_open(data: ProbeData) -> dict[str, str]:
     """Return the rule for labels that are left open, with their number; nothing where there are none."""
-    learned, judged = (int((y < 0).sum()) for y in ((data.train + data.val).y, data.test.y))
+    learned, judged = (int((y < 0).sum()) for y in (data.learned.y, data.test.y))
     if not data.multilabel or not learned + judged:
         return {}
     return {"left_open": f"{judged} labels of test images left out of scores, {learned} trained as absent"}

@@ -13,11 +13,12 @@ import numpy as np
 
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import hash_prompts
 from rwkvclip_eval.tasks.classification import checked_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,12 +44,9 @@ class Labelled:
         """`y` as it is trained on: what is left open counts as absent (as in arXiv 1905.01235)."""
         return self.y if self.y.ndim == 1 else np.maximum(self.y, 0)
 
-    def rows(self, index: NDArray[np.int64]) -> Labelled:
-        """Return the samples `index`."""
+    def rows(self, index: NDArray[np.int64] | slice) -> Labelled:
+        """Return the samples `index`, of a slice without a copy."""
         return Labelled(x=self.x[index], y=self.y[index])
-
-    def __add__(self, other: Labelled) -> Labelled:
-        return Labelled(x=np.concatenate([self.x, other.x]), y=np.concatenate([self.y, other.y]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ class ProbeData:
     """The three splits, features as the options want them.
 
     Attributes:
-        train: without the validation samples.
-        val: official where the data have it, else drawn from the training split.
+        learned: training samples, then those of validation: one array, since a copy of all features counts.
+        num_train: how many of them are for training.
         test: judged once.
         num_classes: K.
         multilabel: whether labels are K yes/no answers.
@@ -65,13 +63,23 @@ class ProbeData:
         train_fingerprint: of the training split as opened.
     """
 
-    train: Labelled
-    val: Labelled
+    learned: Labelled
+    num_train: int
     test: Labelled
     num_classes: int
     multilabel: bool
     validation: str
     train_fingerprint: str
+
+    @property
+    def train(self) -> Labelled:
+        """What is learned from while the strength is chosen: without the validation samples."""
+        return self.learned.rows(slice(self.num_train))
+
+    @property
+    def val(self) -> Labelled:
+        """What the strength is chosen on: official where the data have it, else drawn from train."""
+        return self.learned.rows(slice(self.num_train, None))
 
 
 class ProbeTask:
@@ -154,28 +162,30 @@ def probe_data(
     check_labels(samples, {split: given for split, (given, _) in features.fit.items()})
     train_samples, train_features = features.fit["train"]
     test = _labelled(samples, features)
-    train = _labelled(train_samples, train_features)
+    learned = _labelled(train_samples, train_features)
+    num_train = len(learned.y)
     if "val" in features.fit:
         val = _labelled(*features.fit["val"])
+        learned = Labelled(x=np.concatenate([learned.x, val.x]), y=np.concatenate([learned.y, val.y]))
         said = "official validation split"
     elif not needs_validation:
-        val, said = train.rows(np.arange(0)), "none: no strength is chosen on it"
+        said = "none: no strength is chosen on it"
     else:
-        rest, drawn = draw_validation(train.y, options.validation_fraction, options.seed)
+        rest, drawn = draw_validation(learned.y, options.validation_fraction, options.seed)
         if not len(drawn):
             raise DamagedData(
                 f"{info.name}: no class has the two training images that a validation split needs; "
                 "give a fixed strength (options: {C: …}) or more data."
             )
-        train, val = train.rows(rest), train.rows(drawn)
+        learned, num_train = learned.rows(np.concatenate([rest, drawn])), len(rest)
         said = f"{options.validation_fraction:.0%} of train, stratified, seed {options.seed}"
     if options.normalize:
-        train, val, test = (normalized(split) for split in (train, val, test))
+        learned, test = normalized(learned), normalized(test)
     if options.standardize and standardize:
-        train, val, test = standardized([train, val, test])
+        learned, test = standardized([learned, test], num_train)
     return ProbeData(
-        train=train,
-        val=val,
+        learned=learned,
+        num_train=num_train,
         test=test,
         num_classes=len(info.class_names),
         multilabel=info.kind == "multilabel",
@@ -274,13 +284,38 @@ def by_class(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def normalized(split: Labelled) -> Labelled:
     """Return the split with feature vectors of unit length."""
-    length = np.linalg.norm(split.x, axis=1, keepdims=True)
-    return Labelled(x=split.x / np.maximum(length, 1e-12), y=split.y)
+
+    def scaled(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        unit: NDArray[np.float32] = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        return unit
+
+    return _by_rows(split, scaled)
 
 
-def standardized(splits: Sequence[Labelled]) -> list[Labelled]:
-    """Return the splits with features of zero mean and unit variance in the first, which is learned from."""
-    mean = splits[0].x.mean(axis=0, dtype=np.float64)
-    deviation = splits[0].x.std(axis=0, dtype=np.float64)
+def standardized(splits: Sequence[Labelled], count: int | None = None) -> list[Labelled]:
+    """Return the splits with features of zero mean and unit variance in what is learned from.
+
+    Args:
+        splits: the first is learned from.
+        count: its rows that give mean and variance, from the first on; all by default.
+    """
+    x = splits[0].x[:count]
+    mean = x.mean(axis=0, dtype=np.float64)
+    # Deviations from the mean are in float64: in chunks they take no memory of the size of the features.
+    squares = sum(((x[rows] - mean) ** 2).sum(axis=0) for rows in _rows(x))
+    deviation = np.sqrt(squares / len(x))
     deviation[deviation == 0] = 1.0  # A constant feature says nothing, whatever its scale.
-    return [Labelled(x=((split.x - mean) / deviation).astype(np.float32), y=split.y) for split in splits]
+    return [_by_rows(split, lambda part: (part - mean) / deviation) for split in splits]
+
+
+def _rows(x: NDArray[np.float32]) -> Iterator[slice]:
+    # In float64 and with temporaries, these are as large as a metric's chunks.
+    return row_chunks(len(x), 8 * x.shape[1])
+
+
+def _by_rows(split: Labelled, change: Callable[[NDArray[np.float32]], NDArray[Any]]) -> Labelled:
+    """Return the split with features changed row by row; temporaries are of a chunk's size."""
+    x = np.empty(split.x.shape, np.float32)
+    for rows in _rows(x):
+        x[rows] = change(split.x[rows])
+    return Labelled(x=x, y=split.y)

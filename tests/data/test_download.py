@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.download import BESIDE_SPLITS, download_dataset, prefetch_dataset
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.data.verify import absent_remarks, open_splits, verify_dataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 from rwkvclip_eval.prefetch import prefetch_all
 
@@ -177,12 +179,71 @@ def test_a_wrong_file_of_the_hub_is_fetched_once_more(tmp_path, monkeypatch):
             (local_dir / "test" / "0.tar").write_bytes(contents.pop(0))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    said = download_dataset(DatasetRef(name="pets"), tmp_path)
+    said = download_dataset(DatasetRef(name="dtd"), tmp_path)
     assert "2 files have the hub's size and SHA-256" in said
     assert calls == [[*BESIDE_SPLITS, "*/*"]] * 2
     with pytest.raises(DataNotFound, match="has no split val"):
-        download_dataset(DatasetRef(name="pets"), tmp_path, ["val"])
-    (tmp_path / "wds_vtab-pets" / "test" / "0.tar").unlink()
+        download_dataset(DatasetRef(name="dtd"), tmp_path, ["val"])
+    (tmp_path / "wds_vtab-dtd" / "test" / "0.tar").unlink()
     contents += [b"wrong", b"wrong"]
     with pytest.raises(DamagedData, match="came twice"):
-        download_dataset(DatasetRef(name="pets"), tmp_path)
+        download_dataset(DatasetRef(name="dtd"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "pets"])
+def test_of_a_hub_copy_with_a_short_training_split_the_test_split_alone_is_taken(name, tmp_path, monkeypatch):
+    asked, published = [], []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *a, allow_patterns, **k: asked.append(allow_patterns)
+    )
+    monkeypatch.setattr(
+        "rwkvclip_eval.data.http.fetch_file", lambda download, folder, _: published.append(download.file)
+    )
+    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    hub_says(monkeypatch, {"test/0.tar": b""})
+    (tmp_path / f"wds_vtab-{name}" / "test").mkdir(parents=True)
+    (tmp_path / f"wds_vtab-{name}" / "test" / "0.tar").write_bytes(b"")
+    ref = DatasetRef(name=name)
+    said = download_dataset(ref, tmp_path)
+    assert asked == [[*BESIDE_SPLITS, "test/*"]] and "1 files have the hub's size" in said
+    files = [download.file for download in catalogue()[name].variants["default"].downloads]
+    assert published == files and f"data prepare {name}@default --from" in said
+    with pytest.raises(DataNotFound, match=r"has no split val, but train, test\."):
+        download_dataset(ref, tmp_path, ["val"])
+
+
+@pytest.mark.parametrize("fetch", [download_dataset, lambda ref, root: prefetch_dataset(ref, root)])
+def test_where_the_hub_cannot_be_reached_the_published_files_are_tried_and_both_failures_told(
+    fetch, tmp_path, monkeypatch
+):
+    def unreachable(*a, **k):
+        raise OSError("no such repository")
+
+    def no_file(*a):
+        raise DataNotFound("the authors' address is dead.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", no_file)
+    with pytest.raises(DataNotFound, match=r"no such repository.* Then: the authors' address is dead"):
+        fetch(DatasetRef(name="dtd"), tmp_path)
+    asked = []
+    monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", lambda d, *a: asked.append(d.file))
+    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    if fetch is download_dataset:
+        said = fetch(DatasetRef(name="dtd"), tmp_path)
+        assert "no such repository" in said and "Then: 1 files are at" in said
+        assert asked == ["dtd-r1.0.1.tar.gz"]
+
+
+def test_an_official_split_that_the_hub_lacks_is_named_with_the_cure(tmp_path, write_wds, monkeypatch):
+    folder = write_wds(tmp_path, "fgvc_aircraft", [[0]], classnames="\n".join(map(str, range(100))))
+    shutil.copytree(folder / "test", folder / "train")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: None)
+    hub_says(monkeypatch, {})
+    aircraft = DatasetRef(name="aircraft")
+    cure = "Absent: the official split val, which probes need; make shards of the published files: "
+    assert f"{cure}rwkvclip-eval data prepare aircraft " in download_dataset(aircraft, tmp_path)
+    reports = [verify_dataset(split) for split in open_splits(aircraft, tmp_path)]
+    (said,) = absent_remarks(reports)
+    assert said.startswith(cure)
+    assert absent_remarks([verify_dataset(open_dataset(DatasetRef(name="digits"), data_root=None))]) == []

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 from toy import COLOURS
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.results import read_records, write_records
 from rwkvclip_eval.run_directory import RunDirectory
-from rwkvclip_eval.rundir import run_suite
+from rwkvclip_eval.suite_run import run_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rwkvclip_eval.rundir import RunSummary
+    from rwkvclip_eval.suite_run import RunSummary
 
 MODEL = "python:toy_factory:make"
 ENTRY = "      - {name: %s, folder: colours, class_names: [%s], templates: ['a {c} picture']}\n"
@@ -164,3 +167,36 @@ def test_names_may_hold_any_line_separator(
     odd = dataclasses.replace(record, dataset="a\u2028b\u0085c")
     write_records(tmp_path / "odd.jsonl", [odd, record])
     assert [r.dataset for r in read_records(tmp_path / "odd.jsonl")] == [odd.dataset, record.dataset]
+
+
+@pytest.mark.parametrize("changed", ["train", "test"])
+def test_a_run_whose_data_changed_is_not_continued_and_data_that_are_gone_leave_its_numbers(
+    run: Callable[..., RunSummary], tmp_path: Path, changed: str
+) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("red", "blue"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(4):
+                pixels = np.clip(np.array(COLOURS[name]) + rng.normal(0, 60, (8, 8, 3)), 0, 255)
+                path = tmp_path / "images" / split / name / f"{i}.png"
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    suite = tmp_path / "suite.yaml"
+    images = "datasets: [{name: images, folder: images}]"
+    suite.write_text(
+        f"name: s\ntasks:\n  - {{task: linear_probe, {images}}}\n  - {{task: knn_probe, {images}}}\n"
+    )
+    results = run(suite).out / "results.jsonl"
+    write_records(results, [r for r in read_records(results) if r.task == "linear_probe"])
+    before = results.read_bytes()
+    folder = tmp_path / "images" / changed / "red"
+    shutil.copy(folder / "0.png", folder / "9.png")
+    with pytest.raises(OutputError, match=r"data of images changed since .* choose another --out"):
+        run(suite)
+    assert results.read_bytes() == before
+    (tmp_path / "images").rename(tmp_path / "gone")
+    with pytest.raises(DataNotFound, match="No dataset of the suite"):
+        run(suite)
+    (tmp_path / "gone").rename(tmp_path / "images")
+    (folder / "9.png").unlink()
+    assert (run(suite).num_run, run(suite).num_run) == (1, 0)

@@ -9,8 +9,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from rwkvclip_eval.errors import ConfigError, DamagedData
-from rwkvclip_eval.probe import Solver, fit_logistic, scores
+from rwkvclip_eval.probe import Solver, check_budget, fit_logistic, scores
 from rwkvclip_eval.probe.certificate import certify
+from rwkvclip_eval.probe.descent import plan
 from rwkvclip_eval.probe.problem import make_problem
 
 GRID = [10.0**k for k in range(-6, 7, 2)]
@@ -355,3 +356,16 @@ def test_gpu_and_cpu_agree_within_their_gaps():
     for a, b in zip(cpu, fit_logistic(x, y, GRID, num_classes=10, device="cuda"), strict=True):
         assert abs(a.objective - b.objective) <= a.gap + b.gap
         assert b.status == "converged"
+
+
+def test_an_accelerator_holds_the_features_only_where_the_solver_still_fits():
+    # The device without memory stands for an accelerator: only sizes count here.
+    x, y = np.zeros((4000, 8), np.float32), np.arange(4000) % 2
+    common = {"num_classes": 2, "multilabel": False, "device": "meta"}
+    smallest = make_problem(x, y, memory_budget=0, **common).smallest_budget
+    check_budget(y, 8, num_classes=2, memory_budget=smallest)
+    least = max(smallest + x.nbytes, 4 * x.nbytes)
+    for budget, held in ((smallest, False), (least - 1, False), (least, True)):
+        problem = make_problem(x, y, memory_budget=budget, **common)
+        assert (problem.held is not None) == held
+        assert plan(problem, 1, torch.float64).strengths == 1

@@ -1,6 +1,7 @@
 """Splits of a probe: draws, scaling and refusals."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -167,3 +168,28 @@ def test_splits_that_number_their_classes_differently_are_refused(split, names, 
     given = with_info(given, split, class_names=names)
     with pytest.raises(DamagedData, match=f"mine: {split} and test .*{said.format(split)}"):
         probe_data(*given, ProbeOptions())
+
+
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [({}, 1.0), ({"normalize": True}, 2.0), ({"standardize": True}, 2.0)],
+    ids=["plain", "normalised", "standardised"],
+)
+def test_features_are_copied_once_and_scaled_ones_twice(monkeypatch, official, options, most):
+    # Chunks have a size of their own, so they count for little beside features larger than these.
+    monkeypatch.setattr("rwkvclip_eval.metrics.chunks.CHUNK_ELEMENTS", 1 << 15)
+    labels = np.arange(12_000) % 2
+    x = np.random.default_rng(0).standard_normal((12_000, 256), dtype=np.float32)
+    val = labels[:3000] if official else None
+    samples, features = case(labels, labels[:3000], val)
+    fit = {s: (g, Features(image_probe=x[: len(g.labels)])) for s, (g, _) in features.fit.items()}
+    features = dataclasses.replace(features, image_probe=x[:3000], fit=fit)
+    size = 3000 * x[0].nbytes + sum(given.image_probe.nbytes for _, given in fit.values())
+    tracemalloc.start()
+    data = probe_data(samples, features, ProbeOptions(**options))
+    stays, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stays < 1.1 * size and peak < (most + 0.1) * size
+    assert data.train.x.base is not None and data.val.x.base is not None
+    assert len(data.train.y) + len(data.val.y) == len(data.learned.y)

@@ -282,3 +282,10 @@ def test_more_shots_than_a_class_has_are_refused_by_name():
     protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1000,), C=1.0))
     with pytest.raises(DamagedData, match=r"class '\d' has \d+ training images, fewer than the 1000 shots"):
         probe("few_shot_linear_probe", protocol)
+
+
+def test_a_record_names_no_option_that_had_no_part_in_it():
+    searched, *_ = probe("linear_probe", CLIP_CERTIFIED, every=2)
+    assert searched.notes["search"] == "clip" and searched.notes["seed"] == "0"
+    still, *_ = probe("linear_probe", fixed(0.316))
+    assert not {"search", "seed"} & set(still.notes)

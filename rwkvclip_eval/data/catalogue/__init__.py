@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from importlib import resources
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rwkvclip_eval.data.types import DatasetKind
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.registry import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Metric = Literal[
     "top1_accuracy",
@@ -75,6 +78,9 @@ class Variant(BaseModel):
     webdataset: tuple[str, ...] = Field((), description="folders looked for under the data root, in order")
     clip_benchmark: str | None = Field(None, description="name in the clip-benchmark package")
     hub: tuple[str, ...] = Field((), description="Hugging Face repositories that hold the webdataset folders")
+    hub_splits: tuple[str, ...] = Field(
+        (), description="the splits of these that are whole and so worth fetching; all by default"
+    )
     hugging_face: HuggingFaceCopy | None = Field(
         None, description="what `source: {kind: hugging_face}` means in a suite"
     )
@@ -94,6 +100,15 @@ class Variant(BaseModel):
     def sources(self) -> str:
         """Where `data download` gets it from, in words; empty where it cannot."""
         return ", ".join(self.hub) or ("published files" if self.downloads else "")
+
+    def on_hub(self, splits: Iterable[str]) -> list[str]:
+        """Return those of `splits` that the hub's copy may hold whole."""
+        return [split for split in splits if self.hub and split in (self.hub_splits or (split,))]
+
+    def short_copy(self, folder: str, split: str) -> bool:
+        """Return whether webdataset folder `folder` is one of the hub's that holds only a part of `split`."""
+        of_hub = folder in (repository.rpartition("/")[2] for repository in self.hub)
+        return of_hub and not self.on_hub([split])
 
 
 LEAST_OF_LOSSY = 0.5
@@ -194,6 +209,35 @@ def names_of(name: str) -> tuple[str, ...]:
     if record is None:
         return (name,)
     return tuple(dict.fromkeys((record, name, *catalogue()[record].aliases)))
+
+
+def how_to_complete(name: str, variant: str = "default") -> str:
+    """Return how one makes whole shards of a dataset whose copy is not."""
+    label = name if variant == "default" else f"{name}@{variant}"
+    return (
+        "make shards of the published files: "
+        f"rwkvclip-eval data prepare {label} --from FOLDER --data-root DIR"
+    )
+
+
+def absent_splits(
+    name: str, variant: str, known: Variant, there: Iterable[str], wanted: Iterable[str] | None = None
+) -> list[str]:
+    """Return a sentence that names the official splits that are not `there`, and the cure, or nothing.
+
+    Args:
+        name: of the dataset.
+        variant: of its versions.
+        known: what the catalogue says of that one.
+        there: splits that were found.
+        wanted: splits that should be; all that the catalogue counts by default.
+    """
+    found = set(there)
+    absent = [s for s in known.counts if s not in found and (wanted is None or s in wanted)]
+    if known.embedded or not absent:
+        return []
+    what = f"the official split{'s' if len(absent) > 1 else ''} {' and '.join(absent)}"
+    return [f"Absent: {what}, which probes need; {how_to_complete(name, variant)}."]
 
 
 def choose_variant(name: str, entry: Entry, variant: str | None) -> str:

@@ -25,12 +25,12 @@ from rwkvclip_eval.data.samples import (
     read_text,
     targets,
 )
+from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SPLITS = ("train", "val", "test")
 FILES = {
     "flickr30k": "dataset_flickr30k.json",
     "flickr8k": "dataset_flickr8k.json",

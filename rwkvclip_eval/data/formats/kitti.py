@@ -18,6 +18,7 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
 from rwkvclip_eval.data.prompts import shipped
+from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.samples import Split
 
 NAME = "kitti"
-SPLITS = ("train", "val", "test")
 VEHICLES = ("Car", "Van", "Truck")
 BOUNDS_M = (8.0, 20.0, 999.0)
 """A class ends with the bound itself: 8 m is class 0."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.averages import resolve_averages
 from rwkvclip_eval.data.open import check_data_root
+from rwkvclip_eval.datasets import Datasets, fit_fingerprint
 from rwkvclip_eval.encoding import Timings, encode_batches
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.features import image_key
@@ -19,14 +20,7 @@ from rwkvclip_eval.partial_entry import PartialEntry
 from rwkvclip_eval.preflight import check_all
 from rwkvclip_eval.results import Record, RunInfo, load_results
 from rwkvclip_eval.run_directory import FINISHED, RunDirectory
-from rwkvclip_eval.runner import (
-    Datasets,
-    RunOptions,
-    UnitOutcome,
-    make_store,
-    run_unit,
-    utc_now,
-)
+from rwkvclip_eval.runner import RunOptions, UnitOutcome, make_store, run_unit, utc_now
 from rwkvclip_eval.suite import LoadedSuite, load_suite
 from rwkvclip_eval.units import Unit, in_shard, plan
 from rwkvclip_models.checkpoint import checkpoint_sha256
@@ -148,7 +142,13 @@ def run_suite(
         _refuse_equal_names([u.name(spec.name) for spec in specs for u in units])
         num_run = sum(len(pending) for _, pending in work)
         datasets = Datasets(options, loaded.base_dir)
+        finished = [
+            (u.name(specs[i].name), u)
+            for i, j in sorted(wanted)
+            if run.finished((u := units[j]).name(specs[i].name), u.task.version)
+        ]
         with timings.stage("load"):
+            _check_same_data(run, finished, datasets)
             encoders = _load_all(run, [spec for spec, pending in work if pending], options)
             check_all([u for _, pending in work for u in pending], datasets)
         with make_store(options) as store:
@@ -290,6 +290,29 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
         if checkpoint_sha256(path) not in scored:
             raise OutputError(
                 f"{path.name} has changed since {run.out} scored {spec.name}; choose another --out."
+            )
+
+
+def _check_same_data(run: RunDirectory, finished: Sequence[tuple[str, Unit]], datasets: Datasets) -> None:
+    """Refuse to continue a run whose data have other content than those already scored.
+
+    Data that cannot be opened now are left alone: their numbers stand.
+
+    Raises:
+        OutputError: a split changed that a finished unit, given with its name, was judged on or learned from.
+    """
+    for name, unit in finished:
+        records = [record for record in run.records[name] if record.status == "ok"]
+        if not records:
+            continue
+        try:
+            judged, learned = datasets.get(unit), datasets.fit_splits(unit)
+        except UserError:
+            continue
+        now = judged.info.fingerprint, fit_fingerprint(learned)
+        if any((record.dataset_fingerprint, record.fit_fingerprint) != now for record in records):
+            raise OutputError(
+                f"The data of {unit.dataset} changed since {run.out} scored {name}; choose another --out."
             )
 
 
