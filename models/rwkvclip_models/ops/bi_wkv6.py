@@ -13,6 +13,7 @@ from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import PLAIN, resolve
 from rwkvclip_models.ops.native import DTYPE_CODES
+from rwkvclip_models.ops.operands import check_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, implementa
         UserError: an implementation that is unknown or cannot run these operands here, or operands whose
             shapes, dtypes or devices do not fit.
     """
+    check_tensors("bi_wkv6", r=r, k=k, v=v, w=w, u=u)
     r, k, v = (library.cast_for_autocast(x) for x in (r, k, v))
     _check(r, k, v, w, u)
     name = resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1])
@@ -59,9 +61,6 @@ def _check(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> None:
     for name, x in (("w", w), ("u", u)):
         if x.dtype != wanted:
             raise UserError(f"bi_wkv6 expects {name} in {wanted} beside {r.dtype} operands, got {x.dtype}.")
-    devices = {x.device for x in (r, k, v, w, u)}
-    if len(devices) > 1:
-        raise UserError(f"bi_wkv6 expects its operands on one device, got {', '.join(map(str, devices))}.")
 
 
 def check(implementation: str, device: torch.device | str, dtype: torch.dtype) -> float:
