@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from rwkvclip_models.ops.reference import MAX_RAW_DECAY
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -31,9 +33,6 @@ CACHE_ELEMENTS = 1 << 18
 
 ACCELERATOR_ELEMENTS = 1 << 25
 """Elements per operand of a batch chunk on other devices; bounds the workspace."""
-
-MAX_RAW_DECAY = 80.0
-"""exp(−exp(w)) is zero far below this w; above it exp(w) is no longer a float32."""
 
 
 def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:

@@ -219,38 +219,3 @@ def relu_square(x: Tensor, *, implementation: str = "auto", overwrite: bool = Fa
         return x
     out: Tensor = library.relu_square(x, chosen)
     return out
-
-
-def check_fused(implementation: str, device: torch.device | str, dtype: torch.dtype) -> float:
-    """Return the largest relative error of an implementation's elementwise operators against the eager forms.
-
-    Outputs and all gradients count, each as max |difference| / max |eager in float64|, on one random problem
-    (B 2, a grid of 7×7, H 2, N 80, K 5) with operands exact in `dtype`.
-
-    Raises:
-        UserError: unknown implementation, or one that cannot run here.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape, shift = (2, 49, 160), Shift(7, 7, 2, 4)
-
-    def random(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(dtype)
-
-    def run(name: str, x: Tensor, mix: Tensor, gate: Tensor, weight: Tensor, grads: Tensor) -> list[Tensor]:
-        x, mix, gate, weight = (z.detach().clone().requires_grad_() for z in (x, mix, gate, weight))
-        outputs = [
-            shift_lerp(x, mix, shift, implementation=name),
-            shift_lerp(x, weight, shift, implementation=name),
-            norm_gate(x, gate, weight[0], weight[1], heads=2, eps=1e-5, implementation=name),
-            relu_square(x, implementation=name),
-        ]
-        leaves = (x, mix, gate, weight)
-        pulled = [torch.autograd.grad(y, leaves, grads.expand_as(y), allow_unused=True) for y in outputs]
-        return [*(y.detach() for y in outputs), *(g for gs in pulled for g in gs if g is not None)]
-
-    operands = [random(*shape), random(5, *shape), random(*shape), random(2, shape[2]), random(*shape)]
-    exact = run("torch", *(x.double() for x in operands))
-    ran = run(implementation, *(x.to(device) for x in operands))
-    return max(
-        float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(ran, exact, strict=True)
-    )
