@@ -14,6 +14,7 @@ import torch
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import build, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
+from rwkvclip_models.ops.compilers import BuildError
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def status(name: str) -> ImplementationStatus:
     elif name in {"cpu", "cuda"}:
         try:
             build.library(name)
-        except build.BuildError as error:
+        except BuildError as error:
             reason, cure = error.reason, error.cure
     if not reason and KERNELS.get(name) == "cuda":
         reason, cure = _trial(name)
