@@ -106,3 +106,11 @@ def test_operands_are_dense_tensors_on_one_device(implementation, change, messag
             relu_square(change, implementation=implementation)
         with pytest.raises(UserError, match=message):
             bi_wkv6(change, *[zeros(1, 2, 1, 16)] * 3, zeros(1, 16), implementation=implementation)
+
+
+@pytest.mark.parametrize("implementation", [None, 3, ["cpu"]])
+def test_an_implementation_is_a_name(implementation):
+    with pytest.raises(UserError, match="is one of auto, reference, torch, cpu"):
+        relu_square(zeros(2), implementation=implementation)
+    with pytest.raises(UserError, match="is one of auto, reference, torch, cpu"):
+        bi_wkv6(*[zeros(1, 2, 1, 16)] * 4, zeros(1, 16), implementation=implementation)

@@ -13,7 +13,7 @@ from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import PLAIN, resolve
 from rwkvclip_models.ops.native import DTYPE_CODES
-from rwkvclip_models.ops.operands import check_tensors
+from rwkvclip_models.ops.operands import check_reverse_mode, check_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +47,7 @@ def run(name: str, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Ten
     """Return `bi_wkv6` of checked operands in the implementation called `name`, whether or not it suits."""
     if name in PLAIN:
         return PLAIN[name](r, k, v, w, u)
+    check_reverse_mode("bi_wkv6", r, k, v, w, u)
     y: Tensor = library.bi_wkv6(r, k, v, w, u, name)
     return y
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 
 from rwkvclip_models.ops.reference import MAX_RAW_DECAY
 
@@ -95,14 +94,12 @@ class _Join:
         return pairs.narrow(2, 0, self.left), pairs.narrow(2, self.left, self.right)
 
     def corners(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Return views of contiguous a [M, T, T]: rows right × columns left, and left × right."""
-        m, t, _ = a.shape
+        """Return views of a [M, T, T]: rows right × columns left, and left × right."""
         width = self.left + self.right
-        pairs = a.as_strided(
-            (m, self.count, width, width),
-            (t * t, width * (t + 1), t, 1),
-            a.storage_offset() + self.start * (t + 1),
-        )
+        for axis in (1, 2):
+            a = a.narrow(axis, self.start, self.count * width)
+        grid = a.unflatten(2, (self.count, width)).unflatten(1, (self.count, width))
+        pairs = grid.diagonal(dim1=1, dim2=3).movedim(-1, 1)
         return pairs[:, :, self.left :, : self.left], pairs[:, :, : self.left, self.left :]
 
 
@@ -110,7 +107,8 @@ def _joins(num_tokens: int) -> Iterator[_Join]:
     """Yield the joins of the tree, smallest blocks first; a ragged last block waits for a partner."""
     b = 1
     while b < num_tokens:
-        count, rest = divmod(num_tokens, 2 * b)
+        # Not divmod, which TorchDynamo does not know of symbols.
+        count, rest = num_tokens // (2 * b), num_tokens % (2 * b)
         if count:
             yield _Join(0, count, b, b)
         if rest > b:
@@ -171,9 +169,18 @@ class _Dense(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
-        r, k, v, w, u = ctx.saved_tensors
+        gradients: tuple[Tensor, ...] = _DenseBackward.apply(gy, *ctx.saved_tensors)
+        return gradients
+
+
+class _DenseBackward(torch.autograd.Function):
+    """The gradients of r, k, v, w, u; a function of its own so that its derivative is refused, never lost."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor
+    ) -> tuple[Tensor, ...]:
         gr, gk, gv, gw = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (r, k, v, w))
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
@@ -216,10 +223,19 @@ class _Dense(torch.autograd.Function):
                     whole[rows] = _by_token(part, bonus)
         return gr, gk, gv, gw, gu.to(u.dtype)
 
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError(
+            "Bi-WKV's torch implementation has no second derivatives; the reference implementation has."
+        )
+
 
 def _chunks(r: Tensor) -> Iterator[slice]:
     """Yield slices of the batch whose operands stay in cache (CPU) or bound the workspace (elsewhere)."""
     batch, num_tokens, heads, width = r.shape
+    if torch.compiler.is_compiling():
+        yield slice(None)  # the batch may be a symbol, which no loop can run to
+        return
     on_cpu = r.device.type == "cpu"
     elements = CACHE_ELEMENTS * torch.get_num_threads() if on_cpu else ACCELERATOR_ELEMENTS
     most = max(1, elements // max(1, num_tokens * heads * width))

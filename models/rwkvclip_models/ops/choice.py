@@ -151,18 +151,28 @@ def resolve(
     Raises:
         UserError: there is no such implementation, or the one named cannot run these operands here.
     """
-    name: str = _resolve(implementation, torch.device(device).type, dtype, width)
+    name: str = _resolve(implementation, torch.device(device).type, dtype, _constant(width))
     return name
 
 
 def fused(implementation: str, x: Tensor, width: int | None) -> str | None:
     """Return who runs an elementwise operator on `x` with heads of `width`; None for the eager form."""
-    name = _resolve(implementation, x.device.type, x.dtype, width or WIDTH_STEP)
+    width = WIDTH_STEP if width is None else _constant(width)
+    name = _resolve(implementation, x.device.type, x.dtype, width)
     return name if name in KERNELS else None
+
+
+def _constant(width: int) -> int:
+    """Return a width that is as good as this one, and a constant for a compiler where this is a symbol."""
+    fits = width % WIDTH_STEP == 0 and 0 < width <= MAX_WIDTH
+    return WIDTH_STEP if fits else int(width)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # untyped in torch
 def _resolve(implementation: str, kind: str, dtype: torch.dtype, width: int) -> str:
+    if not isinstance(implementation, str):
+        names = ", ".join(("auto", *PLAIN, *KERNELS))
+        raise UserError(f"A Bi-WKV implementation is one of {names}, got {implementation!r}.")
     return _decide(implementation, kind, dtype, width)
 
 
@@ -192,7 +202,8 @@ def _obstacle(name: str, kind: str, dtype: torch.dtype, width: int) -> tuple[str
     if KERNELS[name] != kind:
         return (
             f"it works on {KERNELS[name]} tensors, got {kind}.",
-            "Move the model, or use 'auto' or 'torch'.",
+            f"Move the model and its inputs (on the command line: --device {KERNELS[name]}), "
+            "or use 'auto' or 'torch'.",
         )
     if width % WIDTH_STEP or not 0 < width <= MAX_WIDTH:
         return (

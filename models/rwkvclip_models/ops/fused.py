@@ -17,7 +17,13 @@ from torch import Tensor
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import fused
-from rwkvclip_models.ops.operands import check_heads, check_shape, check_shift, check_tensors
+from rwkvclip_models.ops.operands import (
+    check_heads,
+    check_reverse_mode,
+    check_shape,
+    check_shift,
+    check_tensors,
+)
 
 Moves = tuple[tuple[int, int], ...]
 """(grid axis, ±1) per equal group of a head's channels: +1 takes the neighbour before, −1 the one after."""
@@ -100,6 +106,7 @@ def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "a
     if chosen is None:
         weights = mix if own else mix[:, None, None]
         return torch.addcmul(x, shift_delta(x, shift), weights.to(x.dtype))
+    check_reverse_mode("shift_lerp", x, mix)
     x = library.cast_for_autocast(x)
     out: Tensor = library.shift_lerp(x, mix.to(x.dtype), *shift.sizes, chosen)
     return out
@@ -131,6 +138,7 @@ def dynamic_lerp(
     if chosen != "cpu" or rank % 16:
         weights = library.mixes(low_rank, base, up)
         return shift_lerp(x, weights, shift, implementation=implementation)
+    check_reverse_mode("dynamic_lerp", x, low_rank, base, up)
     x = library.cast_for_autocast(x)
     out: Tensor = library.dynamic_lerp(x, low_rank.to(x.dtype), base, up, *shift.sizes, chosen)
     return out
@@ -173,6 +181,7 @@ def norm_gate(
     if chosen is None:
         normed = F.group_norm(y.flatten(0, 1), heads, weight, bias, eps)
         return normed.view_as(y) * F.silu(gate)
+    check_reverse_mode("norm_gate", y, gate, weight, bias)
     out: Tensor = library.norm_gate(y, gate.to(y.dtype), weight, bias, heads, eps, chosen)
     return out
 
@@ -195,6 +204,7 @@ def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: 
     chosen = fused(implementation, value, None)
     if chosen != "cpu" or not residual.dtype == gate.dtype == value.dtype:
         return residual + torch.sigmoid(gate) * value
+    check_reverse_mode("gated_add", residual, gate, value)
     out: Tensor = library.gated_add(residual, gate, value, chosen)
     return out
 
@@ -214,6 +224,7 @@ def relu_square(x: Tensor, *, implementation: str = "auto", overwrite: bool = Fa
     chosen = fused(implementation, x, None)
     if chosen is None:
         return F.relu(x).square()
+    check_reverse_mode("relu_square", x)
     if overwrite and chosen == "cpu":
         library.relu_square_(x, chosen)
         return x

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rwkvclip_models.errors import UserError
 
@@ -36,6 +37,21 @@ def check_tensors(operator: str, **tensors: Tensor) -> None:
     if any(x.device != first.device for x in tensors.values()):
         found = ", ".join(f"{name} on {x.device}" for name, x in tensors.items())
         raise UserError(f"{operator} expects its operands on one device, got {found}. Move them to one.")
+
+
+def check_reverse_mode(operator: str, *tensors: Tensor) -> None:
+    """Check that no operand carries a forward-mode tangent: torch would drop it in silence.
+
+    Raises:
+        UserError: one does.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+        raise UserError(
+            f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd). Use reverse mode "
+            "(torch.func.vjp, jacrev), or the reference implementation of Bi-WKV."
+        )
 
 
 def check_shape(operator: str, name: str, x: Tensor, axes: str, shape: Sequence[int]) -> None:
