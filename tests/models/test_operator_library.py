@@ -105,7 +105,7 @@ def test_batch_and_number_of_tokens_may_change_without_a_graph_break(implementat
 
     torch.compiler.reset()
     compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
-    for batch, num_tokens in ((2, 5), (3, 7), (4, 9)):
+    for batch, num_tokens in ((2, 3), (3, 3), (4, 2)):
         leaves = [x.detach().requires_grad_() for x in sized_operands(batch, num_tokens)]
         results = [
             [y.detach(), *torch.autograd.grad(y.sum(), leaves)] for y in (compiled(*leaves), call(*leaves))
@@ -115,9 +115,9 @@ def test_batch_and_number_of_tokens_may_change_without_a_graph_break(implementat
 
 def test_a_model_compiled_with_dynamic_shapes_takes_other_batches(nano_config):
     torch.compiler.reset()
-    for implementation in ("cpu", "torch"):
-        model = load_model(nano_config, implementation=implementation)
-        compiled = torch.compile(model.image_model, fullgraph=True, dynamic=True, backend="aot_eager")
+    model = load_model({**nano_config, "image_depth": 1}, implementation="cpu")
+    compiled = torch.compile(model.image_model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.inference_mode():
         for batch in (2, 3):
             pixels = torch.randn(batch, 3, 32, 32)
             torch.testing.assert_close(compiled(pixels), model.image_model(pixels), rtol=1e-4, atol=1e-5)
@@ -155,7 +155,7 @@ def test_a_model_without_data_gives_the_shapes_of_its_embeddings(nano_config, im
 
 
 FORWARD_MODE = {
-    "bi_wkv6": lambda x: ops.bi_wkv6(x, *operands(requires_grad=False)[1:], implementation="cpu"),
+    "bi_wkv6": lambda x: ops.bi_wkv6(x, x, x, x, torch.ones(2, 16), implementation="cpu"),
     "shift_lerp": lambda x: ops.shift_lerp(x.flatten(2), torch.ones(1, 32), GRID, implementation="cpu"),
     "dynamic_lerp": lambda x: ops.dynamic_lerp(
         x.flatten(2),

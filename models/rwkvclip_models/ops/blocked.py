@@ -39,7 +39,7 @@ def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tens
 
     Work and memory are linear in T beyond `MAX_DENSE_TOKENS`. First derivatives only.
     """
-    batch, num_tokens = r.shape[:2]
+    batch, num_tokens = r.shape[0], len(range(r.shape[1]))  # a constant, even where a compiler has a symbol
     if num_tokens <= MAX_DENSE_TOKENS:
         y: Tensor = _Dense.apply(r, k, v, w, u)
         return y
@@ -98,7 +98,7 @@ class _Join:
         width = self.left + self.right
         for axis in (1, 2):
             a = a.narrow(axis, self.start, self.count * width)
-        grid = a.unflatten(2, (self.count, width)).unflatten(1, (self.count, width))
+        grid = torch.unflatten(torch.unflatten(a, 2, (self.count, width)), 1, (self.count, width))
         pairs = grid.diagonal(dim1=1, dim2=3).movedim(-1, 1)
         return pairs[:, :, self.left :, : self.left], pairs[:, :, : self.left, self.left :]
 
@@ -107,8 +107,7 @@ def _joins(num_tokens: int) -> Iterator[_Join]:
     """Yield the joins of the tree, smallest blocks first; a ragged last block waits for a partner."""
     b = 1
     while b < num_tokens:
-        # Not divmod, which TorchDynamo does not know of symbols.
-        count, rest = num_tokens // (2 * b), num_tokens % (2 * b)
+        count, rest = divmod(num_tokens, 2 * b)
         if count:
             yield _Join(0, count, b, b)
         if rest > b:

@@ -169,7 +169,7 @@ def _constant(width: int) -> int:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # untyped in torch
-def _resolve(implementation: str, kind: str, dtype: torch.dtype, width: int) -> str:
+def _resolve(implementation: object, kind: str, dtype: torch.dtype, width: int) -> str:
     if not isinstance(implementation, str):
         names = ", ".join(("auto", *PLAIN, *KERNELS))
         raise UserError(f"A Bi-WKV implementation is one of {names}, got {implementation!r}.")

@@ -7,7 +7,7 @@ Axes: B batch, T tokens, C channels, K lerps, R rank.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -47,7 +47,8 @@ def check_reverse_mode(operator: str, *tensors: Tensor) -> None:
     """
     if torch.compiler.is_compiling():
         return
-    if any(forward_ad.unpack_dual(x).tangent is not None for x in tensors):
+    unpack: Any = forward_ad.unpack_dual
+    if any(unpack(x).tangent is not None for x in tensors):
         raise UserError(
             f"{operator} has no forward-mode derivative (torch.func.jvp, jacfwd). Use reverse mode "
             "(torch.func.vjp, jacrev), or the reference implementation of Bi-WKV."
