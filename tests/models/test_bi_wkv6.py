@@ -105,6 +105,13 @@ def test_extreme_decays_neither_overflow_nor_lose_accuracy(low, high, implementa
     assert_agrees(operands(2, 77, 1, 32, low=low, high=high), implementation)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decays_beyond_any_number_have_gradient_zero_in_the_reference(dtype):
+    result = output_and_gradients("reference", operands(1, 5, 1, 16, low=1e3, high=1e3, dtype=dtype))
+    assert (result["gw"] == 0).all()
+    assert all(value.isfinite().all() for value in result.values())
+
+
 @BOTH
 def test_extreme_decays_across_pieces_keep_their_accuracy(implementation):
     assert_agrees(operands(1, 300, 1, 16, low=-20, high=6), implementation)

@@ -5,7 +5,8 @@ import torch
 
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift
-from rwkvclip_models.ops.fused import check_fused, dynamic_lerp, gated_add, norm_gate, relu_square, shift_lerp
+from rwkvclip_models.ops.agreement import check_fused
+from rwkvclip_models.ops.fused import dynamic_lerp, gated_add, norm_gate, relu_square, shift_lerp
 
 LIMITS = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """Of max |difference| / max |float64 eager|; half precisions round operands' gradients and results once."""

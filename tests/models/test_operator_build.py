@@ -1,6 +1,8 @@
 """Building the compiled implementations: what can go wrong on users' machines."""
 
+import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,9 +12,22 @@ import pytest
 import torch
 
 from rwkvclip_models import UserError, ops
-from rwkvclip_models.ops import build, choice
+from rwkvclip_models.ops import build, choice, compilers
 
 FAST = ("-std=c++17", "-O0", "-fPIC", "-march=native", "-fopenmp")
+
+
+@pytest.fixture(scope="session")
+def made():
+    """A library that was built before."""
+    return Path(build.library("cpu")._name)
+
+
+@pytest.fixture
+def quick(made, fresh, monkeypatch):
+    """As `fresh`, and compiling takes no time."""
+    monkeypatch.setattr(build, "_compile", lambda scratch, *_: shutil.copy(made, scratch / "library.so"))
+    return fresh
 
 
 @pytest.fixture
@@ -35,19 +50,19 @@ def program(path, text):
     return str(path)
 
 
-def test_a_library_is_built_once_and_quietly(fresh, capfd):
+def test_a_library_is_built_once_and_quietly(quick, capfd):
     loaded = build.library("cpu")
     assert build.library("cpu") is loaded
-    [path] = fresh.glob("*.so")
+    [path] = quick.glob("*.so")
     assert capfd.readouterr() == ("", "")
     before = path.stat().st_mtime_ns
     build._loaded.clear()
     build.library("cpu")
-    assert [p.stat().st_mtime_ns for p in fresh.glob("*.so")] == [before]
-    assert not [p for p in fresh.iterdir() if p.is_dir()], "no scratch folder stays"
+    assert [p.stat().st_mtime_ns for p in quick.glob("*.so")] == [before]
+    assert not [p for p in quick.iterdir() if p.is_dir()], "no scratch folder stays"
 
 
-def test_other_flags_or_another_torch_make_another_library(fresh, monkeypatch):
+def test_other_flags_or_another_torch_make_another_library(quick, monkeypatch):
     build.library("cpu")
     monkeypatch.setattr(build, "_cpu_rule", lambda: (*FAST, "-DOTHER"))
     build._loaded.clear()
@@ -55,7 +70,7 @@ def test_other_flags_or_another_torch_make_another_library(fresh, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "99.0")
     build._loaded.clear()
     build.library("cpu")
-    assert len(list(fresh.glob("*.so"))) == 3
+    assert len(list(quick.glob("*.so"))) == 3
 
 
 def test_processes_that_start_together_build_once(fresh):
@@ -70,11 +85,11 @@ def test_processes_that_start_together_build_once(fresh):
     assert len(list(fresh.glob("*.so"))) == 1
 
 
-def test_what_an_interrupted_build_left_is_swept_away_and_not_loaded(fresh):
+def test_what_an_interrupted_build_left_is_swept_away_and_not_loaded(quick):
     build.library("cpu")
-    [path] = fresh.glob("*.so")
+    [path] = quick.glob("*.so")
     path.unlink()
-    left = fresh / f".{path.stem}-killed"
+    left = quick / f".{path.stem}-killed"
     left.mkdir()
     (left / "library.so").write_bytes(b"half a library")
     build._loaded.clear()
@@ -187,16 +202,112 @@ def test_without_ninja_the_cure_is_its_package(refused, monkeypatch):
     refused("ninja is not installed", "pip install ninja")
 
 
-def test_a_damaged_library_in_the_cache_says_what_to_delete(fresh, monkeypatch, tmp_path):
+@pytest.mark.parametrize("damage", ["cut short", "another file", "no checksum"])
+def test_a_damaged_library_in_the_cache_is_built_anew_before_it_can_kill_the_process(quick, damage):
     build.library("cpu")
-    [sound] = fresh.glob("*.so")
+    [path] = quick.glob("*.so")
+    whole = path.read_bytes()
+    path.unlink()  # it is loaded here; a file in its place must not be the same one
+    if damage == "no checksum":
+        path.with_suffix(".sha256").unlink()
+    path.write_bytes({"cut short": whole[:60000], "another file": b"no library"}.get(damage, whole))
     build._loaded.clear()
+    build.library("cpu").rwkvclip_error()
+    assert build._is_whole(path)
+
+
+def test_a_library_that_the_loader_refuses_is_built_anew(quick, monkeypatch, tmp_path):
+    build.library("cpu")
+    [sound] = quick.glob("*.so")
+    # In another folder: the loader would take one of the same name for the one it has.
     monkeypatch.setenv("RWKVCLIP_BUILD_DIR", str(tmp_path))
-    damaged = tmp_path / sound.name
-    damaged.write_bytes(b"not a library")
-    with pytest.raises(build.BuildError, match="does not load") as caught:
-        build.library("cpu")
-    assert f"Delete {damaged}" in caught.value.cure
+    refused = tmp_path / sound.name
+    refused.write_bytes(b"for another processor")
+    refused.with_suffix(".sha256").write_text(hashlib.sha256(refused.read_bytes()).hexdigest())
+    build._loaded.clear()
+    build.library("cpu").rwkvclip_error()
+    assert refused.read_bytes() == sound.read_bytes()
+
+
+def test_a_new_library_that_does_not_load_is_refused(refused, monkeypatch):
+    def refuses(path):
+        raise OSError("failed to map segment from shared object")
+
+    monkeypatch.setattr(build, "_open", refuses)
+    monkeypatch.setattr(build, "_build", lambda *_: None)
+    refused("does not load: failed to map segment", "RWKVCLIP_BUILD_DIR")
+
+
+def test_the_compiler_may_be_a_command_with_arguments(fresh, monkeypatch, tmp_path):
+    launcher = program(tmp_path / "my cache", f'echo "$@" >> {tmp_path}/calls; exec "$@"')
+    monkeypatch.setenv("CXX", f"'{launcher}' g++ '-DTEXT=a $b'")
+    build.library("cpu").rwkvclip_error()
+    assert "g++ -DTEXT=a $b -std=c++17" in (tmp_path / "calls").read_text()
+    assert compilers.host_flags() == (f"-ccbin={shutil.which('g++')}", "-Xcompiler=-DTEXT=a $b")
+    assert compilers.host_flags()[0] in build._cuda_rule()
+
+
+@pytest.mark.parametrize(("value", "reason"), [("g++ '", "is no command"), (" ", "names no compiler")])
+def test_a_compiler_that_is_no_command_is_named(refused, monkeypatch, value, reason):
+    monkeypatch.setenv("CXX", value)
+    refused(reason, "")
+
+
+def test_a_cache_may_be_named_from_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RWKVCLIP_BUILD_DIR", "~/built")
+    assert build.cache_dir() == tmp_path / "built"
+
+
+def test_without_a_home_folder_the_cure_is_to_name_one(refused, monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("RWKVCLIP_BUILD_DIR")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    refused("No folder to build in: Could not determine home", "RWKVCLIP_BUILD_DIR")
+
+
+def test_a_file_where_the_cache_should_be_is_named(refused, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RWKVCLIP_BUILD_DIR", str(tmp_path / "file"))
+    refused(r"file cannot be written \(it is a file\)", "folder you can write to")
+
+
+def toolkit(folder, text='echo "Cuda compilation tools, release 13.0, V13.0.1"'):
+    (folder / "bin").mkdir(parents=True)
+    return program(folder / "bin" / "nvcc", text)
+
+
+def test_the_toolkit_that_is_named_wins_over_the_one_on_the_path(monkeypatch, tmp_path):
+    named, other = toolkit(tmp_path / "named"), toolkit(tmp_path / "other")
+    monkeypatch.setenv("PATH", str(Path(other).parent))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "named"))
+    assert compilers.nvcc() == (named,)
+    monkeypatch.delenv("CUDA_HOME")
+    assert compilers.nvcc() == (other,)
+
+
+def test_a_script_on_the_path_leads_to_the_compiler_it_starts(monkeypatch, tmp_path):
+    real = toolkit(tmp_path / "real")
+    says = f'case "$*" in *--dryrun*) echo "#$ _HERE_={Path(real).parent}" >&2;; *) {real} "$@";; esac'
+    monkeypatch.setenv("PATH", str(Path(toolkit(tmp_path / "script", says)).parent))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    assert compilers.nvcc() == (real,)
+
+
+def test_a_broken_script_on_the_path_is_passed_over_and_its_reason_kept(monkeypatch, tmp_path):
+    broken = toolkit(tmp_path / "broken", "echo 'toolkit moved' >&2; exit 3")
+    old = toolkit(tmp_path / "old", 'echo "Cuda compilation tools, release 11.8, V11.8.89"')
+    sound = toolkit(tmp_path / "sound")
+    monkeypatch.setenv("PATH", str(Path(broken).parent))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(compilers, "CUDA_FOLDER", str(tmp_path / "sound"))
+    assert compilers.nvcc() == (sound,)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "old"))
+    with pytest.raises(build.BuildError, match=f"{old} is CUDA 11.*nvcc does not run: toolkit moved"):
+        compilers.nvcc()
 
 
 def test_without_nvcc_the_cure_names_the_toolkit_and_triton(monkeypatch, tmp_path):
@@ -226,7 +337,7 @@ def test_gpus_too_old_for_the_cuda_sources_are_named_before_any_compilation(monk
     [
         ("cpu", {"width": 40}, "multiples of 16 up to 128 wide, got 40"),
         ("cpu", {"width": 144}, "multiples of 16 up to 128 wide, got 144"),
-        ("cpu", {"device": "meta"}, "works on cpu tensors, got meta"),
+        ("cpu", {"device": "meta"}, "works on cpu tensors, got meta.*--device cpu"),
         ("cuda", {}, "works on cuda tensors, got cpu"),
         ("triton", {}, "works on cuda tensors, got cpu"),
     ],

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rwkvclip_models import load_model, ops
-from rwkvclip_models.ops import library
+from rwkvclip_models import RWKVCLIP, UserError, load_model, ops
+from rwkvclip_models.ops import Shift, library
+
+GRID = Shift(5, 1, 2, 2)
 
 
 def operands(dtype=torch.float32, requires_grad=True):
@@ -14,6 +16,13 @@ def operands(dtype=torch.float32, requires_grad=True):
     w = torch.empty(2, 5, 2, 16).uniform_(-6, 1, generator=generator)
     u = torch.rand(2, 16, generator=generator)
     return [x.requires_grad_(requires_grad) for x in (r, k, v, w, u)]
+
+
+def sized_operands(batch, num_tokens):
+    generator = torch.Generator().manual_seed(0)
+    r, k, v = (torch.randn(batch, num_tokens, 2, 16, generator=generator) for _ in range(3))
+    w = torch.empty(batch, num_tokens, 2, 16).uniform_(-6, 1, generator=generator)
+    return [r, k, v, w, torch.rand(2, 16, generator=generator)]
 
 
 def tokens(*shape):
@@ -87,6 +96,102 @@ def test_a_model_compiled_for_inference_holds_no_operator_that_inductor_refuses(
         torch.testing.assert_close(compiled, model.image_model(pixels))
     assert any("bi_wkv6" in name for name in taken)
     assert not any("mkldnn" in name for name in taken)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "torch", "auto"])
+def test_batch_and_number_of_tokens_may_change_without_a_graph_break(implementation):
+    def call(*x):
+        return ops.bi_wkv6(*x, implementation=implementation)
+
+    torch.compiler.reset()
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    for batch, num_tokens in ((2, 3), (3, 3), (4, 2)):
+        leaves = [x.detach().requires_grad_() for x in sized_operands(batch, num_tokens)]
+        results = [
+            [y.detach(), *torch.autograd.grad(y.sum(), leaves)] for y in (compiled(*leaves), call(*leaves))
+        ]
+        torch.testing.assert_close(*results)
+
+
+def test_a_model_compiled_with_dynamic_shapes_takes_other_batches(nano_config):
+    torch.compiler.reset()
+    model = load_model({**nano_config, "image_depth": 1}, implementation="cpu")
+    compiled = torch.compile(model.image_model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.inference_mode():
+        for batch in (2, 3):
+            pixels = torch.randn(batch, 3, 32, 32)
+            torch.testing.assert_close(compiled(pixels), model.image_model(pixels), rtol=1e-4, atol=1e-5)
+
+
+class Operator(torch.nn.Module):
+    def __init__(self, implementation):
+        super().__init__()
+        self.implementation = implementation
+
+    def forward(self, *operands):
+        return ops.bi_wkv6(*operands, implementation=self.implementation)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(("implementation", "axes"), [("cpu", (0, 1)), ("torch", (0,))])
+def test_an_exported_operator_takes_other_batches(implementation, axes, strict):
+    """The torch form builds a tree of as many tokens as it is exported with."""
+    dims = {axis: torch.export.Dim(f"d{axis}", min=2, max=64) for axis in axes}
+    module = Operator(implementation)
+    exported = torch.export.export(
+        module, tuple(sized_operands(3, 5)), dynamic_shapes=(((dims,) * 4 + (None,)),), strict=strict
+    )
+    others = sized_operands(4, 9 if 1 in axes else 5)
+    torch.testing.assert_close(exported.module()(*others), module(*others))
+
+
+@pytest.mark.parametrize("implementation", ["auto", "torch"])
+def test_a_model_without_data_gives_the_shapes_of_its_embeddings(nano_config, implementation):
+    with torch.device("meta"):
+        model = RWKVCLIP(nano_config, implementation=implementation)
+        image, text, _ = model(torch.empty(3, 3, 32, 32), torch.zeros(2, 9, dtype=torch.long))
+    assert (image.shape, text.shape) == ((3, 32), (2, 32))
+    assert image.device.type == text.device.type == "meta"
+
+
+FORWARD_MODE = {
+    "bi_wkv6": lambda x: ops.bi_wkv6(x, x, x, x, torch.ones(2, 16), implementation="cpu"),
+    "shift_lerp": lambda x: ops.shift_lerp(x.flatten(2), torch.ones(1, 32), GRID, implementation="cpu"),
+    "dynamic_lerp": lambda x: ops.dynamic_lerp(
+        x.flatten(2),
+        torch.ones(2, 5, 16),
+        torch.ones(1, 32),
+        torch.ones(1, 16, 32),
+        GRID,
+        implementation="cpu",
+    ),
+    "norm_gate": lambda x: ops.norm_gate(
+        x.flatten(2), x.flatten(2), torch.ones(32), torch.ones(32), heads=2, eps=1e-5, implementation="cpu"
+    ),
+    "gated_add": lambda x: ops.gated_add(x, x, x, implementation="cpu"),
+    "relu_square": lambda x: ops.relu_square(x, implementation="cpu"),
+}
+
+
+@pytest.mark.parametrize("name", FORWARD_MODE)
+def test_forward_mode_derivatives_are_refused_and_not_zero(name):
+    x = operands(requires_grad=False)[0]
+    with pytest.raises(UserError, match=f"{name} has no forward-mode derivative"):
+        torch.func.jvp(FORWARD_MODE[name], (x,), (torch.ones_like(x),))
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(UserError, match="reverse mode"):
+        FORWARD_MODE[name](torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "torch"])
+def test_second_derivatives_are_refused_and_not_lost(implementation):
+    leaves = operands()
+    y = ops.bi_wkv6(*leaves, implementation=implementation)
+    [gr] = torch.autograd.grad(y.sum(), leaves[:1], create_graph=True)
+    # The other way to r must not make the missing one look like zero.
+    with pytest.raises(
+        (NotImplementedError, RuntimeError), match=r"no second derivatives|no autograd formula"
+    ):
+        torch.autograd.grad((gr * leaves[0]).sum(), leaves[1])
 
 
 def test_counted_flops_are_those_of_the_recurrence():

@@ -1,6 +1,7 @@
 """The Bi-WKV operator and the elementwise work around it, in their implementations."""
 
-from rwkvclip_models.ops.bi_wkv6 import bi_wkv6, check
+from rwkvclip_models.ops.agreement import check, check_fused
+from rwkvclip_models.ops.bi_wkv6 import bi_wkv6
 from rwkvclip_models.ops.choice import (
     ImplementationStatus,
     ImplementationWarning,
@@ -12,7 +13,6 @@ from rwkvclip_models.ops.choice import (
 )
 from rwkvclip_models.ops.fused import (
     Shift,
-    check_fused,
     dynamic_lerp,
     gated_add,
     norm_gate,

@@ -13,6 +13,7 @@ from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import PLAIN, resolve
 from rwkvclip_models.ops.native import DTYPE_CODES
+from rwkvclip_models.ops.operands import check_reverse_mode, check_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +37,17 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, implementa
         UserError: an implementation that is unknown or cannot run these operands here, or operands whose
             shapes, dtypes or devices do not fit.
     """
+    check_tensors("bi_wkv6", r=r, k=k, v=v, w=w, u=u)
     r, k, v = (library.cast_for_autocast(x) for x in (r, k, v))
     _check(r, k, v, w, u)
-    name = resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1])
+    return run(resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1]), r, k, v, w, u)
+
+
+def run(name: str, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """Return `bi_wkv6` of checked operands in the implementation called `name`, whether or not it suits."""
     if name in PLAIN:
         return PLAIN[name](r, k, v, w, u)
+    check_reverse_mode("bi_wkv6", r, k, v, w, u)
     y: Tensor = library.bi_wkv6(r, k, v, w, u, name)
     return y
 
@@ -59,35 +66,3 @@ def _check(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> None:
     for name, x in (("w", w), ("u", u)):
         if x.dtype != wanted:
             raise UserError(f"bi_wkv6 expects {name} in {wanted} beside {r.dtype} operands, got {x.dtype}.")
-    devices = {x.device for x in (r, k, v, w, u)}
-    if len(devices) > 1:
-        raise UserError(f"bi_wkv6 expects its operands on one device, got {', '.join(map(str, devices))}.")
-
-
-def check(implementation: str, device: torch.device | str, dtype: torch.dtype) -> float:
-    """Return the largest relative error of an implementation against the float64 reference.
-
-    Output and all five gradients count, each as max |difference| / max |reference|, on one fixed random
-    problem (B 2, T 49, H 2, N 80) whose operands are exact in `dtype`.
-
-    Raises:
-        UserError: unknown implementation.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, 49, 2, 80)
-    r, k, v, gy = (torch.randn(shape, generator=generator).to(dtype) for _ in range(4))
-    w = torch.empty(shape).uniform_(-6, 1, generator=generator)
-    u = torch.empty(shape[2:]).uniform_(-0.3, 1, generator=generator)
-
-    def run(name: str, operands: list[Tensor], weight: Tensor) -> list[Tensor]:
-        leaves = [x.detach().clone().requires_grad_() for x in operands]
-        y = bi_wkv6(*leaves, implementation=name)
-        return [y.detach(), *torch.autograd.grad(y, leaves, weight)]
-
-    low = torch.promote_types(dtype, torch.float32)
-    exact = run("reference", [x.double() for x in (r, k, v, w, u)], gy.double())
-    here = [x.to(device) for x in (r, k, v, w.to(low), u.to(low))]
-    ran = run(implementation, here, gy.to(device))
-    return max(
-        float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(ran, exact, strict=True)
-    )

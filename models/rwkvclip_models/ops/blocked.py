@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
+
+from rwkvclip_models.ops.reference import MAX_RAW_DECAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,16 +33,13 @@ CACHE_ELEMENTS = 1 << 18
 ACCELERATOR_ELEMENTS = 1 << 25
 """Elements per operand of a batch chunk on other devices; bounds the workspace."""
 
-MAX_RAW_DECAY = 80.0
-"""exp(−exp(w)) is zero far below this w; above it exp(w) is no longer a float32."""
-
 
 def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     """Return y [B, T, H, N] in the dtype of `r`; arguments as in `reference.bi_wkv6_reference`.
 
     Work and memory are linear in T beyond `MAX_DENSE_TOKENS`. First derivatives only.
     """
-    batch, num_tokens = r.shape[:2]
+    batch, num_tokens = r.shape[0], len(range(r.shape[1]))  # a constant, even where a compiler has a symbol
     if num_tokens <= MAX_DENSE_TOKENS:
         y: Tensor = _Dense.apply(r, k, v, w, u)
         return y
@@ -96,14 +94,12 @@ class _Join:
         return pairs.narrow(2, 0, self.left), pairs.narrow(2, self.left, self.right)
 
     def corners(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Return views of contiguous a [M, T, T]: rows right × columns left, and left × right."""
-        m, t, _ = a.shape
+        """Return views of a [M, T, T]: rows right × columns left, and left × right."""
         width = self.left + self.right
-        pairs = a.as_strided(
-            (m, self.count, width, width),
-            (t * t, width * (t + 1), t, 1),
-            a.storage_offset() + self.start * (t + 1),
-        )
+        for axis in (1, 2):
+            a = a.narrow(axis, self.start, self.count * width)
+        grid = torch.unflatten(torch.unflatten(a, 2, (self.count, width)), 1, (self.count, width))
+        pairs = grid.diagonal(dim1=1, dim2=3).movedim(-1, 1)
         return pairs[:, :, self.left :, : self.left], pairs[:, :, : self.left, self.left :]
 
 
@@ -172,9 +168,18 @@ class _Dense(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, ...]:
-        r, k, v, w, u = ctx.saved_tensors
+        gradients: tuple[Tensor, ...] = _DenseBackward.apply(gy, *ctx.saved_tensors)
+        return gradients
+
+
+class _DenseBackward(torch.autograd.Function):
+    """The gradients of r, k, v, w, u; a function of its own so that its derivative is refused, never lost."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gy: Tensor, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor
+    ) -> tuple[Tensor, ...]:
         gr, gk, gv, gw = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (r, k, v, w))
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
@@ -217,10 +222,19 @@ class _Dense(torch.autograd.Function):
                     whole[rows] = _by_token(part, bonus)
         return gr, gk, gv, gw, gu.to(u.dtype)
 
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> None:
+        raise NotImplementedError(
+            "Bi-WKV's torch implementation has no second derivatives; the reference implementation has."
+        )
+
 
 def _chunks(r: Tensor) -> Iterator[slice]:
     """Yield slices of the batch whose operands stay in cache (CPU) or bound the workspace (elsewhere)."""
     batch, num_tokens, heads, width = r.shape
+    if torch.compiler.is_compiling():
+        yield slice(None)  # the batch may be a symbol, which no loop can run to
+        return
     on_cpu = r.device.type == "cpu"
     elements = CACHE_ELEMENTS * torch.get_num_threads() if on_cpu else ACCELERATOR_ELEMENTS
     most = max(1, elements // max(1, num_tokens * heads * width))

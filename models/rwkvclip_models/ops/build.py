@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,13 +25,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
-MIN_GCC, MIN_CLANG, MIN_NVCC = 9, 11, 12
 MIN_CAPABILITY = (8, 0)
 """Oldest GPU with the tensor core instructions of the CUDA sources."""
 
@@ -42,19 +44,6 @@ SOURCES = {
 
 _loaded: dict[str, ctypes.CDLL | BuildError] = {}
 _loading = threading.Lock()
-
-
-class BuildError(RuntimeError):
-    """A library that cannot be built or loaded here.
-
-    Attributes:
-        reason: why.
-        cure: what to do about it.
-    """
-
-    def __init__(self, reason: str, cure: str) -> None:
-        super().__init__(f"{reason} {cure}")
-        self.reason, self.cure = reason, cure
 
 
 def library(name: str) -> ctypes.CDLL:
@@ -76,11 +65,20 @@ def library(name: str) -> ctypes.CDLL:
 
 
 def cache_dir() -> Path:
-    """Return where libraries are kept: `$RWKVCLIP_BUILD_DIR`, else a folder in the user's cache."""
-    if own := os.environ.get("RWKVCLIP_BUILD_DIR"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval" / "build"
+    """Return where libraries are kept: `$RWKVCLIP_BUILD_DIR`, else a folder in the user's cache.
+
+    Raises:
+        BuildError: the user's home folder is asked for and unknown.
+    """
+    try:
+        if own := os.environ.get("RWKVCLIP_BUILD_DIR"):
+            return Path(own).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval" / "build"
+    except RuntimeError as error:
+        raise BuildError(
+            f"No folder to build in: {error}", "Set RWKVCLIP_BUILD_DIR to a folder you can write to."
+        ) from None
 
 
 def _load(name: str) -> ctypes.CDLL:
@@ -89,27 +87,47 @@ def _load(name: str) -> ctypes.CDLL:
     except FileNotFoundError as error:
         raise BuildError(str(error), "Or use the torch implementation.") from None
     files = sorted({path for pattern in SOURCES[name] for path in folder.glob(pattern)})
-    compiler, rule = (_nvcc(), _cuda_rule()) if name == "cuda" else (_cxx(), _cpu_rule())
+    compiler, rule = (nvcc(), _cuda_rule()) if name == "cuda" else (cxx(), _cpu_rule())
     identity = _identity(compiler, rule, name)
     digest = hashlib.sha256(repr((identity, torch.__version__, rule)).encode())
     for path in files:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     target = cache_dir() / f"rwkvclip_{name}-{digest.hexdigest()[:20]}.so"
+    units = [path for path in files if path.suffix in {".cpp", ".cu"}]
+    if _is_whole(target):
+        with contextlib.suppress(OSError, AttributeError):
+            return _open(target)
+        # Whole, but not for this machine's loader; what a new build makes may be.
+        with contextlib.suppress(OSError):
+            _checksum(target).unlink(missing_ok=True)
+    _build(target, compiler, rule, units)
     try:
-        built = target.exists()
-    except PermissionError:
-        built = False  # a folder that may not be entered; building there says so
-    if not built:
-        units = [path for path in files if path.suffix in {".cpp", ".cu"}]
-        _build(target, compiler, rule, units)
-    try:
-        loaded = ctypes.CDLL(str(target))
-        loaded.rwkvclip_error.restype = ctypes.c_char_p
+        return _open(target)
     except (OSError, AttributeError) as error:
         raise BuildError(
-            f"{target.name} does not load: {error}.", f"Delete {target} and run again."
+            f"{target.name} was built but does not load: {error}.",
+            "Set RWKVCLIP_BUILD_DIR to a folder whose files may be executed, or mend the compiler.",
         ) from None
+
+
+def _open(target: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(target))
+    loaded.rwkvclip_error.restype = ctypes.c_char_p
     return loaded
+
+
+def _checksum(target: Path) -> Path:
+    return target.with_suffix(".sha256")
+
+
+def _is_whole(target: Path) -> bool:
+    """Return whether a library holds what was built: loading one cut short would kill the process."""
+    try:
+        return hashlib.sha256(target.read_bytes()).hexdigest() == _checksum(target).read_text(
+            encoding="ascii"
+        )
+    except (OSError, UnicodeDecodeError):
+        return False  # not there, or in a folder that may not be entered; building there says so
 
 
 def _cpu_rule() -> tuple[str, ...]:
@@ -128,68 +146,18 @@ def _cuda_rule() -> tuple[str, ...]:
             f"The GPU's compute capability is {had}, below {wanted}.", "Use 'triton' or a newer GPU."
         )
     targets = [f"-gencode=arch=compute_{a}{b},code=[sm_{a}{b},compute_{a}{b}]" for a, b in chosen]
-    return ("-std=c++17", "-O3", "-Xcompiler=-fPIC", *targets)
+    return ("-std=c++17", "-O3", "-Xcompiler=-fPIC", *host_flags(), *targets)
 
 
-def _cxx() -> str:
-    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
-    if sys.platform == "win32":
-        raise BuildError("The CPU library needs GCC or Clang.", "Use the torch implementation on Windows.")
-    found = next((path for name in wanted if (path := shutil.which(name))), None)
-    if found is None:
-        raise BuildError(
-            f"No C++ compiler found ({', '.join(wanted)}).",
-            f"Install GCC ≥ {MIN_GCC} or Clang ≥ {MIN_CLANG} (Debian: apt install g++), or set CXX.",
-        )
-    text = _output([found, "--version"])
-    version = re.search(r"(\d+)\.\d+", text)
-    least = MIN_CLANG if "clang" in text else MIN_GCC
-    if version and int(version[1]) < least:
-        raise BuildError(
-            f"{found} is too old: {text.splitlines()[0]!r}.",
-            f"Install GCC ≥ {MIN_GCC} or Clang ≥ {MIN_CLANG} and set CXX to it.",
-        )
-    return found
-
-
-def _nvcc() -> str:
-    found = shutil.which("nvcc") or shutil.which(
-        "nvcc", path=os.environ.get("CUDA_HOME", "/usr/local/cuda") + "/bin"
-    )
-    if found is None:
-        raise BuildError(
-            "No CUDA compiler (nvcc) found.",
-            "Install the CUDA toolkit and put nvcc on PATH or set CUDA_HOME; 'triton' needs none.",
-        )
-    version = re.search(r"release (\d+)\.", _output([found, "--version"]))
-    if version and int(version[1]) < MIN_NVCC:
-        raise BuildError(
-            f"{found} is CUDA {version[1]}; at least {MIN_NVCC} is needed.",
-            "Install a newer CUDA toolkit and put its nvcc first on PATH.",
-        )
-    return found
-
-
-def _identity(compiler: str, rule: Sequence[str], name: str) -> str:
-    """Return the compiler's version and, for native code, what it takes this processor for."""
-    identity = _output([compiler, "--version"])
+def _identity(compiler: Sequence[str], rule: Sequence[str], name: str) -> str:
+    """Return the compilers' versions and, for native code, what they take this processor for."""
+    identity = output([*compiler, "--version"])
     if name != "cuda":
         native = [flag for flag in rule if flag.startswith("-m")]
-        identity += _output([compiler, *native, "-dM", "-E", "-x", "c++", os.devnull])
+        identity += output([*compiler, *native, "-dM", "-E", "-x", "c++", os.devnull])
+    elif host_flags():
+        identity += output([*cxx(), "--version"])
     return identity
-
-
-def _output(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=60
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise BuildError(f"{command[0]} does not run: {error}.", "Mend or replace the compiler.") from None
-    if done.returncode:
-        first = next(iter(done.stderr.splitlines()), f"exit status {done.returncode}")
-        raise BuildError(f"{command[0]} does not run: {first}.", "Mend or replace the compiler.")
-    return done.stdout
 
 
 def _ninja() -> str:
@@ -203,12 +171,14 @@ def _ninja() -> str:
     raise BuildError("ninja is not installed.", "pip install ninja")
 
 
-def _build(target: Path, compiler: str, rule: Sequence[str], units: Sequence[Path]) -> None:
+def _build(target: Path, compiler: Sequence[str], rule: Sequence[str], units: Sequence[Path]) -> None:
     ninja = _ninja()
     try:
+        if target.parent.is_file():
+            raise NotADirectoryError(errno.ENOTDIR, "it is a file")
         target.parent.mkdir(parents=True, exist_ok=True)
         with _only_builder(target):
-            if target.exists():
+            if _is_whole(target):
                 return
             prefix = f".{target.stem}-"
             for stale in target.parent.glob(f"{prefix}*"):
@@ -216,7 +186,12 @@ def _build(target: Path, compiler: str, rule: Sequence[str], units: Sequence[Pat
                     shutil.rmtree(stale, ignore_errors=True)
             with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
                 _compile(Path(scratch), ninja, compiler, rule, units)
-                (Path(scratch) / "library.so").replace(target)
+                made = Path(scratch) / "library.so"
+                digest = hashlib.sha256(made.read_bytes()).hexdigest()
+                # Before the library: without it, or beside another, it says that one must be built.
+                _checksum(made).write_text(digest, encoding="ascii")
+                _checksum(made).replace(_checksum(target))
+                made.replace(target)
     except OSError as error:
         raise BuildError(
             f"{target.parent} cannot be written ({error.strerror or error}).",
@@ -234,15 +209,19 @@ def _only_builder(target: Path) -> Iterator[None]:
         yield
 
 
-def _compile(scratch: Path, ninja: str, compiler: str, rule: Sequence[str], units: Sequence[Path]) -> None:
+def _compile(
+    scratch: Path, ninja: str, compiler: Sequence[str], rule: Sequence[str], units: Sequence[Path]
+) -> None:
     def escape(text: object) -> str:
         return re.sub(r"([$ :])", r"$\1", str(text))
 
-    flags = " ".join(rule)
+    def shell(words: Sequence[str]) -> str:
+        return shlex.join(words).replace("$", "$$")
+
     objects = [f"{unit.stem}.o" for unit in units]
     lines = [
-        f"compiler = {escape(compiler)}",
-        f"flags = {flags}",
+        f"compiler = {shell(compiler)}",
+        f"flags = {shell(rule)}",
         "rule compile",
         "  command = $compiler $flags -c $in -o $out",
         "rule link",
@@ -257,8 +236,8 @@ def _compile(scratch: Path, ninja: str, compiler: str, rule: Sequence[str], unit
     if done.returncode:
         log = scratch.parent / f"{scratch.name.split('-')[0].lstrip('.')}.log"
         log.write_text(done.stdout + done.stderr, encoding="utf-8")
-        noise = ("[", "FAILED", "ninja:", compiler)
+        noise = ("[", "FAILED", "ninja:", shlex.join(compiler))
         said = [line for line in done.stdout.splitlines() if not line.startswith(noise)]
         errors = [line for line in said if re.search(r"(error|fatal)\s*:", line, re.IGNORECASE)]
         first = next(iter((*errors, *said)), f"ninja's exit status is {done.returncode}.")
-        raise BuildError(f"{compiler} failed: {first.strip()}", f"The whole output is in {log}.")
+        raise BuildError(f"{' '.join(compiler)} failed: {first.strip()}", f"The whole output is in {log}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import torch
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import build, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
+from rwkvclip_models.ops.compilers import BuildError
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
 if TYPE_CHECKING:
@@ -31,6 +33,12 @@ KERNELS = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 AUTO = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
 """Per kind of device, fastest first; "torch" on all others. Measurements: `cuda/README.md`."""
+
+TRIAL_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+"""Largest relative error, far above rounding, with which an implementation on a GPU is still used."""
+
+TRIAL_TOKENS = (49, 300)
+"""Lengths it is tried at: one that it does at once and one that it cuts."""
 
 MAX_WIDTH, WIDTH_STEP = 128, 16
 """Head widths the kernels take: multiples of the step up to the most."""
@@ -70,7 +78,7 @@ def status(name: str) -> ImplementationStatus:
     elif name in {"cpu", "cuda"}:
         try:
             build.library(name)
-        except build.BuildError as error:
+        except BuildError as error:
             reason, cure = error.reason, error.cure
     if not reason and KERNELS.get(name) == "cuda":
         reason, cure = _trial(name)
@@ -92,12 +100,30 @@ def known(implementation: str) -> str:
 
 
 def _trial(name: str) -> tuple[str, str]:
-    """Return why a GPU implementation that is built does not run, and what to do; empty if it runs."""
-    from rwkvclip_models.ops import library
+    """Return why an implementation that is built cannot be used, and what to do; empty if it computes well.
+
+    In a thread of its own, which no mode of this one reaches: no autocast, no tracing, gradients on.
+    """
+    kind = KERNELS[name]
+    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_try, name, device).result()
+
+
+def _try(name: str, device: torch.device) -> tuple[str, str]:
+    from rwkvclip_models.ops import agreement
 
     try:
-        one = torch.ones(1, 1, 1, WIDTH_STEP, device="cuda")
-        library.recurrence(name).bi_wkv6(one, one, one, one, one[0, 0]).sum().item()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        for dtype, limit in TRIAL_ERRORS.items():
+            errors = [agreement.recurrence_error(name, device, dtype, tokens) for tokens in TRIAL_TOKENS]
+            errors.append(agreement.elementwise_error(name, device, dtype))
+            # So that NaN is refused too.
+            if not all(error <= limit for error in errors):
+                found = ", ".join(f"{error:.0e}" for error in errors)
+                reason = f"its errors in {dtype} on this {device.type} are {found}; allowed is {limit:.0e}."
+                return reason, "Report this; `rwkvclip-eval doctor --full` has the details."
     except Exception as error:  # a driver too old for the toolkit, a GPU too new for it, …
         reason = f"it does not run on this GPU: {type(error).__name__}: {error}"
         return reason, "Bring driver, torch and compiler to versions that fit, then run again."
@@ -125,18 +151,28 @@ def resolve(
     Raises:
         UserError: there is no such implementation, or the one named cannot run these operands here.
     """
-    name: str = _resolve(implementation, torch.device(device).type, dtype, width)
+    name: str = _resolve(implementation, torch.device(device).type, dtype, _constant(width))
     return name
 
 
 def fused(implementation: str, x: Tensor, width: int | None) -> str | None:
     """Return who runs an elementwise operator on `x` with heads of `width`; None for the eager form."""
-    name = _resolve(implementation, x.device.type, x.dtype, width or WIDTH_STEP)
+    width = WIDTH_STEP if width is None else _constant(width)
+    name = _resolve(implementation, x.device.type, x.dtype, width)
     return name if name in KERNELS else None
 
 
+def _constant(width: int) -> int:
+    """Return a width that is as good as this one, and a constant for a compiler where this is a symbol."""
+    fits = width % WIDTH_STEP == 0 and 0 < width <= MAX_WIDTH
+    return WIDTH_STEP if fits else int(width)
+
+
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # untyped in torch
-def _resolve(implementation: str, kind: str, dtype: torch.dtype, width: int) -> str:
+def _resolve(implementation: object, kind: str, dtype: torch.dtype, width: int) -> str:
+    if not isinstance(implementation, str):
+        names = ", ".join(("auto", *PLAIN, *KERNELS))
+        raise UserError(f"A Bi-WKV implementation is one of {names}, got {implementation!r}.")
     return _decide(implementation, kind, dtype, width)
 
 
@@ -166,7 +202,8 @@ def _obstacle(name: str, kind: str, dtype: torch.dtype, width: int) -> tuple[str
     if KERNELS[name] != kind:
         return (
             f"it works on {KERNELS[name]} tensors, got {kind}.",
-            "Move the model, or use 'auto' or 'torch'.",
+            f"Move the model and its inputs (on the command line: --device {KERNELS[name]}), "
+            "or use 'auto' or 'torch'.",
         )
     if width % WIDTH_STEP or not 0 < width <= MAX_WIDTH:
         return (

@@ -14,8 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import library
 from rwkvclip_models.ops.choice import fused
+from rwkvclip_models.ops.operands import (
+    check_heads,
+    check_reverse_mode,
+    check_shape,
+    check_shift,
+    check_tensors,
+)
 
 Moves = tuple[tuple[int, int], ...]
 """(grid axis, ±1) per equal group of a head's channels: +1 takes the neighbour before, −1 the one after."""
@@ -39,6 +47,11 @@ class Shift:
     columns: int
     heads: int
     directions: int
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """As the operators of `library` take them."""
+        return self.rows, self.columns, self.heads, self.directions
 
 
 class _ShiftDelta(torch.autograd.Function):
@@ -80,14 +93,22 @@ def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "a
         mix: weights of the shifted tokens, [K, C] or [K, B, T, C].
         shift: s.
         implementation: "auto", or a name of `implementations()`; the plain ones take the eager form.
+
+    Raises:
+        UserError: operands whose shapes or devices do not fit, or an implementation that cannot run them.
     """
+    check_tensors("shift_lerp", x=x, mix=mix)
+    check_shift("shift_lerp", x, *shift.sizes)
+    own = mix.dim() == 4
+    axes, shape = ("[K, B, T, C]", x.shape) if own else ("[K, C]", x.shape[2:])
+    check_shape("shift_lerp", "mix", mix, axes, (*mix.shape[:1], *shape))
     chosen = fused(implementation, x, x.shape[-1] // shift.heads)
     if chosen is None:
-        weights = mix[:, None, None] if mix.dim() == 2 else mix
+        weights = mix if own else mix[:, None, None]
         return torch.addcmul(x, shift_delta(x, shift), weights.to(x.dtype))
+    check_reverse_mode("shift_lerp", x, mix)
     x = library.cast_for_autocast(x)
-    sizes = (shift.rows, shift.columns, shift.heads, shift.directions)
-    out: Tensor = library.shift_lerp(x, mix.to(x.dtype), *sizes, chosen)
+    out: Tensor = library.shift_lerp(x, mix.to(x.dtype), *shift.sizes, chosen)
     return out
 
 
@@ -103,14 +124,23 @@ def dynamic_lerp(
         up: [K, R, C].
         shift: as in `shift_lerp`.
         implementation: as in `shift_lerp`; "cpu" never writes the weights to memory.
+
+    Raises:
+        UserError: as in `shift_lerp`.
     """
+    check_tensors("dynamic_lerp", x=x, low_rank=low_rank, base=base, up=up)
+    check_shift("dynamic_lerp", x, *shift.sizes)
+    check_shape("dynamic_lerp", "up", up, "[K, R, C]", (*up.shape[:2], x.shape[2]))
+    lerps, rank = up.shape[:2]
+    check_shape("dynamic_lerp", "base", base, "[K, C]", (lerps, x.shape[2]))
+    check_shape("dynamic_lerp", "low_rank", low_rank, "[B, T, K·R]", (*x.shape[:2], lerps * rank))
     chosen = fused(implementation, x, x.shape[-1] // shift.heads)
-    if chosen != "cpu" or up.shape[1] % 16:
+    if chosen != "cpu" or rank % 16:
         weights = library.mixes(low_rank, base, up)
         return shift_lerp(x, weights, shift, implementation=implementation)
+    check_reverse_mode("dynamic_lerp", x, low_rank, base, up)
     x = library.cast_for_autocast(x)
-    sizes = (shift.rows, shift.columns, shift.heads, shift.directions)
-    out: Tensor = library.dynamic_lerp(x, low_rank.to(x.dtype), base, up, *sizes, chosen)
+    out: Tensor = library.dynamic_lerp(x, low_rank.to(x.dtype), base, up, *shift.sizes, chosen)
     return out
 
 
@@ -134,11 +164,24 @@ def norm_gate(
         heads: H.
         eps: of the norm.
         implementation: as in `shift_lerp`.
+
+    Raises:
+        UserError: as in `shift_lerp`.
     """
+    check_tensors("norm_gate", y=y, gate=gate, weight=weight, bias=bias)
+    check_heads("norm_gate", y, heads)
+    check_shape("norm_gate", "gate", gate, "[B, T, C]", y.shape)
+    for name, x in (("weight", weight), ("bias", bias)):
+        check_shape("norm_gate", name, x, "[C]", y.shape[2:])
+    if weight.dtype != bias.dtype:
+        raise UserError(
+            f"norm_gate expects weight and bias of one dtype, got {weight.dtype} and {bias.dtype}. Cast one."
+        )
     chosen = fused(implementation, y, y.shape[-1] // heads)
     if chosen is None:
         normed = F.group_norm(y.flatten(0, 1), heads, weight, bias, eps)
         return normed.view_as(y) * F.silu(gate)
+    check_reverse_mode("norm_gate", y, gate, weight, bias)
     out: Tensor = library.norm_gate(y, gate.to(y.dtype), weight, bias, heads, eps, chosen)
     return out
 
@@ -151,10 +194,17 @@ def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: 
         gate: before its sigmoid.
         value: what is gated.
         implementation: as in `shift_lerp`; only "cpu" does it in one pass.
+
+    Raises:
+        UserError: as in `shift_lerp`.
     """
+    check_tensors("gated_add", residual=residual, gate=gate, value=value)
+    for name, x in (("residual", residual), ("gate", gate)):
+        check_shape("gated_add", name, x, "that of value", value.shape)
     chosen = fused(implementation, value, None)
     if chosen != "cpu" or not residual.dtype == gate.dtype == value.dtype:
         return residual + torch.sigmoid(gate) * value
+    check_reverse_mode("gated_add", residual, gate, value)
     out: Tensor = library.gated_add(residual, gate, value, chosen)
     return out
 
@@ -166,47 +216,17 @@ def relu_square(x: Tensor, *, implementation: str = "auto", overwrite: bool = Fa
         x: of any shape.
         implementation: as in `shift_lerp`.
         overwrite: the result may take the place of x, which then must not be used again; for inference.
+
+    Raises:
+        UserError: as in `shift_lerp`.
     """
+    check_tensors("relu_square", x=x)
     chosen = fused(implementation, x, None)
     if chosen is None:
         return F.relu(x).square()
+    check_reverse_mode("relu_square", x)
     if overwrite and chosen == "cpu":
         library.relu_square_(x, chosen)
         return x
     out: Tensor = library.relu_square(x, chosen)
     return out
-
-
-def check_fused(implementation: str, device: torch.device | str, dtype: torch.dtype) -> float:
-    """Return the largest relative error of an implementation's elementwise operators against the eager forms.
-
-    Outputs and all gradients count, each as max |difference| / max |eager in float64|, on one random problem
-    (B 2, a grid of 7×7, H 2, N 80, K 5) with operands exact in `dtype`.
-
-    Raises:
-        UserError: unknown implementation, or one that cannot run here.
-    """
-    generator = torch.Generator().manual_seed(0)
-    shape, shift = (2, 49, 160), Shift(7, 7, 2, 4)
-
-    def random(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(dtype)
-
-    def run(name: str, x: Tensor, mix: Tensor, gate: Tensor, weight: Tensor, grads: Tensor) -> list[Tensor]:
-        x, mix, gate, weight = (z.detach().clone().requires_grad_() for z in (x, mix, gate, weight))
-        outputs = [
-            shift_lerp(x, mix, shift, implementation=name),
-            shift_lerp(x, weight, shift, implementation=name),
-            norm_gate(x, gate, weight[0], weight[1], heads=2, eps=1e-5, implementation=name),
-            relu_square(x, implementation=name),
-        ]
-        leaves = (x, mix, gate, weight)
-        pulled = [torch.autograd.grad(y, leaves, grads.expand_as(y), allow_unused=True) for y in outputs]
-        return [*(y.detach() for y in outputs), *(g for gs in pulled for g in gs if g is not None)]
-
-    operands = [random(*shape), random(5, *shape), random(*shape), random(2, shape[2]), random(*shape)]
-    exact = run("torch", *(x.double() for x in operands))
-    ran = run(implementation, *(x.to(device) for x in operands))
-    return max(
-        float((a.cpu().double() - b).abs().max() / b.abs().max()) for a, b in zip(ran, exact, strict=True)
-    )

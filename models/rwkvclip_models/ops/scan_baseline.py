@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_models.ops import build, native
+from rwkvclip_models.ops.compilers import BuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ def prepare(device: str, operands: Sequence[Tensor], *, backward: bool) -> Calla
         if device != "cpu" or backward:
             return None
         library = build.library("scan_baseline")
-    except build.BuildError:
+    except BuildError:
         return None
     y = torch.empty_like(r)
 

@@ -24,7 +24,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rwkvclip_models.ops.blocked import MAX_RAW_DECAY
+from rwkvclip_models.ops.reference import MAX_RAW_DECAY
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
