@@ -167,8 +167,11 @@ const T* warp_exchange(unsigned mask, const T& mine, const char* operation) {
   if (!(mask >> lane & 1)) fail(std::string(operation) + ": the calling lane is not in its own mask");
   Group& group = state.warps[thread_rank() / warpSize][mask];
   if (group.arrived == 0) group.operation = operation;
-  if (std::strcmp(group.operation, operation) != 0)
-    fail(std::string("lanes of one warp meet at ") + group.operation + " and " + operation);
+  if (const int order = std::strcmp(group.operation, operation)) {
+    // Which lane came first depends on the schedule; the message does not.
+    const std::string first = order < 0 ? group.operation : operation, second = order < 0 ? operation : group.operation;
+    fail("lanes of one warp meet at " + first + " and " + second);
+  }
   unsigned char* slots = group.slots[group.generation % 2];
   std::memcpy(slots + lane * sizeof(T), &mine, sizeof(T));
   group.arrived |= 1u << lane;
