@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import cuda
+from rwkvclip_models.ops import build, cuda, native
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +47,9 @@ def emulated(tmp_path_factory):
     subprocess.run(["g++", *flags.split(), *defines, *includes, *sources, "-o", target], check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RWKVCLIP_EMULATE_SEED", "1")
-        yield ctypes.CDLL(str(target))
+        loaded = ctypes.CDLL(str(target))
+        loaded.rwkvclip_error.restype = ctypes.c_char_p
+        yield loaded
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -56,7 +57,7 @@ def device(request, monkeypatch):
     """Where the operands go; on the CPU the emulated kernels run."""
     if request.param == "cpu":
         library = request.getfixturevalue("emulated")
-        monkeypatch.setattr(cuda, "library", lambda name: library)
+        monkeypatch.setattr(build, "library", lambda name: library)
     return request.param
 
 
@@ -217,8 +218,8 @@ def test_heads_whose_states_do_not_fit_the_workspace_together_take_turns(device,
     inputs = operands(device, dtype, 2, 210, 3, 16)
     if device == "cpu":
         floats = [ctypes.c_int64() for _ in range(3)]
-        sizes = [ctypes.c_int64(x) for x in (2, 210, 3, 16, cuda._DTYPES[dtype])]
-        assert cuda.library("cuda").rwkvclip_bi_wkv6_sizes(*sizes, *map(ctypes.byref, floats)) == 0
+        sizes = [ctypes.c_int64(x) for x in (2, 210, 3, 16, native.DTYPE_CODES[dtype])]
+        assert build.library("cuda").rwkvclip_bi_wkv6_sizes(*sizes, *map(ctypes.byref, floats)) == 0
         assert floats[0].value < 6 * 2 * 2 * 16 * 16
     assert_agrees(inputs)
 
@@ -246,16 +247,16 @@ def test_kernels_run_on_the_current_stream_and_in_a_cuda_graph():
 
 
 def test_what_the_kernels_cannot_do_is_said(device):
-    with pytest.raises(UserError, match="multiple of 16 up to 128, got 24"):
+    with pytest.raises(RuntimeError, match="multiple of 16 up to 128, got 24"):
         cuda.bi_wkv6(*operands(device, torch.float32, 1, 2, 1, 24)[:5])
-    with pytest.raises(UserError, match="multiple of 16 up to 128, got 144"):
+    with pytest.raises(RuntimeError, match="multiple of 16 up to 128, got 144"):
         cuda.bi_wkv6(*operands(device, torch.float32, 1, 2, 1, 144)[:5])
 
 
 @pytest.mark.parametrize(("t", "n"), [(1, 64), (17, 80)])
 def test_the_scan_that_the_benchmark_compares_with_agrees_with_the_reference(device, t, n):
     r, k, v, w, u, gy = inputs = operands(device, torch.float32, 2, t, 2, n)
-    scan = cuda.library("cuda")
+    scan = build.library("cuda")
     sizes = [ctypes.c_int64(x) for x in (2, t, 2, n)]
     y, gr, gk, gv, gw, scratch = (torch.empty_like(r) for _ in range(6))
     gu = w.new_empty((2, 2, n))

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops.build import library
+from rwkvclip_models.ops import build, native
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 _ALIGNMENT_BYTES = 16
 """Of operands: the kernels read several channels at once."""
@@ -38,12 +35,12 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
         u: bonus of the current token [H, N], float32.
 
     Raises:
-        UserError: the device refused the work.
+        RuntimeError: the device refused the work.
     """
     r, k, v, w, u = (_readable(x) for x in (r, k, v, w, u))
     y = torch.empty_like(r)
     workspace = w.new_empty(_sizes(r)[0])
-    _run("bi_wkv6", (r, k, v, w, u, y, workspace), r)
+    native.queue("bi_wkv6", r, k, v, w, u, y, workspace, *_shape(r), on=r)
     return y
 
 
@@ -61,14 +58,15 @@ def bi_wkv6_backward(
         u: bonus.
 
     Raises:
-        UserError: the device refused the work.
+        RuntimeError: the device refused the work.
     """
     gy, r, k, v, w, u = (_readable(x) for x in (gy, r, k, v, w, u))
     gr, gk, gv, gw = (torch.empty_like(x) for x in (r, k, v, w))
     _, floats, rows = _sizes(r)
     workspace = w.new_empty(floats)
     gu = w.new_empty((r.shape[0], rows, *u.shape))
-    _run("bi_wkv6_backward", (gy, r, k, v, w, u, gr, gk, gv, gw, gu, workspace), r)
+    tensors = (gy, r, k, v, w, u, gr, gk, gv, gw, gu, workspace)
+    native.queue("bi_wkv6_backward", *tensors, *_shape(r), on=r)
     return gr, gk, gv, gw, gu.sum((0, 1))
 
 
@@ -77,31 +75,13 @@ def _readable(x: Tensor) -> Tensor:
     return x.clone() if x.data_ptr() % _ALIGNMENT_BYTES else x
 
 
-def _shape(r: Tensor) -> tuple[ctypes.c_int64, ...]:
-    return (*map(ctypes.c_int64, r.shape), ctypes.c_int64(_DTYPES[r.dtype]))
+def _shape(r: Tensor) -> tuple[int, ...]:
+    return (*r.shape, native.DTYPE_CODES[r.dtype])
 
 
 def _sizes(r: Tensor) -> tuple[int, int, int]:
     """Return the floats of workspace forward and backward need, and the rows of gu's partial sums."""
     sizes = [ctypes.c_int64() for _ in range(3)]
-    cuda = library("cuda")
-    _check(cuda, cuda.rwkvclip_bi_wkv6_sizes(*_shape(r), *map(ctypes.byref, sizes)), r)
+    native.call(build.library("cuda"), "bi_wkv6_sizes", *_shape(r), *map(ctypes.byref, sizes))
     forward, backward, rows = (size.value for size in sizes)
     return forward, backward, rows
-
-
-def _run(name: str, tensors: tuple[Tensor, ...], r: Tensor) -> None:
-    """Queue one operator on the current stream of its tensors' device."""
-    cuda = library("cuda")
-    pointers = (ctypes.c_void_p(x.data_ptr()) for x in tensors)
-    # Tensors of the CPU come with kernels compiled for it, which know no streams.
-    stream = torch.cuda.current_stream(r.device).cuda_stream if r.is_cuda else 0
-    with torch.cuda.device(r.get_device()):
-        code = getattr(cuda, f"rwkvclip_{name}")(*pointers, *_shape(r), ctypes.c_void_p(stream))
-    _check(cuda, code, r)
-
-
-def _check(cuda: ctypes.CDLL, code: int, r: Tensor) -> None:
-    if code != 0:
-        cuda.rwkvclip_error.restype = ctypes.c_char_p
-        raise UserError(f"Bi-WKV failed on {r.device}: {cuda.rwkvclip_error().decode()}.")

@@ -11,16 +11,15 @@ Axes: B batch, T tokens, C width, H heads, N head width (C = H·N), h × w the t
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+from rwkvclip_models.ops.triton_support import device_of
 
+if TYPE_CHECKING:
     from torch import Tensor
 
 ELEMENTS = 4096
@@ -47,7 +46,7 @@ def shift_lerp(x: Tensor, mix: Tensor, h: int, w: int, heads: int, directions: i
     out = x.new_empty(mix.shape[0], *x.shape)
     plan = _Shift(x, mix, h, w, heads, directions)
     if out.numel():
-        with _device_of(x):
+        with device_of(x):
             _shift_lerp_kernel[plan.grid](x, mix, out, **plan.options)
     return out
 
@@ -63,7 +62,7 @@ def shift_lerp_backward(
     if not plan.per_token:
         gmix = gmix.new_empty(plan.chunks, *mix.shape, dtype=torch.float32)
     if grad_out.numel():
-        with _device_of(x):
+        with device_of(x):
             _shift_lerp_backward_kernel[plan.grid](grad_out, x, mix, gx, gmix, **plan.options)
     return gx, gmix if plan.per_token else gmix.sum(0).to(mix.dtype)
 
@@ -83,7 +82,7 @@ def norm_gate(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int,
     out = torch.empty_like(y)
     plan = _Norm(y, heads, eps)
     if out.numel():
-        with _device_of(y):
+        with device_of(y):
             _norm_gate_kernel[plan.grid](y, gate, weight, bias, out, **plan.options)
     return out
 
@@ -97,7 +96,7 @@ def norm_gate_backward(
     plan = _Norm(y, heads, eps)
     gaffine = y.new_empty(2, plan.chunks, y.shape[2], dtype=torch.float32)
     if y.numel():
-        with _device_of(y):
+        with device_of(y):
             _norm_gate_backward_kernel[plan.grid](
                 grad, y, gate, weight, bias, gy, ggate, *gaffine, **plan.options
             )
@@ -111,7 +110,7 @@ def relu_square(x: Tensor) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     if x.numel():
-        with _device_of(x):
+        with device_of(x):
             _relu_square_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](
                 x, out, x.numel(), ELEMENTS, enable_fp_fusion=True
             )
@@ -123,16 +122,11 @@ def relu_square_backward(grad: Tensor, x: Tensor) -> Tensor:
     grad, x = grad.contiguous(), x.contiguous()
     gx = torch.empty_like(x)
     if x.numel():
-        with _device_of(x):
+        with device_of(x):
             _relu_square_backward_kernel[(triton.cdiv(x.numel(), ELEMENTS),)](
                 grad, x, gx, x.numel(), ELEMENTS, enable_fp_fusion=True
             )
     return gx
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
-    # On the CPU, Triton's interpreter runs the kernels.
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 class _Shift:

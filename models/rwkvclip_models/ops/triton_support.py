@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can run here; imports neither Triton nor the kernels."""
+"""Whether the Triton kernels can run here, and on which device; imports neither Triton nor the kernels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import importlib.metadata
 import os
 import shutil
 import sysconfig
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
 
 MINIMUM_VERSION = (3, 6)
 """Oldest Triton the kernels are tested with, that of PyTorch 2.11."""
@@ -42,3 +49,8 @@ def status() -> tuple[bool, str, str]:
     if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
         return False, "Triton needs Python.h", "install Python's headers (Debian: python3-dev)"
     return True, "", ""
+
+
+def device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Return what makes the device of `x` current; on the CPU Triton's interpreter runs the kernels."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

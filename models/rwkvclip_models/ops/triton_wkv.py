@@ -17,7 +17,6 @@ Axes: B batch, T tokens, H heads, N head width, M = B·H, b tokens in a block, c
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,10 +24,9 @@ import triton
 import triton.language as tl
 
 from rwkvclip_models.ops.reference import MAX_RAW_DECAY
+from rwkvclip_models.ops.triton_support import device_of
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from torch import Tensor
 
 MAX_BLOCK = 64
@@ -59,7 +57,7 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
     r, k, v, w, u = (x.contiguous() for x in (r, k, v, w, u))
     y = torch.empty_like(r)
     plan = _Plan(r)
-    with _device_of(r):
+    with device_of(r):
         for first, count in plan.turns(num_pairs=1):
             states = plan.states(first, count, k, v, w)
             plan.forward(first, count, r, k, v, w, u, states, y)
@@ -86,7 +84,7 @@ def bi_wkv6_backward(
     plan = _Plan(r)
     batch, _, heads, width = r.shape
     gu = u.new_empty(batch, heads, plan.blocks, width)
-    with _device_of(r):
+    with device_of(r):
         for first, count in plan.turns(num_pairs=2):
             of_keys = plan.states(first, count, k, v, w)
             of_receptances = plan.states(first, count, r, gy, w)
@@ -142,11 +140,6 @@ class _Plan:
     def forward(self, first: int, count: int, *operands: Tensor) -> None:
         """Write y for the heads of one turn; operands are r, k, v, w, u, the states of k and v, and y."""
         _forward_kernel[(count * self.blocks,)](*operands, first, count, *self.sizes, **self.options)
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
-    # On the CPU, Triton's interpreter runs the kernels.
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @triton.jit
