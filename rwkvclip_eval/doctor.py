@@ -10,15 +10,17 @@ import importlib
 import importlib.metadata
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rwkvclip_eval.environment import PACKAGES, environment, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
 Status = Literal["ok", "absent", "failed"]
+
+Row = TypeVar("Row")
 
 GIB = 1 << 30
 
@@ -86,15 +88,36 @@ def full_check(out_dir: Path) -> DoctorReport:
     Raises:
         OutputError: `out_dir` cannot be written.
     """
-    from rwkvclip_eval import operator_check, operator_speed, tower_speed
+    from rwkvclip_eval import doctor_report, operator_check, operator_speed, tower_speed
 
     report = diagnose()
     if any(check.name == "torch" and check.status != "ok" for check in report.checks):
         return report
-    cases, times = operator_check.compare_all(), operator_speed.time_all()
-    report = DoctorReport((*report.checks, *operator_check.summarise(cases)))
-    operator_check.write(out_dir, report, cases, times, tower_speed.time_towers())
+    # Written after each part: whatever ends the process later, what was found stays.
+    doctor_report.write(out_dir, report)
+    cases, lost = _all_of(operator_check.compare_all(), "comparison of the operators")
+    report = DoctorReport((*report.checks, *operator_check.summarise(cases), *lost))
+    times, lost = _all_of(operator_speed.time_all(), "times of the operators")
+    report = DoctorReport((*report.checks, *lost))
+    doctor_report.write(out_dir, report, cases, times)
+    towers, lost = _all_of(tower_speed.time_towers(), "times of the towers")
+    report = DoctorReport((*report.checks, *lost))
+    doctor_report.write(out_dir, report, cases, times, towers)
     return report
+
+
+def _all_of(rows: Iterable[Row], what: str) -> tuple[list[Row], list[Check]]:
+    """Return the rows there are and, where they broke off, the check that says why."""
+    found: list[Row] = []
+    try:
+        # One at a time: list(rows) would lose what came before an error.
+        for row in rows:
+            found.append(row)
+    except Exception as error:  # runs unattended: one part's end must not be the others'
+        detail = f"broke off after {len(found)} rows ({type(error).__name__}: {error})"
+        cure = "mend what it names, then run again; the other parts are complete"
+        return found, [Check(area="operator", name=what, status="failed", detail=detail, cure=cure)]
+    return found, []
 
 
 def _versions() -> Iterator[Check]:

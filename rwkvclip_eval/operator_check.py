@@ -5,8 +5,6 @@ Axes: B batch, T tokens, H heads, N head width.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from itertools import product
@@ -15,19 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.doctor import Check, devices_of, judge
-from rwkvclip_eval.environment import environment
-from rwkvclip_eval.results import write_text
 from rwkvclip_models import ops
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from torch import Tensor
-
-    from rwkvclip_eval.doctor import DoctorReport
-    from rwkvclip_eval.operator_speed import Timing
-    from rwkvclip_eval.tower_speed import TowerTiming
 
 # Released towers (T 49, 196 and 77; N 80 and 64), their neighbours, and the smallest there are.
 TOKENS = (1, 2, 3, 16, 17, 49, 77, 196, 197)
@@ -36,14 +27,6 @@ DECAYS = {"trained": (-6.0, 1.0), "extreme": (-20.0, 5.0)}
 """Range of raw w; exp(−exp(5)) underflows float32 and exp(−exp(−20)) rounds to 1."""
 EXTREME_TOKENS = (17, 197)
 NAMES = ("y", "grad r", "grad k", "grad v", "grad w", "grad u")
-
-_TIMING_HEADERS = (
-    *("implementation", "device", "dtype", "shape", "direction"),
-    *("ms", "of scan", "of copy", "repeats"),
-)
-
-
-_TOWER_HEADERS = ("image", "batch", "RWKV-CLIP", "ViT", "speed-up", "memory", "ViT's memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +54,26 @@ class Case:
         return math.nan if any(map(math.isnan, values)) else max(values)
 
 
-def compare_all() -> list[Case]:
-    """Return the agreement of every available implementation over the grid, in every dtype its device has."""
+def compare_all() -> Iterator[Case]:
+    """Yield the agreement of every available implementation over the grid, in every dtype its device has."""
     available = [i.name for i in ops.implementations() if i.available]
     grid = [*product(TOKENS, HEAD_WIDTHS, ["trained"]), *product(EXTREME_TOKENS, HEAD_WIDTHS, ["extreme"])]
-    cases = []
     for num_tokens, head_width, decays in grid:
         operands, weight = _problem(num_tokens, head_width, decays)
         exact = _run("reference", [x.double() for x in operands], weight.double())
         for name in available:
             for device, dtype in _settings(name):
                 errors, problem = _compare(name, operands, weight, exact, device, dtype)
-                cases.append(
-                    Case(
-                        implementation=name,
-                        device=device,
-                        dtype=str(dtype).removeprefix("torch."),
-                        num_tokens=num_tokens,
-                        head_width=head_width,
-                        decays=decays,
-                        errors=errors,
-                        problem=problem,
-                    )
+                yield Case(
+                    implementation=name,
+                    device=device,
+                    dtype=str(dtype).removeprefix("torch."),
+                    num_tokens=num_tokens,
+                    head_width=head_width,
+                    decays=decays,
+                    errors=errors,
+                    problem=problem,
                 )
-    return cases
 
 
 def summarise(cases: Iterable[Case]) -> list[Check]:
@@ -115,79 +94,6 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
         else:
             checks.append(judge(label, worst.worst, dtype, f"worst case ({where})"))
     return checks
-
-
-def write(
-    out_dir: Path,
-    report: DoctorReport,
-    cases: Sequence[Case],
-    times: Sequence[Timing],
-    towers: Sequence[TowerTiming] = (),
-) -> None:
-    """Write doctor.json (everything) and doctor.md (rows, worst errors, times) into `out_dir`.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    facts = environment()
-    everything = {
-        "environment": facts,
-        "ok": report.ok,
-        "checks": [dataclasses.asdict(c) for c in report.checks],
-        # JSON has no NaN or infinity; null says the case gave no number.
-        "cases": [
-            dataclasses.asdict(c)
-            | {"errors": {k: v if math.isfinite(v) else None for k, v in c.errors.items()}}
-            for c in cases
-        ],
-        "times": [dataclasses.asdict(t) for t in times],
-        "towers": [dataclasses.asdict(t) for t in towers],
-    }
-    write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
-    gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
-    timing_rows = [
-        (
-            *(t.implementation, t.device, t.dtype, t.shape, t.direction),
-            f"{t.median_ms:.2f} ({t.low_ms:.2f}–{t.high_ms:.2f})",
-            *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
-            str(t.repeats),
-        )
-        for t in times
-    ]
-    text = [
-        "# Diagnosis",
-        f"{facts['cpu']['model']} ({facts['cpu']['num_threads']} threads), {gpus}; "
-        f"torch {facts['packages']['torch']}, CUDA {facts['cuda']}, Python {facts['python']}; "
-        + ("everything passed." if report.ok else "**something failed.**"),
-        _markdown(report.HEADERS, report.rows()),
-        "## Operator times",
-        "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
-        "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
-        "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
-        "The reference is the definition, not meant to run, and is not timed.",
-        _markdown(_TIMING_HEADERS, timing_rows),
-    ]
-    if towers:
-        table = _markdown(_TOWER_HEADERS, _tower_rows(towers))
-        text += ["## Image towers, B/16, bfloat16, both compiled", table]
-    write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
-
-
-def _tower_rows(towers: Iterable[TowerTiming]) -> Iterator[tuple[str, ...]]:
-    for t in towers:
-        cells = (
-            *(f"{ms:.2f} ms" for ms in (t.rwkv_ms, t.clip_ms)),
-            f"{t.speedup:.2f}",
-            *(f"{size / 2**30:.2f} GiB" for size in (t.rwkv_peak_bytes, t.clip_peak_bytes)),
-        )
-        yield (f"{t.image_px} px", str(t.batch), *(cells if not t.problem else (t.problem, *[""] * 4)))
-
-
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(headers), "|" + " --- |" * len(headers), *map(line, rows)])
 
 
 def _problem(num_tokens: int, head_width: int, decays: str) -> tuple[list[Tensor], Tensor]:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from rwkvclip_eval import doctor, operator_check, operator_speed
+from rwkvclip_eval import doctor, doctor_report, operator_check, operator_speed, tower_speed
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.tower_speed import TowerTiming
 
@@ -24,6 +24,7 @@ def one_core_grid(monkeypatch):
     shapes = {device: {"nano": (1, 17, 2, 16)} for device in operator_speed.TIMED_SHAPES}
     monkeypatch.setattr(operator_speed, "TIMED_SHAPES", shapes)
     monkeypatch.setattr(operator_speed, "ROUNDS", 2)
+    monkeypatch.setattr(tower_speed, "IMAGE_SIZES_PX", {})
 
 
 @pytest.fixture
@@ -141,12 +142,14 @@ def test_an_operator_that_does_not_run_fails_its_row_and_the_others_are_timed(mo
         raise RuntimeError("too many resources requested for launch")
 
     monkeypatch.setitem(choice.PLAIN, "broken", broken)
-    with pytest.warns(UserWarning, match=r"broken in torch.float32 is not timed: too many resources"):
-        report = doctor.full_check(tmp_path)
+    report = doctor.full_check(tmp_path)
     assert not report.ok
-    timed = {t["implementation"] for t in json.loads((tmp_path / "doctor.json").read_text())["times"]}
-    assert {"torch", "cpu"} <= timed
-    assert "broken" not in timed
+    times = json.loads((tmp_path / "doctor.json").read_text())["times"]
+    assert {"torch", "cpu"} <= {t["implementation"] for t in times if not t["problem"]}
+    assert {t["problem"] for t in times if t["implementation"] == "broken"} == {
+        "RuntimeError: too many resources requested for launch"
+    }
+    assert "too many resources" in (tmp_path / "doctor.md").read_text()
 
 
 @pytest.mark.usefixtures("one_core_grid", "forgetful_operator")
@@ -184,8 +187,60 @@ def test_times_of_towers_are_a_table_of_the_full_check(tmp_path):
         clip_peak_bytes=3 << 30,
     )
     broken = dataclasses.replace(sound, image_px=1792, problem="OutOfMemoryError: tried to allocate")
-    operator_check.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
+    doctor_report.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
     page = (tmp_path / "doctor.md").read_text()
     assert "| 896 px | 32 | 50.00 ms | 100.00 ms | 2.00 | 1.00 GiB | 3.00 GiB |" in page
     assert "| 1792 px | 32 | OutOfMemoryError: tried to allocate |" in page
     assert json.loads((tmp_path / "doctor.json").read_text())["towers"][0]["speedup"] == 2.0
+
+
+@pytest.mark.usefixtures("one_core_grid")
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [(operator_check, "compare_all"), (operator_speed, "time_all"), (tower_speed, "time_towers")],
+)
+def test_a_part_that_breaks_off_fails_its_row_and_keeps_its_rows_and_the_other_parts(
+    module, part, monkeypatch, tmp_path
+):
+    real = getattr(module, part)
+
+    def breaks_off():
+        yield from real()
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(module, part, breaks_off)
+    report = doctor.full_check(tmp_path)
+    assert [c.name for c in report.checks if "MemoryError: no room" in c.detail] == [
+        {
+            "compare_all": "comparison of the operators",
+            "time_all": "times of the operators",
+            "time_towers": "times of the towers",
+        }[part]
+    ]
+    written = json.loads((tmp_path / "doctor.json").read_text())
+    assert written["cases"]
+    assert written["times"]
+    assert not written["ok"]
+
+
+def test_an_image_size_that_fails_is_a_row_with_its_reason_and_the_next_is_tried(monkeypatch):
+    def no_open_clip(side, batch):
+        raise ModuleNotFoundError("No module named 'open_clip'")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(tower_speed, "_time_size", no_open_clip)
+    rows = list(tower_speed.time_towers())
+    assert [row.image_px for row in rows] == list(tower_speed.IMAGE_SIZES_PX)
+    assert {row.problem for row in rows} == {"ModuleNotFoundError: No module named 'open_clip'"}
+
+
+@pytest.mark.usefixtures("one_core_grid")
+def test_what_was_found_is_on_disk_before_the_towers_are_timed(monkeypatch, tmp_path):
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tower_speed, "time_towers", killed)
+    with pytest.raises(KeyboardInterrupt):
+        doctor.full_check(tmp_path)
+    assert json.loads((tmp_path / "doctor.json").read_text())["times"]
