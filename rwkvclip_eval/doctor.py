@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-Status = Literal["ok", "absent", "failed"]
+Status = Literal["ok", "absent", "warning", "failed"]
 
 Row = TypeVar("Row")
 
@@ -41,7 +41,9 @@ class Check:
     name: str
     """What was looked at."""
     status: Status
-    """`ok`; `absent`: not there and not needed for everything; `failed`: must be mended."""
+    """`ok`; `absent`: not there and not needed for everything; `warning`: works, but slower than it could;
+    `failed`: must be mended.
+    """
     detail: str
     """What was found."""
     cure: str = ""
@@ -62,7 +64,7 @@ class DoctorReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed; what is absent does not count."""
+        """Whether nothing failed; what is absent or slower does not count."""
         return all(check.status != "failed" for check in self.checks)
 
     @property
@@ -269,12 +271,24 @@ def _operators() -> Iterator[Check]:
                 continue
             row = judge(label, error, "float32", "output and gradients, elementwise work too,")
             yield dataclasses.replace(row, detail=row.detail + time)
-    yield Check(
-        area="operator",
-        name="bi_wkv6 auto",
-        status="ok",
-        detail=", ".join(f"{ops.resolve('auto', device=device)} on {device}" for device in here()),
-    )
+    yield _automatic()
+
+
+def _automatic() -> Check:
+    """Return what "auto" takes on each device; a warning where it is not the fastest made for it."""
+    from rwkvclip_models import ops
+    from rwkvclip_models.ops.choice import AUTO
+
+    chosen = {device: ops.resolve("auto", device=device) for device in here()}
+    detail = ", ".join(f"{name} on {device}" for device, name in chosen.items())
+    missing = [
+        AUTO[device][0] for device, name in chosen.items() if device in AUTO and AUTO[device][0] != name
+    ]
+    if not missing:
+        return Check(area="operator", name="bi_wkv6 auto", status="ok", detail=detail)
+    cure = "; ".join(f"{i.name}: {i.cure}" for i in ops.implementations() if i.name in missing)
+    detail += f"; slower than it could be: see {', '.join(missing)}"
+    return Check(area="operator", name="bi_wkv6 auto", status="warning", detail=detail, cure=cure)
 
 
 def _time_of(implementation: str, device: str) -> str:

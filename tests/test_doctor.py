@@ -74,6 +74,27 @@ def test_an_operator_that_raises_is_a_row_and_no_crash(monkeypatch):
     assert "no kernel image" in row.detail
 
 
+def test_auto_is_a_warning_where_a_compiler_would_make_it_faster(monkeypatch):
+    broken = choice.ImplementationStatus(
+        name="cpu", available=False, reason="The compiler failed.", cure="Install g++."
+    )
+    real = choice.status
+    monkeypatch.setattr(choice, "status", lambda name: broken if name == "cpu" else real(name))
+    choice._decide.cache_clear()
+    try:
+        with pytest.warns(choice.ImplementationWarning, match="The compiler failed"):
+            report = doctor.diagnose()
+    finally:
+        choice._decide.cache_clear()
+        choice._warned.clear()
+    row = next(c for c in report.checks if c.name == "bi_wkv6 auto")
+    assert row.status == "warning"
+    assert row.detail.startswith("torch on cpu")
+    assert "slower than it could be: see cpu" in row.detail
+    assert row.cure == "cpu: Install g++."
+    assert report.exit_code == 0
+
+
 def test_nan_is_not_agreement():
     assert doctor.judge("op", float("nan"), "float32").status == "failed"
     assert doctor.judge("op", 1e-6, "float32").status == "ok"
