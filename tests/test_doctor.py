@@ -8,7 +8,14 @@ import sys
 import pytest
 import torch
 
-from rwkvclip_eval import doctor, doctor_report, operator_check, operator_speed, tower_speed
+from rwkvclip_eval import (
+    doctor,
+    doctor_report,
+    elementwise_check,
+    operator_check,
+    operator_speed,
+    tower_speed,
+)
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.tower_speed import TowerTiming
 
@@ -17,10 +24,17 @@ choice = importlib.import_module("rwkvclip_models.ops.choice")
 
 @pytest.fixture
 def one_core_grid(monkeypatch):
-    """Three small problems and one small timing instead of the whole examination."""
-    monkeypatch.setattr(operator_check, "TOKENS", (1, 17))
-    monkeypatch.setattr(operator_check, "EXTREME_TOKENS", (17,))
-    monkeypatch.setattr(operator_check, "HEAD_WIDTHS", (16,))
+    """A few small problems and one small timing instead of the whole examination."""
+    few = [
+        operator_check.Problem(num_tokens=1, head_width=16),
+        operator_check.Problem(num_tokens=17, head_width=16, decays="extreme"),
+        operator_check.Problem(num_tokens=17, head_width=16, strided=True),
+        operator_check.Problem(num_tokens=17, head_width=16, batch=0, heads=1),
+        operator_check.Problem(num_tokens=300, head_width=16, batch=1, heads=1),
+    ]
+    monkeypatch.setattr(operator_check, "problems", lambda: few)
+    monkeypatch.setattr(elementwise_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
+    monkeypatch.setattr(elementwise_check, "WIDTHS", (16,))
     shapes = {device: {"nano": (1, 17, 2, 16)} for device in operator_speed.TIMED_SHAPES}
     monkeypatch.setattr(operator_speed, "TIMED_SHAPES", shapes)
     monkeypatch.setattr(operator_speed, "ROUNDS", 2)
@@ -145,8 +159,11 @@ def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
     assert written["environment"]["packages"]["torch"]
     dtypes = {c["dtype"] for c in written["cases"] if c["implementation"] == "torch" and c["device"] == "cpu"}
     assert dtypes == {"float32", "bfloat16", "float16", "float64"}
-    assert {c["decays"] for c in written["cases"]} == {"trained", "extreme"}
-    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in written["cases"])
+    assert {c["decays"] for c in written["cases"]} == {"trained", "extreme", ""}
+    recurrence = [c for c in written["cases"] if c["operator"] == "bi_wkv6"]
+    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in recurrence)
+    assert {c["dtype"] for c in written["cases"] if c["operator"] == "elementwise"} == dtypes
+    assert {c["num_tokens"] for c in recurrence if c["implementation"] == "reference"} == {1, 17}
     assert {t["direction"] for t in written["times"]} == {"forward", "forward + backward"}
     assert all(t["low_ms"] <= t["median_ms"] <= t["high_ms"] for t in written["times"])
     scan = [t for t in written["times"] if t["implementation"] == "plain scan"]
@@ -178,7 +195,7 @@ def test_the_full_check_fails_a_wrong_operator_naming_its_worst_case(tmp_path):
     report = doctor.full_check(tmp_path)
     row = next(c for c in report.checks if c.name.startswith("bi_wkv6 forgetful on cpu in float32, "))
     assert row.status == "failed"
-    assert "T 1, N 16" in row.detail
+    assert "T 1, H 2, N 16" in row.detail
     assert report.exit_code == 1
     assert "**something failed.**" in (tmp_path / "doctor.md").read_text()
 
@@ -265,3 +282,30 @@ def test_what_was_found_is_on_disk_before_the_towers_are_timed(monkeypatch, tmp_
     with pytest.raises(KeyboardInterrupt):
         doctor.full_check(tmp_path)
     assert json.loads((tmp_path / "doctor.json").read_text())["times"]
+
+
+def test_the_grid_has_every_length_and_width_that_must_hold_and_what_is_unusual():
+    grid = list(operator_check.problems())
+    assert {1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 1024, 4097} <= {p.num_tokens for p in grid}
+    for num_tokens in (77, 196):
+        assert {16, 32, 64, 80, 96, 128} <= {p.head_width for p in grid if p.num_tokens == num_tokens}
+    assert {0, 1} <= {p.batch for p in grid}
+    assert 1 in {p.heads for p in grid}
+    assert any(p.strided for p in grid)
+    assert any(p.decays == "extreme" and p.num_tokens >= 209 for p in grid), "CUDA's chunked form too"
+
+
+def test_a_kernel_that_leaves_part_of_its_output_unwritten_is_found(monkeypatch):
+    def lazy(r, k, v, w, u):
+        y = choice.bi_wkv6_reference(r, k, v, w, u)
+        half = torch.empty_like(y)
+        half[:, : y.shape[1] // 2] = y[:, : y.shape[1] // 2]
+        return half
+
+    monkeypatch.setitem(choice.PLAIN, "lazy", lazy)
+    monkeypatch.setattr(
+        operator_check, "problems", lambda: [operator_check.Problem(num_tokens=4, head_width=16)]
+    )
+    monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
+    rows = operator_check.summarise(operator_check.compare_all())
+    assert {row.status for row in rows if " lazy " in row.name} == {"failed"}
