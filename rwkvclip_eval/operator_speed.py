@@ -119,7 +119,10 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
         calls[SCAN, torch.float32] = scan
     low = _operands(shape, device, torch.bfloat16)
     failed: dict[tuple[str, torch.dtype], str] = {}
-    if device == "cuda" and importlib.util.find_spec("fla") is not None:
+    if device == "cuda" and importlib.util.find_spec("fla") is None:
+        reason = "not installed: pip install 'rwkvclip-eval[bench]'"
+        failed[LINEAR_ATTENTION, torch.bfloat16] = reason
+    elif device == "cuda":
         try:
             calls[LINEAR_ATTENTION, torch.bfloat16] = _linear_attention(low, backward)
         except Exception as error:  # another package's kernels: whatever they raise, ours are measured
