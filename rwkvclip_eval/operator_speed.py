@@ -80,7 +80,7 @@ def time_forward(implementation: str, device: str, shape: tuple[int, int, int, i
     return float(seconds.median()) * 1e3
 
 
-def in_turns(calls: Mapping[str, Call], rounds: int, device: str) -> dict[str, Tensor]:
+def in_turns(calls: Mapping[str, Call], rounds: int, device: str = "cpu") -> dict[str, Tensor]:
     """Return name → seconds of each round, float64; drift and other load hit all alternatives alike.
 
     Two rounds warm up and are not counted; the device is synchronised before and after each call.

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 import torch
-from side_by_side import in_turns, in_words, ratio
+from side_by_side import in_words, ratio
 
+from rwkvclip_eval.operator_speed import in_turns
 from rwkvclip_models import ops
 from rwkvclip_models.ops import build, native
 
