@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.environment import environment
 from rwkvclip_eval.results import write_text
+from rwkvclip_eval.speed_limits import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,6 +42,7 @@ def write(
         OutputError: the folder cannot be written.
     """
     facts = environment()
+    judged = list(verdicts(times, towers))
     everything = {
         "environment": facts,
         "ok": report.ok,
@@ -53,6 +55,7 @@ def write(
         ],
         "times": [dataclasses.asdict(t) for t in times],
         "towers": [dataclasses.asdict(t) for t in towers],
+        "limits": [dataclasses.asdict(v) | {"met": v.met} for v in judged],
     }
     write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
     gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
@@ -81,6 +84,11 @@ def write(
     if towers:
         table = _markdown(_TOWER_HEADERS, _tower_rows(towers))
         text += ["## Image towers, B/16, bfloat16, both compiled", table]
+    if judged:
+        limits = [
+            (v.what, f"{v.measured:.2f}", f"{v.limit:.2f}", "met" if v.met else "missed") for v in judged
+        ]
+        text += ["## Limits", _markdown(("what", "measured", "limit", "verdict"), limits)]
     write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
 
 

@@ -228,6 +228,9 @@ def test_times_of_towers_are_a_table_of_the_full_check(tmp_path):
     doctor_report.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
     page = (tmp_path / "doctor.md").read_text()
     assert "| 896 px | 32 | 50.00 ms | 100.00 ms | 2.00 | 1.00 GiB | 3.00 GiB |" in page
+    assert "| image tower B/16, 896 px: times as fast as ViT-B/16 | 2.00 | 1.30 | met |" in page
+    assert "| image tower B/16, 896 px: ViT-B/16's peak memory by ours | 3.00 | 1.00 | met |" in page
+    assert "1792 px: times as fast" not in page, "what did not run has no verdict"
     assert "| 1792 px | 32 | OutOfMemoryError: tried to allocate |" in page
     assert json.loads((tmp_path / "doctor.json").read_text())["towers"][0]["speedup"] == 2.0
 
