@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _TIMING_HEADERS = (
     *("implementation", "device", "dtype", "shape", "direction"),
-    *("ms", "of scan", "of copy", "repeats"),
+    *("ms", "of scan", "of copy", "eager ms", "repeats", "clock"),
 )
 
 
@@ -64,7 +64,8 @@ def write(
             *(t.implementation, t.device, t.dtype, t.shape, t.direction),
             t.problem or f"{t.median_ms:.3f} ({t.low_ms:.3f}–{t.high_ms:.3f})",
             *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
-            str(t.repeats),
+            "–" if t.eager_ms is None else f"{t.eager_ms:.3f}",
+            *(str(t.repeats), t.clock),
         )
         for t in times
     ]
@@ -78,6 +79,7 @@ def write(
         "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
         "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
         "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
+        "*eager ms*: of our own on a GPU, calls in a row with what it takes to dispatch them. "
         "The reference is the definition, not meant to run, and is not timed.",
         _markdown(_TIMING_HEADERS, timing_rows),
     ]

@@ -56,7 +56,7 @@ def operands(batch: int, heads: int, width: int, grid: tuple[int, int, int]) -> 
 
 
 def run(implementation: str, given: dict[str, Tensor], heads: int, shift: Shift) -> dict[str, Tensor]:
-    """Return each operator's output and the gradients of its operands for an output gradient of ones."""
+    """Return each operator's output and the gradients of its operands for an output gradient of ±1."""
     how = {"implementation": implementation}
     calls: dict[str, Callable[..., Tensor]] = {
         "shift_lerp": lambda *x: ops.shift_lerp(*x, shift, **how),
@@ -71,8 +71,10 @@ def run(implementation: str, given: dict[str, Tensor], heads: int, shift: Shift)
         leaves = [given[name].detach().requires_grad_() for name in names]
         y = calls[operator](*leaves)
         found[f"{operator} y"] = y.detach()
-        # Not contiguous, and exact in every dtype.
-        weight = torch.ones((), dtype=y.dtype, device=y.device).expand_as(y)
+        # Not contiguous, and exact in every dtype. Signs differ by token: with ones the sum of s(x) − x over
+        # tokens cancels to what crosses the border, and its rounding would be judged against that remnant.
+        signs = 1 - 2 * (torch.arange(y.shape[-2], device=y.device) % 3 == 1).to(y.dtype)
+        weight = signs[:, None].expand_as(y)
         gradients: Sequence[Tensor] = torch.autograd.grad(y, leaves, weight)
         found |= {f"{operator} grad {name}": g for name, g in zip(names, gradients, strict=True)}
     return found

@@ -6,17 +6,17 @@ Axes: B batch, T tokens, H heads, N head width.
 from __future__ import annotations
 
 import importlib.util
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from rwkvclip_eval.doctor import here
+from rwkvclip_eval.stopwatch import loop_of_calls, stopwatch, turns
 from rwkvclip_models import ops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -56,6 +56,10 @@ class Timing:
     """Median ratio to the plain scan's time in the same round; None where no scan could be built."""
     of_copy: float | None = None
     """Time to copy as many bytes as the operator must read and write, by its own time: 1 is the roofline."""
+    eager_ms: float | None = None
+    """Median of calls in a row with their dispatch, for our own implementations on a GPU."""
+    clock: str = ""
+    """What was timed, in words, with the reason where it is not the first choice."""
     problem: str = ""
     """Why it was not timed; empty when it was."""
 
@@ -76,31 +80,8 @@ def time_forward(implementation: str, device: str, shape: tuple[int, int, int, i
     """Return the median time of a forward pass in float32, ms."""
     operands = _operands(shape, device, torch.float32)
     with torch.inference_mode():
-        seconds = in_turns({"": _forward(implementation, operands)}, 5, device)[""]
+        seconds = turns({"": stopwatch(_forward(implementation, operands), device)}, 5)[""]
     return float(seconds.median()) * 1e3
-
-
-def in_turns(calls: Mapping[str, Call], rounds: int, device: str = "cpu") -> dict[str, Tensor]:
-    """Return name → seconds of each round, float64; drift and other load hit all alternatives alike.
-
-    Two rounds warm up and are not counted; the device is synchronised before and after each call.
-    """
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        elif device == "mps":
-            torch.mps.synchronize()
-
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 2):
-        for name in list(calls) if i % 2 else list(calls)[::-1]:
-            wait()
-            start = time.perf_counter()
-            calls[name]()
-            wait()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: torch.tensor(taken[2:], dtype=torch.float64) for name, taken in seconds.items()}
 
 
 def _compare(device: str, tower: str, shape: tuple[int, int, int, int], direction: str) -> list[Timing]:
@@ -140,7 +121,16 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
         for dtype, operands in ((torch.float32, exact), (torch.bfloat16, low))
     }
     with torch.inference_mode(not backward):
-        seconds = in_turns({label: calls[key] for label, key in names.items()} | copies, ROUNDS, device)
+        timed = {label: calls[key] for label, key in names.items()} | copies
+        watches = {label: stopwatch(call, device) for label, call in timed.items()}
+        seconds = turns(watches, ROUNDS)
+        others = (SCAN, LINEAR_ATTENTION)
+        eager = {
+            label: loop_of_calls(calls[key])
+            for label, key in names.items()
+            if device == "cuda" and key[0] not in others
+        }
+        eager_seconds = turns(eager, ROUNDS)
     base = seconds.get(f"{SCAN} {torch.float32}")
     rows = [
         _failed(name, device, str(dtype).removeprefix("torch."), _label(tower, shape), direction, problem)
@@ -163,6 +153,8 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
                 repeats=len(taken),
                 of_scan=None if base is None else float((taken / base).median()),
                 of_copy=float((seconds[f"copy {dtype}"] / taken).median()),
+                eager_ms=float(eager_seconds[label].median()) * 1e3 if label in eager else None,
+                clock=watches[label].clock,
             )
         )
     return rows

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_eval.operator_speed import in_turns
+from rwkvclip_eval.stopwatch import in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ import pytest
 import torch
 from side_by_side import in_words, ratio
 
-from rwkvclip_eval.operator_speed import in_turns
 from rwkvclip_eval.speed_limits import SCAN_SPEEDUPS
+from rwkvclip_eval.stopwatch import in_turns
 from rwkvclip_models import ops
 from rwkvclip_models.ops import build, native
 

@@ -11,6 +11,8 @@ from rwkvclip_models.ops import triton_fused, triton_wkv  # noqa: E402 - these i
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}
 """Most shared memory of a program by compute capability (CUDA C++ Programming Guide, its table of these)."""
+FUSED = {"enable_fp_fusion": True}
+"""As every launch is made."""
 DTYPES = {"bf16": "tf32", "fp16": "tf32", "fp32": "tf32x3"}
 
 
@@ -42,11 +44,7 @@ def recurrence(dtype, width, num_tokens):
         "STATES": states,
         "PRECISION": DTYPES[dtype],
     }
-    options = {
-        "num_warps": 4 if block < triton_wkv.MAX_BLOCK else 8,
-        "num_stages": 1,
-        "enable_fp_fusion": True,
-    }
+    options = {"num_warps": 4 if block < triton_wkv.MAX_BLOCK else 8, "num_stages": 1} | FUSED
     pointers = dict.fromkeys(["r", "k", "v", "y", "gy", "gr", "gk", "gv"], dtype)
     pointers |= dict.fromkeys(["w", "u", "states", "gw", "gu", "of_keys", "of_receptances"], "fp32")
     kernels = [triton_wkv._forward_kernel, triton_wkv._backward_kernel]
@@ -63,15 +61,15 @@ def elementwise(dtype):
         pointers = dict.fromkeys(["x", "mix", "out", "grad", "gx"], dtype)
         pointers["gmix"] = dtype if per_token else "fp32"
         for kernel in (triton_fused._shift_lerp_kernel, triton_fused._shift_lerp_backward_kernel):
-            found.append((kernel, pointers, constants, {"num_warps": 8}))
+            found.append((kernel, pointers, constants, {"num_warps": 8} | FUSED))
     pointers = dict.fromkeys(["y", "gate", "out", "grad", "gy", "ggate", "weight", "bias"], dtype)
     pointers |= dict.fromkeys(("gweight", "gbias"), "fp32")
     constants = {"N": 80, "PADDED": 128, "ROWS": 32}
     for kernel in (triton_fused._norm_gate_kernel, triton_fused._norm_gate_backward_kernel):
-        found.append((kernel, pointers, constants, {"num_warps": 4}))
+        found.append((kernel, pointers, constants, {"num_warps": 4} | FUSED))
     pointers = dict.fromkeys(["x", "out", "grad", "gx"], dtype)
     for kernel in (triton_fused._relu_square_kernel, triton_fused._relu_square_backward_kernel):
-        found.append((kernel, pointers, {"ELEMENTS": triton_fused.ELEMENTS}, {}))
+        found.append((kernel, pointers, {"ELEMENTS": triton_fused.ELEMENTS}, FUSED))
     return found
 
 
