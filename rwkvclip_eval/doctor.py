@@ -10,15 +10,17 @@ import importlib
 import importlib.metadata
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from rwkvclip_eval.environment import PACKAGES, environment, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-Status = Literal["ok", "absent", "failed"]
+Status = Literal["ok", "absent", "warning", "failed"]
+
+Row = TypeVar("Row")
 
 GIB = 1 << 30
 
@@ -39,7 +41,9 @@ class Check:
     name: str
     """What was looked at."""
     status: Status
-    """`ok`; `absent`: not there and not needed for everything; `failed`: must be mended."""
+    """`ok`; `absent`: not there and not needed for everything; `warning`: works, but slower than it could;
+    `failed`: must be mended.
+    """
     detail: str
     """What was found."""
     cure: str = ""
@@ -60,7 +64,7 @@ class DoctorReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed; what is absent does not count."""
+        """Whether nothing failed; what is absent or slower does not count."""
         return all(check.status != "failed" for check in self.checks)
 
     @property
@@ -86,15 +90,36 @@ def full_check(out_dir: Path) -> DoctorReport:
     Raises:
         OutputError: `out_dir` cannot be written.
     """
-    from rwkvclip_eval import operator_check, operator_speed, tower_speed
+    from rwkvclip_eval import doctor_report, operator_check, operator_speed, tower_speed
 
     report = diagnose()
     if any(check.name == "torch" and check.status != "ok" for check in report.checks):
         return report
-    cases, times = operator_check.compare_all(), operator_speed.time_all()
-    report = DoctorReport((*report.checks, *operator_check.summarise(cases)))
-    operator_check.write(out_dir, report, cases, times, tower_speed.time_towers())
+    # Written after each part: whatever ends the process later, what was found stays.
+    doctor_report.write(out_dir, report)
+    cases, lost = _all_of(operator_check.compare_all(), "comparison of the operators")
+    report = DoctorReport((*report.checks, *operator_check.summarise(cases), *lost))
+    times, lost = _all_of(operator_speed.time_all(), "times of the operators")
+    report = DoctorReport((*report.checks, *lost))
+    doctor_report.write(out_dir, report, cases, times)
+    towers, lost = _all_of(tower_speed.time_towers(), "times of the towers")
+    report = DoctorReport((*report.checks, *lost))
+    doctor_report.write(out_dir, report, cases, times, towers)
     return report
+
+
+def _all_of(rows: Iterable[Row], what: str) -> tuple[list[Row], list[Check]]:
+    """Return the rows there are and, where they broke off, the check that says why."""
+    found: list[Row] = []
+    try:
+        # One at a time: list(rows) would lose what came before an error.
+        for row in rows:
+            found.append(row)
+    except Exception as error:  # runs unattended: one part's end must not be the others'
+        detail = f"broke off after {len(found)} rows ({type(error).__name__}: {error})"
+        cure = "mend what it names, then run again; the other parts are complete"
+        return found, [Check(area="operator", name=what, status="failed", detail=detail, cure=cure)]
+    return found, []
 
 
 def _versions() -> Iterator[Check]:
@@ -246,12 +271,24 @@ def _operators() -> Iterator[Check]:
                 continue
             row = judge(label, error, "float32", "output and gradients, elementwise work too,")
             yield dataclasses.replace(row, detail=row.detail + time)
-    yield Check(
-        area="operator",
-        name="bi_wkv6 auto",
-        status="ok",
-        detail=", ".join(f"{ops.resolve('auto', device=device)} on {device}" for device in here()),
-    )
+    yield _automatic()
+
+
+def _automatic() -> Check:
+    """Return what "auto" takes on each device; a warning where it is not the fastest made for it."""
+    from rwkvclip_models import ops
+    from rwkvclip_models.ops.choice import AUTO
+
+    chosen = {device: ops.resolve("auto", device=device) for device in here()}
+    detail = ", ".join(f"{name} on {device}" for device, name in chosen.items())
+    missing = [
+        AUTO[device][0] for device, name in chosen.items() if device in AUTO and AUTO[device][0] != name
+    ]
+    if not missing:
+        return Check(area="operator", name="bi_wkv6 auto", status="ok", detail=detail)
+    cure = "; ".join(f"{i.name}: {i.cure}" for i in ops.implementations() if i.name in missing)
+    detail += f"; slower than it could be: see {', '.join(missing)}"
+    return Check(area="operator", name="bi_wkv6 auto", status="warning", detail=detail, cure=cure)
 
 
 def _time_of(implementation: str, device: str) -> str:

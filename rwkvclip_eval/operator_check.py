@@ -5,45 +5,77 @@ Axes: B batch, T tokens, H heads, N head width.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import math
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
 import torch
 
+from rwkvclip_eval import elementwise_check
 from rwkvclip_eval.doctor import Check, devices_of, judge
-from rwkvclip_eval.environment import environment
-from rwkvclip_eval.results import write_text
 from rwkvclip_models import ops
+from rwkvclip_models.ops import Shift
+from rwkvclip_models.ops.choice import PLAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
-    from rwkvclip_eval.doctor import DoctorReport
-    from rwkvclip_eval.operator_speed import Timing
-    from rwkvclip_eval.tower_speed import TowerTiming
-
-# Released towers (T 49, 196 and 77; N 80 and 64), their neighbours, and the smallest there are.
-TOKENS = (1, 2, 3, 16, 17, 49, 77, 196, 197)
-HEAD_WIDTHS = (16, 64, 80)
-DECAYS = {"trained": (-6.0, 1.0), "extreme": (-20.0, 5.0)}
-"""Range of raw w; exp(−exp(5)) underflows float32 and exp(−exp(−20)) rounds to 1."""
-EXTREME_TOKENS = (17, 197)
+TOKENS = (1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 209, 1024, 4097)
+"""Lengths at one head width: the released towers', their neighbours, and from 209 on CUDA's chunked form."""
+HEAD_WIDTHS = (16, 32, 64, 80, 96, 128)
+"""Head widths at a few lengths; 64 and 80 are the released ones."""
+DECAYS = {"trained": (-6.0, 1.0), "extreme": (-20.0, 6.0)}
+"""Range of raw w; exp(−exp(6)) underflows float32 and exp(−exp(−20)) rounds to 1."""
+BASE_WIDTH = 64
+"""Head width of the problems of every length."""
+EXACT_TOKENS = {True: 256, False: 77}
+"""Longest sequence held against the definition, slow beyond: at base width with trained decays, or not."""
 NAMES = ("y", "grad r", "grad k", "grad v", "grad w", "grad u")
 
-_TIMING_HEADERS = (
-    *("implementation", "device", "dtype", "shape", "direction"),
-    *("ms", "of scan", "of copy", "repeats"),
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Sizes and kind of one problem."""
+
+    num_tokens: int
+    head_width: int
+    decays: str = "trained"
+    """A key of `DECAYS`."""
+    batch: int = 2
+    heads: int = 2
+    strided: bool = False
+    """Whether operands are transposed in memory and the gradient is broadcast."""
+
+    @property
+    def defined(self) -> bool:
+        """Whether the definition computes it; else float64 `torch` stands in, itself held against that."""
+        base = self.head_width == BASE_WIDTH and self.decays == "trained"
+        return self.num_tokens <= EXACT_TOKENS[base]
 
 
-_TOWER_HEADERS = ("image", "batch", "RWKV-CLIP", "ViT", "speed-up", "memory", "ViT's memory")
+def problems() -> Iterator[Problem]:
+    """Yield the grid: every length at one width, every width at a few lengths, then what is unusual."""
+    for num_tokens in TOKENS:
+        # Long ones take seconds each; one head says as much as four.
+        one = {"batch": 1, "heads": 1} if num_tokens > EXACT_TOKENS[True] else {}
+        yield Problem(num_tokens=num_tokens, head_width=BASE_WIDTH, **one)
+    for width in HEAD_WIDTHS:
+        for num_tokens in (77, 196, 300):
+            yield Problem(num_tokens=num_tokens, head_width=width, batch=1)
+        for num_tokens in (17, 230):
+            yield Problem(num_tokens=num_tokens, head_width=width, batch=1, decays="extreme")
+    for num_tokens in (17, 230):
+        yield Problem(num_tokens=num_tokens, head_width=80, strided=True)
+        yield Problem(num_tokens=num_tokens, head_width=80, batch=0)
+        yield Problem(num_tokens=num_tokens, head_width=80, heads=1)
+        yield Problem(num_tokens=num_tokens, head_width=80, batch=3, heads=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +88,12 @@ class Case:
     num_tokens: int
     head_width: int
     decays: str
-    """`trained` or `extreme`."""
+    """`trained` or `extreme`; empty for the elementwise operators."""
+    batch: int
+    heads: int
+    strided: bool
+    operator: str = "bi_wkv6"
+    """`bi_wkv6` or `elementwise`, all of these together."""
     errors: dict[str, float]
     """Output and each gradient: max |difference| / max |reference| (absolute where the reference is 0)."""
     problem: str = ""
@@ -71,43 +108,76 @@ class Case:
         return math.nan if any(map(math.isnan, values)) else max(values)
 
 
-def compare_all() -> list[Case]:
-    """Return the agreement of every available implementation over the grid, in every dtype its device has."""
+def compare_all() -> Iterator[Case]:
+    """Yield the agreement of every available implementation over the grid, in every dtype its device has.
+
+    New memory is filled with NaN, so that what a kernel leaves unwritten is seen.
+    """
     available = [i.name for i in ops.implementations() if i.available]
-    grid = [*product(TOKENS, HEAD_WIDTHS, ["trained"]), *product(EXTREME_TOKENS, HEAD_WIDTHS, ["extreme"])]
-    cases = []
-    for num_tokens, head_width, decays in grid:
-        operands, weight = _problem(num_tokens, head_width, decays)
-        exact = _run("reference", [x.double() for x in operands], weight.double())
+    for problem in problems():
+        operands, weight = _problem(problem)
+        base = "reference" if problem.defined else "torch"
+        exact = _run(base, [x.double() for x in operands], weight.double())
+        for name in available:
+            if name == "reference" and not problem.defined:
+                continue
+            for device, dtype in _settings(name):
+                run = partial(_run, name, _cast(operands, device, dtype), weight.to(device, dtype))
+                errors, why = _compare(run, exact)
+                yield Case(
+                    implementation=name,
+                    device=device,
+                    dtype=str(dtype).removeprefix("torch."),
+                    **dataclasses.asdict(problem),
+                    errors=errors,
+                    problem=why,
+                )
+    yield from _compare_elementwise([name for name in available if name not in PLAIN])
+
+
+def _compare_elementwise(available: Sequence[str]) -> Iterator[Case]:
+    sizes = [
+        *product((2,), (2,), elementwise_check.WIDTHS, elementwise_check.GRIDS),
+        *((batch, 1, 64, elementwise_check.GRIDS[1]) for batch in (0, 1)),
+    ]
+    for batch, heads, width, grid in sizes:
+        rows, columns, directions = grid
+        shift = Shift(rows, columns, heads, directions)
+        given = elementwise_check.operands(batch, heads, width, grid)
+        double = {name: x.double() for name, x in given.items()}
+        exact = elementwise_check.run("torch", double, heads, shift)
         for name in available:
             for device, dtype in _settings(name):
-                errors, problem = _compare(name, operands, weight, exact, device, dtype)
-                cases.append(
-                    Case(
-                        implementation=name,
-                        device=device,
-                        dtype=str(dtype).removeprefix("torch."),
-                        num_tokens=num_tokens,
-                        head_width=head_width,
-                        decays=decays,
-                        errors=errors,
-                        problem=problem,
-                    )
+                cast = {key: x.to(device, dtype) for key, x in given.items()}
+                errors, why = _compare(partial(elementwise_check.run, name, cast, heads, shift), exact)
+                yield Case(
+                    operator="elementwise",
+                    implementation=name,
+                    device=device,
+                    dtype=str(dtype).removeprefix("torch."),
+                    num_tokens=rows * columns,
+                    head_width=width,
+                    decays="",
+                    batch=batch,
+                    heads=heads,
+                    strided=True,
+                    errors=errors,
+                    problem=why,
                 )
-    return cases
 
 
 def summarise(cases: Iterable[Case]) -> list[Check]:
     """Return one row per implementation, device and dtype: its worst case."""
-    groups: dict[tuple[str, str, str], list[Case]] = {}
+    groups: dict[tuple[str, str, str, str], list[Case]] = {}
     for case in cases:
-        groups.setdefault((case.implementation, case.device, case.dtype), []).append(case)
+        groups.setdefault((case.operator, case.implementation, case.device, case.dtype), []).append(case)
     checks = []
-    for (name, device, dtype), members in groups.items():
-        label = f"bi_wkv6 {name} on {device} in {dtype}, {len(members)} cases"
+    for (operator, name, device, dtype), members in groups.items():
+        label = f"{operator} {name} on {device} in {dtype}, {len(members)} cases"
         # NaN compares false with everything, so it is put above infinity by hand.
         worst = max(members, key=lambda c: (math.isnan(c.worst), c.worst))
-        where = f"T {worst.num_tokens}, N {worst.head_width}, {worst.decays} decays"
+        where = f"B {worst.batch}, T {worst.num_tokens}, H {worst.heads}, N {worst.head_width}"
+        where += f", {worst.decays} decays" * bool(worst.decays) + ", strided" * worst.strided
         if worst.problem:
             detail = f"does not run in {dtype} ({where}): {worst.problem}"
             cure = "choose another implementation by name and report this row"
@@ -117,96 +187,29 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
     return checks
 
 
-def write(
-    out_dir: Path,
-    report: DoctorReport,
-    cases: Sequence[Case],
-    times: Sequence[Timing],
-    towers: Sequence[TowerTiming] = (),
-) -> None:
-    """Write doctor.json (everything) and doctor.md (rows, worst errors, times) into `out_dir`.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    facts = environment()
-    everything = {
-        "environment": facts,
-        "ok": report.ok,
-        "checks": [dataclasses.asdict(c) for c in report.checks],
-        # JSON has no NaN or infinity; null says the case gave no number.
-        "cases": [
-            dataclasses.asdict(c)
-            | {"errors": {k: v if math.isfinite(v) else None for k, v in c.errors.items()}}
-            for c in cases
-        ],
-        "times": [dataclasses.asdict(t) for t in times],
-        "towers": [dataclasses.asdict(t) for t in towers],
-    }
-    write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
-    gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
-    timing_rows = [
-        (
-            *(t.implementation, t.device, t.dtype, t.shape, t.direction),
-            f"{t.median_ms:.2f} ({t.low_ms:.2f}–{t.high_ms:.2f})",
-            *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
-            str(t.repeats),
-        )
-        for t in times
-    ]
-    text = [
-        "# Diagnosis",
-        f"{facts['cpu']['model']} ({facts['cpu']['num_threads']} threads), {gpus}; "
-        f"torch {facts['packages']['torch']}, CUDA {facts['cuda']}, Python {facts['python']}; "
-        + ("everything passed." if report.ok else "**something failed.**"),
-        _markdown(report.HEADERS, report.rows()),
-        "## Operator times",
-        "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
-        "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
-        "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
-        "The reference is the definition, not meant to run, and is not timed.",
-        _markdown(_TIMING_HEADERS, timing_rows),
-    ]
-    if towers:
-        table = _markdown(_TOWER_HEADERS, _tower_rows(towers))
-        text += ["## Image towers, B/16, bfloat16, both compiled", table]
-    write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
-
-
-def _tower_rows(towers: Iterable[TowerTiming]) -> Iterator[tuple[str, ...]]:
-    for t in towers:
-        cells = (
-            *(f"{ms:.2f} ms" for ms in (t.rwkv_ms, t.clip_ms)),
-            f"{t.speedup:.2f}",
-            *(f"{size / 2**30:.2f} GiB" for size in (t.rwkv_peak_bytes, t.clip_peak_bytes)),
-        )
-        yield (f"{t.image_px} px", str(t.batch), *(cells if not t.problem else (t.problem, *[""] * 4)))
-
-
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(headers), "|" + " --- |" * len(headers), *map(line, rows)])
-
-
-def _problem(num_tokens: int, head_width: int, decays: str) -> tuple[list[Tensor], Tensor]:
+def _problem(problem: Problem) -> tuple[list[Tensor], Tensor]:
     """Return operands r, k, v, w, u and the output's gradient, float32; all but w, u exact in bfloat16."""
-    generator = torch.Generator().manual_seed(1000 * head_width + num_tokens)
-    shape = (2, num_tokens, 2, head_width)
+    width, num_tokens, heads = problem.head_width, problem.num_tokens, problem.heads
+    generator = torch.Generator().manual_seed(1000 * width + num_tokens)
+    shape = (problem.batch, num_tokens, heads, width)
     # Eight significant bits are exact in bfloat16, and in float16 but for values below 1e-5: one reference
     # serves every dtype.
     r, k, v, weight = (torch.randn(shape, generator=generator).bfloat16().float() for _ in range(4))
-    w = torch.empty(shape).uniform_(*DECAYS[decays], generator=generator)
+    w = torch.empty(shape).uniform_(*DECAYS[problem.decays], generator=generator)
     u = torch.empty(shape[2:]).uniform_(-0.3, 1, generator=generator)
+    if problem.strided:
+        r, k, v, w = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (r, k, v, w))
+        u, weight = u.t().contiguous().t(), weight[:, :1].expand(shape)
     return [r, k, v, w, u], weight
 
 
-def _run(name: str, operands: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
-    """Return output and gradients, in the order of `NAMES`."""
-    r, k, v, w, u = (x.detach().clone().requires_grad_() for x in operands)
+def _run(name: str, operands: Sequence[Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """Return output and gradients, by the names of `NAMES`."""
+    # No copies: these would lose the strides under test.
+    r, k, v, w, u = (x.detach().requires_grad_() for x in operands)
     y = ops.bi_wkv6(r, k, v, w, u, implementation=name)
-    return [y.detach(), *torch.autograd.grad(y, (r, k, v, w, u), weight)]
+    found = (y.detach(), *torch.autograd.grad(y, (r, k, v, w, u), weight))
+    return dict(zip(NAMES, found, strict=True))
 
 
 def _cast(operands: Sequence[Tensor], device: str, dtype: torch.dtype) -> list[Tensor]:
@@ -215,22 +218,37 @@ def _cast(operands: Sequence[Tensor], device: str, dtype: torch.dtype) -> list[T
 
 
 def _compare(
-    name: str,
-    operands: Sequence[Tensor],
-    weight: Tensor,
-    exact: Sequence[Tensor],
-    device: str,
-    dtype: torch.dtype,
+    run: Callable[[], Mapping[str, Tensor]], exact: Mapping[str, Tensor]
 ) -> tuple[dict[str, float], str]:
+    """Return the error of everything `run` returns, or why it did not run."""
     try:
-        ran = _run(name, _cast(operands, device, dtype), weight.to(device, dtype))
+        with _new_memory_is_nan():
+            ran = {name: x.cpu().double() for name, x in run().items()}
     except Exception as error:  # a kernel that does not run is a finding
         return {}, f"{type(error).__name__}: {error}"
     errors = {}
-    for what, got, want in zip(NAMES, ran, exact, strict=True):
-        scale = float(want.abs().max())
-        errors[what] = float((got.cpu().double() - want).abs().max()) / (scale or 1.0)
+    for name, want in exact.items():
+        got = ran[name]
+        if got.shape != want.shape:
+            return {}, f"{name} is of shape {list(got.shape)}, not {list(want.shape)}"
+        scale = float(want.abs().max()) if want.numel() else 0.0
+        errors[name] = float((got - want).abs().max()) / (scale or 1.0) if want.numel() else 0.0
     return errors, ""
+
+
+@contextlib.contextmanager
+def _new_memory_is_nan() -> Iterator[None]:
+    """Fill new tensors with NaN: torch does so where it is asked to be deterministic."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    with warnings.catch_warnings():
+        # Determinism itself is not the question, and some of torch's own operators have none.
+        warnings.simplefilter("ignore")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn)
 
 
 def _settings(implementation: str) -> Iterator[tuple[str, torch.dtype]]:

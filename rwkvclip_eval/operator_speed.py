@@ -6,18 +6,17 @@ Axes: B batch, T tokens, H heads, N head width.
 from __future__ import annotations
 
 import importlib.util
-import time
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from rwkvclip_eval.doctor import here
+from rwkvclip_eval.stopwatch import loop_of_calls, stopwatch, turns
 from rwkvclip_models import ops
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -57,47 +56,32 @@ class Timing:
     """Median ratio to the plain scan's time in the same round; None where no scan could be built."""
     of_copy: float | None = None
     """Time to copy as many bytes as the operator must read and write, by its own time: 1 is the roofline."""
+    eager_ms: float | None = None
+    """Median of calls in a row with their dispatch, for our own implementations on a GPU."""
+    clock: str = ""
+    """What was timed, in words, with the reason where it is not the first choice."""
+    problem: str = ""
+    """Why it was not timed; empty when it was."""
 
 
-def time_all() -> list[Timing]:
-    """Return times of every available implementation but the reference, on the released towers' shapes."""
-    timings = []
+def time_all() -> Iterator[Timing]:
+    """Yield times of every available implementation but the reference, on the released towers' shapes."""
     for device in here():
         for tower, shape in TIMED_SHAPES[device].items():
             for direction in DIRECTIONS:
-                timings += _compare(device, tower, shape, direction)
-    return timings
+                try:
+                    yield from _compare(device, tower, shape, direction)
+                except Exception as error:  # out of memory, say: the other shapes are timed all the same
+                    problem = f"{type(error).__name__}: {error}"
+                    yield _failed("all", device, "all", _label(tower, shape), direction, problem)
 
 
 def time_forward(implementation: str, device: str, shape: tuple[int, int, int, int]) -> float:
     """Return the median time of a forward pass in float32, ms."""
     operands = _operands(shape, device, torch.float32)
     with torch.inference_mode():
-        seconds = in_turns({"": _forward(implementation, operands)}, 5, device)[""]
+        seconds = turns({"": stopwatch(_forward(implementation, operands), device)}, 5)[""]
     return float(seconds.median()) * 1e3
-
-
-def in_turns(calls: Mapping[str, Call], rounds: int, device: str) -> dict[str, Tensor]:
-    """Return name → seconds of each round, float64; drift and other load hit all alternatives alike.
-
-    Two rounds warm up and are not counted; the device is synchronised before and after each call.
-    """
-
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
-        elif device == "mps":
-            torch.mps.synchronize()
-
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for i in range(rounds + 2):
-        for name in list(calls) if i % 2 else list(calls)[::-1]:
-            wait()
-            start = time.perf_counter()
-            calls[name]()
-            wait()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: torch.tensor(taken[2:], dtype=torch.float64) for name, taken in seconds.items()}
 
 
 def _compare(device: str, tower: str, shape: tuple[int, int, int, int], direction: str) -> list[Timing]:
@@ -115,19 +99,21 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
     if (scan := _scan(device, exact, backward)) is not None:
         calls[SCAN, torch.float32] = scan
     low = _operands(shape, device, torch.bfloat16)
-    if device == "cuda" and importlib.util.find_spec("fla") is not None:
+    failed: dict[tuple[str, torch.dtype], str] = {}
+    if device == "cuda" and importlib.util.find_spec("fla") is None:
+        reason = "not installed: pip install 'rwkvclip-eval[bench]'"
+        failed[LINEAR_ATTENTION, torch.bfloat16] = reason
+    elif device == "cuda":
         try:
             calls[LINEAR_ATTENTION, torch.bfloat16] = _linear_attention(low, backward)
         except Exception as error:  # another package's kernels: whatever they raise, ours are measured
-            warnings.warn(f"{LINEAR_ATTENTION} is not compared: {error}", stacklevel=2)
+            failed[LINEAR_ATTENTION, torch.bfloat16] = f"{type(error).__name__}: {error}"
     with torch.inference_mode(not backward):
         for key in list(calls):
             try:
                 calls[key]()
-            except (
-                Exception
-            ) as error:  # the comparison reports what does not run; the rest is timed all the same
-                warnings.warn(f"{key[0]} in {key[1]} is not timed: {error}", stacklevel=2)
+            except Exception as error:  # the report says what does not run; the rest is timed all the same
+                failed[key] = f"{type(error).__name__}: {error}"
                 del calls[key]
     names = {f"{name} {dtype}": (name, dtype) for name, dtype in calls}
     copies = {
@@ -135,9 +121,21 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
         for dtype, operands in ((torch.float32, exact), (torch.bfloat16, low))
     }
     with torch.inference_mode(not backward):
-        seconds = in_turns({label: calls[key] for label, key in names.items()} | copies, ROUNDS, device)
+        timed = {label: calls[key] for label, key in names.items()} | copies
+        watches = {label: stopwatch(call, device) for label, call in timed.items()}
+        seconds = turns(watches, ROUNDS)
+        others = (SCAN, LINEAR_ATTENTION)
+        eager = {
+            label: loop_of_calls(calls[key])
+            for label, key in names.items()
+            if device == "cuda" and key[0] not in others
+        }
+        eager_seconds = turns(eager, ROUNDS)
     base = seconds.get(f"{SCAN} {torch.float32}")
-    rows = []
+    rows = [
+        _failed(name, device, str(dtype).removeprefix("torch."), _label(tower, shape), direction, problem)
+        for (name, dtype), problem in failed.items()
+    ]
     for label, (name, dtype) in names.items():
         taken = seconds[label]
         points = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
@@ -147,7 +145,7 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
                 implementation=name,
                 device=device,
                 dtype=str(dtype).removeprefix("torch."),
-                shape=f"{tower}: {' × '.join(map(str, shape))}",
+                shape=_label(tower, shape),
                 direction=direction,
                 median_ms=quartiles[1],
                 low_ms=quartiles[0],
@@ -155,9 +153,30 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
                 repeats=len(taken),
                 of_scan=None if base is None else float((taken / base).median()),
                 of_copy=float((seconds[f"copy {dtype}"] / taken).median()),
+                eager_ms=float(eager_seconds[label].median()) * 1e3 if label in eager else None,
+                clock=watches[label].clock,
             )
         )
     return rows
+
+
+def _label(tower: str, shape: Sequence[int]) -> str:
+    return f"{tower}: {' × '.join(map(str, shape))}"
+
+
+def _failed(name: str, device: str, dtype: str, shape: str, direction: str, problem: str) -> Timing:
+    return Timing(
+        implementation=name,
+        device=device,
+        dtype=dtype,
+        shape=shape,
+        direction=direction,
+        median_ms=0.0,
+        low_ms=0.0,
+        high_ms=0.0,
+        repeats=0,
+        problem=problem,
+    )
 
 
 def _operands(shape: tuple[int, int, int, int], device: str, dtype: torch.dtype) -> list[Tensor]:

@@ -8,7 +8,14 @@ import sys
 import pytest
 import torch
 
-from rwkvclip_eval import doctor, operator_check, operator_speed
+from rwkvclip_eval import (
+    doctor,
+    doctor_report,
+    elementwise_check,
+    operator_check,
+    operator_speed,
+    tower_speed,
+)
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.tower_speed import TowerTiming
 
@@ -17,13 +24,21 @@ choice = importlib.import_module("rwkvclip_models.ops.choice")
 
 @pytest.fixture
 def one_core_grid(monkeypatch):
-    """Three small problems and one small timing instead of the whole examination."""
-    monkeypatch.setattr(operator_check, "TOKENS", (1, 17))
-    monkeypatch.setattr(operator_check, "EXTREME_TOKENS", (17,))
-    monkeypatch.setattr(operator_check, "HEAD_WIDTHS", (16,))
+    """A few small problems and one small timing instead of the whole examination."""
+    few = [
+        operator_check.Problem(num_tokens=1, head_width=16),
+        operator_check.Problem(num_tokens=17, head_width=16, decays="extreme"),
+        operator_check.Problem(num_tokens=17, head_width=16, strided=True),
+        operator_check.Problem(num_tokens=17, head_width=16, batch=0, heads=1),
+        operator_check.Problem(num_tokens=300, head_width=16, batch=1, heads=1),
+    ]
+    monkeypatch.setattr(operator_check, "problems", lambda: few)
+    monkeypatch.setattr(elementwise_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
+    monkeypatch.setattr(elementwise_check, "WIDTHS", (16,))
     shapes = {device: {"nano": (1, 17, 2, 16)} for device in operator_speed.TIMED_SHAPES}
     monkeypatch.setattr(operator_speed, "TIMED_SHAPES", shapes)
     monkeypatch.setattr(operator_speed, "ROUNDS", 2)
+    monkeypatch.setattr(tower_speed, "IMAGE_SIZES_PX", {})
 
 
 @pytest.fixture
@@ -71,6 +86,27 @@ def test_an_operator_that_raises_is_a_row_and_no_crash(monkeypatch):
     row = next(c for c in doctor.diagnose().checks if c.name == "bi_wkv6 broken on cpu")
     assert row.status == "failed"
     assert "no kernel image" in row.detail
+
+
+def test_auto_is_a_warning_where_a_compiler_would_make_it_faster(monkeypatch):
+    broken = choice.ImplementationStatus(
+        name="cpu", available=False, reason="The compiler failed.", cure="Install g++."
+    )
+    real = choice.status
+    monkeypatch.setattr(choice, "status", lambda name: broken if name == "cpu" else real(name))
+    choice._decide.cache_clear()
+    try:
+        with pytest.warns(choice.ImplementationWarning, match="The compiler failed"):
+            report = doctor.diagnose()
+    finally:
+        choice._decide.cache_clear()
+        choice._warned.clear()
+    row = next(c for c in report.checks if c.name == "bi_wkv6 auto")
+    assert row.status == "warning"
+    assert row.detail.startswith("torch on cpu")
+    assert "slower than it could be: see cpu" in row.detail
+    assert row.cure == "cpu: Install g++."
+    assert report.exit_code == 0
 
 
 def test_nan_is_not_agreement():
@@ -123,8 +159,11 @@ def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
     assert written["environment"]["packages"]["torch"]
     dtypes = {c["dtype"] for c in written["cases"] if c["implementation"] == "torch" and c["device"] == "cpu"}
     assert dtypes == {"float32", "bfloat16", "float16", "float64"}
-    assert {c["decays"] for c in written["cases"]} == {"trained", "extreme"}
-    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in written["cases"])
+    assert {c["decays"] for c in written["cases"]} == {"trained", "extreme", ""}
+    recurrence = [c for c in written["cases"] if c["operator"] == "bi_wkv6"]
+    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in recurrence)
+    assert {c["dtype"] for c in written["cases"] if c["operator"] == "elementwise"} == dtypes
+    assert {c["num_tokens"] for c in recurrence if c["implementation"] == "reference"} == {1, 17}
     assert {t["direction"] for t in written["times"]} == {"forward", "forward + backward"}
     assert all(t["low_ms"] <= t["median_ms"] <= t["high_ms"] for t in written["times"])
     scan = [t for t in written["times"] if t["implementation"] == "plain scan"]
@@ -141,12 +180,14 @@ def test_an_operator_that_does_not_run_fails_its_row_and_the_others_are_timed(mo
         raise RuntimeError("too many resources requested for launch")
 
     monkeypatch.setitem(choice.PLAIN, "broken", broken)
-    with pytest.warns(UserWarning, match=r"broken in torch.float32 is not timed: too many resources"):
-        report = doctor.full_check(tmp_path)
+    report = doctor.full_check(tmp_path)
     assert not report.ok
-    timed = {t["implementation"] for t in json.loads((tmp_path / "doctor.json").read_text())["times"]}
-    assert {"torch", "cpu"} <= timed
-    assert "broken" not in timed
+    times = json.loads((tmp_path / "doctor.json").read_text())["times"]
+    assert {"torch", "cpu"} <= {t["implementation"] for t in times if not t["problem"]}
+    assert {t["problem"] for t in times if t["implementation"] == "broken"} == {
+        "RuntimeError: too many resources requested for launch"
+    }
+    assert "too many resources" in (tmp_path / "doctor.md").read_text()
 
 
 @pytest.mark.usefixtures("one_core_grid", "forgetful_operator")
@@ -154,7 +195,7 @@ def test_the_full_check_fails_a_wrong_operator_naming_its_worst_case(tmp_path):
     report = doctor.full_check(tmp_path)
     row = next(c for c in report.checks if c.name.startswith("bi_wkv6 forgetful on cpu in float32, "))
     assert row.status == "failed"
-    assert "T 1, N 16" in row.detail
+    assert "T 1, H 2, N 16" in row.detail
     assert report.exit_code == 1
     assert "**something failed.**" in (tmp_path / "doctor.md").read_text()
 
@@ -184,8 +225,90 @@ def test_times_of_towers_are_a_table_of_the_full_check(tmp_path):
         clip_peak_bytes=3 << 30,
     )
     broken = dataclasses.replace(sound, image_px=1792, problem="OutOfMemoryError: tried to allocate")
-    operator_check.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
+    doctor_report.write(tmp_path, doctor.DoctorReport(()), [], [], [sound, broken])
     page = (tmp_path / "doctor.md").read_text()
     assert "| 896 px | 32 | 50.00 ms | 100.00 ms | 2.00 | 1.00 GiB | 3.00 GiB |" in page
+    assert "| image tower B/16, 896 px: times as fast as ViT-B/16 | 2.00 | 1.30 | met |" in page
+    assert "| image tower B/16, 896 px: ViT-B/16's peak memory by ours | 3.00 | 1.00 | met |" in page
+    assert "1792 px: times as fast" not in page, "what did not run has no verdict"
     assert "| 1792 px | 32 | OutOfMemoryError: tried to allocate |" in page
     assert json.loads((tmp_path / "doctor.json").read_text())["towers"][0]["speedup"] == 2.0
+
+
+@pytest.mark.usefixtures("one_core_grid")
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [(operator_check, "compare_all"), (operator_speed, "time_all"), (tower_speed, "time_towers")],
+)
+def test_a_part_that_breaks_off_fails_its_row_and_keeps_its_rows_and_the_other_parts(
+    module, part, monkeypatch, tmp_path
+):
+    real = getattr(module, part)
+
+    def breaks_off():
+        yield from real()
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(module, part, breaks_off)
+    report = doctor.full_check(tmp_path)
+    assert [c.name for c in report.checks if "MemoryError: no room" in c.detail] == [
+        {
+            "compare_all": "comparison of the operators",
+            "time_all": "times of the operators",
+            "time_towers": "times of the towers",
+        }[part]
+    ]
+    written = json.loads((tmp_path / "doctor.json").read_text())
+    assert written["cases"]
+    assert written["times"]
+    assert not written["ok"]
+
+
+def test_an_image_size_that_fails_is_a_row_with_its_reason_and_the_next_is_tried(monkeypatch):
+    def no_open_clip(side, batch):
+        raise ModuleNotFoundError("No module named 'open_clip'")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(tower_speed, "_time_size", no_open_clip)
+    rows = list(tower_speed.time_towers())
+    assert [row.image_px for row in rows] == list(tower_speed.IMAGE_SIZES_PX)
+    assert {row.problem for row in rows} == {"ModuleNotFoundError: No module named 'open_clip'"}
+
+
+@pytest.mark.usefixtures("one_core_grid")
+def test_what_was_found_is_on_disk_before_the_towers_are_timed(monkeypatch, tmp_path):
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tower_speed, "time_towers", killed)
+    with pytest.raises(KeyboardInterrupt):
+        doctor.full_check(tmp_path)
+    assert json.loads((tmp_path / "doctor.json").read_text())["times"]
+
+
+def test_the_grid_has_every_length_and_width_that_must_hold_and_what_is_unusual():
+    grid = list(operator_check.problems())
+    assert {1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 1024, 4097} <= {p.num_tokens for p in grid}
+    for num_tokens in (77, 196):
+        assert {16, 32, 64, 80, 96, 128} <= {p.head_width for p in grid if p.num_tokens == num_tokens}
+    assert {0, 1} <= {p.batch for p in grid}
+    assert 1 in {p.heads for p in grid}
+    assert any(p.strided for p in grid)
+    assert any(p.decays == "extreme" and p.num_tokens >= 209 for p in grid), "CUDA's chunked form too"
+
+
+def test_a_kernel_that_leaves_part_of_its_output_unwritten_is_found(monkeypatch):
+    def lazy(r, k, v, w, u):
+        y = choice.bi_wkv6_reference(r, k, v, w, u)
+        half = torch.empty_like(y)
+        half[:, : y.shape[1] // 2] = y[:, : y.shape[1] // 2]
+        return half
+
+    monkeypatch.setitem(choice.PLAIN, "lazy", lazy)
+    monkeypatch.setattr(
+        operator_check, "problems", lambda: [operator_check.Problem(num_tokens=4, head_width=16)]
+    )
+    monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
+    rows = operator_check.summarise(operator_check.compare_all())
+    assert {row.status for row in rows if " lazy " in row.name} == {"failed"}
