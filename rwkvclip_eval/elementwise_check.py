@@ -5,7 +5,7 @@ Axes: B batch, T = rows·columns tokens, H heads, N head width (C = H·N channel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -57,11 +57,11 @@ def operands(batch: int, heads: int, width: int, grid: tuple[int, int, int]) -> 
 
 def run(implementation: str, given: dict[str, Tensor], heads: int, shift: Shift) -> dict[str, Tensor]:
     """Return each operator's output and the gradients of its operands for an output gradient of ±1."""
-    how = {"implementation": implementation}
+    how: Any = {"implementation": implementation}
     calls: dict[str, Callable[..., Tensor]] = {
-        "shift_lerp": lambda *x: ops.shift_lerp(*x, shift, **how),
-        "shift_lerp per token": lambda *x: ops.shift_lerp(*x, shift, **how),
-        "dynamic_lerp": lambda *x: ops.dynamic_lerp(*x, shift, **how),
+        "shift_lerp": lambda x, mix: ops.shift_lerp(x, mix, shift, **how),
+        "shift_lerp per token": lambda x, mix: ops.shift_lerp(x, mix, shift, **how),
+        "dynamic_lerp": lambda *x: ops.dynamic_lerp(x[0], x[1], x[2], x[3], shift, **how),
         "norm_gate": lambda *x: ops.norm_gate(*x, heads=heads, eps=1e-5, **how),
         "gated_add": lambda *x: ops.gated_add(*x, **how),
         "relu_square": lambda *x: ops.relu_square(*x, **how),
