@@ -5,7 +5,8 @@ Axes: B batch, T = rows·columns tokens, H heads, N head width (C = H·N channel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -57,19 +58,18 @@ def operands(batch: int, heads: int, width: int, grid: tuple[int, int, int]) -> 
 
 def run(implementation: str, given: dict[str, Tensor], heads: int, shift: Shift) -> dict[str, Tensor]:
     """Return each operator's output and the gradients of its operands for an output gradient of ±1."""
-    how: Any = {"implementation": implementation}
     calls: dict[str, Callable[..., Tensor]] = {
-        "shift_lerp": lambda x, mix: ops.shift_lerp(x, mix, shift, **how),
-        "shift_lerp per token": lambda x, mix: ops.shift_lerp(x, mix, shift, **how),
-        "dynamic_lerp": lambda *x: ops.dynamic_lerp(x[0], x[1], x[2], x[3], shift, **how),
-        "norm_gate": lambda *x: ops.norm_gate(*x, heads=heads, eps=1e-5, **how),
-        "gated_add": lambda *x: ops.gated_add(*x, **how),
-        "relu_square": lambda *x: ops.relu_square(*x, **how),
+        "shift_lerp": partial(ops.shift_lerp, shift=shift),
+        "shift_lerp per token": partial(ops.shift_lerp, shift=shift),
+        "dynamic_lerp": partial(ops.dynamic_lerp, shift=shift),
+        "norm_gate": partial(ops.norm_gate, heads=heads, eps=1e-5),
+        "gated_add": ops.gated_add,
+        "relu_square": ops.relu_square,
     }
     found = {}
     for operator, names in OPERATORS.items():
         leaves = [given[name].detach().requires_grad_() for name in names]
-        y = calls[operator](*leaves)
+        y = calls[operator](*leaves, implementation=implementation)
         found[f"{operator} y"] = y.detach()
         # Not contiguous, and exact in every dtype. Signs differ by token: with ones the sum of s(x) − x over
         # tokens cancels to what crosses the border, and its rounding would be judged against that remnant.

@@ -64,8 +64,8 @@ def problems() -> Iterator[Problem]:
     """Yield the grid: every length at one width, every width at a few lengths, then what is unusual."""
     for num_tokens in TOKENS:
         # Long ones take seconds each; one head says as much as four.
-        number = 1 if num_tokens > EXACT_TOKENS[True] else 2
-        yield Problem(num_tokens=num_tokens, head_width=BASE_WIDTH, batch=number, heads=number)
+        few = 1 if num_tokens > EXACT_TOKENS[True] else 2
+        yield Problem(num_tokens=num_tokens, head_width=BASE_WIDTH, batch=few, heads=few)
     for width in HEAD_WIDTHS:
         for num_tokens in (77, 196, 300):
             yield Problem(num_tokens=num_tokens, head_width=width, batch=1)
