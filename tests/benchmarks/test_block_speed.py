@@ -61,6 +61,6 @@ def test_a_block_beside_clips(device, kind, train, benchmark, capsys):
     with capsys.disabled():
         what = "forward and backward" if train else "forward"
         sys.stdout.write(in_words(f"one block of {kind}, {what}, float32, {device}", seconds, base))
-    # Blocks differ from CLIP's in width and number: limits are the towers'. The compiled form must be worth it.
+    # Blocks differ from CLIP's in width and number: towers have limits. Compiled must beat plain.
     compiled = {name: value for name, value in ratios.items() if name not in (base, "RWKV-CLIP torch")}
     assert min(compiled.values()) < ratios["RWKV-CLIP torch"]
