@@ -67,7 +67,7 @@ def graph_of_calls(call: Call) -> Stopwatch:
         Exception: `call` cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch declares no types for it
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch declares no types for it
     side.wait_stream(torch.cuda.current_stream())
     # The outer context puts the stream back even where a failed capture does not. Libraries make their
     # handles per stream, so it is warmed up on the one that captures.
@@ -115,8 +115,8 @@ def turns(watches: Mapping[str, Stopwatch], rounds: int) -> dict[str, Tensor]:
 
 def _between_events(call: Call, calls: int) -> float:
     # torch declares no types for events.
-    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # as above
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # as above
     torch.cuda.synchronize()
     start.record()
     for _ in range(calls):
