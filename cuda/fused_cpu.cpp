@@ -84,18 +84,18 @@ void shift_lerp(const S* x, const T* mix, const S* mixes, S* out, int64_t lerps,
   });
 }
 
-// As shift_lerp with weights base_k + low_rank_k·up_k, which are made and used a few tokens at a time: they never
-// reach memory. low_rank [B·T, K·R], base [K, C], up [K, R, C].
+// As shift_lerp with weights base_k + low_rank_k·up_k, which are made and used in registers. low_rank [B·T, K·R],
+// base [K, C], up [K, R, C].
 template <class T, class S>
 void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* out, int64_t lerps, int64_t rank,
                   int64_t batch, int64_t rows, int64_t columns, int64_t channels, int64_t heads, int64_t directions,
                   int64_t threads) {
   constexpr int W = LANES<T>;
-  constexpr int64_t TILE = 24;  // a multiple of the rows of a product's tile; its weights stay in cache
+  constexpr int64_t TILE = 24;  // a multiple of the rows of a product's tile; its tokens stay in cache
   const Shift<T> shift(rows, columns, channels, heads, directions);
   const int64_t tokens = rows * columns, total = batch * tokens, tiles = (total + TILE - 1) / TILE;
   in_parallel(threads, tiles, [&](int64_t begin, int64_t end) {
-    std::vector<T> own(size_t(TILE * channels)), delta(size_t(TILE * channels)), weights(size_t(TILE * channels));
+    std::vector<T> own(size_t(TILE * channels)), delta(size_t(TILE * channels));
     std::vector<T> low(size_t(TILE * lerps * rank));
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * TILE, count = std::min(TILE, total - first);
@@ -112,14 +112,16 @@ void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* 
           store(low.data() + i * lerps * rank + j, Vec<T>(load(low_rank + token * lerps * rank + j)));
       }
       for (int64_t k = 0; k < lerps; ++k) {
-        for (int64_t i = 0; i < count; ++i) std::copy_n(base + k * channels, channels, weights.data() + i * channels);
-        gemm<T>(int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1,
-                up + k * rank * channels, channels, weights.data(), channels, true);
-        S* to = out + (k * total + first) * channels;
         // Held here, as a store through `to` may change what is behind a reference.
-        const T *x_rows = own.data(), *d_rows = delta.data(), *w_rows = weights.data();
-        const int64_t size = count * channels;
-        for (int64_t j = 0; j < size; j += W) store(to + j, load(x_rows + j) + load(d_rows + j) * load(w_rows + j));
+        S* to = out + (k * total + first) * channels;
+        const T *x_rows = own.data(), *d_rows = delta.data(), *starts = base + k * channels;
+        product<T>(
+            int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1, up + k * rank * channels,
+            channels, [=](int, int j) { return load(starts + j * W); },
+            [=](int i, int j, Vec<T> weight) {
+              const int64_t at = i * channels + j * W;
+              store(to + at, load(x_rows + at) + load(d_rows + at) * weight);
+            });
       }
     }
   });

@@ -9,6 +9,7 @@ Axes: B batch, T tokens, C width, H heads, N head width (C = H·N), h × w the t
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,11 @@ MIX_RANK = 32
 """Rank of each data-dependent lerp."""
 DECAY_RANK = 64
 """Rank of the data-dependent decay."""
-PIECE_TOKENS = 2500
-"""Tokens a CPU takes through a tower at a time, without gradients; more fall out of its caches."""
+NUM_MIXES = 5
+"""Mixes of a token and its neighbours: for decay, key, value, receptance and gate."""
+PIECE_BYTES = 24 << 20
+"""Bytes of the mixes, a tower's largest block, that a CPU makes at a time without gradients. More fall out of
+its caches, and blocks over 32 MiB come from the system page by page each time (glibc's malloc)."""
 
 
 class SpatialMix(nn.Module):
@@ -64,8 +68,8 @@ class SpatialMix(nn.Module):
         self.implementation = implementation
         for name in "xwkvrg":
             self.register_parameter(f"time_maa_{name}", nn.Parameter(torch.empty(1, 1, width)))
-        self.time_maa_w1 = nn.Parameter(torch.empty(width, 5 * MIX_RANK))
-        self.time_maa_w2 = nn.Parameter(torch.empty(5, MIX_RANK, width))
+        self.time_maa_w1 = nn.Parameter(torch.empty(width, NUM_MIXES * MIX_RANK))
+        self.time_maa_w2 = nn.Parameter(torch.empty(NUM_MIXES, MIX_RANK, width))
         self.time_decay = nn.Parameter(torch.empty(1, 1, inner_width))
         self.time_decay_w1 = nn.Parameter(torch.empty(width, DECAY_RANK))
         self.time_decay_w2 = nn.Parameter(torch.empty(DECAY_RANK, inner_width))
@@ -82,7 +86,7 @@ class SpatialMix(nn.Module):
         [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1.t(), **run))
         base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in "wkvrg"])
-        lerped = dynamic_lerp(x, low_rank.view(b, t, 5 * MIX_RANK), base, self.time_maa_w2, shift, **run)
+        lerped = dynamic_lerp(x, low_rank.view(b, t, NUM_MIXES * MIX_RANK), base, self.time_maa_w2, shift, **run)
         x_w, x_k, x_v, x_r, x_g = lerped
         r, k, v = self._linear("receptance", x_r), self._linear("key", x_k), self._linear("value", x_v)
         gate = self._linear("gate", x_g)
@@ -154,16 +158,24 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     return x * keep.div_(1 - rate)
 
 
-def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int) -> Tensor:
-    """Return encode(x), on a CPU without gradients over equal pieces of the batch of about `PIECE_TOKENS`.
+def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int, scale: Tensor) -> Tensor:
+    """Return encode(x), on a CPU without gradients over equal pieces of the batch of at most `PIECE_BYTES`.
 
     Args:
         encode: treats every sample for itself.
         x: samples [B, …].
         num_tokens: of one sample.
+        scale: of a norm [C], in the tower's dtype.
     """
-    pieces = -(-x.shape[0] * num_tokens // PIECE_TOKENS)
-    whole = x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
-    if whole or pieces <= 1:
+    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return encode(x)
-    return torch.cat([encode(piece) for piece in x.chunk(pieces)])
+    _let_the_allocator_keep_blocks()
+    size = x.shape[0] * num_tokens * NUM_MIXES * scale.numel() * scale.element_size()
+    pieces = -(-size // PIECE_BYTES)
+    return encode(x) if pieces <= 1 else torch.cat([encode(piece) for piece in x.chunk(pieces)])
+
+
+@functools.cache
+def _let_the_allocator_keep_blocks() -> None:
+    """Free one block of nearly 32 MiB: from then on glibc's malloc keeps freed blocks up to that size."""
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)

@@ -1,12 +1,20 @@
-"""The official golden numbers' recipes, imported from where they lie."""
+"""The official golden numbers' recipes, and the CUDA sources as the CPU runs them."""
 
+import ctypes
 import importlib.util
 import json
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensor
+
+ROOT = Path(__file__).resolve().parents[2]
+MARGIN = 64
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +58,50 @@ def nano_config():
         "n_embd": 32,
         "dim_ffn": 64,
     }
+
+
+@pytest.fixture(scope="session")
+def emulate(tmp_path_factory):
+    """Compile sources of `cuda/` for the CPU, with these further flags; fibers run in random order."""
+
+    def compiled(sources, *flags):
+        if shutil.which("g++") is None:
+            pytest.skip("needs g++ to compile the CUDA sources for the CPU; none here")
+        target = tmp_path_factory.mktemp("emulated") / "kernels.so"
+        common = "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared"
+        includes = ["-I", ROOT / "tests/cuda", "-I", ROOT / "cuda", "-x", "c++"]
+        files = [ROOT / "cuda" / name for name in (*sources, "error.cu")]
+        command = ["g++", *common.split(), "-DRWKVCLIP_EMULATE", *flags, *includes, *files, "-o", target]
+        subprocess.run(command, check=True)
+        loaded = ctypes.CDLL(str(target))
+        loaded.rwkvclip_error.restype = ctypes.c_char_p
+        return loaded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RWKVCLIP_EMULATE_SEED", "1")
+        yield compiled
+
+
+@pytest.fixture
+def guarded_outputs(monkeypatch):
+    """Every output is NaN before the kernels run, and so is the memory around it after they ran."""
+    arenas = []
+    new_empty_unguarded, empty_like_unguarded = torch.Tensor.new_empty, torch.empty_like
+
+    def new_empty(x, *size, dtype=None):
+        if isinstance(x, FakeTensor):
+            return new_empty_unguarded(x, *size, dtype=dtype)
+        shape = torch.Size(size[0] if isinstance(size[0], tuple | list) else size)
+        arena = torch.full((shape.numel() + 2 * MARGIN,), torch.nan, dtype=dtype or x.dtype, device=x.device)
+        arenas.append(arena)
+        return arena[MARGIN : MARGIN + shape.numel()].view(shape)
+
+    def empty_like(x, **options):
+        return empty_like_unguarded(x, **options) if isinstance(x, FakeTensor) else new_empty(x, x.shape)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
+    monkeypatch.setattr(torch, "empty_like", empty_like)
+    yield
+    for arena in arenas:
+        assert arena[:MARGIN].isnan().all()
+        assert arena[-MARGIN:].isnan().all()

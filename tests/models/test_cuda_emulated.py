@@ -4,20 +4,16 @@ Axes: B batch, T tokens, H heads, N head width.
 """
 
 import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+import registration
 import torch
 
 from rwkvclip_models.ops import build, cuda, native
 from rwkvclip_models.ops.reference import bi_wkv6_reference
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("y", "gr", "gk", "gv", "gw", "gu")
-MARGIN = 64
 
 # max |difference| / max |reference|. float32 factors are split in three bfloat16 numbers, so that rounding
 # is that of float32 sums; float16 factors in two (2⁻¹⁷ each), and the outputs are rounded to float16
@@ -30,26 +26,13 @@ TOLERANCE = {
 }
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("guarded_outputs")]
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """The sources compiled for the CPU; fibers run in random order."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++ to compile the CUDA sources for the CPU; none here")
-    target = tmp_path_factory.mktemp("emulated") / "wkv.so"
-    flags = "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared"
-    sources = [ROOT / "cuda" / name for name in ("bi_wkv6.cu", "scan_baseline.cu", "error.cu")]
+def emulated(emulate):
     # So little room for states that heads take turns.
-    defines = ["-DRWKVCLIP_EMULATE", "-DRWKVCLIP_STATE_FLOATS=4096"]
-    includes = ["-I", ROOT / "tests/cuda", "-I", ROOT / "cuda", "-x", "c++"]
-    subprocess.run(["g++", *flags.split(), *defines, *includes, *sources, "-o", target], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RWKVCLIP_EMULATE_SEED", "1")
-        loaded = ctypes.CDLL(str(target))
-        loaded.rwkvclip_error.restype = ctypes.c_char_p
-        yield loaded
+    return emulate(("bi_wkv6.cu", "scan_baseline.cu"), "-DRWKVCLIP_STATE_FLOATS=4096")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -59,25 +42,6 @@ def device(request, monkeypatch):
         library = request.getfixturevalue("emulated")
         monkeypatch.setattr(build, "library", lambda name: library)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def outputs(monkeypatch):
-    """Every output is NaN before the kernels run, and so is the memory around it after they ran."""
-    arenas = []
-
-    def filled(x, size):
-        size = torch.Size((size,) if isinstance(size, int) else size)
-        arena = torch.full((size.numel() + 2 * MARGIN,), torch.nan, dtype=x.dtype, device=x.device)
-        arenas.append(arena)
-        return arena[MARGIN : MARGIN + size.numel()].view(size)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", filled)
-    monkeypatch.setattr(torch, "empty_like", lambda x, **_: filled(x, x.shape))
-    yield
-    for arena in arenas:
-        assert arena[:MARGIN].isnan().all()
-        assert arena[-MARGIN:].isnan().all()
 
 
 def operands(device, dtype, b, t, h, n, *, low=-6.0, high=1.0):
@@ -271,3 +235,8 @@ def test_the_scan_that_the_benchmark_compares_with_agrees_with_the_reference(dev
     for name, b in exact(*inputs).items():
         error = float((got[name].double() - b).abs().max() / b.abs().max().clamp(min=1e-30))
         assert error < 1e-5, f"{name}: {error:.3g}"
+
+
+@pytest.mark.parametrize("case", registration.RECURRENCE)
+def test_the_registration_passes_torchs_own_check(device, case):
+    registration.check(case, "cuda", device)

@@ -4,45 +4,28 @@ Every element must lie within one rounding of the exact result plus a few float3
 |error| ≤ u·|exact| + 64·2⁻²⁴·max |exact|, u the unit roundoff of the dtype.
 """
 
-import ctypes
 import itertools
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
+import registration
 import torch
 import torch.nn.functional as F
 
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift, build, cuda_fused, library
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUNDOFF = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
-MARGIN = 64
 IMAGES = [(1, 1), (1, 5), (7, 7), (14, 14), (3, 5)]
 TEXTS = [(1, 1), (2, 1), (77, 1)]
 GRIDS = [(*grid, 4) for grid in IMAGES] + [(*grid, 2) for grid in TEXTS]
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("guarded_outputs")]
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
-    """`cuda/fused.cu` compiled for the CPU; fibers run in random order, and a misaligned access traps."""
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++ to compile the CUDA sources for the CPU; none here")
-    target = tmp_path_factory.mktemp("emulated") / "fused.so"
-    flags = "-O1 -std=c++17 -Wall -Werror -Wno-unknown-pragmas -fno-strict-aliasing -fPIC -shared"
-    checks = "-DRWKVCLIP_EMULATE -fsanitize=alignment -fsanitize-undefined-trap-on-error"
-    sources = [ROOT / "cuda/fused.cu", ROOT / "cuda/error.cu"]
-    includes = ["-I", ROOT / "tests/cuda", "-I", ROOT / "cuda", "-x", "c++"]
-    subprocess.run(["g++", *flags.split(), *checks.split(), *includes, *sources, "-o", target], check=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RWKVCLIP_EMULATE_SEED", "1")
-        loaded = ctypes.CDLL(str(target))
-        loaded.rwkvclip_error.restype = ctypes.c_char_p
-        yield loaded
+def emulated(emulate):
+    """Here a misaligned access traps."""
+    return emulate(("fused.cu",), "-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -52,25 +35,6 @@ def device(request, monkeypatch):
         library = request.getfixturevalue("emulated")
         monkeypatch.setattr(build, "library", lambda name: library)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def outputs(monkeypatch):
-    """Every output is NaN before the kernels run, and so is the memory around it after they ran."""
-    arenas = []
-
-    def new_empty(x, size, *, dtype=None):
-        count = torch.Size(size).numel()
-        arena = torch.full((count + 2 * MARGIN,), torch.nan, dtype=dtype or x.dtype, device=x.device)
-        arenas.append(arena)
-        return arena[MARGIN : MARGIN + count].view(size)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-    monkeypatch.setattr(torch, "empty_like", lambda x, **_: new_empty(x, x.shape))
-    yield
-    for arena in arenas:
-        assert arena[:MARGIN].isnan().all()
-        assert arena[-MARGIN:].isnan().all()
 
 
 def numbers(shape, dtype, device, *, seed=0):
@@ -256,3 +220,8 @@ def test_what_the_kernels_cannot_do_is_said(device):
         cuda_fused.norm_gate(wide, wide, wide[0, 0], wide[0, 0], 1, 1e-5)
     with pytest.raises(RuntimeError, match="float32, bfloat16 or float16, got code 3"):
         cuda_fused.relu_square(x.double())
+
+
+@pytest.mark.parametrize("case", registration.ELEMENTWISE)
+def test_the_registration_passes_torchs_own_check(device, case):
+    registration.check(case, "cuda", device)

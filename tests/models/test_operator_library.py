@@ -1,6 +1,7 @@
 """What torch knows of the operators: schemas, shapes, gradients, autocast, compilation, FLOPs."""
 
 import pytest
+import registration
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,35 +26,9 @@ def sized_operands(batch, num_tokens):
     return [r, k, v, w, torch.rand(2, 16, generator=generator)]
 
 
-def tokens(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1), requires_grad=True)
-
-
-@pytest.mark.parametrize(
-    ("operator", "arguments"),
-    [
-        (library.bi_wkv6, lambda: (*operands(), "cpu")),
-        (library.bi_wkv6, lambda: (*operands(torch.bfloat16), "cpu")),
-        (library.shift_lerp, lambda: (tokens(2, 6, 32), tokens(2, 32), 2, 3, 2, 4, "cpu")),
-        (library.shift_lerp, lambda: (tokens(2, 6, 32), tokens(5, 2, 6, 32), 6, 1, 2, 2, "cpu")),
-        (
-            library.dynamic_lerp,
-            lambda: (
-                *(tokens(2, 6, 32), tokens(2, 6, 80), tokens(5, 32), tokens(5, 16, 32)),
-                *(2, 3, 2, 4, "cpu"),
-            ),
-        ),
-        (
-            library.norm_gate,
-            lambda: (tokens(2, 6, 32), tokens(2, 6, 32), tokens(32), tokens(32), 2, 1e-5, "cpu"),
-        ),
-        (library.gated_add, lambda: (tokens(2, 6), tokens(2, 6), tokens(2, 6), "cpu")),
-        (library.relu_square_, lambda: (tokens(2, 6).detach(), "cpu")),
-        (library.relu_square, lambda: (tokens(2, 6, 32), "cpu")),
-    ],
-)
-def test_the_registration_passes_torchs_own_check(operator, arguments):
-    torch.library.opcheck(operator, arguments())
+@pytest.mark.parametrize("case", registration.CASES)
+def test_the_registration_passes_torchs_own_check(case):
+    registration.check(case, "cpu")
 
 
 def test_the_autocast_rule_casts_r_k_v_and_leaves_the_decay():

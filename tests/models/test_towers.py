@@ -273,7 +273,7 @@ def test_a_batch_that_goes_through_in_pieces_gives_what_it_gives_at_once(monkeyp
     pixels, tokens = torch.randn(7, 3, 64, 64), torch.randint(1, 49000, (7, 20))
     with torch.no_grad():
         at_once = model.encode_image(pixels), model.encode_text(tokens)
-        monkeypatch.setattr("rwkvclip_models.layers.PIECE_TOKENS", 10)
+        monkeypatch.setattr("rwkvclip_models.layers.PIECE_BYTES", 10)
         calls = []
         model.text_model.ln_out.register_forward_hook(lambda *_: calls.append(1))
         in_pieces = model.encode_image(pixels), model.encode_text(tokens)

@@ -10,6 +10,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import registration
 import torch
 import torch.nn.functional as F
 
@@ -42,7 +43,7 @@ def call(name, function, *args, **constants):
 
 
 @pytest.fixture(scope="module")
-def interpreter():
+def interpreting():
     """A process in which Triton interprets."""
     before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
@@ -55,7 +56,12 @@ def interpreter():
         else:
             os.environ["TRITON_INTERPRET"] = before
     with pool:
-        yield lambda *args, **constants: pool.submit(call, *args, **constants).result()
+        yield pool
+
+
+@pytest.fixture
+def interpreter(interpreting):
+    return lambda *args, **constants: interpreting.submit(call, *args, **constants).result()
 
 
 def on_gpu(*args, **constants):
@@ -73,6 +79,14 @@ def run(request):
             pytest.skip(reason)
         return on_gpu
     return request.getfixturevalue("interpreter")
+
+
+@pytest.mark.parametrize("case", ["bi_wkv6", *registration.ELEMENTWISE])
+def test_the_registration_passes_torchs_own_check(run, case, request):
+    if run is on_gpu:
+        registration.check(case, "triton", "cuda")
+    else:
+        request.getfixturevalue("interpreting").submit(registration.check, case, "triton").result()
 
 
 def operands(b, t, h, n, *, dtype=torch.float32, low=-6.0, high=1.0):
