@@ -202,38 +202,72 @@ inline void scan_states(T* states, const T* passed, int64_t pieces, int width, b
   }
 }
 
-// Writes the weights among the tokens of one block to its corner of `a`, the bonus on the diagonal.
-//
-// X_δ[t] = k[t−δ] Π_{t−δ<j<t} d_j follows from X_{δ+1} = shift(X_δ∘d); shifted-in zeros end it at the block.
+namespace detail {
+
+// Products of decays over the tokens of a group of lanes: before each token, after it, and of all.
+template <class T>
+struct Decays {
+  Vec<T> before, after, all;
+};
+
+// Adds to weights[j][t], HALF ≤ j < 2·HALF, what t and t ^ j weigh each other; then joins neighbouring groups of HALF
+// lanes. The boundary between t and t ^ j is that of their groups.
+template <class T, int HALF, int... I>
+inline void weigh_groups(Vec<T> r, Vec<T> k, Decays<T>& decays, Vec<T>* weights, std::integer_sequence<int, I...>) {
+  const Bits<T> right = rwkvclip::lanes_with<T, HALF>();
+  const Vec<T> facing = right ? decays.before : decays.after;
+  const Vec<T> r_facing = r * facing, k_facing = k * facing;
+  ((weights[HALF + I] += r_facing * rwkvclip::flip<T, HALF + I>(k_facing)), ...);
+  const Vec<T> other = rwkvclip::flip<T, HALF>(decays.all);
+  decays.before = right ? decays.before * other : decays.before;
+  decays.after = right ? decays.after : decays.after * other;
+  decays.all = decays.all * other;
+}
+
+template <class T, int HALF = 1>
+inline void weigh_lanes(Vec<T> r, Vec<T> k, Decays<T>& decays, Vec<T>* weights) {
+  if constexpr (HALF < LANES<T>) {
+    weigh_groups<T, HALF>(r, k, decays, weights, std::make_integer_sequence<int, HALF>{});
+    weigh_lanes<T, 2 * HALF>(r, k, decays, weights);
+  }
+}
+
+// Replaces rows[j][t] by rows[j ^ t][t].
+template <class T, int BIT = 1>
+inline void untangle(Vec<T>* rows) {
+  if constexpr (BIT < LANES<T>) {
+    const Bits<T> swapped = rwkvclip::lanes_with<T, BIT>();
+    RWKVCLIP_UNROLL
+    for (int j = 0; j < LANES<T>; ++j) {
+      if (j & BIT) continue;
+      const Vec<T> a = rows[j], b = rows[j ^ BIT];
+      rows[j] = swapped ? b : a;
+      rows[j ^ BIT] = swapped ? a : b;
+    }
+    untangle<T, 2 * BIT>(rows);
+  }
+}
+
+}  // namespace detail
+
+// Writes the weights among the tokens of one block to its corner of `a`, the bonus on the diagonal: token t against
+// t ^ j for every j, group by group as in a tree, both directions at once.
 template <class T>
 inline void weigh_block(const Piece<T>& p, const T* bonus, int block, T* a) {
   constexpr int W = LANES<T>;
   const int start = block * W;
-  Vec<T> past[W] = {}, future[W] = {};
+  Vec<T> weights[W] = {};
   for (int n = 0; n < p.width; ++n) {
     const int64_t at = int64_t(n) * p.length + start;
-    const Vec<T> r = load(p.r + at), k = load(p.k + at), d = load(p.decay + at);
-    past[0] += r * k * bonus[n];
-    Vec<T> x = shift_up<T, 1>(k, Vec<T>{});
-    RWKVCLIP_UNROLL
-    for (int delta = 1; delta < W; ++delta) {
-      past[delta] += r * x;
-      x = shift_up<T, 1>(x * d, Vec<T>{});
-    }
+    const Vec<T> r = load(p.r + at), k = load(p.k + at);
+    detail::Decays<T> decays{splat<T>(1), splat<T>(1), load(p.decay + at)};
+    weights[0] += r * k * bonus[n];
+    detail::weigh_lanes<T>(r, k, decays, weights);
   }
-  for (int n = 0; n < p.width; ++n) {
-    const int64_t at = int64_t(n) * p.length + start;
-    const Vec<T> r = load(p.r + at), k = load(p.k + at), d = load(p.decay + at);
-    Vec<T> x = shift_down<T, 1>(k, Vec<T>{});
-    RWKVCLIP_UNROLL
-    for (int delta = 1; delta < W; ++delta) {
-      future[delta] += r * x;
-      x = shift_down<T, 1>(x * d, Vec<T>{});
-    }
-  }
+  detail::untangle<T>(weights);
+  transpose<T>(weights);
   T* corner = a + int64_t(start) * p.length + start;
-  for (int t = 0; t < W; ++t)
-    for (int s = 0; s < W; ++s) corner[t * p.length + s] = s <= t ? past[t - s][t] : future[s - t][t];
+  for (int t = 0; t < W; ++t) store(corner + t * p.length, weights[t]);
 }
 
 // Fills `a` [L, L] with all weights inside the piece; afterwards the boundary is at its end.

@@ -136,6 +136,14 @@ template <class T, int STEP, int... I>
 inline Vec<T> shift_down(Vec<T> x, Vec<T> fill, std::integer_sequence<int, I...>) {
   return shuffled<T, (I + STEP < LANES<T> ? I + STEP : LANES<T> + I)...>(x, fill);
 }
+template <class T, int MASK, int... I>
+inline Vec<T> flip(Vec<T> x, std::integer_sequence<int, I...>) {
+  return shuffled<T, (I ^ MASK)...>(x, x);
+}
+template <class T, int BIT, int... I>
+inline Bits<T> lanes_with(std::integer_sequence<int, I...>) {
+  return Bits<T>{(I & BIT ? -1 : 0)...};
+}
 template <class T, int HALF, int... I>
 inline Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int, I...>) {
   return shuffled<T, (HALF * LANES<T> / 2 + I / 2 + (I % 2) * LANES<T>)...>(a, b);
@@ -152,6 +160,18 @@ inline Vec<T> shift_up(Vec<T> x, Vec<T> fill) {
 template <class T, int STEP>
 inline Vec<T> shift_down(Vec<T> x, Vec<T> fill) {
   return detail::shift_down<T, STEP>(x, fill, std::make_integer_sequence<int, LANES<T>>{});
+}
+
+// Lane i takes lane i ^ MASK.
+template <class T, int MASK>
+inline Vec<T> flip(Vec<T> x) {
+  return detail::flip<T, MASK>(x, std::make_integer_sequence<int, LANES<T>>{});
+}
+
+// All bits set in the lanes whose number has BIT set.
+template <class T, int BIT>
+inline Bits<T> lanes_with() {
+  return detail::lanes_with<T, BIT>(std::make_integer_sequence<int, LANES<T>>{});
 }
 
 // Inclusive product of the lanes from the first on.

@@ -93,7 +93,7 @@ class SpatialMix(nn.Module):
         # Decay and bonus stay float32 whatever the precision: rounded to bfloat16 they change the model.
         exact = torch.promote_types(r.dtype, torch.float32)
         low_rank = torch.tanh(linear(x_w, self.time_decay_w1.t(), **run))
-        w = self.time_decay.to(exact) + linear(low_rank, self.time_decay_w2.t(), **run).to(exact)
+        w = linear(low_rank, self.time_decay_w2.t(), **run).to(exact).add_(self.time_decay)
         r, k, v, w = (z.view(b, t, *self.time_faaaa.shape) for z in (r, k, v, w))
         y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), **run).view(gate.shape)
         norm = self.ln_x
