@@ -86,7 +86,9 @@ class SpatialMix(nn.Module):
         [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1.t(), **run))
         base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in "wkvrg"])
-        lerped = dynamic_lerp(x, low_rank.view(b, t, NUM_MIXES * MIX_RANK), base, self.time_maa_w2, shift, **run)
+        lerped = dynamic_lerp(
+            x, low_rank.view(b, t, NUM_MIXES * MIX_RANK), base, self.time_maa_w2, shift, **run
+        )
         x_w, x_k, x_v, x_r, x_g = lerped
         r, k, v = self._linear("receptance", x_r), self._linear("key", x_k), self._linear("value", x_v)
         gate = self._linear("gate", x_g)

@@ -267,9 +267,7 @@ def check_bfloat16(values: Any, expected: dict[str, float], names: dict[str, str
 
 def evaluate_in_bfloat16(task: str, dataset: str, data_root: Path, model: Model) -> Any:
     suite = parse_suite(SUITE.format(task=task, dataset=dataset))
-    return rc.evaluate(
-        model.spec, suite, data_root=data_root, precision="bf16", batch_size=BATCH_SIZE
-    )
+    return rc.evaluate(model.spec, suite, data_root=data_root, precision="bf16", batch_size=BATCH_SIZE)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
@@ -297,7 +295,9 @@ def test_retrieval_in_bfloat16_is_within_half_a_point_of_its_autocast(
     clip_benchmark: Any, data_root: Path, data_limit: int | None, trained_model: Model
 ) -> None:
     if data_limit is not None:
-        pytest.skip("half a point is less than one image of the first samples; make test-data runs whole sets")
+        pytest.skip(
+            "half a point is less than one image of the first samples; make test-data runs whole sets"
+        )
     _, theirs = clip_benchmark
     expected = theirs.evaluate(
         trained_model.module,

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch._subclasses import FakeTensor
 
 ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 64
@@ -83,25 +82,23 @@ def emulate(tmp_path_factory):
 
 
 @pytest.fixture
-def guarded_outputs(monkeypatch):
-    """Every output is NaN before the kernels run, and so is the memory around it after they ran."""
+def guarded_outputs():
+    """Every output is NaN before the kernels run, and so is the memory around it after they ran.
+
+    Calling what this yields ends it.
+    """
     arenas = []
-    new_empty_unguarded, empty_like_unguarded = torch.Tensor.new_empty, torch.empty_like
 
     def new_empty(x, *size, dtype=None):
-        if isinstance(x, FakeTensor):
-            return new_empty_unguarded(x, *size, dtype=dtype)
         shape = torch.Size(size[0] if isinstance(size[0], tuple | list) else size)
         arena = torch.full((shape.numel() + 2 * MARGIN,), torch.nan, dtype=dtype or x.dtype, device=x.device)
         arenas.append(arena)
         return arena[MARGIN : MARGIN + shape.numel()].view(shape)
 
-    def empty_like(x, **options):
-        return empty_like_unguarded(x, **options) if isinstance(x, FakeTensor) else new_empty(x, x.shape)
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", new_empty)
-    monkeypatch.setattr(torch, "empty_like", empty_like)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "new_empty", new_empty)
+        patch.setattr(torch, "empty_like", lambda x, **_: new_empty(x, x.shape))
+        yield patch.undo
     for arena in arenas:
         assert arena[:MARGIN].isnan().all()
         assert arena[-MARGIN:].isnan().all()

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvclip_models import RWKVCLIP, UserError, load_model, ops
-from rwkvclip_models.ops import Shift, library
+from rwkvclip_models.ops import Shift
 
 GRID = Shift(5, 1, 2, 2)
 
