@@ -119,7 +119,7 @@ class ImageTower(nn.Module):
         if pixels.dim() != 4 or pixels.shape[1] != 3:
             raise UserError(f"Expected pixels [B, 3, height, width], got {list(pixels.shape)}.")
         height, width = (-(-size // self.patch_embed.patch_size) for size in pixels.shape[-2:])
-        return in_pieces(self._encode, pixels, height * width, self.ln1.weight)
+        return in_pieces(self._encode, pixels, height * width, self.ln1)
 
     def _encode(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embed(pixels)

@@ -38,8 +38,8 @@ DECAY_RANK = 64
 NUM_MIXES = 5
 """Mixes of a token and its neighbours: for decay, key, value, receptance and gate."""
 PIECE_BYTES = 24 << 20
-"""Bytes of the mixes, a tower's largest block, that a CPU makes at a time without gradients. More fall out of
-its caches, and blocks over 32 MiB come from the system page by page each time (glibc's malloc)."""
+"""Bytes of the mixes, the official towers' largest block, that a CPU makes at a time without gradients. More
+fall out of its caches, and blocks over 32 MiB come from the system page by page each time (glibc)."""
 
 
 class SpatialMix(nn.Module):
@@ -160,24 +160,29 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
     return x * keep.div_(1 - rate)
 
 
-def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int, scale: Tensor) -> Tensor:
-    """Return encode(x), on a CPU without gradients over equal pieces of the batch of at most `PIECE_BYTES`.
+def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int, norm: nn.LayerNorm) -> Tensor:
+    """Return encode(x), on a CPU without gradients over equal pieces of the batch.
+
+    The mixes of a piece take at most `PIECE_BYTES`, or it is one sample.
 
     Args:
         encode: treats every sample for itself.
         x: samples [B, …].
         num_tokens: of one sample.
-        scale: of a norm [C], in the tower's dtype.
+        norm: one of the tower's, for its width and dtype.
     """
     if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
         return encode(x)
     _let_the_allocator_keep_blocks()
-    size = x.shape[0] * num_tokens * NUM_MIXES * scale.numel() * scale.element_size()
-    pieces = -(-size // PIECE_BYTES)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else norm.weight.dtype
+    # A CPU's float16 passes through float32.
+    size = 4 if dtype == torch.float16 else dtype.itemsize
+    most = max(1, PIECE_BYTES // max(1, num_tokens * NUM_MIXES * norm.weight.numel() * size))
+    pieces = -(-x.shape[0] // most)
     return encode(x) if pieces <= 1 else torch.cat([encode(piece) for piece in x.chunk(pieces)])
 
 
 @functools.cache
 def _let_the_allocator_keep_blocks() -> None:
-    """Free one block of nearly 32 MiB: from then on glibc's malloc keeps freed blocks up to that size."""
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8)
+    """Free one block of nearly 32 MiB: from then on glibc keeps freed blocks up to that size."""
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")

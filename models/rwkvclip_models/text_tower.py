@@ -99,7 +99,7 @@ class TextTower(nn.Module):
             raise UserError(
                 f"Expected token ids [B, T] with T from 1 to {self.context_length}, got {list(tokens.shape)}."
             )
-        return in_pieces(self._encode, tokens, tokens.shape[1], self.ln_out.weight)
+        return in_pieces(self._encode, tokens, tokens.shape[1], self.ln_out)
 
     def _encode(self, tokens: Tensor) -> Tensor:
         x = self.emb(tokens)

@@ -2,7 +2,7 @@
 
 That code's metric functions call float() on one-element arrays, which numpy ≥ 2.4 refuses; the fixture
 `clip_benchmark` mends that here, in the test. Everything else of it runs as published: its shard reader, its
-loop over batches of 64, float32 without autocast, its metrics.
+loop over batches of 64, float32 without autocast (bfloat16 with it where a test says so), its metrics.
 """
 
 from __future__ import annotations
@@ -260,6 +260,7 @@ def test_retrieval_recalls_are_equal(
 def check_bfloat16(values: Any, expected: dict[str, float], names: dict[str, str], what: str) -> None:
     """Half a point: both round activations to 8 bits, its autocast the logits as well."""
     pairs = {name: (values.value(what, name), expected[theirs]) for name, theirs in names.items()}
+    assert pairs
     sys.stdout.write(f"\n{what}, bfloat16: {pairs}\n")
     for name, (ours_value, theirs_value) in pairs.items():
         assert abs(ours_value - theirs_value) <= 0.005 + 1e-9, name
@@ -267,7 +268,9 @@ def check_bfloat16(values: Any, expected: dict[str, float], names: dict[str, str
 
 def evaluate_in_bfloat16(task: str, dataset: str, data_root: Path, model: Model) -> Any:
     suite = parse_suite(SUITE.format(task=task, dataset=dataset))
-    return rc.evaluate(model.spec, suite, data_root=data_root, precision="bf16", batch_size=BATCH_SIZE)
+    results = rc.evaluate(model.spec, suite, data_root=data_root, precision="bf16", batch_size=BATCH_SIZE)
+    assert {record.model_info["precision"] for record in results.records} == {"bf16"}
+    return results
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist"])

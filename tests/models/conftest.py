@@ -59,7 +59,7 @@ def nano_config():
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulate(tmp_path_factory):
     """Compile sources of `cuda/` for the CPU, with these further flags; fibers run in random order."""
 
@@ -85,7 +85,7 @@ def emulate(tmp_path_factory):
 def guarded_outputs():
     """Every output is NaN before the kernels run, and so is the memory around it after they ran.
 
-    Calling what this yields ends it.
+    Yields a function that restores torch's own allocation.
     """
     arenas = []
 

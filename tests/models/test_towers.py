@@ -270,14 +270,16 @@ def test_embeddings_on_cuda_equal_those_on_the_cpu(nano_config):
 
 def test_a_batch_that_goes_through_in_pieces_gives_what_it_gives_at_once(monkeypatch):
     model = load_model("rwkv-clip-b32", seed=0).eval()
-    pixels, tokens = torch.randn(7, 3, 64, 64), torch.randint(1, 49000, (7, 20))
+    pixels, tokens = torch.randn(7, 3, 128, 128), torch.randint(1, 49000, (7, 20))
     with torch.no_grad():
         at_once = model.encode_image(pixels), model.encode_text(tokens)
-        monkeypatch.setattr("rwkvclip_models.layers.PIECE_BYTES", 10)
-        calls = []
-        model.text_model.ln_out.register_forward_hook(lambda *_: calls.append(1))
+        # The float32 mixes of three texts of 20 tokens, and of three images of 16.
+        monkeypatch.setattr("rwkvclip_models.layers.PIECE_BYTES", 3 * 20 * 5 * 640 * 4)
+        sizes = []
+        for norm in (model.image_model.ln1, model.text_model.ln_out):
+            norm.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
         in_pieces = model.encode_image(pixels), model.encode_text(tokens)
         empty = model.encode_text(tokens[:0])
-    assert len(calls) > 2 and empty.shape == (0, 640)
+    assert sizes == [3, 3, 1, 3, 3, 1, 0] and empty.shape == (0, 640)
     for whole, parts in zip(at_once, in_pieces, strict=True):
         torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)

@@ -81,6 +81,7 @@ def run(request):
     return request.getfixturevalue("interpreter")
 
 
+# Not bfloat16: the interpreter's products of that are wrong.
 @pytest.mark.parametrize("case", ["bi_wkv6", *registration.ELEMENTWISE])
 def test_the_registration_passes_torchs_own_check(run, case, request):
     if run is on_gpu:
