@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 _COLUMNS_OF_PANELS = 4
+_LABEL_HEIGHT = 0.4
+"""Of the height, the middle of the label of the panels' axes: the legend stands above the panels."""
 # Filled: at its certified optimum; hollow: not.
 _STATUS_MARKERS = {"converged": "o", "stopped_early": "D", "iteration_limit": "v", "unattainable": "s"}
 _OTHER_MARKER = "^"
@@ -227,7 +229,7 @@ def regularisation_plot(
         legend += [(_mark(axes[0], [], state, MUTED), _status_text(state)) for state in states]
     figure.legend([handle for handle, _ in legend], [label for _, label in legend])
     figure.figure.supxlabel("λ", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("score on the validation split, %", color=MUTED, fontsize=9.5)
+    figure.figure.supylabel("validation score, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
     title = f"{table.title}: validation score against λ, which multiplies ½‖W‖² against the summed loss"
     return figure.plot(f"regularisation-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
@@ -277,7 +279,7 @@ def few_shot_plot(
         _title(ax, title, "")
     figure.legend(list(drawn.values()), list(drawn))
     figure.figure.supxlabel("training images per class", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("primary metric of each dataset, %", color=MUTED, fontsize=9.5)
+    figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
     title = f"{table.title}: mean over seeds, bands are one standard deviation"
     return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
