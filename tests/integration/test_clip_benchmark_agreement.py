@@ -236,22 +236,23 @@ def test_zero_shot_of_a_trained_model_agrees_per_sample_and_is_above_chance_on_d
     assert dataset != "mnist" or top1 > 0.2
 
 
+def its_recalls(clip_benchmark: Any, data_root: Path, model: Model, *, amp: bool) -> dict[str, float]:
+    _, theirs = clip_benchmark
+    batches = loader("flickr8k", data_root, model)
+    recalls: dict[str, float] = theirs.evaluate(
+        model.module, batches, model.tokenizer, "cpu", amp=amp, recall_k_list=[1, 5, 10]
+    )
+    assert len(recalls) == 6
+    return recalls
+
+
 @pytest.mark.parametrize("which", ["random_model", "trained_model"])
 def test_retrieval_recalls_are_equal(
     clip_benchmark: Any, data_root: Path, tmp_path: Path, which: str, request: pytest.FixtureRequest
 ) -> None:
     model: Model = request.getfixturevalue(which)
-    _, theirs = clip_benchmark
-    expected = theirs.evaluate(
-        model.module,
-        loader("flickr8k", data_root, model),
-        model.tokenizer,
-        "cpu",
-        amp=False,
-        recall_k_list=[1, 5, 10],
-    )
+    expected = its_recalls(clip_benchmark, data_root, model, amp=False)
     values, _ = ours("zero_shot_retrieval", "flickr8k", data_root, model, tmp_path)
-    assert len(expected) == 6
     for metric, value in expected.items():
         assert values[metric] == pytest.approx(value, abs=1e-6), metric
     show("flickr8k", model, {metric: (values[metric], value) for metric, value in expected.items()})
@@ -301,14 +302,6 @@ def test_retrieval_in_bfloat16_is_within_half_a_point_of_its_autocast(
         pytest.skip(
             "half a point is less than one image of the first samples; make test-data runs whole sets"
         )
-    _, theirs = clip_benchmark
-    expected = theirs.evaluate(
-        trained_model.module,
-        loader("flickr8k", data_root, trained_model),
-        trained_model.tokenizer,
-        "cpu",
-        amp=True,
-        recall_k_list=[1, 5, 10],
-    )
+    expected = its_recalls(clip_benchmark, data_root, trained_model, amp=True)
     values = evaluate_in_bfloat16("zero_shot_retrieval", "flickr8k", data_root, trained_model)
     check_bfloat16(values, expected, {name: name for name in expected}, "flickr8k")
