@@ -10,170 +10,40 @@ It is one more product, taken a few times (the idea of EKFAC, George et al. 2018
 The line search looks at the slope along the direction, not at differences of objectives: the slope keeps its
 digits near the optimum, where objectives agree to rounding.
 
-Axes as in `problem.py`; R directions in which the features vary; D = (R + 1) K numbers of one strength, the
-intercept in the last K.
+Axes as in `objective.py`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.probe.problem import MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from rwkvclip_eval.probe.problem import Problem
+    from rwkvclip_eval.probe.objective import Anchor, Objective
 
 _FLATTER = 0.7
 """A step is accepted when the slope at its end is at most this share of the initial descent, uphill."""
 
 _MAX_HALVINGS = 12
+_ANCHORED = 40
+"""Iterations that are measured from one anchor."""
+
 _REFRESHED = (0, 30, 80, 200)
 """Iterations at which the Hessian's diagonal is taken afresh: far from the start it is another one."""
 
 _FLAT = 1e-8
 """Least share of the largest diagonal entry: float32 knows no smaller ones, and weight 1/0 must not occur."""
 
-_NULL = 1e-14
-"""Share of the largest eigenvalue below which a direction is rounding (float32 features: their last bit)."""
-
 _PATIENCE = {torch.float32: 20, torch.float64: 200}
 """Iterations without halving of the estimate after which a precision is used up. float32 has a successor."""
-
-
-def make_basis(problem: Problem) -> Tensor:
-    """Return the eigenvectors [F, R] of Σ_n x xᵀ of the centred features, float64 on the device.
-
-    Directions in which the features do not vary are left out: the optimal W has no part in them.
-    """
-    _, num_features, _ = problem.shape
-    scatter = torch.zeros(num_features, num_features, dtype=torch.float64, device=problem.device)
-    for _, block in problem.chunks(problem.proof_rows, torch.float64):
-        scatter.addmm_(block.T, block)
-    eigenvalues, rotation = torch.linalg.eigh(scatter)
-    kept = eigenvalues > _NULL * eigenvalues[-1]
-    kept[-1] = True
-    basis: Tensor = rotation[:, kept].contiguous()
-    return basis
-
-
-@dataclass
-class Plan:
-    """How many strengths fit the memory budget together, and how their rows are cut.
-
-    Attributes:
-        strengths: Strengths solved together.
-        rows: Rows of one chunk.
-        resident: Whether a rotated copy of all features is kept.
-    """
-
-    strengths: int
-    rows: int
-    resident: bool
-
-
-def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
-    """Divide the memory budget among solver state, resident features and chunks.
-
-    Raises:
-        ConfigError: Not even one strength with short chunks fits; the text says what would.
-    """
-    n, num_features, _ = problem.shape
-    smallest = problem.smallest_budget
-    if problem.memory_budget < smallest:
-        raise ConfigError(
-            f"A memory budget of {problem.memory_budget / 2**20:.2f} MiB is too small for a probe of "
-            f"{num_features} features and {problem.num_classes} classes; the smallest that works is "
-            f"{math.ceil(smallest / 2**20 * 100) / 100:.2f} MiB."
-        )
-    free = problem.memory_budget - problem.shared_bytes
-    one = problem.strength_bytes(dtype)
-    strengths = min(num_strengths, max(1, int(0.6 * free) // one))
-    free -= strengths * one
-    copy = n * (num_features + 1) * dtype.itemsize
-    resident = copy <= free // 2
-    return Plan(strengths, problem.chunk_rows(dtype, strengths, free - copy * resident), resident)
-
-
-class Objective:
-    """Loss and gradient of J strengths in rotated coordinates.
-
-    Args:
-        problem: Training data.
-        basis: Its eigenvectors.
-        dtype: Precision of the products.
-        division: Division of the memory budget.
-    """
-
-    def __init__(self, problem: Problem, basis: Tensor, dtype: torch.dtype, division: Plan) -> None:
-        self.problem, self.basis, self.dtype, self.rows = problem, basis, dtype, division.rows
-        self.passes = 0
-        self._resident: Tensor | None = None
-        if division.resident:
-            shape = problem.shape[0], basis.shape[1] + 1
-            self._resident = torch.empty(shape, dtype=dtype, device=problem.device)
-            for part, block in self._rotated():
-                self._resident[part] = block
-
-    def _rotated(self) -> Iterator[tuple[slice, Tensor]]:
-        # In float64: float32 would drown directions of small variance in the rounding of the large ones.
-        for part, block in self.problem.chunks(self.rows, torch.float64):
-            turned = block @ self.basis
-            yield part, torch.cat([turned, turned.new_ones(len(turned), 1)], 1).to(self.dtype)
-
-    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
-        if self._resident is None:
-            yield from self._rotated()
-            return
-        for start in range(0, len(self._resident), self.rows):
-            part = slice(start, min(start + self.rows, len(self._resident)))
-            yield part, self._resident[part]
-
-    def _chunk(self, rows: Tensor, part: slice, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss [J] and Xᵀ(P − Y) [R + 1, J K] of one chunk; its logits are freed before the next is read."""
-        logits = (rows @ flat).view(len(rows), -1, self.problem.shape[2])
-        loss, residual = self.problem.loss_and_residual(logits, part)
-        return loss, rows.T @ residual.view(len(rows), -1)
-
-    def curvature(self, theta: Tensor) -> Tensor:
-        """Return the diagonal [J, D] of the Hessian of the loss at `theta` [J, D], in one product."""
-        num_classes = self.problem.shape[2]
-        self.passes += len(theta)
-        cube = theta.view(len(theta), -1, num_classes)
-        flat = cube.transpose(0, 1).reshape(cube.shape[1], -1)
-        total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-        for _, rows in self._chunks():
-            logits = (rows @ flat).view(len(rows), -1, num_classes)
-            p = logits.sigmoid() if self.problem.multilabel else logits.softmax(-1)
-            total += rows.square().T @ p.mul_(1 - p).view(len(rows), -1)
-        return total.view(-1, len(theta), num_classes).transpose(0, 1).reshape(len(theta), -1)
-
-    def __call__(self, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
-        """Return objectives [J] float64 and gradients [J, D] at `theta` [J, D]; `l2` [J] float64."""
-        num_classes = self.problem.shape[2]
-        self.passes += len(theta)
-        cube = theta.view(len(theta), -1, num_classes)
-        flat = cube.transpose(0, 1).reshape(cube.shape[1], -1)
-        loss = torch.zeros_like(l2)
-        # Chunks are summed in float64, so their number costs no digits.
-        total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-        for part, rows in self._chunks():
-            chunk_loss, product = self._chunk(rows, part, flat)
-            loss += chunk_loss
-            total += product
-        gradient = total.view(-1, len(theta), num_classes).transpose(0, 1).contiguous()
-        weights = cube[:, :-1].double()
-        gradient[:, :-1] += l2[:, None, None] * weights
-        objective = loss + l2 / 2 * weights.square().sum((1, 2))
-        return objective, gradient.to(self.dtype).view(len(theta), -1)
 
 
 @dataclass
@@ -189,12 +59,15 @@ class _Batch:
     trigger: Tensor
     least: Tensor
     since: Tensor
+    anchor: Anchor | None = None
+    anchor_age: int = 0
     steps: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def keep(self, mask: Tensor) -> None:
         """Drop the strengths where `mask` [J] is false."""
         for name in ("index", "l2", "scale", "theta", "objective", "gradient", "trigger", "least", "since"):
             setattr(self, name, getattr(self, name)[mask])
+        self.anchor = self.anchor and self.anchor.keep(mask)
         self.steps = [(s[mask], y[mask], r[mask]) for s, y, r in self.steps]
 
     def direction(self) -> Tensor:
@@ -249,7 +122,7 @@ def descend(
     problem, count = objective.problem, len(l2)
     num_classes = problem.shape[2]
     final, iterations = theta.clone(), [0] * count
-    value, gradient = objective(theta, l2)
+    value, gradient, anchor = _evaluate(objective, theta, l2)
     batch = _Batch(
         index=torch.arange(count, device=theta.device),
         l2=l2,
@@ -260,6 +133,7 @@ def descend(
         trigger=torch.tensor(trigger, dtype=l2.dtype, device=l2.device),
         least=torch.full_like(l2, torch.inf),
         since=torch.zeros_like(l2),
+        anchor=anchor,
     )
     split = objective.basis.shape[1] * num_classes
     iteration = 0
@@ -299,6 +173,17 @@ def descend(
             return final, iterations
         stuck = _advance(objective, batch)
         iteration += 1
+        batch.anchor_age += 1
+        if batch.anchor is not None and (batch.anchor_age == _ANCHORED or bool(stuck.any())):
+            # A step that fails beside a fresh anchor fails for good.
+            stuck &= batch.anchor_age == 1
+            batch.objective, batch.gradient, batch.anchor = _evaluate(objective, batch.theta, batch.l2)
+            batch.anchor_age = 0
+
+
+def _evaluate(objective: Objective, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor | None]:
+    """Return objectives, gradients and, where the objective makes one, the anchor at `theta`."""
+    return objective.anchor(theta, l2) if objective.anchored else (*objective(theta, l2), None)
 
 
 def _scale(objective: Objective, batch: _Batch) -> Tensor:
@@ -319,9 +204,11 @@ def _advance(objective: Objective, batch: _Batch) -> Tensor:
         fall = _dot(batch.gradient, direction)
     length = torch.ones_like(batch.l2)
     theta = batch.theta + direction
-    value, gradient = objective(theta, batch.l2)
+    value, gradient = objective(theta, batch.l2, batch.anchor)
     # Every sample's loss is rounded, so a sum of tiny losses is not known to its own last digit.
-    noise = 4 * torch.finfo(theta.dtype).eps * (batch.objective.abs() + objective.problem.shape[0])
+    products = theta.dtype if batch.anchor is None else torch.float32
+    noise = 4 * torch.finfo(products).eps * batch.objective.abs()
+    noise += 4 * torch.finfo(theta.dtype).eps * objective.problem.shape[0]
     stuck = torch.zeros_like(bad)
     for attempt in range(_MAX_HALVINGS + 1):
         end = _dot(gradient, direction)
@@ -341,7 +228,8 @@ def _advance(objective: Objective, batch: _Batch) -> Tensor:
         shrink = (fall[redo] / (fall[redo] - end[redo])).nan_to_num(0.1).clamp(0.1, 0.7)
         length[redo] *= shrink
         theta[redo] = batch.theta[redo] + length[redo, None].to(theta) * direction[redo]
-        value[redo], gradient[redo] = objective(theta[redo], batch.l2[redo])
+        near = batch.anchor and batch.anchor.keep(redo)
+        value[redo], gradient[redo] = objective(theta[redo], batch.l2[redo], near)
     step, change = theta - batch.theta, gradient - batch.gradient
     bend = _dot(step, change)
     # A pair without curvature (rounding) would spoil the recursion; weight 0 leaves it out.

@@ -17,8 +17,8 @@ import torch
 
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import certify
-from rwkvclip_eval.probe.descent import plan
 from rwkvclip_eval.probe.logistic import Solution, Status, assemble
+from rwkvclip_eval.probe.objective import plan
 from rwkvclip_eval.probe.problem import make_problem
 
 if TYPE_CHECKING:

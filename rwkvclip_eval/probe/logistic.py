@@ -17,7 +17,8 @@ import torch
 from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import Certificate, balance, certify
-from rwkvclip_eval.probe.descent import Objective, descend, make_basis, plan
+from rwkvclip_eval.probe.descent import descend
+from rwkvclip_eval.probe.objective import Objective, make_basis, plan
 from rwkvclip_eval.probe.problem import blocks, make_problem
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ class Solver:
 
         A strength that stays above `relative_gap` but below `acceptable_gap` counts as converged as well.
         At each of `rough_gaps` (descending) a strength whose relative gap is proven to be at most that is
-        shown to `enough`; if that returns true, it ends there as `stopped_early`.
+        shown to `enough`, and once more, whatever its gap, where float32's digits are used up; if that
+        returns true, it ends there as `stopped_early`.
         """
         for value in l2:
             if not 0 < value < float("inf"):
@@ -192,6 +194,8 @@ class _Group:
             for first in range(0, len(open_), size):
                 part = open_[first : first + size]
                 self._descend(part, dtype, points, spent, max_iterations)
+            if dtype != torch.float64 and self.enough is not None:
+                self._ask_at_the_end(points, spent)
         for i, done in enumerate(self.settled):
             if not done:
                 certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self.relative_gap)
@@ -248,6 +252,16 @@ class _Group:
             return False
         self.solutions[i] = replace(solution, status="stopped_early")
         return True
+
+    def _ask_at_the_end(self, points: list[Tensor], spent: list[int]) -> None:
+        """Ask of every strength whose digits are used up whether it may end there, whatever its gap."""
+        for i, done in enumerate(self.settled):
+            if done or self.enough is None:
+                continue
+            certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self._wanted(i))
+            self._keep(i, certificate, weight, intercept, spent[i], "stopped_early")
+            solution = self.solutions[i]
+            self.settled[i] = solution is not None and self.enough(solution, certificate.relative)
 
     def _on_iteration(self) -> None:
         if self.report is not None:

@@ -7,15 +7,17 @@ scores: the larger λ.
 A score is a step function of the weights: a validation sample near a boundary may fall on either side
 before the optimum is reached. So strengths that may win are solved to `CONTENDER_GAP` (`RELATIVE_GAP` is
 good enough where more is out of reach). The others are `stopped_early`, at one of the rough gaps of
-`SLACK`, when their score there is worse than the best so far by more than the slack. This is a rule of
-thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ), but not what that does to
-a score; on the problems of `tests/probe/test_search.py` the score at a rough gap differs from that at the
-optimum by less than a third of its slack. The score kept for such a strength is the one at the rough gap.
-It neither steers the search nor wins it: a peak that was stopped early is solved before anything follows.
+`SLACK` or where float32 is used up, when their score there is worse than the best so far by more than the
+slack. This is a rule of thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ),
+but not what that does to a score; on the problems of `tests/probe/test_search.py` the score there differs
+from that at the optimum by less than a third of the slack. The score kept for such a strength is the one
+where it stopped. It neither steers the search nor wins it: a peak that was stopped early is solved before
+anything follows.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,9 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTENDER_GAP = 1e-8
-SLACK = {1e-2: 0.035, 1e-3: 0.015, 1e-4: 0.008, 1e-5: 0.004}
-"""Proven relative gap (as in `Certificate`) → distance from the best score, of scores from 0 to 1; at least
-three validation samples."""
+SLACK = {math.inf: 0.06, 1e-2: 0.035, 1e-3: 0.015, 1e-4: 0.008, 1e-5: 0.004}
+"""Proven relative gap (as in `Certificate`) → distance from the best score, of scores from 0 to 1."""
 
 GRID_STEPS = 96
 SEED_STEPS = 16
@@ -45,6 +46,15 @@ SEED_STEPS = 16
 def clip_grid() -> list[float]:
     """Return the 97 strengths 1e-6 … 1e6, ascending."""
     return [10.0 ** (step / 8 - 6) for step in range(GRID_STEPS + 1)]
+
+
+def slack(relative: float, best: float, num_val: int) -> float:
+    """Return how far below the `best` score a strength is given up at a proven gap of `relative`.
+
+    At most half the best score, for low scores move less; at least three validation samples.
+    """
+    reached = min(gap for gap in SLACK if relative <= gap)
+    return max(min(SLACK[reached], best / 2), 3 / num_val)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +147,8 @@ def search_l2(
 
     def hopeless(solution: Solution, relative: float) -> bool:
         latest[solution.l2] = score(solution)
-        reached = min(gap for gap in SLACK if relative <= gap)
-        return latest[solution.l2] < max(latest.values()) - max(SLACK[reached], 3 / len(val_x))
+        best = max(latest.values())
+        return latest[solution.l2] < best - slack(relative, best, len(val_x))
 
     def settle(steps: Iterable[int]) -> None:
         steps = [step for step in steps if step not in tried]
@@ -154,7 +164,7 @@ def search_l2(
                 start=start,
                 relative_gap=relative_gap,
                 acceptable_gap=RELATIVE_GAP,
-                rough_gaps=sorted(SLACK, reverse=True),
+                rough_gaps=sorted(SLACK, reverse=True)[1:],
                 enough=hopeless,
                 on_progress=report,
             )

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from rwkvclip_eval.errors import ConfigError, DamagedData
 from rwkvclip_eval.probe import Solver, check_budget, fit_logistic, scores
 from rwkvclip_eval.probe.certificate import certify
-from rwkvclip_eval.probe.descent import plan
+from rwkvclip_eval.probe.objective import plan
 from rwkvclip_eval.probe.problem import make_problem
 
 GRID = [10.0**k for k in range(-6, 7, 2)]

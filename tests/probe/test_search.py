@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rwkvclip_eval.errors import ConfigError, DamagedData
 from rwkvclip_eval.probe import clip_grid, fit_lbfgs, fit_logistic, scores, search_l2
 from rwkvclip_eval.probe.logistic import Solver
-from rwkvclip_eval.probe.search import SLACK
+from rwkvclip_eval.probe.search import SLACK, slack
 
 
 def accuracy(logits, labels):
@@ -100,29 +101,51 @@ def test_equal_scores_go_to_the_larger_strength_and_the_edge_is_flagged():
 
 
 @pytest.mark.parametrize(
-    ("num_features", "num_classes", "signal"), [(12, 4, 0.4), (30, 10, 0.5), (40, 25, 0.8), (60, 3, 0.2)]
+    ("num_features", "num_classes", "signal"),
+    [(12, 4, 0.4), (30, 10, 0.5), (40, 25, 0.8), (60, 3, 0.2), (40, 100, 0.15)],
 )
-def test_scores_at_rough_gaps_lie_within_a_third_of_the_slack_of_those_at_the_optimum(
+def test_scores_of_strengths_given_up_lie_within_a_third_of_the_slack_of_those_at_the_optimum(
     num_features, num_classes, signal
 ):
     rng = np.random.default_rng(5)
     means = signal * rng.standard_normal((num_classes, num_features))
-    labels = rng.integers(0, num_classes, 3600)
-    features = means[labels] + rng.standard_normal((3600, num_features))
+    n = max(600, 15 * num_classes)
+    labels = rng.integers(0, num_classes, n + 3000)
+    features = means[labels] + rng.standard_normal((n + 3000, num_features))
     features *= 2 * (1 + np.arange(num_features)) ** -0.5
-    x, y, vx, vy = features[:600], labels[:600], features[600:], labels[600:]
+    x, y, vx, vy = features[:n], labels[:n], features[n:], labels[n:]
     solver, grid = Solver(x, y, num_classes=num_classes), clip_grid()[::8]
     rough = []
 
     def see(solution, relative):
-        rough.append((solution, min(gap for gap in SLACK if relative <= gap)))
+        rough.append((solution, relative))
         return False
 
-    full = solver.fit(grid, relative_gap=1e-8, rough_gaps=sorted(SLACK, reverse=True), enough=see)
-    best = {s.l2: accuracy(scores(vx, s), vy) for s in full}
+    full = solver.fit(grid, relative_gap=1e-8, rough_gaps=sorted(SLACK, reverse=True)[1:], enough=see)
+    at_optimum = {s.l2: accuracy(scores(vx, s), vy) for s in full}
+    best = max(at_optimum.values())
     assert len(rough) > len(grid)
-    for solution, reached in rough:
-        assert abs(accuracy(scores(vx, solution), vy) - best[solution.l2]) < SLACK[reached] / 3
+    for solution, relative in rough:
+        difference = abs(accuracy(scores(vx, solution), vy) - at_optimum[solution.l2])
+        assert difference < slack(relative, best, len(vy)) / 3
+
+
+def test_a_strength_that_float32_cannot_solve_is_judged_once_more_before_float64_goes_on():
+    x, y, *_ = splits(n=600, num_features=40, num_classes=60)
+    seen = []
+
+    def see(solution, relative):
+        seen.append((solution.l2, relative, solution.iterations))
+        return True
+
+    solver = Solver(x, y, num_classes=60)
+    weak, strong = solver.fit([1e-5, 1.0], rough_gaps=[1e-2], enough=see)
+    assert [l2 for l2, *_ in seen] == [1.0, 1e-5]
+    assert seen[0][1] <= 1e-2 < seen[1][1]
+    assert weak.status == strong.status == "stopped_early"
+    assert weak.iterations == seen[1][2] > 0
+    assert weak.gap > 1e-2 * weak.objective
+    assert solver.passes[torch.float64] == 0
 
 
 def test_strengths_far_from_the_peak_stop_early_and_contenders_are_solved():

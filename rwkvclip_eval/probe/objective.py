@@ -1,0 +1,225 @@
+"""Loss and gradient of many strengths at once, in coordinates where the features' scatter is diagonal.
+
+Both take two matrix products, and nearly all of a solver's time. On a CPU a product in float64 takes two to
+four times as long as in float32. So near a point whose float64 evaluation is kept (an `Anchor`) only what has
+changed since is multiplied, in float32:
+    X θ = X θ₀ + X (θ − θ₀),   Xᵀ R = Xᵀ R₀ + Xᵀ (R − R₀),   R = P − Y.
+Rounding is then relative to the distance from the anchor, not to θ and R themselves, and the gradient goes on
+shrinking as in float64 while the anchor moves along: the idea of iterative refinement (Wilkinson 1963,
+Rounding Errors in Algebraic Processes). Whatever is lost, a certificate judges the end.
+
+Axes as in `problem.py`; R directions in which the features vary; D = (R + 1) K numbers of one strength, the
+intercept in the last K.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from rwkvclip_eval.errors import ConfigError
+from rwkvclip_models.ops.linear import linear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from rwkvclip_eval.probe.problem import Problem
+
+_NULL = 1e-14
+"""Share of the largest eigenvalue below which a direction is rounding (float32 features: their last bit)."""
+
+
+def make_basis(problem: Problem) -> Tensor:
+    """Return the eigenvectors [F, R] of Σ_n x xᵀ of the centred features, float64 on the device.
+
+    Directions in which the features do not vary are left out: the optimal W has no part in them.
+    """
+    _, num_features, _ = problem.shape
+    scatter = torch.zeros(num_features, num_features, dtype=torch.float64, device=problem.device)
+    for _, block in problem.chunks(problem.proof_rows, torch.float64):
+        scatter.addmm_(block.T, block)
+    eigenvalues, rotation = torch.linalg.eigh(scatter)
+    kept = eigenvalues > _NULL * eigenvalues[-1]
+    kept[-1] = True
+    basis: Tensor = rotation[:, kept].contiguous()
+    return basis
+
+
+@dataclass
+class Plan:
+    """How many strengths fit the memory budget together, and how their rows are cut.
+
+    Attributes:
+        strengths: Strengths solved together.
+        rows: Rows of one chunk.
+        resident: Whether a rotated copy of all features is kept.
+        anchored: Whether evaluations are kept to measure others from; float64 on a CPU, if memory allows.
+    """
+
+    strengths: int
+    rows: int
+    resident: bool
+    anchored: bool
+
+
+def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
+    """Divide the memory budget among solver state, resident features and chunks.
+
+    Raises:
+        ConfigError: Not even one strength with short chunks fits; the text says what would.
+    """
+    n, num_features, num_classes = problem.shape
+    smallest = problem.smallest_budget
+    if problem.memory_budget < smallest:
+        raise ConfigError(
+            f"A memory budget of {problem.memory_budget / 2**20:.2f} MiB is too small for a probe of "
+            f"{num_features} features and {problem.num_classes} classes; the smallest that works is "
+            f"{math.ceil(smallest / 2**20 * 100) / 100:.2f} MiB."
+        )
+    free = problem.memory_budget - problem.shared_bytes
+    one = problem.strength_bytes(dtype)
+    strengths = min(num_strengths, max(1, int(0.6 * free) // one))
+    free -= strengths * one
+    copy = n * (num_features + 1) * dtype.itemsize
+    resident = copy <= free // 2
+    free -= copy * resident
+    # Logits, residuals and gradients of the anchor, once more while strengths leave it; features in float32.
+    anchor = 2 * strengths * num_classes * (16 * n + 16 * (num_features + 1)) + copy // 2
+    anchored = resident and dtype == torch.float64 and problem.device.type == "cpu" and anchor <= free // 2
+    free -= anchor * anchored
+    return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored)
+
+
+@dataclass
+class Anchor:
+    """An evaluation in float64 that others near it are measured from.
+
+    Attributes:
+        flat: [R + 1, J, K] float64, the point.
+        logits: [n, J, K] float64.
+        residual: [n, J, K] float64, P − Y.
+        product: [R + 1, J, K] float64, Xᵀ (P − Y).
+    """
+
+    flat: Tensor
+    logits: Tensor
+    residual: Tensor
+    product: Tensor
+
+    def keep(self, mask: Tensor) -> Anchor:
+        """Return that of some strengths: `mask` [J] or their indices."""
+        parts = (self.flat, self.logits, self.residual, self.product)
+        return Anchor(*(part[:, mask] for part in parts))
+
+
+class Objective:
+    """Loss and gradient of J strengths in rotated coordinates.
+
+    Args:
+        problem: Training data.
+        basis: Its eigenvectors.
+        dtype: Precision of the products.
+        division: Division of the memory budget.
+    """
+
+    def __init__(self, problem: Problem, basis: Tensor, dtype: torch.dtype, division: Plan) -> None:
+        self.problem, self.basis, self.dtype, self.rows = problem, basis, dtype, division.rows
+        self.anchored = division.anchored
+        self.passes = 0
+        self._resident: Tensor | None = None
+        if division.resident:
+            shape = problem.shape[0], basis.shape[1] + 1
+            self._resident = torch.empty(shape, dtype=dtype, device=problem.device)
+            for part, block in self._rotated():
+                self._resident[part] = block
+        self._narrow = self._resident.float() if self.anchored and self._resident is not None else None
+
+    def _rotated(self) -> Iterator[tuple[slice, Tensor]]:
+        # In float64: float32 would drown directions of small variance in the rounding of the large ones.
+        for part, block in self.problem.chunks(self.rows, torch.float64):
+            turned = block @ self.basis
+            yield part, torch.cat([turned, turned.new_ones(len(turned), 1)], 1).to(self.dtype)
+
+    def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        if self._resident is None:
+            yield from self._rotated()
+            return
+        for start in range(0, len(self._resident), self.rows):
+            part = slice(start, min(start + self.rows, len(self._resident)))
+            yield part, self._resident[part]
+
+    def _flat(self, theta: Tensor) -> Tensor:
+        """Return `theta` [J, D] as [R + 1, J, K]."""
+        cube = theta.view(len(theta), -1, self.problem.shape[2])
+        return cube.transpose(0, 1).contiguous()
+
+    def curvature(self, theta: Tensor) -> Tensor:
+        """Return the diagonal [J, D] of the Hessian of the loss at `theta` [J, D], in one product."""
+        self.passes += len(theta)
+        flat = self._flat(theta)
+        total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+        for _, rows in self._chunks():
+            logits = _forward(rows, flat)
+            p = logits.sigmoid() if self.problem.multilabel else logits.softmax(-1)
+            total += _backward(rows.square(), p.mul_(1 - p))
+        return total.transpose(0, 1).reshape(theta.shape)
+
+    def __call__(self, theta: Tensor, l2: Tensor, anchor: Anchor | None = None) -> tuple[Tensor, Tensor]:
+        """Return objectives [J] float64 and gradients [J, D] at `theta` [J, D]; `l2` [J] float64.
+
+        With an `anchor` of the same strengths, products are float32 ones of what differs from it.
+        """
+        flat, loss = self._flat(theta), torch.zeros_like(l2)
+        self.passes += len(theta)
+        # Chunks are summed in float64, so their number costs no digits.
+        if anchor is None:
+            total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+            for part, rows in self._chunks():
+                chunk_loss, residual = self.problem.loss_and_residual(_forward(rows, flat), part)
+                loss += chunk_loss
+                total += _backward(rows, residual)
+        else:
+            assert self._narrow is not None, "only an anchored objective makes anchors"
+            total, moved = anchor.product.clone(), (flat - anchor.flat).float()
+            for part, _ in self._chunks():
+                rows = self._narrow[part]
+                logits = anchor.logits[part] + _forward(rows, moved)
+                chunk_loss, residual = self.problem.loss_and_residual(logits, part)
+                loss += chunk_loss
+                total += _backward(rows, residual.sub_(anchor.residual[part]).float())
+        return self._penalised(loss, total, theta, l2)
+
+    def anchor(self, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor]:
+        """Return what a call does, in float64 throughout, and the anchor at `theta`."""
+        flat, loss = self._flat(theta), torch.zeros_like(l2)
+        self.passes += len(theta)
+        logits = flat.new_empty(self.problem.shape[0], *flat.shape[1:])
+        anchor = Anchor(flat.clone(), logits, torch.empty_like(logits), torch.zeros_like(flat))
+        for part, rows in self._chunks():
+            logits[part] = _forward(rows, flat)
+            chunk_loss, anchor.residual[part] = self.problem.loss_and_residual(logits[part].clone(), part)
+            loss += chunk_loss
+            anchor.product += _backward(rows, anchor.residual[part])
+        return *self._penalised(loss, anchor.product, theta, l2), anchor
+
+    def _penalised(self, loss: Tensor, product: Tensor, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = product.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        weights = theta.view(gradient.shape)[:, :-1].double()
+        gradient[:, :-1] += l2[:, None, None] * weights
+        objective = loss + l2 / 2 * weights.square().sum((1, 2))
+        return objective, gradient.to(self.dtype).view(theta.shape)
+
+
+def _forward(rows: Tensor, flat: Tensor) -> Tensor:
+    """X θ: [c, J, K] of rows [c, R + 1] and `flat` [R + 1, J, K]."""
+    return linear(rows, flat.flatten(1).T).view(len(rows), *flat.shape[1:])
+
+
+def _backward(rows: Tensor, residual: Tensor) -> Tensor:
+    """Xᵀ R: [R + 1, J, K] of rows [c, R + 1] and `residual` [c, J, K]."""
+    return linear(residual.flatten(1).T, rows.T).T.view(-1, *residual.shape[1:])
