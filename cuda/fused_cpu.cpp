@@ -84,19 +84,36 @@ void shift_lerp(const S* x, const T* mix, const S* mixes, S* out, int64_t lerps,
   });
 }
 
+// Two rows of `up` side by side, rounded to bfloat16: [K·R/2, C] of [K·R, C].
+[[maybe_unused]] std::vector<Pair> paired(const float* up, int64_t rows, int64_t channels) {
+  constexpr int W = LANES<float>;
+  std::vector<Pair> pairs(size_t(rows / 2 * channels));
+  bfloat16 even[W], odd[W];
+  for (int64_t at = 0; at < rows / 2 * channels; at += W) {
+    const float* first = up + (at / channels * 2) * channels + at % channels;
+    store(even, load(first));
+    store(odd, load(first + channels));
+    for (int i = 0; i < W; ++i) pairs[size_t(at + i)] = {even[i], odd[i]};
+  }
+  return pairs;
+}
+
 // As shift_lerp with weights base_k + low_rank_k·up_k, which are made and used in registers. low_rank [B·T, K·R],
-// base [K, C], up [K, R, C].
+// base [K, C], up [K, R, C]. With bfloat16 operands `up` is rounded to it where the processor multiplies such pairs.
 template <class T, class S>
 void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* out, int64_t lerps, int64_t rank,
                   int64_t batch, int64_t rows, int64_t columns, int64_t channels, int64_t heads, int64_t directions,
                   int64_t threads) {
   constexpr int W = LANES<T>;
   constexpr int64_t TILE = 24;  // a multiple of the rows of a product's tile; its tokens stay in cache
+  constexpr bool PAIRS = HAS_PAIRS && std::is_same_v<S, bfloat16>;
   const Shift<T> shift(rows, columns, channels, heads, directions);
   const int64_t tokens = rows * columns, total = batch * tokens, tiles = (total + TILE - 1) / TILE;
+  std::vector<Pair> pairs;
+  if constexpr (PAIRS) pairs = paired(up, lerps * rank, channels);
   in_parallel(threads, tiles, [&](int64_t begin, int64_t end) {
-    std::vector<T> own(size_t(TILE * channels)), delta(size_t(TILE * channels));
-    std::vector<T> low(size_t(TILE * lerps * rank));
+    std::vector<T> delta(size_t(TILE * channels));
+    std::vector<T> low(PAIRS ? 0 : size_t(TILE * lerps * rank));
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * TILE, count = std::min(TILE, total - first);
       for (int64_t i = 0; i < count; ++i) {
@@ -105,23 +122,31 @@ void dynamic_lerp(const S* x, const S* low_rank, const T* base, const T* up, S* 
         shift.neighbours(x + token / tokens * tokens * channels, token % tokens, 1, from);
         for (int64_t v = 0; v < channels / W; ++v) {
           const Vec<T> here = load(x + token * channels + v * W);
-          store(own.data() + i * channels + v * W, here);
           store(delta.data() + i * channels + v * W, shift.take(from, v) - here);
         }
-        for (int64_t j = 0; j < lerps * rank; j += W)
-          store(low.data() + i * lerps * rank + j, Vec<T>(load(low_rank + token * lerps * rank + j)));
+        if constexpr (!PAIRS) {
+          for (int64_t j = 0; j < lerps * rank; j += W)
+            store(low.data() + i * lerps * rank + j, Vec<T>(load(low_rank + token * lerps * rank + j)));
+        }
       }
       for (int64_t k = 0; k < lerps; ++k) {
         // Held here, as a store through `to` may change what is behind a reference.
         S* to = out + (k * total + first) * channels;
-        const T *x_rows = own.data(), *d_rows = delta.data(), *starts = base + k * channels;
-        product<T>(
-            int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1, up + k * rank * channels,
-            channels, [=](int, int j) { return load(starts + j * W); },
-            [=](int i, int j, Vec<T> weight) {
-              const int64_t at = i * channels + j * W;
-              store(to + at, load(x_rows + at) + load(d_rows + at) * weight);
-            });
+        const S* x_rows = x + first * channels;
+        const T *d_rows = delta.data(), *starts = base + k * channels;
+        const auto start = [=](int, int j) { return load(starts + j * W); };
+        const auto finish = [=](int i, int j, Vec<T> weight) {
+          const int64_t at = i * channels + j * W;
+          store(to + at, Vec<T>(load(x_rows + at)) + load(d_rows + at) * weight);
+        };
+        if constexpr (PAIRS) {
+          const auto* left = reinterpret_cast<const Pair*>(low_rank + (first * lerps + k) * rank);
+          product<Pair>(int(count), int(channels / W), int(rank / 2), left, lerps * rank / 2, 1,
+                        pairs.data() + k * rank / 2 * channels, channels, start, finish);
+        } else {
+          product<T>(int(count), int(channels / W), int(rank), low.data() + k * rank, lerps * rank, 1,
+                     up + k * rank * channels, channels, start, finish);
+        }
       }
     }
   });

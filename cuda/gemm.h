@@ -16,6 +16,16 @@ constexpr int TILE_ROWS[] = {0, 8, 5};
 
 namespace detail {
 
+// What elements are summed in.
+template <class T>
+struct Sum {
+  using type = T;
+};
+template <>
+struct Sum<Pair> {
+  using type = float;
+};
+
 // One tile of the product: each sum begins as start(i, j) and goes to finish(i, j, sum), j counted in vectors.
 template <class T, int ROWS, int VECTORS, class Start, class Finish>
 inline void tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t ldb, int depth, int row, int vector,
@@ -23,20 +33,20 @@ inline void tile(const T* a, int64_t a_row, int64_t a_col, const T* b, int64_t l
   constexpr int W = LANES<T>;
   a += row * a_row;
   b += vector * W;
-  Vec<T> sums[ROWS][VECTORS];
+  Vec<typename Sum<T>::type> sums[ROWS][VECTORS];
   RWKVCLIP_UNROLL
   for (int i = 0; i < ROWS; ++i)
     RWKVCLIP_UNROLL
     for (int j = 0; j < VECTORS; ++j) sums[i][j] = start(row + i, vector + j);
   for (int k = 0; k < depth; ++k) {
-    Vec<T> right[VECTORS];
+    decltype(load(b)) right[VECTORS];
     RWKVCLIP_UNROLL
     for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * ldb + j * W);
     RWKVCLIP_UNROLL
     for (int i = 0; i < ROWS; ++i) {
-      const Vec<T> left = splat(a[i * a_row + k * a_col]);
+      const auto left = splat(a[i * a_row + k * a_col]);
       RWKVCLIP_UNROLL
-      for (int j = 0; j < VECTORS; ++j) sums[i][j] += left * right[j];
+      for (int j = 0; j < VECTORS; ++j) sums[i][j] = multiply_add(sums[i][j], left, right[j]);
     }
   }
   RWKVCLIP_UNROLL
@@ -75,7 +85,8 @@ void columns(int rows, int vectors, int depth, const T* a, int64_t a_row, int64_
 
 }  // namespace detail
 
-// finish(i, j, start(i, j) + A [rows, depth] · B [depth, vectors·lanes] at row i, vector j); A of any strides.
+// finish(i, j, start(i, j) + A [rows, depth] · B [depth, vectors·lanes] at row i, vector j); A of any strides. Of
+// Pairs, which are two rows of B, sums are float.
 template <class T, class Start, class Finish>
 inline void product(int rows, int vectors, int depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
                     int64_t ldb, Start start, Finish finish) {

@@ -1,5 +1,6 @@
 // Vectors of floats or doubles through the compiler's vector extension (GCC, Clang): AVX-512, AVX2, NEON or
-// whatever else the target has. The one intrinsic, rounding to bfloat16, stands beside its plain form.
+// whatever else the target has. Two intrinsics: rounding to bfloat16, beside its plain form, and the product of
+// pairs, which is used only where the target has it.
 #pragma once
 
 #include <cstdint>
@@ -68,7 +69,7 @@ namespace detail {
 // A bfloat16 is the upper half of a float. Compilers split the conversion to 512 bits; interleaving is one step.
 template <class Half, int... I>
 inline Vec<float> widen(Half narrow, std::integer_sequence<int, I...>) {
-  constexpr int W = LANES<float>;
+  [[maybe_unused]] constexpr int W = LANES<float>;
 #if RWKVCLIP_VECTOR_BYTES == 64 && (defined(__clang__) || __GNUC__ >= 12)
   const auto wide = __builtin_shufflevector(narrow, Half{}, (I % 2 ? I / 2 : W)...);
 #else
@@ -109,6 +110,39 @@ inline void store(bfloat16* to, Vec<float> x) {
   const half_bits narrow = __builtin_convertvector(chosen, half_bits);
 #endif
   std::memcpy(to, &narrow, sizeof narrow);
+}
+
+// Two bfloat16 that lie side by side in memory and are multiplied in one step.
+struct Pair {
+  bfloat16 first, second;
+};
+
+#if defined(__AVX512BF16__)
+constexpr bool HAS_PAIRS = true;
+
+inline __m512bh load(const Pair* from) {
+  __m512bh x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+
+inline __m512bh splat(Pair x) {
+  int32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (__m512bh)_mm512_set1_epi32(bits);
+}
+
+// sum + first·first + second·second; exact products, each addition rounded.
+inline Vec<float> multiply_add(Vec<float> sum, __m512bh left, __m512bh right) {
+  return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, left, right);
+}
+#else
+constexpr bool HAS_PAIRS = false;
+#endif
+
+template <class V>
+inline V multiply_add(V sum, V left, V right) {
+  return sum + left * right;
 }
 
 template <class T>

@@ -55,6 +55,16 @@ def test_lerps_by_low_rank_weights_agree_with_the_eager_form(dtype, shift, width
     assert_agrees(lambda name, *x: dynamic_lerp(*x, shift, implementation=name), operands)
 
 
+def test_low_rank_weights_of_bfloat16_tokens_lose_no_more_than_bfloat16_of_a_float32_factor():
+    shift, rank, channels = Shift(5, 5, 2, 4), 32, 160
+    x, low_rank = random(3, 25, channels).bfloat16(), random(3, 25, 5 * rank, seed=1).bfloat16()
+    base, up = random(5, channels, seed=2), random(5, rank, channels, seed=3)
+    exact = dynamic_lerp(*(z.double() for z in (x, low_rank, base, up)), shift, implementation="torch")
+    out = dynamic_lerp(x, low_rank, base, up, shift, implementation="cpu")
+    assert out.dtype == torch.bfloat16
+    assert (out - exact).abs().max() < 2**-8 * exact.abs().max()
+
+
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize(("heads", "width"), [(1, 16), (8, 80), (10, 64)])
 def test_norm_and_gate_agree_with_the_eager_form(dtype, heads, width):
