@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -70,11 +70,11 @@ def run(
     ] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images or texts per forward pass.")] = 64,
     num_workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Decoding processes; by default up to 8, on CPU a quarter of the cores."),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1,
             help="Deterministic stratified subset of N samples (of what a probe learns from, at least two a "
@@ -82,18 +82,18 @@ def run(
         ),
     ] = None,
     shots: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Training images a class in few-shot probes, such as 1,2,4,8,16."),
     ] = None,
     allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
     offline: OfflineOption = False,
     shard: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="I/N: member I (from 1) of a job array of N; `report` merges."),
     ] = None,
     cache: CacheOption = None,
     shared_cache: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Read-only feature store for what your own lacks."),
     ] = None,
     no_cache: Annotated[
@@ -173,7 +173,7 @@ def report(
         list[Path], typer.Argument(help="Run directories; members of a job array are found inside.")
     ],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
 ) -> None:

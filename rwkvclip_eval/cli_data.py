@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,7 @@ NamesArgument = Annotated[
     list[str], typer.Argument(help="Dataset names; `name@variant` or `name:split` allowed.")
 ]
 SplitOption = Annotated[
-    Optional[list[str]],  # noqa: UP045  # typer reads this annotation on every supported version
+    list[str] | None,
     typer.Option("--split", help="train, val or test; repeatable; all there are by default."),
 ]
 RequiredRootOption = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,15 +12,15 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="`NAME[=CHECKPOINT]`, repeatable; see `rwkvclip-eval models`."),
 ]
 DataRootOption = Annotated[
-    Optional[Path],  # noqa: UP045  # typer reads this annotation on every supported version
+    Path | None,
     typer.Option("--data-root", help="Folder that holds the datasets (`wds_cifar10/`, …)."),
 ]
 PluginOption = Annotated[
-    Optional[list[Path]],  # noqa: UP045
+    list[Path] | None,
     typer.Option("--plugin", help="Python file that registers encoders, datasets or tasks; repeatable."),
 ]
 CacheOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--cache", help="Feature store; `$RWKVCLIP_EVAL_CACHE` or the user's cache folder by default."
     ),

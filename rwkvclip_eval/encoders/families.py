@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rwkvclip_eval.errors import UserError
@@ -78,6 +78,12 @@ def family_of(spec: EncoderSpec) -> EncoderFamily:
     for name in (spec.model, f"{prefix}{colon}", f"*{PurePath(spec.model).suffix}"):
         if name in ENCODERS:
             return ENCODERS.get(name)
+    if Path(spec.model).exists():
+        raise UserError(
+            f"{spec.model!r} is a {'folder' if Path(spec.model).is_dir() else 'file'}, not the name of a model; "
+            "write NAME=CHECKPOINT, for example rwkv-clip-b32=model_31.pt or config.json=model_31.pt. "
+            "`rwkvclip-eval models` lists the names."
+        )
     raise UserError(unknown_name("model", spec.model, ENCODERS))
 
 

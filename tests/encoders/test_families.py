@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,3 +90,11 @@ def test_a_registered_family_is_loaded_by_name_and_its_output_checked(
         encoder.encode_text(encoder.tokenize(["a"]))
     with pytest.raises(UserError, match="taken"):
         register_encoder("clip-vit-b32", load)
+
+
+def test_a_path_where_a_model_is_named_says_how_to_name_one(tmp_path: Path) -> None:
+    (tmp_path / "model_31.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"model_31\.pt' is a file, not the name of a model; write NAME="):
+        load_encoder(str(tmp_path / "model_31.pt"))
+    with pytest.raises(UserError, match="is a folder"):
+        load_encoder(str(tmp_path))
