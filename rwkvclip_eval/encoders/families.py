@@ -79,8 +79,9 @@ def family_of(spec: EncoderSpec) -> EncoderFamily:
         if name in ENCODERS:
             return ENCODERS.get(name)
     if Path(spec.model).exists():
+        kind = "folder" if Path(spec.model).is_dir() else "file"
         raise UserError(
-            f"{spec.model!r} is a {'folder' if Path(spec.model).is_dir() else 'file'}, not the name of a model; "
+            f"{spec.model!r} is a {kind}, not the name of a model; "
             "write NAME=CHECKPOINT, for example rwkv-clip-b32=model_31.pt or config.json=model_31.pt. "
             "`rwkvclip-eval models` lists the names."
         )

@@ -7,8 +7,8 @@ scores: the larger λ.
 A score is a step function of the weights: a validation sample near a boundary may fall on either side
 before the optimum is reached. So strengths that may win are solved to `CONTENDER_GAP` (`RELATIVE_GAP` is
 good enough where more is out of reach). The others are `stopped_early`, at one of the rough gaps of
-`SLACK` or where float32 is used up, when their score there is worse than the best so far by more than the
-slack. This is a rule of thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ),
+`SLACK` or where float32 is used up, when their score there is worse than the best so far by the slack or
+more. This is a rule of thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ),
 but not what that does to a score; on the problems of `tests/probe/test_search.py` the score there differs
 from that at the optimum by less than a third of the slack. The score kept for such a strength is the one
 where it stopped. It neither steers the search nor wins it: a peak that was stopped early is solved before
@@ -148,7 +148,7 @@ def search_l2(
     def hopeless(solution: Solution, relative: float) -> bool:
         latest[solution.l2] = score(solution)
         best = max(latest.values())
-        return latest[solution.l2] < best - slack(relative, best, len(val_x))
+        return latest[solution.l2] <= best - slack(relative, best, len(val_x))
 
     def settle(steps: Iterable[int]) -> None:
         steps = [step for step in steps if step not in tried]
