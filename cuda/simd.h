@@ -1,6 +1,6 @@
 // Vectors of floats or doubles through the compiler's vector extension (GCC, Clang): AVX-512, AVX2, NEON or
-// whatever else the target has. Two intrinsics: rounding to bfloat16, beside its plain form, and the product of
-// pairs, which is used only where the target has it.
+// whatever else the target has. Intrinsics stand for two things: rounding to bfloat16, beside its plain form, and
+// the product of bfloat16 pairs, which is used only where the target has it.
 #pragma once
 
 #include <cstdint>
@@ -132,7 +132,7 @@ inline __m512bh splat(Pair x) {
   return (__m512bh)_mm512_set1_epi32(bits);
 }
 
-// sum + first·first + second·second; exact products, each addition rounded.
+// sum + first·first + second·second; exact products, each addition rounded, subnormal numbers taken for zero.
 inline Vec<float> multiply_add(Vec<float> sum, __m512bh left, __m512bh right) {
   return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, left, right);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -78,7 +79,8 @@ def family_of(spec: EncoderSpec) -> EncoderFamily:
     for name in (spec.model, f"{prefix}{colon}", f"*{PurePath(spec.model).suffix}"):
         if name in ENCODERS:
             return ENCODERS.get(name)
-    if Path(spec.model).exists():
+    looks_like_path = bool(PurePath(spec.model).suffix) or os.sep in spec.model
+    if looks_like_path and os.path.exists(spec.model):  # noqa: PTH110  # Path's raises in unreadable folders
         kind = "folder" if Path(spec.model).is_dir() else "file"
         raise UserError(
             f"{spec.model!r} is a {kind}, not the name of a model; "

@@ -33,8 +33,9 @@ _FLATTER = 0.7
 """A step is accepted when the slope at its end is at most this share of the initial descent, uphill."""
 
 _MAX_HALVINGS = 12
+
 _ANCHORED = 40
-"""Iterations that are measured from one anchor."""
+"""Iterations that are measured from one anchor. With 10, 25 and 60 a solver took as long."""
 
 _REFRESHED = (0, 30, 80, 200)
 """Iterations at which the Hessian's diagonal is taken afresh: far from the start it is another one."""
@@ -48,7 +49,7 @@ _PATIENCE = {torch.float32: 20, torch.float64: 200}
 
 @dataclass
 class _Batch:
-    """State of the strengths under way; every tensor's first axis (histories: second) is the strength."""
+    """State of the strengths under way; every tensor's first axis is the strength."""
 
     index: Tensor
     l2: Tensor
@@ -60,14 +61,13 @@ class _Batch:
     least: Tensor
     since: Tensor
     anchor: Anchor | None = None
-    anchor_age: int = 0
     steps: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def keep(self, mask: Tensor) -> None:
         """Drop the strengths where `mask` [J] is false."""
         for name in ("index", "l2", "scale", "theta", "objective", "gradient", "trigger", "least", "since"):
             setattr(self, name, getattr(self, name)[mask])
-        self.anchor = self.anchor and self.anchor.keep(mask)
+        self.anchor = self.anchor and self.anchor.of(mask)
         self.steps = [(s[mask], y[mask], r[mask]) for s, y, r in self.steps]
 
     def direction(self) -> Tensor:
@@ -173,12 +173,8 @@ def descend(
             return final, iterations
         stuck = _advance(objective, batch)
         iteration += 1
-        batch.anchor_age += 1
-        if batch.anchor is not None and (batch.anchor_age == _ANCHORED or bool(stuck.any())):
-            # A step that fails beside a fresh anchor fails for good.
-            stuck &= batch.anchor_age == 1
+        if batch.anchor is not None and iteration % _ANCHORED == 0:
             batch.objective, batch.gradient, batch.anchor = _evaluate(objective, batch.theta, batch.l2)
-            batch.anchor_age = 0
 
 
 def _evaluate(objective: Objective, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor | None]:
@@ -205,9 +201,10 @@ def _advance(objective: Objective, batch: _Batch) -> Tensor:
     length = torch.ones_like(batch.l2)
     theta = batch.theta + direction
     value, gradient = objective(theta, batch.l2, batch.anchor)
-    # Every sample's loss is rounded, so a sum of tiny losses is not known to its own last digit.
-    products = theta.dtype if batch.anchor is None else torch.float32
-    noise = 4 * torch.finfo(products).eps * batch.objective.abs()
+    # Every sample's loss is rounded, so a sum of tiny losses is not known to its own last digit. Beside an
+    # anchor the change of the loss has float32's digits; near the optimum the slope alone decides.
+    loss_dtype = theta.dtype if batch.anchor is None else torch.float32
+    noise = 4 * torch.finfo(loss_dtype).eps * batch.objective.abs()
     noise += 4 * torch.finfo(theta.dtype).eps * objective.problem.shape[0]
     stuck = torch.zeros_like(bad)
     for attempt in range(_MAX_HALVINGS + 1):
@@ -228,8 +225,9 @@ def _advance(objective: Objective, batch: _Batch) -> Tensor:
         shrink = (fall[redo] / (fall[redo] - end[redo])).nan_to_num(0.1).clamp(0.1, 0.7)
         length[redo] *= shrink
         theta[redo] = batch.theta[redo] + length[redo, None].to(theta) * direction[redo]
-        near = batch.anchor and batch.anchor.keep(redo)
-        value[redo], gradient[redo] = objective(theta[redo], batch.l2[redo], near)
+        value[redo], gradient[redo] = objective(
+            theta[redo], batch.l2[redo], batch.anchor and batch.anchor.of(redo)
+        )
     step, change = theta - batch.theta, gradient - batch.gradient
     bend = _dot(step, change)
     # A pair without curvature (rounding) would spoil the recursion; weight 0 leaves it out.

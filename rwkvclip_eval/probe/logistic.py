@@ -1,9 +1,9 @@
 """Multinomial and multilabel logistic regression for many strengths, ended by a certificate.
 
 `fit_logistic` minimises Σ CE + λ/2 ‖W‖² with an unpenalised intercept; of two classes W is one column, as in
-scikit-learn (see `problem.py`). Products run in float32 and go on in
-float64 where float32 cannot reach the wanted gap (weak λ). A strength counts as converged only when
-`certificate.py` has proven its gap on the very numbers that are returned.
+scikit-learn (see `problem.py`). Points and products are float32, and go on in float64 (on a CPU beside
+anchors, `objective.py`) where float32 cannot reach the wanted gap (weak λ). A strength counts as converged
+only when `certificate.py` has proven its gap on the very numbers that are returned.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class Solver:
 
         A strength that stays above `relative_gap` but below `acceptable_gap` counts as converged as well.
         At each of `rough_gaps` (descending) a strength whose relative gap is proven to be at most that is
-        shown to `enough`, and once more, whatever its gap, where float32's digits are used up; if that
-        returns true, it ends there as `stopped_early`.
+        shown to `enough`, and once more, whatever its gap, if float32 did not solve it; if that returns true,
+        it ends there as `stopped_early`.
         """
         for value in l2:
             if not 0 < value < float("inf"):
@@ -195,7 +195,7 @@ class _Group:
                 part = open_[first : first + size]
                 self._descend(part, dtype, points, spent, max_iterations)
             if dtype != torch.float64 and self.enough is not None:
-                self._ask_at_the_end(points, spent)
+                self._ask_after_float32(points, spent)
         for i, done in enumerate(self.settled):
             if not done:
                 certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self.relative_gap)
@@ -253,15 +253,26 @@ class _Group:
         self.solutions[i] = replace(solution, status="stopped_early")
         return True
 
-    def _ask_at_the_end(self, points: list[Tensor], spent: list[int]) -> None:
-        """Ask of every strength whose digits are used up whether it may end there, whatever its gap."""
-        for i, done in enumerate(self.settled):
-            if done or self.enough is None:
+    def _ask_after_float32(self, points: list[Tensor], spent: list[int]) -> None:
+        """Ask of every strength that float32 did not solve whether it may end there, whatever its gap.
+
+        Not where the features explain less than half of the labels' entropy: there float32 ended early on.
+        """
+        problem = self.solver.problem
+        # The strongest first: they score better, and are what the others are compared with.
+        for i in sorted(range(len(self.l2)), key=lambda i: -self.l2[i]):
+            if self.settled[i] or self.enough is None:
                 continue
             certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self._wanted(i))
-            self._keep(i, certificate, weight, intercept, spent[i], "stopped_early")
+            self._keep(i, certificate, weight, intercept, spent[i], "converged")
             solution = self.solutions[i]
-            self.settled[i] = solution is not None and self.enough(solution, certificate.relative)
+            if solution is None or certificate.relative <= self.relative_gap:
+                self.settled[i] = True
+            elif solution.objective <= 0.5 * problem.null_objective:
+                self.settled[i] = self.enough(solution, self.relative[i])
+                if self.settled[i]:
+                    self.solutions[i] = replace(solution, status="stopped_early")
+            self._on_iteration()
 
     def _on_iteration(self) -> None:
         if self.report is not None:
@@ -343,7 +354,7 @@ def fit_logistic(
         memory_budget: Bytes for everything the solver allocates beside `features`, and the returned
             solutions.
         device: Where products are computed.
-        dtype: Precision of the products: float32 goes over to float64 when its digits are used up.
+        dtype: Precision to begin in: float32 goes over to float64 when its digits are used up.
         start: Where to start per strength, for example solutions of other strengths.
         on_progress: Called with (strengths settled, strengths in all) after every iteration.
 

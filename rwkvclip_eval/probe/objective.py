@@ -1,8 +1,8 @@
 """Loss and gradient of many strengths at once, in coordinates where the features' scatter is diagonal.
 
-Both take two matrix products, and nearly all of a solver's time. On a CPU a product in float64 takes two to
-four times as long as in float32. So near a point whose float64 evaluation is kept (an `Anchor`) only what has
-changed since is multiplied, in float32:
+Both take two matrix products, and nearly all of a solver's time. On a CPU a product in float64 takes a
+multiple of what it takes in float32 (measured: `reports/measured/probe-speed-cpu.md`). So near a point whose
+float64 evaluation is kept (an `Anchor`) only what has changed since is multiplied, in float32:
     X θ = X θ₀ + X (θ − θ₀),   Xᵀ R = Xᵀ R₀ + Xᵀ (R − R₀),   R = P − Y.
 Rounding is then relative to the distance from the anchor, not to θ and R themselves, and the gradient goes on
 shrinking as in float64 while the anchor moves along: the idea of iterative refinement (Wilkinson 1963,
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.errors import ConfigError
-from rwkvclip_models.ops.linear import linear
+from rwkvclip_models.ops.linear import product
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ class Plan:
 
 
 def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
-    """Divide the memory budget among solver state, resident features and chunks.
+    """Divide the memory budget among solver state, resident features, anchors and chunks.
 
     Raises:
         ConfigError: Not even one strength with short chunks fits; the text says what would.
@@ -88,10 +88,11 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     copy = n * (num_features + 1) * dtype.itemsize
     resident = copy <= free // 2
     free -= copy * resident
-    # Logits, residuals and gradients of the anchor, once more while strengths leave it; features in float32.
-    anchor = 2 * strengths * num_classes * (16 * n + 16 * (num_features + 1)) + copy // 2
-    anchored = resident and dtype == torch.float64 and problem.device.type == "cpu" and anchor <= free // 2
-    free -= anchor * anchored
+    # An anchor's [n, J, K] and [R + 1, J, K], two each, twice while strengths leave it; features in float32.
+    anchor_bytes = 2 * strengths * num_classes * 16 * (n + num_features + 1) + copy // 2
+    anchored = resident and dtype == torch.float64 and problem.device.type == "cpu"
+    anchored = anchored and anchor_bytes <= free // 2
+    free -= anchor_bytes * anchored
     return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored)
 
 
@@ -111,10 +112,10 @@ class Anchor:
     residual: Tensor
     product: Tensor
 
-    def keep(self, mask: Tensor) -> Anchor:
-        """Return that of some strengths: `mask` [J] or their indices."""
+    def of(self, chosen: Tensor) -> Anchor:
+        """Return the anchor of some strengths: a mask [J] or indices."""
         parts = (self.flat, self.logits, self.residual, self.product)
-        return Anchor(*(part[:, mask] for part in parts))
+        return Anchor(*(part[:, chosen] for part in parts))
 
 
 class Objective:
@@ -123,7 +124,7 @@ class Objective:
     Args:
         problem: Training data.
         basis: Its eigenvectors.
-        dtype: Precision of the products.
+        dtype: Precision of the points and of the products, save beside an anchor.
         division: Division of the memory budget.
     """
 
@@ -217,9 +218,9 @@ class Objective:
 
 def _forward(rows: Tensor, flat: Tensor) -> Tensor:
     """X θ: [c, J, K] of rows [c, R + 1] and `flat` [R + 1, J, K]."""
-    return linear(rows, flat.flatten(1).T).view(len(rows), *flat.shape[1:])
+    return product(rows, flat.flatten(1).T).view(len(rows), *flat.shape[1:])
 
 
 def _backward(rows: Tensor, residual: Tensor) -> Tensor:
     """Xᵀ R: [R + 1, J, K] of rows [c, R + 1] and `residual` [c, J, K]."""
-    return linear(residual.flatten(1).T, rows.T).T.view(-1, *residual.shape[1:])
+    return product(residual.flatten(1).T, rows.T).T.view(-1, *residual.shape[1:])

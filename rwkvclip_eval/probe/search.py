@@ -7,17 +7,16 @@ scores: the larger λ.
 A score is a step function of the weights: a validation sample near a boundary may fall on either side
 before the optimum is reached. So strengths that may win are solved to `CONTENDER_GAP` (`RELATIVE_GAP` is
 good enough where more is out of reach). The others are `stopped_early`, at one of the rough gaps of
-`SLACK` or where float32 is used up, when their score there is worse than the best so far by the slack or
-more. This is a rule of thumb: a proven gap bounds how far the weights can still move, ‖ΔW‖ ≤ √(2 gap / λ),
-but not what that does to a score; on the problems of `tests/probe/test_search.py` the score there differs
-from that at the optimum by less than a third of the slack. The score kept for such a strength is the one
-where it stopped. It neither steers the search nor wins it: a peak that was stopped early is solved before
-anything follows.
+`SLACK` or where float32 did not solve them, when their score there is worse than the best so far by the
+slack or more. This is a rule of thumb: a proven gap bounds how far the weights can still move,
+‖ΔW‖ ≤ √(2 gap / λ), but not what that does to a score; on the problems of `tests/probe/test_search.py` the
+score there differs from that at the optimum by less than a third of the slack. The score kept for such a
+strength is the one where it stopped. It neither steers the search nor wins it: a peak that was stopped
+early is solved before anything follows.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,8 +35,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONTENDER_GAP = 1e-8
-SLACK = {math.inf: 0.06, 1e-2: 0.035, 1e-3: 0.015, 1e-4: 0.008, 1e-5: 0.004}
+SLACK = {1e-2: 0.035, 1e-3: 0.015, 1e-4: 0.008, 1e-5: 0.004}
 """Proven relative gap (as in `Certificate`) → distance from the best score, of scores from 0 to 1."""
+
+SLACK_AFTER_FLOAT32 = 0.06
+"""The same whatever the gap, where float32 did not solve a strength."""
 
 GRID_STEPS = 96
 SEED_STEPS = 16
@@ -53,8 +55,8 @@ def slack(relative: float, best: float, num_val: int) -> float:
 
     At most half the best score, for low scores move less; at least three validation samples.
     """
-    reached = min(gap for gap in SLACK if relative <= gap)
-    return max(min(SLACK[reached], best / 2), 3 / num_val)
+    widest = min((SLACK[gap] for gap in SLACK if relative <= gap), default=SLACK_AFTER_FLOAT32)
+    return max(min(widest, best / 2), 3 / num_val)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,7 @@ def search_l2(
         relative_gap: As in `fit_logistic`, for strengths that may win.
         memory_budget: Bytes for what is allocated beside the features.
         device: Where products are computed.
-        dtype: Precision of the products.
+        dtype: Precision to begin in, as in `fit_logistic`.
         on_progress: Called with (strengths settled, strengths in all or their upper bound).
 
     Raises:
@@ -164,7 +166,7 @@ def search_l2(
                 start=start,
                 relative_gap=relative_gap,
                 acceptable_gap=RELATIVE_GAP,
-                rough_gaps=sorted(SLACK, reverse=True)[1:],
+                rough_gaps=sorted(SLACK, reverse=True),
                 enough=hopeless,
                 on_progress=report,
             )

@@ -1,17 +1,22 @@
 """CLIP's whole search for λ and final fit: against scikit-learn's L-BFGS, and at ImageNet's size on a GPU."""
 
+import functools
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from side_by_side import in_words, ratio
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from rwkvclip_eval.probe import clip_grid, fit_logistic, scores, search_l2
+from rwkvclip_eval.probe import clip_grid, fit_logistic, logistic, scores, search_l2
+from rwkvclip_eval.probe.objective import plan
+from rwkvclip_eval.stopwatch import in_turns
 
 SHAPE = (8000, 640, 100)
 LIMIT = 1 / 8
@@ -116,6 +121,32 @@ def test_the_clip_sweep_takes_at_most_an_eighth_of_scikit_learns_time(benchmark,
     assert our_l2 == their_l2
     assert abs(our_accuracy - their_accuracy) * len(test[1]) <= 1 + 1e-9
     assert our_s <= LIMIT * their_s
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_features", [64, 768])
+def test_digits_of_float64_beside_anchors_take_less_time_than_float64_products(
+    num_features, monkeypatch, benchmark, capsys
+):
+    """Weak strengths on few samples of many classes: float32 is used up, the optimum far away."""
+    [(x, y)] = synthetic((2400,), num_features, 200)
+    anchored = {"float64 products": False, "beside anchors": True}
+    iterations = {}
+
+    def solve(name):
+        choose = lambda *given: replace(plan(*given), anchored=anchored[name])  # noqa: E731
+        monkeypatch.setattr(logistic, "plan", choose)
+        solved = fit_logistic(x, y, [1e-4, 1e-3], num_classes=200, relative_gap=1e-12, max_iterations=500)
+        iterations[name] = [solution.iterations for solution in solved]
+
+    calls = {name: functools.partial(solve, name) for name in anchored}
+    seconds = benchmark.pedantic(in_turns, args=(calls, 3), rounds=1)
+    median = ratio(seconds, "beside anchors", "float64 products")[1]
+    benchmark.extra_info.update(ratio=median, threads=torch.get_num_threads())
+    with capsys.disabled():
+        title = f"2,400 × {num_features} × 200, λ 1e-4 and 1e-3, iterations {iterations}"
+        sys.stdout.write(in_words(title, seconds, "float64 products"))
+    assert median < 1
 
 
 @pytest.mark.gpu

@@ -22,24 +22,26 @@ if TYPE_CHECKING:
 
 
 def linear(x: Tensor, weight: Tensor, *, implementation: str = "auto") -> Tensor:
-    """Return x […, I] · weightᵀ, weight [O, I].
+    """Return x […, I] · weightᵀ, weight [O, I]; `product` where the implementation is "cpu".
+
+    A compiler gets the plain product: TorchInductor chooses by itself and refuses the operator taken there.
+    """
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling()
+    return F.linear(x, weight) if plain or resolve(implementation) != "cpu" else product(x, weight)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x […, I] · weightᵀ, weight [O, I], whatever implementation the operators have.
 
     torch multiplies float32 on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's; where
-    those have AVX-512, the "cpu" implementation takes oneDNN for inference (measured: `cuda/README.md`).
-    A compiler gets the plain product: TorchInductor chooses by itself and refuses the operator taken here.
+    those have AVX-512, oneDNN takes products without gradients (measured: `cuda/README.md`).
     """
     tracked = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype or tracked
-    plain = plain or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    if plain or not _prefers_onednn(implementation):
+    if plain or torch.is_autocast_enabled("cpu") or not _mkl_is_held_back():
         return F.linear(x, weight)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return y
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]  # untyped in torch
-def _prefers_onednn(implementation: str) -> bool:
-    return resolve(implementation) == "cpu" and _mkl_is_held_back()
 
 
 @functools.cache
