@@ -244,11 +244,15 @@ class _Group:
     def _is_enough(self, i: int, relative: float) -> bool:
         """Ask once for every rough gap that is newly reached whether strength i may end there."""
         passed = sum(relative <= gap for gap in self.levels)
-        solution = self.solutions[i]
-        if passed <= self.passed[i] or self.enough is None or solution is None:
+        if passed <= self.passed[i]:
             return False
         self.passed[i] = passed
-        if not self.enough(solution, relative):
+        return self._may_end(i, relative)
+
+    def _may_end(self, i: int, relative: float) -> bool:
+        """Ask whether strength i may end at its solution, and mark it if so."""
+        solution = self.solutions[i]
+        if self.enough is None or solution is None or not self.enough(solution, relative):
             return False
         self.solutions[i] = replace(solution, status="stopped_early")
         return True
@@ -258,20 +262,16 @@ class _Group:
 
         Not where the features explain less than half of the labels' entropy: there float32 ended early on.
         """
-        problem = self.solver.problem
+        explained = 0.5 * self.solver.problem.null_objective
         # The strongest first: they score better, and are what the others are compared with.
         for i in sorted(range(len(self.l2)), key=lambda i: -self.l2[i]):
-            if self.settled[i] or self.enough is None:
+            if self.settled[i]:
                 continue
             certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self._wanted(i))
             self._keep(i, certificate, weight, intercept, spent[i], "converged")
-            solution = self.solutions[i]
-            if solution is None or certificate.relative <= self.relative_gap:
-                self.settled[i] = True
-            elif solution.objective <= 0.5 * problem.null_objective:
-                self.settled[i] = self.enough(solution, self.relative[i])
-                if self.settled[i]:
-                    self.solutions[i] = replace(solution, status="stopped_early")
+            self.settled[i] = certificate.relative <= self.relative_gap or (
+                certificate.objective <= explained and self._may_end(i, self.relative[i])
+            )
             self._on_iteration()
 
     def _on_iteration(self) -> None:

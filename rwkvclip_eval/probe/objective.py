@@ -208,8 +208,9 @@ class Objective:
             anchor.product += _backward(rows, anchor.residual[part])
         return *self._penalised(loss, anchor.product, theta, l2), anchor
 
-    def _penalised(self, loss: Tensor, product: Tensor, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
-        gradient = product.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+    def _penalised(self, loss: Tensor, slope: Tensor, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor]:
+        # Cloned: an anchor keeps its slope.
+        gradient = slope.transpose(0, 1).clone(memory_format=torch.contiguous_format)
         weights = theta.view(gradient.shape)[:, :-1].double()
         gradient[:, :-1] += l2[:, None, None] * weights
         objective = loss + l2 / 2 * weights.square().sum((1, 2))

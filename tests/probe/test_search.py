@@ -179,7 +179,7 @@ def test_strengths_far_from_the_peak_stop_early_and_contenders_are_solved():
     early = [point for point in found.points if point.status == "stopped_early"]
     assert early
     assert all(point.score < found.best.score - 0.002 for point in early)
-    assert all(point.gap < float("inf") for point in early)
+    assert all(point.gap <= 1e-2 * point.objective for point in early)
     assert found.best.status == "converged"
     assert found.best.gap <= 1e-8 * found.best.objective
 
