@@ -22,6 +22,7 @@ from rwkvclip_models.ops import (
     gated_add,
     linear,
     norm_gate,
+    pack,
     relu_square,
     shift_lerp,
 )
@@ -84,7 +85,7 @@ class SpatialMix(nn.Module):
         b, t, c = x.shape
         run = {"implementation": self.implementation}
         [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
-        low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1.t(), **run))
+        low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1, transposed=True, **run))
         base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in "wkvrg"])
         lerped = dynamic_lerp(
             x, low_rank.view(b, t, NUM_MIXES * MIX_RANK), base, self.time_maa_w2, shift, **run
@@ -94,8 +95,8 @@ class SpatialMix(nn.Module):
         gate = self._linear("gate", x_g)
         # Decay and bonus stay float32 whatever the precision: rounded to bfloat16 they change the model.
         exact = torch.promote_types(r.dtype, torch.float32)
-        low_rank = torch.tanh(linear(x_w, self.time_decay_w1.t(), **run))
-        w = linear(low_rank, self.time_decay_w2.t(), **run).to(exact).add_(self.time_decay)
+        low_rank = torch.tanh(linear(x_w, self.time_decay_w1, transposed=True, **run))
+        w = linear(low_rank, self.time_decay_w2, transposed=True, **run).to(exact).add_(self.time_decay)
         r, k, v, w = (z.view(b, t, *self.time_faaaa.shape) for z in (r, k, v, w))
         y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), **run).view(gate.shape)
         norm = self.ln_x
@@ -150,6 +151,16 @@ def channel_mix(
     hidden = relu_square(hidden, overwrite=not hidden.requires_grad, **run)
     gate, mixed = linear(x_r, receptance, **run), linear(hidden, value, **run)
     return torch.sigmoid(gate) * mixed if residual is None else gated_add(residual, gate, mixed, **run)
+
+
+def pack_weights(tower: nn.Module, dtype: torch.dtype) -> None:
+    """Pack every weight that `tower` multiplies by, for products in `dtype`; see `ops.pack`."""
+    for module in tower.modules():
+        if isinstance(module, nn.Linear):
+            pack(module.weight, dtype)
+        elif isinstance(module, SpatialMix):
+            for weight in (module.time_maa_w1, module.time_decay_w1, module.time_decay_w2):
+                pack(weight, dtype, transposed=True)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:

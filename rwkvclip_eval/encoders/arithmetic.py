@@ -26,6 +26,11 @@ def check_precision(precision: str) -> None:
         raise UserError(unknown_name("precision", precision, _AUTOCAST))
 
 
+def product_dtype(precision: str) -> torch.dtype:
+    """Return the dtype in which `precision` multiplies matrices."""
+    return _AUTOCAST[precision] or torch.float32
+
+
 @contextlib.contextmanager
 def arithmetic(device: torch.device, precision: str) -> Iterator[None]:
     """Run a block in `precision` on `device`, whatever settings surround it, and put them back.

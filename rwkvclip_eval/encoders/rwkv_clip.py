@@ -74,6 +74,7 @@ def towers(
         tokenize=tokenize or functools.partial(clip_tokenize, context_length=config.ctx_len),
         logit_scale=float(model.logit_scale.detach().float().exp().item()),
         implementation=lambda: model.implementation,
+        pack=model.pack_weights,
         config=_shaping(config.to_dict()),
         checkpoint_sha256=checkpoint_sha256,
         trained=trained,

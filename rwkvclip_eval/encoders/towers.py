@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rwkvclip_eval.encoders.arithmetic import arithmetic, check_precision
+from rwkvclip_eval.encoders.arithmetic import arithmetic, check_precision, product_dtype
 from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.encoders.weights import sha256_state_dict
@@ -58,6 +58,7 @@ class Towers:
         logit_scale: multiplier of the cosine (exponentiated); None for a vision-only model.
         logit_bias: of sigmoid models.
         implementation: asked once the module is on its device: the operator implementation that runs there.
+        pack: told the dtype of the products once the module is on its device, if its weights stay as they are.
         config: JSON-serialisable; all that shapes the features beside weights, preprocessing and tokenizer.
         checkpoint_sha256: of the checkpoint's bytes; None takes that of the state dict.
         trained: False for `random:SEED`.
@@ -73,6 +74,7 @@ class Towers:
     logit_scale: float | None = None
     logit_bias: float | None = None
     implementation: Callable[[], str] = lambda: "torch"
+    pack: Callable[[torch.dtype], None] = lambda dtype: None
     config: Any = field(default_factory=dict)
     checkpoint_sha256: str | None = None
     trained: bool = True
@@ -156,6 +158,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
     towers.module.to(target)
     if not towers.in_memory:
         towers.module.eval()
+        towers.pack(product_dtype(precision))
     name, example = spec.name, _example_image()
     pixels = _check_pixels(_call(towers.preprocess, example, f"{name}: preprocess of a PIL image"), name)
     guard = borrowed(towers.module, target) if towers.in_memory else torch.inference_mode()

@@ -30,6 +30,7 @@ def encoders(tower, dtype, implementation):
     """Return RWKV-CLIP's and CLIP's tower as calls on the same batch."""
     config, name, batch = TOWERS[tower]
     rwkv = load_model(config, dtype=dtype, implementation=implementation)
+    rwkv.pack_weights(dtype)  # as the evaluation does
     clip = open_clip.create_model(name).eval().to(dtype)
     generator = torch.Generator().manual_seed(0)
     if tower == "text":

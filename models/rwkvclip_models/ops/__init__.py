@@ -19,7 +19,7 @@ from rwkvclip_models.ops.fused import (
     relu_square,
     shift_lerp,
 )
-from rwkvclip_models.ops.linear import linear
+from rwkvclip_models.ops.linear import linear, pack
 
 __all__ = [
     "ImplementationStatus",
@@ -36,6 +36,7 @@ __all__ = [
     "known",
     "linear",
     "norm_gate",
+    "pack",
     "relu_square",
     "resolve",
     "shift_lerp",

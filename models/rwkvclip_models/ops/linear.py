@@ -6,12 +6,14 @@ Axes: M rows, I inputs, O outputs.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import register_flop_formula
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from rwkvclip_models.ops.choice import resolve
 
@@ -21,13 +23,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def linear(x: Tensor, weight: Tensor, *, implementation: str = "auto") -> Tensor:
-    """Return x […, I] · weightᵀ, weight [O, I]; `product` where the implementation is "cpu".
+def linear(x: Tensor, weight: Tensor, *, transposed: bool = False, implementation: str = "auto") -> Tensor:
+    """Return x […, I] · weightᵀ, weight [O, I] ([I, O] if `transposed`), from its packed form if it has one.
 
-    A compiler gets the plain product: TorchInductor chooses by itself and refuses the operator taken there.
+    Where the implementation is not "cpu", by torch. A compiler gets the plain product: TorchInductor chooses
+    by itself and refuses the operator taken there.
     """
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling()
-    return F.linear(x, weight) if plain or resolve(implementation) != "cpu" else product(x, weight)
+    matrix = weight.t() if transposed else weight
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.linear(x, matrix)
+    packed = _packed.get(weight)
+    if packed is None and x.dtype != torch.float32:
+        return F.linear(x, matrix)
+    if resolve(implementation) != "cpu":
+        return F.linear(x, matrix)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if packed is None or _tracked(x, weight) or not packed.stands_for(weight, dtype, transposed):
+        return product(x, matrix)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed.weight, None, "none", [], "")
+    return y
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -36,12 +50,60 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     torch multiplies float32 on a CPU with MKL, which keeps to AVX2 on processors that are not Intel's; where
     those have AVX-512, oneDNN takes products without gradients (measured: `cuda/README.md`).
     """
-    tracked = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype or tracked
-    if plain or torch.is_autocast_enabled("cpu") or not _mkl_is_held_back():
+    plain = x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != x.dtype
+    if plain or _tracked(x, weight) or torch.is_autocast_enabled("cpu") or not _mkl_is_held_back():
         return F.linear(x, weight)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return y
+
+
+def _tracked(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A weight in the order in which oneDNN multiplies it, and what it was made of."""
+
+    weight: Tensor
+    made_of: tuple[Any, ...]
+
+    def stands_for(self, *wanted: Any) -> bool:
+        """Whether this is what `_made_of` tells of the arguments."""
+        return self.made_of == _made_of(*wanted)
+
+
+def _made_of(weight: Tensor, dtype: torch.dtype, transposed: bool) -> tuple[Any, ...]:
+    return dtype, transposed, weight.data_ptr(), weight._version
+
+
+_packed = WeakTensorKeyDictionary()
+"""Weight → `_Packed`."""
+
+_ROWS = 2048
+"""Rows of a product for which oneDNN chooses the order; with others it is as fast."""
+
+
+def pack(weight: Tensor, dtype: torch.dtype, *, transposed: bool = False) -> None:
+    """Have `linear` multiply `weight` in `dtype` from a copy that lies as oneDNN reads it.
+
+    Without one it is put in order for every product anew. The copy goes when the weight does, and is left
+    aside once the weight has changed in place or been moved; only writing through `.data` escapes that.
+    Nothing happens where oneDNN is not what multiplies.
+    """
+    reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    # A weight born in inference mode counts no changes.
+    if weight.device.type != "cpu" or reorder is None or weight.is_inference():
+        return
+    by_onednn = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+        torch.float32: _mkl_is_held_back,
+    }
+    if dtype not in by_onednn or not by_onednn[dtype]():
+        return
+    with torch.no_grad():
+        matrix = (weight.t() if transposed else weight).to(dtype).contiguous()
+        _packed[weight] = _Packed(reorder(matrix, _ROWS), _made_of(weight, dtype, transposed))
 
 
 @functools.cache
