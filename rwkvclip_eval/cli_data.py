@@ -65,8 +65,17 @@ def data_verify(
     data_root: DataRootOption = None,
     split: SplitOption = None,
     plugin: PluginOption = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for a subset, an absent split or an overlap too.")
+    ] = False,
 ) -> None:
     """Decode every image; check counts, classes, checksums, duplicates; print fingerprints.
+
+    Each split is `fine` (sound, and of the catalogue's count), `a subset` (sound, but fewer images), `a copy
+    of its own` (what could be fetched of a set that the web loses), `uncounted` (sound, but not in the
+    catalogue) or `NOT fine` (damaged, contradicts the catalogue or its checksums). Absent splits and pictures
+    that splits share are named. Only `NOT fine` ends with exit code 1, unless --strict is given: a run marks
+    subsets itself, and published splits may overlap.
 
     Examples:
         rwkvclip-eval data verify cifar10 flickr30k --data-root DATA
@@ -91,17 +100,18 @@ def data_verify(
             label = f"{name.partition(':')[0]}:{dataset.info.split}"
             with console.Progress() as progress:
                 found = verify_dataset(dataset, functools.partial(progress.update, what=label))
-            state = "fine" if found.ok else "NOT fine"
-            console.say(f"{label}: {state}; {found.num_samples} images of {found.info.source}")
+            console.say(f"{label}: {found.state}; {found.num_samples} images of {found.info.source}")
             console.say(f"  fingerprint {found.info.fingerprint}")
             for text in (*found.problems, *found.remarks):
                 console.say(f"  {text}")
-            good &= found.ok
+            good &= found.ok and not (strict and found.info.subset)
             reports.append(found)
         # One who names splits knows of the others.
         asked = split or dataset_ref(name).split
-        for text in (*shared_pictures(reports), *(() if asked else absent_remarks(reports))):
+        lacks = [*shared_pictures(reports), *([] if asked else absent_remarks(reports))]
+        for text in lacks:
             console.say(f"  {text}")
+        good &= not (strict and lacks)
     raise typer.Exit(0 if good else 1)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.data.formats.robustness import imagenet_names
+from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.samples import (
     Split,
     check_unique,
@@ -24,6 +27,7 @@ from rwkvclip_eval.registry import unknown_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rwkvclip_eval.data.catalogue import HuggingFaceCopy, Variant
     from rwkvclip_eval.data.types import HuggingFaceSource
 
 
@@ -109,6 +113,35 @@ def open_hugging_face(
         captions=captions,
         class_names=class_names,
     )
+
+
+def names_of_copy(found: Split, copy: HuggingFaceCopy, name: str, variant: Variant) -> tuple[str, ...]:
+    """Return the class names of a copy that the catalogue knows, spelt as by the other sources.
+
+    So prompts do not depend on the source. A copy may name its classes by WordNet ids.
+
+    Raises:
+        DamagedData: the copy numbers the same classes otherwise, or its WordNet ids are not ImageNet's.
+    """
+    own = found.class_names or ()
+    if own and all(re.fullmatch(r"n\d{8}", wnid) for wnid in own):
+        spelt, expected = imagenet_names([*own], name), sorted(own)
+    else:
+        plain = tuple(text.replace("_", " ") for text in own) if copy.underscores else own
+        spelt = shipped("labels", name, variant) or plain
+        expected = [_letters(text) for text in spelt]
+    numbered = [_letters(text) for text in own]
+    if numbered != expected and sorted(numbered) == sorted(expected):
+        first = next(i for i, (a, b) in enumerate(zip(numbered, expected, strict=True)) if a != b)
+        raise DamagedData(
+            f"{name}: {copy.path} numbers its classes otherwise than other sources: {own[first]!r} is its "
+            f"label {first}. It has changed; take another source."
+        )
+    return spelt
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^0-9a-z]", "", text.lower())
 
 
 def _load_split(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) -> Any:

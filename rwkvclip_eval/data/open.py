@@ -17,7 +17,7 @@ from rwkvclip_eval.data.catalogue import (
 )
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
-from rwkvclip_eval.data.prompts import resolve_prompts, shipped
+from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.samples import SampleDataset, Split
 from rwkvclip_eval.data.types import (
     Dataset,
@@ -151,7 +151,7 @@ class _Places:
             path = self.base_dir / Path(source.path).expanduser()
             return open_manifest(path, images, self.split, self.ref.class_names, self.cache_dir)
         if isinstance(source, HuggingFaceSource):
-            from rwkvclip_eval.data.hugging_face import open_hugging_face
+            from rwkvclip_eval.data.hugging_face import names_of_copy, open_hugging_face
 
             if source.path:
                 return open_hugging_face(source, self.split, self.base_dir, self.offline, self.cache_dir)
@@ -161,10 +161,7 @@ class _Places:
             found = open_hugging_face(
                 source.model_copy(update=there), self.split, self.base_dir, self.offline, self.cache_dir
             )
-            # Class names are spelt as by the other sources, so that prompts do not depend on the source.
-            names = found.class_names or ()
-            plain = tuple(name.replace("_", " ") for name in names) if copy.underscores else names
-            return dataclasses.replace(found, class_names=shipped("labels", self.name, variant) or plain)
+            return dataclasses.replace(found, class_names=names_of_copy(found, copy, self.name, variant))
         root = self.base_dir / Path(source.root).expanduser() if source.root else None
         known = self.entry.variant(self.variant).clip_benchmark if self.entry else None
         if self.entry is not None and known is None:

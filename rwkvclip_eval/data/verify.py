@@ -86,11 +86,12 @@ class VerifyReport:
         elif self.info.subset:
             cure = how_to_complete(self.info.name, self.info.variant)
             said.append(
-                f"a subset: {self.num_samples} of {self.info.expected_samples} images. For all of them {cure}"
+                f"{self.num_samples} of the catalogue's {self.info.expected_samples} images. For all of them "
+                f"{cure}"
             )
         elif self.info.own_copy:
             said.append(
-                f"a copy of its own: {self.num_samples} of {self.info.expected_samples} images; others may "
+                f"{self.num_samples} of the catalogue's {self.info.expected_samples} images; others may "
                 "be lost"
             )
         if self.empty_classes:
@@ -104,6 +105,15 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    @property
+    def state(self) -> str:
+        """The verdict: `fine` only where the split is whole, by the catalogue's count, and sound."""
+        if not self.ok:
+            return "NOT fine"
+        if self.info.expected_samples is None:
+            return "uncounted"
+        return "a subset" if self.info.subset else "a copy of its own" if self.info.own_copy else "fine"
 
 
 def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
@@ -165,7 +175,7 @@ def shared_pictures(reports: Sequence[VerifyReport]) -> tuple[str, ...]:
             pairs = (f"{first.pictures[c][0]} = {second.pictures[c][0]}" for c in common)
             num_second = sum(len(second.pictures[c]) for c in common)
             said.append(
-                f"{first.info.split} and {second.info.split} share {len(common)} pictures "
+                f"Overlap: {first.info.split} and {second.info.split} share {len(common)} pictures "
                 f"({num_second} images of {second.info.split}): {name_some(pairs)}"
             )
     return tuple(said)

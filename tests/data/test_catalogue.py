@@ -1,4 +1,6 @@
 import csv
+import re
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,15 @@ def test_record_names_are_those_of_the_published_numbers():
     known = published & set(catalogue())
     assert {n for n in published if record_name(n) not in (None, n)} == set()
     assert len(known) >= 18
+
+
+def test_the_readme_lists_the_sets_whose_hugging_face_copy_is_known():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("where the columns have other names. For ")[1].split("the catalogue knows a copy")[
+        0
+    ]
+    having = {n for n, e in catalogue().items() if any(v.hugging_face for v in e.variants.values())}
+    assert set(re.findall(r"`(\w+)`", listed)) == having
 
 
 def test_variants_of_the_protocols_exist():

@@ -1,7 +1,11 @@
+import io
 import pickle
 
 import pytest
+from PIL import Image
 
+from rwkvclip_eval.data.catalogue import catalogue
+from rwkvclip_eval.data.formats.robustness import imagenet_names
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.types import DatasetRef, HuggingFaceSource
@@ -156,9 +160,79 @@ def test_a_suite_need_not_name_the_copy_that_the_catalogue_knows(tmp_path, png, 
         ("ethz/food101", "train"),
         ("ILSVRC/imagenet-1k", "validation"),
     ]
-    for name in ("dtd", "birds"):
-        with pytest.raises(UserError, match=rf"no Hugging Face copy of {name}, only of food101, imagenet"):
+    for name in ("cars", "birds"):
+        with pytest.raises(UserError, match=rf"no Hugging Face copy of {name}, only of food101, dtd"):
             opened(name, "test")
+
+
+def write_copy(folder, split, label, names, config="default"):
+    """A repository of the hub as its card describes it, with one image of each class, the last first."""
+    order = range(len(names))[::-1]
+    kind = datasets.Value("string") if label == "wnid" else datasets.ClassLabel(names=names)
+    features = datasets.Features({"image": datasets.Image(), label: kind})
+    image = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(image, "PNG")
+    labels = [names[i] for i in order] if label == "wnid" else list(order)
+    rows = {"image": [{"bytes": image.getvalue(), "path": None}] * len(names), label: labels}
+    (folder / "data").mkdir(parents=True)
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / f"{split}-0.parquet")
+    (folder / "README.md").write_text(
+        f"---\nconfigs:\n- config_name: {config}\n  default: true\n  data_files:\n"
+        f"  - {{split: {split}, path: data/{split}-*}}\n---\n"
+    )
+
+
+def wnids():
+    from clip_benchmark.datasets.builder import all_imagenet_wordnet_ids
+
+    return sorted(all_imagenet_wordnet_ids[::5])
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "path", "theirs"),
+    [
+        ("dtd", "val", "mcimpoi/dtd_split_1", "validation"),
+        ("pets", "test", "timm/oxford-iiit-pet", "test"),
+        ("flowers", "val", "dpdl-benchmark/oxford_flowers102", "validation"),
+        ("stl10", "test", "tanganke/stl10", "test"),
+        ("gtsrb", "test", "tanganke/gtsrb", "test"),
+        ("pcam", "val", "dpdl-benchmark/patch_camelyon", "validation"),
+        ("rendered_sst2", "val", "nateraw/rendered-sst2", "validation"),
+        ("tiny_imagenet", "test", "zh-plus/tiny-imagenet", "valid"),
+        ("imagenet_r", "test", "axiong/imagenet-r", "test"),
+    ],
+)
+def test_copies_open_by_their_cards_with_the_names_and_numbers_of_other_sources(
+    tmp_path, name, split, path, theirs
+):
+    count = catalogue()[name].num_classes
+    spelt = shipped("labels", name) or tuple(f"class {i:03d}" for i in range(count))
+    names = list(spelt)
+    if name == "pets":
+        names = [text.lower().replace(" ", "_") for text in spelt]
+    elif name == "pcam":
+        names = ["0", "1"]
+    elif "imagenet" in name:
+        names, spelt = wnids(), imagenet_names(wnids(), name)
+    of_test = name == "imagenet_r"
+    write_copy(
+        tmp_path / path, theirs, "wnid" if of_test else "label", names, "test" if of_test else "default"
+    )
+    reference = DatasetRef(name=name, split=split, source=HuggingFaceSource(kind="hugging_face"))
+    opened = open_dataset(reference, data_root=None, base_dir=tmp_path, offline=True, cache_dir=tmp_path)
+    assert opened.labels.tolist() == list(range(count))[::-1]
+    assert opened.info.class_names == spelt
+    assert opened.info.expected_samples == catalogue()[name].variant("default").counts[split]
+
+
+@pytest.mark.parametrize("name", ["pets", "tiny_imagenet"])
+def test_a_copy_that_numbers_its_classes_otherwise_is_refused(tmp_path, name):
+    copy = catalogue()[name].variant("default").hugging_face
+    names = wnids() if name == "tiny_imagenet" else [*shipped("labels", name)]
+    write_copy(tmp_path / copy.path, copy.splits.get("test", "test"), "label", names[::-1])
+    reference = DatasetRef(name=name, source=HuggingFaceSource(kind="hugging_face"))
+    with pytest.raises(DamagedData, match=rf"{copy.path} numbers its classes otherwise .* is its label 0"):
+        open_dataset(reference, data_root=None, base_dir=tmp_path, offline=True, cache_dir=tmp_path)
 
 
 def test_data_that_are_absent_name_the_copy_on_the_hub(tmp_path):

@@ -1,3 +1,6 @@
+import shutil
+from dataclasses import replace
+
 import pytest
 
 from rwkvclip_eval.data.catalogue import catalogue
@@ -24,6 +27,52 @@ def test_damaged_and_duplicate_images_and_empty_classes_are_named(tmp_path, writ
     assert not report.ok and report.problems[0].startswith("2 damaged images: k3: ")
     assert any("counts are unchecked" in remark for remark in report.remarks)
     assert seen == [(i, 5) for i in range(1, 6)]
+
+
+def test_each_state_has_its_name_and_only_unsound_or_strict_ends_with_1(tmp_path, write_wds, run):
+    folder = write_wds(tmp_path, "vtab-cifar10", [[0]], classnames="\n".join("abcdefghij"))
+    shutil.copytree(folder / "test", folder / "train")
+    write_wds(tmp_path, "mine", [[0]], classnames="a", zeroshot_classification_templates="{c}")
+    code, out, _ = run("data", "verify", "cifar10", "mine", "digits", "--data-root", tmp_path)
+    assert code == 0
+    for said in (
+        "cifar10:test: a subset; 1 images",
+        "cifar10:train: a subset; 1 images",
+        "mine:test: uncounted;",
+    ):
+        assert said in out
+    assert "1 of the catalogue's 10000 images. For all of them make shards" in out
+    assert "Overlap: train and test share 1 pictures" in out and "digits:test: fine; 901 images" in out
+    strictly = ["--data-root", tmp_path, "--strict"]
+    assert run("data", "verify", "mine", "digits", *strictly)[0] == 0
+    assert run("data", "verify", "cifar10:test", *strictly)[0] == 1
+    (folder / "test" / "0.tar").write_bytes(b"cut")
+    code, out, _ = run("data", "verify", "cifar10:test", "--data-root", tmp_path)
+    assert code == 1 and "cifar10:test: NOT fine; it cannot be opened" in out
+
+
+def test_an_overlap_alone_fails_a_strict_check(tmp_path, write_shard, png, run):
+    def write(splits):
+        for split in splits:
+            members = [("a.png", png(1)), ("a.cls", b"0")]
+            write_shard(tmp_path / "wds_twice" / split / "0.tar", members)
+
+    write(["test"])
+    (tmp_path / "wds_twice" / "classnames.txt").write_text("a")
+    (tmp_path / "wds_twice" / "zeroshot_classification_templates.txt").write_text("{c}")
+    verify = ["data", "verify", "twice", "--data-root", tmp_path]
+    assert run(*verify, "--strict")[0] == 0
+    write(["train"])
+    assert run(*verify)[0] == 0
+    assert run(*verify, "--strict")[0] == 1
+
+
+def test_what_is_left_of_a_lossy_set_is_no_subset_and_damage_comes_first(tmp_path, write_wds):
+    write_wds(tmp_path, "mine", [[0]], classnames="a", zeroshot_classification_templates="{c}")
+    report = verify_dataset(open_dataset(DatasetRef(name="mine"), data_root=tmp_path))
+    own = replace(report, info=replace(report.info, expected_samples=2, own_copy=True))
+    assert own.state == "a copy of its own" and "others may be lost" in own.remarks[0]
+    assert replace(own, damaged=(("a", "cut"),)).state == "NOT fine"
 
 
 def test_embedded_digits_verify_without_a_problem():
@@ -87,7 +136,9 @@ def test_pictures_of_train_that_are_in_test_too_are_counted_and_named(tmp_path, 
     splits = open_splits(ref, tmp_path)
     assert [s.info.split for s in splits] == ["test", "train"]
     (said,) = shared_pictures([verify_dataset(s) for s in splits])
-    assert said == "test and train share 2 pictures (2 images of train): test0 = train2, test2 = train0"
+    assert said == (
+        "Overlap: test and train share 2 pictures (2 images of train): test0 = train2, test2 = train0"
+    )
     assert len(open_splits(ref, tmp_path, ["train"])) == 1
     with pytest.raises(DataNotFound):
         open_splits(ref, tmp_path, ["val"])

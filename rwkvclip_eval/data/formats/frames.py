@@ -1,8 +1,9 @@
 """UCF101 and Kinetics-700 as still images: the middle frame of each video.
 
     ucf101       ucfTrainTestlist/{classInd,trainlist01,testlist01}.txt (also lists 02 and 03)
-                 frames/**/v_ApplyEyeMakeup_g01_c01.jpg, or the videos UCF-101/ApplyEyeMakeup/*.avi
-    kinetics700  train.csv and validate.csv (label,youtube_id,time_start,time_end,split), or in annotations/
+                 frames/**/v_ApplyEyeMakeup_g01_c01.jpg, or the videos UCF-101/CLASS/*.avi or UCF101/*.avi
+    kinetics700  kinetics700/{train,validate}.csv (label,youtube_id,time_start,time_end,split), as the archive
+                 unpacks, or without that folder, or in annotations/
                  frames/**/YOUTUBEID_000010_000020.jpg, or videos of that name in train/, val/ or videos/
 
 Frames that you cut yourself are taken as they are; of videos, frame n // 2 of n is decoded with PyAV.
@@ -56,6 +57,7 @@ KINETICS_TEMPLATES = tuple(
 )
 UCF101_LISTS = {"default": "01", "list02": "02", "list03": "03"}
 KINETICS_FILES = {"train": ("train.csv",), "test": ("validate.csv", "val.csv")}
+KINETICS_FOLDERS = ("", "kinetics700", "annotations", "annotations/kinetics700")
 KINETICS_VIDEOS = {"train": ("train", "videos"), "test": ("val", "validate", "videos")}
 
 
@@ -116,13 +118,14 @@ def read_ucf101(root: Path, split: str, variant: str, cache_dir: Path | None) ->
     stems = [Path(entry).stem for entry in entries]
     frames = next((root / folder for folder in FRAME_FOLDERS if (root / folder).is_dir()), None)
     videos = [root / folder for folder in ("UCF-101", "UCF101") if (root / folder).is_dir()]
-    found = _index(frames, videos)
-    if missing := [stem for stem in stems if stem not in found]:
+    # One class is spelt otherwise in one of the two archives of the videos than in the lists.
+    found = {stem.lower(): path for stem, path in _index(frames, videos).items()}
+    if missing := [stem for stem in stems if stem.lower() not in found]:
         raise DataNotFound(
             f"{name}: {len(missing)} of {len(stems)} videos are neither in {root / 'frames'} (as .jpg) "
             f"nor in {root / 'UCF-101'}: {name_some(missing)}."
         )
-    paths = [found[stem] for stem in stems]
+    paths = [found[stem.lower()] for stem in stems]
     return _split(name, root, paths, labels, ucf101_names(folders), UCF101_TEMPLATES, cache_dir)
 
 
@@ -138,7 +141,7 @@ def read_kinetics700(root: Path, split: str, variant: str, cache_dir: Path | Non
     name = "kinetics700"
     need_split(name, split, KINETICS_FILES, "the validation videos are the test split")
     root = root.absolute()
-    places = [root / folder / file for folder in ("", "annotations") for file in KINETICS_FILES[split]]
+    places = [root / folder / file for folder in KINETICS_FOLDERS for file in KINETICS_FILES[split]]
     path = need(name, next((place for place in places if place.is_file()), places[0]))
     rows = _kinetics_rows(path)
     class_names = sorted({label for label, _ in rows})

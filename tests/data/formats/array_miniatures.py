@@ -64,6 +64,33 @@ def cifar100(root: Path) -> dict[str, tuple[np.ndarray, list[int]]]:
     return _cifar(base, "meta", "fine_label_names", "fine_labels", ["train", "test"], names)
 
 
+def python2_pickle(content: dict[str, Any]) -> bytes:
+    """A mapping as Python 2 and the NumPy of its time pickle it, which is how CIFAR is published.
+
+    That is protocol 2 with texts as bytes, an array rebuilt by `numpy.core.multiarray` from a byte string,
+    and the flags of its dtype as numbers.
+    """
+
+    def build(value: Any) -> bytes:
+        if isinstance(value, int):
+            return b"K" + struct.pack("<B", value)  # BININT1
+        if isinstance(value, str):
+            return b"U" + struct.pack("<B", len(value)) + value.encode()  # SHORT_BINSTRING
+        if isinstance(value, list):
+            return b"](" + b"".join(map(build, value)) + b"e"  # EMPTY_LIST MARK … APPENDS
+        rows, columns = value.shape
+        made = b"cnumpy.core.multiarray\n_reconstruct\n"  # GLOBAL
+        made += b"cnumpy\nndarray\nK\x00\x85U\x01b\x87R"  # (ndarray, (0,), "b"): TUPLE1 TUPLE3 REDUCE
+        made += b"(K\x01M" + struct.pack("<H", rows) + b"M" + struct.pack("<H", columns) + b"\x86"
+        made += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"  # dtype("u1", 0, 1)
+        made += b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"  # its state: TUPLE BUILD
+        made += b"\x89T" + struct.pack("<i", value.size) + value.tobytes() + b"tb"  # NEWFALSE BINSTRING
+        return made
+
+    items = b"".join(build(key) + build(value) for key, value in content.items())
+    return b"\x80\x02}(" + items + b"u."  # PROTO 2 EMPTY_DICT MARK … SETITEMS STOP
+
+
 def mnist(root: Path, packed: bool = True) -> tuple[np.ndarray, list[int]]:
     """Both splits alike; return their pixels and labels."""
     pixels, labels = random_pixels(3, 28, 28), np.array([7, 0, 9], dtype=np.uint8)

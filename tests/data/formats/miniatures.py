@@ -198,10 +198,15 @@ def ucf101(root: Path, classes: Sequence[str], lists: Mapping[str, Sequence[str]
     pictures(root / "frames", [f"{stem}.jpg" for stem in sorted(stems)])
 
 
-def kinetics700(root: Path, lists: Mapping[str, Sequence[str]], frames: Iterable[str]) -> None:
-    """CSV file (`validate`) → rows of label, id, start, end, split; frames below the folder of them."""
+def kinetics700(
+    root: Path, lists: Mapping[str, Sequence[str]], frames: Iterable[str], folder: str = "kinetics700"
+) -> None:
+    """CSV file (`validate`) → rows of label, id, start, end, split; frames below the folder of them.
+
+    The lists lie in the folder that their archive unpacks to.
+    """
     for file, rows in lists.items():
-        write(root / f"{file}.csv", lines(["label,youtube_id,time_start,time_end,split", *rows]))
+        write(root / folder / f"{file}.csv", lines(["label,youtube_id,time_start,time_end,split", *rows]))
     pictures(root / "frames", frames)
 
 

@@ -7,7 +7,9 @@ import pytest
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.formats.frames import KINETICS_TEMPLATES, UCF101_TEMPLATES, middle_frame, ucf101_names
 from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.samples import decode_image
 from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.data.webdataset import open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 
@@ -91,6 +93,21 @@ def test_without_frames_the_middle_one_is_decoded_from_the_video(ucf101):
         assert abs(float(np.asarray(image).mean()) - 16 * middle) < 4
 
 
+def test_prepare_cuts_the_middle_frames_of_videos_as_both_archives_name_them(ucf101, run, tmp_path):
+    (ucf101 / "frames").rename(ucf101 / "elsewhere")
+    # The zip has all videos in one folder, and its own spelling of one class.
+    write_video(ucf101 / "UCF101" / "v_ApplyEyeMakeup_g08_c01.avi", 6)
+    write_video(ucf101 / "UCF101" / "v_HandstandPushups_g08_c01.avi", 9)
+    to = tmp_path / "data"
+    code, _, err = run("data", "prepare", "ucf101", "--from", ucf101, "--data-root", to, "--split", "train")
+    assert (code, err) == (0, "")
+    back = open_webdataset(to / "wds_ucf101", "train", tmp_path)
+    assert back.labels.tolist() == [0, 1]
+    for i, middle in enumerate((3, 4)):
+        pixels = np.asarray(decode_image(back.images.read(i), "here"))
+        assert pixels.shape == (32, 32, 3) and abs(float(pixels.mean()) - 16 * middle) < 4
+
+
 def test_a_file_that_is_no_video_is_told(tmp_path):
     write_video(tmp_path / "one.mp4", 1)
     assert middle_frame(tmp_path / "one.mp4").size == (32, 32)
@@ -146,7 +163,7 @@ def test_kinetics_videos_in_class_folders_are_found(kinetics):
     (kinetics / "frames").rename(kinetics / "elsewhere")
     write_video(kinetics / "val" / "yoga" / "---QUuC4vJs_000084_000094.mp4", 5)
     (kinetics / "annotations").mkdir()
-    (kinetics / "validate.csv").rename(kinetics / "annotations" / "val.csv")
+    (kinetics / "kinetics700" / "validate.csv").rename(kinetics / "annotations" / "val.csv")
     test = reader_of("kinetics700")(kinetics, "test", "default", kinetics)
     assert test.keys == ["val/yoga/---QUuC4vJs_000084_000094.mp4"]
     assert abs(float(np.asarray(test.images.read(0)).mean()) - 32) < 4
@@ -154,7 +171,8 @@ def test_kinetics_videos_in_class_folders_are_found(kinetics):
 
 def test_kinetics_with_700_classes_opens_under_its_name(tmp_path):
     rows = [f"class {i:03d},{'abcdefghijk' if i == 7 else f'gone{i:07d}'},3,13,validate" for i in range(700)]
-    miniatures.kinetics700(tmp_path / "kinetics700", {"validate": rows}, ["abcdefghijk_000003_000013.jpg"])
+    frames = ["abcdefghijk_000003_000013.jpg"]
+    miniatures.kinetics700(tmp_path / "kinetics700", {"validate": rows}, frames, folder="")
     dataset = open_dataset(DatasetRef(name="Kinetics700"), data_root=tmp_path, cache_dir=tmp_path)
     assert dataset.labels.tolist() == [7]
     assert dataset.info.primary_metric == "mean_top1_top5_accuracy"
@@ -168,6 +186,8 @@ def test_kinetics_names_what_it_misses(kinetics):
     (kinetics / "frames").rename(kinetics / "elsewhere")
     with pytest.raises(DataNotFound, match=r"none of the 4 videos .* such as ---QUuC4vJs_000084_000094\.jpg"):
         read(kinetics, "test", "default", kinetics)
-    (kinetics / "validate.csv").write_text("youtube_id,time_start,time_end,split\nabc,1,2,test\n")
+    (kinetics / "kinetics700" / "validate.csv").write_text(
+        "youtube_id,time_start,time_end,split\nabc,1,2,test\n"
+    )
     with pytest.raises(DamagedData, match="line 2: expected label"):
         read(kinetics, "test", "default", kinetics)

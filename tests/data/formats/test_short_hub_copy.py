@@ -28,7 +28,7 @@ def test_a_short_training_split_of_the_hub_gives_way_to_the_published_files(tmp_
     short = open_dataset(train, data_root=tmp_path)
     assert short.info.subset and short.info.source == "webdataset wds_vtab-cifar10/train"
     (remark, *_) = verify_dataset(short).remarks
-    assert remark.startswith("a subset: 1 of 50000") and "data prepare cifar10 --from FOLDER" in remark
+    assert remark.startswith("1 of the catalogue's 50000") and "data prepare cifar10 --from FOLDER" in remark
     published_cifar10(monkeypatch)
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
     said = prefetch_dataset(DatasetRef(name="cifar10"), tmp_path, fit_splits=("train", "val"))

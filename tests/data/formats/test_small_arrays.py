@@ -1,4 +1,5 @@
 import pickle
+import pickletools
 
 import array_miniatures as arrays
 import numpy as np
@@ -39,6 +40,29 @@ def test_cifar10_reads_five_training_batches_and_the_test_batch(tmp_path):
     (base / "test_batch").write_bytes((base / "test_batch").read_bytes()[:5000])
     with pytest.raises(DamagedData, match="test_batch"):
         opened("cifar10", tmp_path, "test")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_batches_as_python_2_pickled_them_are_read(tmp_path, name):
+    folder, meta, batch, coarse = {
+        "cifar10": ("cifar-10-batches-py", "batches.meta", "test_batch", {}),
+        "cifar100": ("cifar-100-python", "meta", "test", {"coarse_labels": [0, 1, 2]}),
+    }[name]
+    fine = "fine_" if coarse else ""
+    rows, labels, names = arrays.random_pixels(3, 3072), [7, 0, 9], [f"n{i}" for i in range(10)]
+    content = {"batch_label": "testing batch 1 of 1", "filenames": ["a.png"] * 3, f"{fine}labels": labels}
+    (tmp_path / folder).mkdir()
+    published = arrays.python2_pickle({**content, **coarse, "data": rows})
+    (tmp_path / folder / batch).write_bytes(published)
+    (tmp_path / folder / meta).write_bytes(arrays.python2_pickle({f"{fine}label_names": names}))
+    assert [text for op, text, _ in pickletools.genops(published) if op.name == "GLOBAL"] == [
+        "numpy.core.multiarray _reconstruct",
+        "numpy ndarray",
+        "numpy dtype",
+    ]
+    split = opened(name, tmp_path, "test")
+    assert_reads(split, rows.reshape(3, 3, 32, 32).transpose(0, 2, 3, 1), labels)
+    assert split.class_names == tuple(names)
 
 
 def test_cifar100_reads_the_fine_labels(tmp_path):
