@@ -58,7 +58,7 @@ class Towers:
         logit_scale: multiplier of the cosine (exponentiated); None for a vision-only model.
         logit_bias: of sigmoid models.
         implementation: asked once the module is on its device: the operator implementation that runs there.
-        pack: told the dtype of the products once the module is on its device, if its weights stay as they are.
+        pack: told the dtype of products once the module is on its device, unless its weights may change.
         config: JSON-serialisable; all that shapes the features beside weights, preprocessing and tokenizer.
         checkpoint_sha256: of the checkpoint's bytes; None takes that of the state dict.
         trained: False for `random:SEED`.

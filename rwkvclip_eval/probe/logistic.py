@@ -36,6 +36,7 @@ rule of thumb gave it up, and its score is that of the point it had reached."""
 
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
+_UNPROVEN = Certificate(float("inf"), float("inf"), float("inf"), separated=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,9 +109,10 @@ class Solver:
         """Solve for every strength of `l2`; see `fit_logistic`.
 
         A strength that stays above `relative_gap` but below `acceptable_gap` counts as converged as well.
-        At each of `rough_gaps` (descending) a strength whose relative gap is proven to be at most that is
-        shown to `enough`, and once more, whatever its gap, if float32 did not solve it; if that returns true,
-        it ends there as `stopped_early`.
+        At each of `rough_gaps` (descending) a strength whose relative gap is estimated to be at most that is
+        shown to `enough`; if that returns true, the gap is proven, and the strength is shown once more. If it
+        is true again, the strength ends there as `stopped_early`. A strength that float32 did not solve is
+        shown whatever its gap.
         """
         for value in l2:
             if not 0 < value < float("inf"):
@@ -157,11 +159,15 @@ class Solver:
 
         The intercept is balanced well enough for a relative gap of `wanted`.
         """
-        point = theta.double().view(-1, self.problem.shape[2])
-        weight = self.basis @ point[:-1]
+        weight, intercept = self.split(theta)
         share = min(1.0, l2 / 2 * float(weight.square().sum()) / self.problem.shape[0])
-        intercept = balance(self.problem, weight, point[-1], max(0.01 * wanted * share, 1e-13))
+        intercept = balance(self.problem, weight, intercept, max(0.01 * wanted * share, 1e-13))
         return certify(self.problem, weight, intercept, l2), weight, intercept
+
+    def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight [F, K] and intercept [K], both float64, of the point `theta` [D]."""
+        point = theta.double().view(-1, self.problem.shape[2])
+        return self.basis @ point[:-1], point[-1]
 
 
 class _Group:
@@ -211,6 +217,8 @@ class _Group:
 
         def check(j: int, theta: Tensor, estimate: float, iterations: int) -> float | None:
             i = part[j]
+            if self._contends(i, theta, estimate):
+                return self._wanted(i) / 2
             certificate, weight, intercept = self.solver.prove(theta, self.l2[i], self._wanted(i))
             self._keep(i, certificate, weight, intercept, before[j] + iterations, "converged")
             relative = certificate.relative
@@ -240,6 +248,18 @@ class _Group:
     def _wanted(self, i: int) -> float:
         """Relative gap that the next proof of strength i is to reach."""
         return [*self.levels, self.relative_gap][self.passed[i]]
+
+    def _contends(self, i: int, theta: Tensor, estimate: float) -> bool:
+        """Pass rough gaps, unproven, as long as strength i would not end there; return whether it goes on."""
+        if self.enough is None:
+            return False
+        weight, intercept = self.solver.split(theta)
+        guess = assemble(self.solver.problem, self.l2[i], weight, intercept, _UNPROVEN, 0, "iteration_limit")
+        while self.passed[i] < len(self.levels) and estimate <= self._wanted(i) / 2:
+            if self.enough(guess, self._wanted(i)):
+                return False
+            self.passed[i] += 1
+        return estimate > self._wanted(i) / 2
 
     def _is_enough(self, i: int, relative: float) -> bool:
         """Ask once for every rough gap that is newly reached whether strength i may end there."""

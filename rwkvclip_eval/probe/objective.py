@@ -59,12 +59,14 @@ class Plan:
         rows: Rows of one chunk.
         resident: Whether a rotated copy of all features is kept.
         anchored: Whether evaluations are kept to measure others from; float64 on a CPU, if memory allows.
+        turned: Whether a float32 copy is kept transposed as well; on a CPU, if memory allows.
     """
 
     strengths: int
     rows: int
     resident: bool
     anchored: bool
+    turned: bool
 
 
 def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
@@ -93,7 +95,11 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     anchored = resident and dtype == torch.float64 and problem.device.type == "cpu"
     anchored = anchored and anchor_bytes <= free // 2
     free -= anchor_bytes * anchored
-    return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored)
+    narrow = n * (num_features + 1) * torch.float32.itemsize
+    turned = resident and problem.device.type == "cpu" and (anchored or dtype == torch.float32)
+    turned = turned and narrow <= free // 2
+    free -= narrow * turned
+    return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored, turned)
 
 
 @dataclass
@@ -139,6 +145,11 @@ class Objective:
             for part, block in self._rotated():
                 self._resident[part] = block
         self._narrow = self._resident.float() if self.anchored and self._resident is not None else None
+        narrow = self._resident if self._narrow is None else self._narrow
+        self._turned: dict[int, Tensor] = {}
+        if division.turned and narrow is not None:
+            starts = range(0, len(narrow), self.rows)
+            self._turned = {start: narrow[start : start + self.rows].T.contiguous() for start in starts}
 
     def _rotated(self) -> Iterator[tuple[slice, Tensor]]:
         # In float64: float32 would drown directions of small variance in the rounding of the large ones.
@@ -153,6 +164,14 @@ class Objective:
         for start in range(0, len(self._resident), self.rows):
             part = slice(start, min(start + self.rows, len(self._resident)))
             yield part, self._resident[part]
+
+    def _backward(self, part: slice, rows: Tensor, residual: Tensor) -> Tensor:
+        """Return Xᵀ R [R + 1, J, K] of `rows` [c, R + 1], those of `part`, and `residual` [c, J, K]."""
+        # oneDNN would transpose both factors, for every product anew.
+        turned = self._turned.get(part.start) if residual.dtype == torch.float32 else None
+        if turned is None:
+            return _backward(rows, residual)
+        return product(turned, residual.flatten(1).T).view(-1, *residual.shape[1:])
 
     def _flat(self, theta: Tensor) -> Tensor:
         """Return `theta` [J, D] as [R + 1, J, K]."""
@@ -183,7 +202,7 @@ class Objective:
             for part, rows in self._chunks():
                 chunk_loss, residual = self.problem.loss_and_residual(_forward(rows, flat), part)
                 loss += chunk_loss
-                total += _backward(rows, residual)
+                total += self._backward(part, rows, residual)
         else:
             assert self._narrow is not None, "only an anchored objective makes anchors"
             total, moved = anchor.product.clone(), (flat - anchor.flat).float()
@@ -192,7 +211,7 @@ class Objective:
                 logits = anchor.logits[part] + _forward(rows, moved)
                 chunk_loss, residual = self.problem.loss_and_residual(logits, part)
                 loss += chunk_loss
-                total += _backward(rows, residual.sub_(anchor.residual[part]).float())
+                total += self._backward(part, rows, residual.sub_(anchor.residual[part]).float())
         return self._penalised(loss, total, theta, l2)
 
     def anchor(self, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor]:

@@ -194,7 +194,6 @@ def wnids():
         ("dtd", "val", "mcimpoi/dtd_split_1", "validation"),
         ("pets", "test", "timm/oxford-iiit-pet", "test"),
         ("flowers", "val", "dpdl-benchmark/oxford_flowers102", "validation"),
-        ("stl10", "test", "tanganke/stl10", "test"),
         ("gtsrb", "test", "tanganke/gtsrb", "test"),
         ("pcam", "val", "dpdl-benchmark/patch_camelyon", "validation"),
         ("rendered_sst2", "val", "nateraw/rendered-sst2", "validation"),
