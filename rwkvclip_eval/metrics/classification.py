@@ -72,6 +72,16 @@ def hits(top: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]
     return found
 
 
+def mean_of_top1_and_top5(logits: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [n], the mean of hit at 1 and hit at 5 (Kinetics-700's metric): 0, ½ or 1.
+
+    With fewer than five classes the second is a hit at all of them.
+    """
+    top = top_k(logits, min(5, logits.shape[1]))
+    mean: NDArray[np.float64] = (hits(top[:, :1], labels) + hits(top, labels).astype(np.float64)) / 2
+    return mean
+
+
 def accuracy(hit: NDArray[np.bool_]) -> float:
     """Return the fraction of samples that are hits."""
     return float(np.count_nonzero(hit) / len(hit))

@@ -1,4 +1,4 @@
-"""Metrics of ranked scores: average precision, ROC AUC, and the mean of top-1 and top-5.
+"""Metrics of ranked scores: average precision and ROC AUC.
 
 Axes: n samples, K labels, g distinct scores, R weightings (bootstrap resamples).
 """

@@ -198,7 +198,9 @@ def make_problem(
     device = torch.device(device)
     n = len(features)
     shift = torch.zeros(features.shape[1], dtype=torch.float64)
-    for part, block in blocks(features, max(1, min(n, (8 << 20) // max(1, features.shape[1])))):
+    # A sum in float64 takes a copy in float64.
+    most = min(1 << 20, memory_budget // 32)
+    for part, block in blocks(features, max(1, most // max(1, features.shape[1]))):
         if not bool(torch.isfinite(block).all()):
             row = part.start + int((~torch.isfinite(block).all(1)).nonzero()[0, 0])
             raise DamagedData(

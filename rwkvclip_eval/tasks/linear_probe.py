@@ -213,15 +213,6 @@ def score_name(primary: str, data: ProbeData) -> str:
     return primary if fits or (primary == "roc_auc" and data.num_classes == 2) else "top1_accuracy"
 
 
-def top1_top5(scores: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return [n], the mean of hit at 1 and hit at 5 (Kinetics700's metric): 0, ½ or 1."""
-    top = classification.top_k(scores, min(5, scores.shape[1]))
-    mean: NDArray[np.float64] = (
-        (top[:, 0] == labels).astype(np.float64) + classification.hits(top, labels)
-    ) / 2
-    return mean
-
-
 _FORMS = {
     "11-point": ranking.eleven_point_average_precision,
     "area": ranking.average_precision,
@@ -242,7 +233,7 @@ def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], f
 SCORES: dict[str, Metric] = {
     "top1_accuracy": lambda s, y: float((s.argmax(axis=1) == y).mean()),
     "mean_per_class_accuracy": lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y),
-    "mean_top1_top5_accuracy": lambda s, y: float(top1_top5(s, y).mean()),
+    "mean_top1_top5_accuracy": lambda s, y: float(classification.mean_of_top1_and_top5(s, y).mean()),
     "roc_auc": lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value,
     "mean_average_precision": functools.partial(_mean_average_precision, form="area"),
     "mean_average_precision_11_point": functools.partial(_mean_average_precision, form="11-point"),
@@ -260,7 +251,7 @@ def judge(
     ranked = rank(_blocks(scores), labels, num_classes)
     values, n = accuracies(ranked, labels, num_classes), len(labels)
     if samples.info.primary_metric == "mean_top1_top5_accuracy":
-        each = top1_top5(scores, labels)
+        each = classification.mean_of_top1_and_top5(scores, labels)
         values.append(
             MetricValue(
                 name="mean_top1_top5_accuracy",

@@ -120,6 +120,16 @@ def test_accuracies_agree_with_the_official_code_and_clip_benchmark(golden):
     assert metrics.accuracy(ties.worst) <= metrics.accuracy(int_hit) <= metrics.accuracy(ties.best)
 
 
+def test_the_mean_of_top1_and_top5_is_1_a_half_or_0():
+    # Six classes that score 5, 4, …, 0: the first is at rank 1, the fifth at rank 5, the sixth below.
+    logits = np.tile(np.arange(5.0, -1.0, -1.0), (4, 1))
+    found = metrics.mean_of_top1_and_top5(logits, np.array([0, 1, 4, 5]))
+    assert found.tolist() == [1, 0.5, 0.5, 0]
+    assert found.mean() == 0.5
+    # Of three classes all are among the first five.
+    assert metrics.mean_of_top1_and_top5(logits[:2, :3], np.array([0, 2])).tolist() == [1, 0.5]
+
+
 def test_accuracies_do_not_depend_on_the_order_of_samples():
     generator = np.random.default_rng(1)
     logits = generator.normal(size=(300, 12)).astype(np.float32)

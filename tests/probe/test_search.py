@@ -91,6 +91,41 @@ def test_the_binary_search_follows_the_scores_of_full_solves(seed):
     assert found.best.l2 == grid[max(known, key=lambda i: (full[i], i))]
 
 
+def digits(num_classes):
+    """Real features: scanned digits (scikit-learn's), or pairs of them, whose classes are the 100 pairs."""
+    from sklearn.datasets import load_digits
+
+    found, rng = load_digits(), np.random.default_rng(0)
+    x, y = found.data.astype(np.float32), found.target
+    if num_classes == 100:
+        first, second = rng.integers(0, len(x), (2, 3000))
+        x, y = np.concatenate([x[first], x[second]], 1), 10 * y[first] + y[second]
+    order = rng.permutation(len(x))
+    half = 600 if num_classes == 10 else 1500
+    train, validation = order[:half], order[half : 2 * half]
+    return x[train], y[train], x[validation], y[validation]
+
+
+@pytest.mark.parametrize("impatience", [None, 3])
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_on_real_features_giving_strengths_up_early_changes_no_selection(
+    num_classes, impatience, monkeypatch
+):
+    x, y, vx, vy = digits(num_classes)
+    if impatience is not None:
+        # Most strengths are then judged where float32 left them, whatever their gap.
+        impatient(monkeypatch, impatience)
+    found = search_l2(x, y, vx, vy, num_classes=num_classes, metric=accuracy)
+    early = [point for point in found.points if point.status == "stopped_early"]
+    assert early
+    full = fit_logistic(x, y, [point.l2 for point in found.points], num_classes=num_classes)
+    at_optimum = {s.l2: accuracy(scores(vx, s), vy) for s in full}
+    best = max(at_optimum, key=lambda l2: (at_optimum[l2], l2))
+    assert found.best.l2 == best
+    assert found.best.score == at_optimum[best]
+    assert all(at_optimum[point.l2] < at_optimum[best] for point in early)
+
+
 def test_equal_scores_go_to_the_larger_strength_and_the_edge_is_flagged():
     x, y, vx, vy = splits()
     found = search_l2(x, y, vx, vy, num_classes=4, metric=lambda logits, labels: 0.5)

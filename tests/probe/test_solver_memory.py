@@ -1,0 +1,45 @@
+"""What a solver allocates, measured from outside: torch's memory is not Python's."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from rwkvclip_eval.probe import fit_logistic
+
+def status(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
+
+def solve(x, y, budget):
+    l2 = [1e-4, 1e-2, 1.0, 1e2]
+    fit_logistic(x, y, l2, num_classes=100, memory_budget=budget, max_iterations=2)
+
+rng = np.random.default_rng(0)
+x, y = rng.standard_normal((30_000, 256), dtype=np.float32), np.arange(30_000) % 100
+solve(x[:500], y[:500], 64 << 20)  # the libraries' own memory
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+solve(x, y, int(sys.argv[1]))
+print(status("VmHWM") - before)
+"""
+
+
+def peak_bytes(budget):
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(budget)], capture_output=True, text=True, check=True
+    )
+    return int(run.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_a_solver_stays_within_its_memory_budget():
+    budget, libraries = 40 << 20, 12 << 20
+    assert peak_bytes(budget) <= budget + libraries
+    # Without the bound it would have taken more.
+    assert peak_bytes(1 << 30) > 2 * budget
