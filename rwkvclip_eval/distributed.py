@@ -5,7 +5,7 @@ rank encodes its share of the batches into the same entry of the feature store, 
 have answered; the others hold no lock, score nothing and write no result. Messages are keys of the store that
 torchrun keeps for its processes. They are asked for by polling, never by a collective, so that nobody waits
 for ever: each rank shows every few seconds that it lives, and the first that fails leaves a mark that stops
-the others.
+the others. A share that cannot be encoded (`EncodingFailed`) is an answer instead: it ends the job alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import EncodingFailed, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -117,6 +117,7 @@ class Ranks:
             on_count: told how many rows all ranks have put on disk.
 
         Raises:
+            EncodingFailed: another rank could not encode its share; all have answered nevertheless.
             UserError: another rank failed or is gone.
         """
         return {}
@@ -199,9 +200,13 @@ class TorchrunRanks(Ranks):
     def gather(self, on_count: Callable[[int], None]) -> dict[int, str]:
         """Wait until the others have finished the job; return row → reason of what they could not decode."""
         missing: dict[int, str] = {}
+        failures: list[str] = []
         for other in range(1, self.size):
             answer = self._await(f"answer/{self._job}/{other}", lambda: on_count(self.count(0)))
-            missing |= {int(row): reason for row, reason in answer.items()}
+            missing |= {int(row): reason for row, reason in answer["missing"].items()}
+            failures += [answer["failure"]] if answer["failure"] else []
+        if failures:
+            raise EncodingFailed(failures[0])
         return missing
 
     def next_job(self) -> Job | None:
@@ -216,9 +221,9 @@ class TorchrunRanks(Ranks):
             self._store.add("left", 1)
         return None
 
-    def answer(self, missing: dict[int, str]) -> None:
-        """Tell rank 0 that this rank's share of the job is on disk."""
-        self._put(f"answer/{self._job}/{self.rank}", missing)
+    def answer(self, missing: dict[int, str], failure: str = "") -> None:
+        """Tell rank 0 that this rank's share of the job is on disk, or why it cannot be."""
+        self._put(f"answer/{self._job}/{self.rank}", {"missing": missing, "failure": failure})
 
     def dismiss(self, code: int) -> None:
         """Have the others leave with exit code `code`."""

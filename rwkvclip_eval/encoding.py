@@ -19,7 +19,7 @@ import numpy as np
 
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.distributed import Ranks
-from rwkvclip_eval.errors import DamagedData, UserError
+from rwkvclip_eval.errors import DamagedData, EncodingFailed, UserError
 from rwkvclip_eval.plugins import load_plugin, loaded_plugins
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _explained_death() -> Iterator[None]:
     """Say what to do where a decoding process was killed.
 
     Raises:
-        UserError: one was.
+        EncodingFailed: one was.
     """
     try:
         yield
@@ -200,7 +200,7 @@ def _explained_death() -> Iterator[None]:
         # "Caught …" is an error of a worker that lives; a lost connection says nothing of the kind.
         if told.startswith("Caught") or (isinstance(death, RuntimeError) and "DataLoader worker" not in told):
             raise
-        raise UserError(
+        raise EncodingFailed(
             f"A decoding process was killed ({death}), often for lack of memory or of shared memory "
             "(/dev/shm). Take fewer with --num-workers, or smaller batches; the same command continues."
         ) from error
@@ -218,7 +218,9 @@ def encode_batches(
 
     Raises:
         OutputError: the store cannot be written.
-        UserError: an image's embedding is not finite, and the text names it; or a worker was killed.
+        EncodingFailed: an image's embedding is not finite, and the text names it; one does not fit into GPU
+            memory; or a worker was killed.
+        UserError: the encoder is at fault whatever the image.
     """
     timings, encode = options.timings, InParts(encoder.encode_image, options, "Images")
     decoded = decoded_batches(encoder, dataset, batches, options.num_workers)
@@ -258,7 +260,8 @@ class InParts:
         """Return the parts' results in order; `names` is what messages call the samples of `batch`.
 
         Raises:
-            UserError: one sample alone is too large, or one's embedding is not finite, which is named.
+            EncodingFailed: one sample alone is too large, or one's embedding is not finite, which is named.
+            UserError: the encoder is at fault whatever the sample.
         """
         import torch
 
@@ -271,7 +274,9 @@ class InParts:
                 ]
             except torch.cuda.OutOfMemoryError as error:
                 if size == 1:
-                    raise UserError("One sample does not fit into GPU memory; use another device.") from error
+                    raise EncodingFailed(
+                        "One sample does not fit into GPU memory; use another device."
+                    ) from error
             # Outside the handler, whose exception still holds the tensors.
             torch.cuda.empty_cache()
             self._most = (size + 1) // 2
@@ -284,7 +289,7 @@ class InParts:
             rows = getattr(error, "rows", None)
             if not rows:
                 raise
-            raise UserError(f"{error} {self._what}: {name_some(names[row] for row in rows)}.") from error
+            raise EncodingFailed(f"{error} {self._what}: {name_some(names[row] for row in rows)}.") from error
 
 
 def by_token_count(batches: list[Any]) -> tuple[list[Any], np.ndarray[Any, Any]]:

@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DamagedData",
     "DataNotFound",
+    "EncodingFailed",
     "NoSuchSplit",
     "OutputError",
     "SuiteError",
@@ -30,6 +31,10 @@ class NoSuchSplit(DataNotFound):
 
 class DamagedData(UserError):
     """Images, shards or annotations that cannot be read, or counts that contradict the catalogue."""
+
+
+class EncodingFailed(UserError):
+    """Images or texts of which a model gives no usable features. The runner records it and goes on."""
 
 
 class OutputError(UserError):

@@ -24,7 +24,7 @@ import numpy as np
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, by_token_count, encode_batches
-from rwkvclip_eval.errors import DamagedData, OutputError, UserError
+from rwkvclip_eval.errors import DamagedData, EncodingFailed, OutputError, UserError
 from rwkvclip_eval.partial_entry import PartialEntry
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class FeatureStore:
 
         Raises:
             OutputError: the store cannot be written.
-            UserError: an image's embedding is not finite; the text names the image.
+            EncodingFailed: see `encode_batches`; what is encoded by then is kept.
         """
         key = image_key(encoder.info, dataset.info.fingerprint)
         with self._entry(key, options) as folder:
@@ -99,7 +99,12 @@ class FeatureStore:
         return stored
 
     def texts(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Array:
-        """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once."""
+        """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once.
+
+        Raises:
+            OutputError: the store cannot be written.
+            EncodingFailed: a text's embedding is not finite, and is named, or GPU memory does not hold it.
+        """
         unique = sorted(set(texts))
         info = encoder.info
         key = make_fingerprint(
@@ -183,9 +188,15 @@ class FeatureStore:
                 starts=starts,
             )
             batches = [range(rows.start, min(rows.stop, total)) for rows in mine]
-            encode_batches(
-                encoder, dataset, batches, writer, options, lambda rows: progress(ranks.count(rows))
-            )
+            try:
+                encode_batches(
+                    encoder, dataset, batches, writer, options, lambda rows: progress(ranks.count(rows))
+                )
+            except EncodingFailed:
+                # The others still write to this entry: no job may follow before they have ended this one.
+                with options.timings.stage("encode"), contextlib.suppress(EncodingFailed):
+                    ranks.gather(progress)
+                raise
             with options.timings.stage("encode"):
                 writer.missing |= ranks.gather(progress)
         meta = {

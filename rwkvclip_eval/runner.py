@@ -17,7 +17,7 @@ import numpy as np
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.datasets import fit_fingerprint, samples_of
 from rwkvclip_eval.encoding import EncodeOptions
-from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, EncodingFailed, SuiteError, UserError
 from rwkvclip_eval.features import FeatureStore, ImageFeatureSet
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.preflight import check_unit
@@ -90,9 +90,11 @@ def run_unit(
 ) -> UnitOutcome:
     """Encode and score one unit; problems with its data or settings become a record, not an exception.
 
+    So do samples that the model cannot encode, and scoring that runs out of memory.
+
     Raises:
-        UserError: a problem of the model (non-finite embeddings, …) or of the output, or a dataset that is
-            asked for in a way that cannot be met.
+        UserError: a problem of the model whatever the data, or of the output, or a dataset that is asked for
+            in a way that cannot be met.
     """
     started = time.perf_counter()
     info = encoder.info
@@ -121,12 +123,13 @@ def run_unit(
             compute=_compute(unit, options),
         )
         ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
-        with options.encode.timings.stage("score"), _of_this_unit():
+        with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(options.device):
             result = unit.task.score(samples, features, ran, unit.protocol)
         primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
+        examples = _examples(dataset, kept, result)
     except DataNotFound as error:
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
-    except (DamagedData, SuiteError, _UnitProblem) as error:
+    except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
     infos = [dataset.info, *(other.info for other in others.values())]
     base = dataclasses.replace(
@@ -159,7 +162,7 @@ def run_unit(
         )
         for metric in result.metrics
     ]
-    return UnitOutcome(records=records, result=result, examples=_examples(dataset, kept, result))
+    return UnitOutcome(records=records, result=result, examples=examples)
 
 
 def _compute(unit: Unit, options: RunOptions) -> Compute:
@@ -182,6 +185,38 @@ def _of_this_unit() -> Iterator[None]:
         yield
     except UserError as error:
         raise _UnitProblem(str(error)) from error
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+"""What torch's errors say, most of which are plain RuntimeErrors: GPU, main memory, GPU libraries."""
+
+
+@contextlib.contextmanager
+def _explained_limits(device: str) -> Iterator[None]:
+    """Say what to do where scoring ran out of memory, or met a matrix that it cannot factor.
+
+    Raises:
+        UserError: one of these happened.
+    """
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError, np.linalg.LinAlgError) as error:
+        said = str(error).partition("\n")[0] or type(error).__name__
+        unsolved = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, unlisted
+        if isinstance(error, np.linalg.LinAlgError | unsolved):
+            raise UserError(
+                f"Scoring met a matrix that cannot be solved ({said}). Features of extreme size make such: a "
+                "probe takes options: {standardize: true} in the suite."
+            ) from error
+        if not isinstance(error, MemoryError) and not any(words in said for words in _OUT_OF_MEMORY):
+            raise
+        elsewhere = "" if device.startswith("cpu") else ", or run on --device cpu"
+        raise UserError(
+            f"Scoring ran out of memory ({said}). Let probes take less with --memory-budget{elsewhere}; the "
+            "same command tries again, with the features it has stored."
+        ) from error
 
 
 def _check_budget(unit: Unit, fit: Mapping[str, Dataset], info: EncoderInfo, options: RunOptions) -> None:

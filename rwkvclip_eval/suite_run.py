@@ -14,7 +14,7 @@ from rwkvclip_eval.averages import resolve_averages
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.datasets import Datasets, fit_fingerprint
 from rwkvclip_eval.encoding import Timings, encode_batches
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
 from rwkvclip_eval.features import image_key
 from rwkvclip_eval.partial_entry import PartialEntry
 from rwkvclip_eval.preflight import check_all
@@ -223,8 +223,12 @@ def help_suite(
         widths = {"embedding": encoder.info.embed_dim, "probe": encoder.info.probe_dim}
         writer = PartialEntry(Path(job.folder), len(dataset), widths, ranks.rank)
         batches = [range(rows.start, min(rows.stop, len(dataset))) for rows in ranks.share(job)]
-        encode_batches(encoder, dataset, batches, writer, options.encode, ranks.count)
-        ranks.answer(writer.missing)
+        failure = ""
+        try:
+            encode_batches(encoder, dataset, batches, writer, options.encode, ranks.count)
+        except EncodingFailed as error:
+            failure = str(error)
+        ranks.answer(writer.missing, failure)
     return ranks.exit_code
 
 

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch.distributed as dist
+import yaml
+from PIL import Image
 
+import rwkvclip_eval as rc
 from rwkvclip_eval import console, distributed
 from rwkvclip_eval.distributed import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
+from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, UserError
+from rwkvclip_eval.suite_run import help_suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 STARTS = range(0, 100, 4)
 
@@ -126,3 +132,67 @@ def test_without_torchrun_there_is_one_rank(monkeypatch: pytest.MonkeyPatch) -> 
 def test_each_rank_has_a_gpu_of_its_own_unless_one_is_named() -> None:
     ranks = TorchrunRanks(dist.HashStore(), rank=5, size=8, local_rank=1, local_size=4)
     assert [ranks.device(name) for name in ("cuda", "cuda:3", "cpu")] == ["cuda:1", "cuda:3", "cpu"]
+
+
+def sets_of_images(base: Path, black: int) -> Path:
+    """Write a suite of two sets of twelve images; number `black` of the first is black."""
+    tasks = []
+    for name in ("dark", "light"):
+        (base / name / "only").mkdir(parents=True)
+        for i in range(12):
+            shade = 0 if (name, i) == ("dark", black) else 100 + i
+            Image.new("RGB", (8, 8), (shade, shade, shade)).save(base / name / "only" / f"{i:02d}.png")
+        dataset = {"name": name, "folder": name, "templates": ["{c}"]}
+        tasks.append({"task": "zero_shot_classification", "datasets": [dataset]})
+    (base / "suite.yaml").write_text(yaml.safe_dump({"name": "shades", "tasks": tasks}))
+    return base / "suite.yaml"
+
+
+@pytest.mark.parametrize(
+    ("size", "black"),
+    [(1, 5), (2, 1), (2, 3)],
+    ids=["alone", "where rank 0 encodes", "where rank 1 encodes"],
+)
+def test_a_set_that_cannot_be_encoded_fails_alone_and_the_same_run_tries_it_again(
+    size: int, black: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = sets_of_images(tmp_path, black)
+    models = ["python:toy_factory:afraid_of_black"]
+
+    def options(ranks: Ranks) -> rc.RunOptions:
+        return rc.RunOptions(cache_dir=tmp_path / "c", encode=EncodeOptions(batch_size=2, ranks=ranks))
+
+    def lead(ranks: Ranks) -> tuple[rc.RunSummary, int]:
+        own = options(ranks)
+        summary = rc.run_suite(suite, models, tmp_path / "run", options=own)
+        ranks.dismiss(summary.exit_code)
+        return summary, own.encode.timings.images
+
+    def helping(store: dist.Store) -> int:
+        with TorchrunRanks(store, rank=1, size=2) as ranks:
+            own = options(ranks)
+            assert help_suite(suite, models, ranks=ranks, options=own) in (0, 3)
+            return own.encode.timings.images
+
+    def command() -> tuple[rc.RunSummary, int]:
+        """Return the summary, and how many images all ranks encoded."""
+        if size == 1:
+            return lead(Ranks())
+        store = dist.HashStore()
+        with ThreadPoolExecutor() as pool, TorchrunRanks(store, rank=0, size=2) as ranks:
+            other = pool.submit(helping, store)
+            summary, images = lead(ranks)
+            return summary, images + other.result(timeout=30)
+
+    summary, before = command()
+    assert summary.exit_code == 3
+    reasons = {r.dataset: r.reason for r in summary.records}
+    assert "NaN or infinity in the image embeddings" in reasons["dark"]
+    assert reasons["dark"].endswith(f"Images: only/{black:02d}.png.")
+    assert {r.dataset: r.status for r in summary.records} == {"dark": "failed", "light": "ok"}
+
+    monkeypatch.setenv("TOY_BRAVE", "1")
+    summary, after = command()
+    assert summary.exit_code == 0
+    assert {r.dataset: r.n for r in summary.records} == {"dark": 12, "light": 12}
+    assert (summary.num_skipped, before + after) == (1, 24)

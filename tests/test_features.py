@@ -17,7 +17,7 @@ import torch
 from toy import ColourDataset, ColourEncoder
 
 from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
 from rwkvclip_eval.features import FeatureStore, clear, entries
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -128,7 +128,7 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_batches_before_it_are
             return super().image(index)
 
     options = EncodeOptions(batch_size=4, num_workers=1)
-    with pytest.raises(UserError, match="A decoding process was killed"):
+    with pytest.raises(EncodingFailed, match="A decoding process was killed"):
         FeatureStore(tmp_path).images(ColourEncoder(), Deadly(), options)
     encoder = ColourEncoder()
     FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
@@ -167,7 +167,7 @@ def test_an_embedding_that_is_not_finite_names_the_image(tmp_path: Path) -> None
             error.rows = [1]  # type: ignore[attr-defined]
             raise error
 
-    with pytest.raises(UserError, match="image-001"):
+    with pytest.raises(EncodingFailed, match="image-001"):
         FeatureStore(tmp_path).images(Broken(), ColourDataset(), EncodeOptions(batch_size=4))
 
 
@@ -349,7 +349,7 @@ def test_a_part_of_a_halved_batch_names_its_own_image(tmp_path: Path) -> None:
                 raise error
             return super().encode_image(pixels)
 
-    with pytest.raises(UserError, match="image-003"):
+    with pytest.raises(EncodingFailed, match="image-003"):
         FeatureStore(tmp_path).images(Small(), ColourDataset(), EncodeOptions(batch_size=4))
 
 

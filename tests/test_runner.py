@@ -7,7 +7,9 @@ import importlib
 import inspect
 import io
 import json
+import os
 import re
+import signal
 import sys
 import tarfile
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toy import ColourDataset, ColourEncoder
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.datasets import Datasets
+from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
 from rwkvclip_eval.features import entries
@@ -368,6 +372,62 @@ def test_what_a_task_refuses_while_scoring_fails_its_unit_alone(monkeypatch: pyt
     monkeypatch.setattr(TASKS, "_entries", {n: TASKS.get(n) for n in TASKS} | {"refuses": Refuses()})
     records = rc.evaluate(ColourEncoder(), task_suite("refuses", "zero_shot_classification")).records
     assert (records[0].status, records[0].reason) == ("failed", "not with these settings")
+    assert {r.status for r in records[1:]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), r"ran out of memory \(MemoryError\)\. Let probes take less with --memory-budget"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), r"CUDA out of memory.*--memory-budget"),
+        (None, r"can't allocate memory.*--memory-budget"),
+        (np.linalg.LinAlgError("Singular matrix"), r"\(Singular matrix\)\..*standardize: true"),
+        (torch.linalg.LinAlgError("singular"), r"\(singular\)\..*standardize: true"),
+    ],
+    ids=["numpy", "cuda", "torch", "numpy-solve", "torch-solve"],
+)
+def test_scoring_beyond_memory_or_arithmetic_fails_its_unit_alone_and_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str
+) -> None:
+    class Greedy(Refuses):
+        def score(self, *_: object) -> NoReturn:
+            if error is None:
+                torch.empty(1 << 50)
+            raise error or AssertionError
+
+    register(monkeypatch, colours=ColourDataset())
+    monkeypatch.setattr(TASKS, "_entries", {n: TASKS.get(n) for n in TASKS} | {"refuses": Greedy()})
+    records = rc.evaluate(ColourEncoder(), task_suite("refuses", "zero_shot_classification")).records
+    assert records[0].status == "failed"
+    assert re.search(told, records[0].reason)
+    assert {r.status for r in records[1:]} == {"ok"}
+
+
+def test_a_killed_decoding_process_fails_its_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deadly(ColourDataset):
+        def image(self, index: int) -> Image.Image:
+            if index == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().image(index)
+
+    register(monkeypatch, deadly=Deadly(n=29), colours=ColourDataset())
+    results = rc.evaluate(ColourEncoder(), suite("deadly", "colours"), num_workers=2, batch_size=4)
+    first, *others = results.records
+    assert first.status == "failed"
+    assert "A decoding process was killed" in first.reason
+    assert {r.status for r in others} == {"ok"}
+
+
+def test_texts_that_cannot_be_encoded_fail_their_unit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mute(ColourEncoder):
+        def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+            return super().encode_text(tokens) * torch.nan
+
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
+    records = rc.evaluate(CheckedEncoder(Mute()), task_suite("zero_shot_classification", "knn_probe")).records
+    assert records[0].status == "failed"
+    assert "NaN or infinity in the text embeddings" in records[0].reason
+    assert "Texts: 'a " in records[0].reason
     assert {r.status for r in records[1:]} == {"ok"}
 
 

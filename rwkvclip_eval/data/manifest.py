@@ -63,8 +63,8 @@ def open_manifest(
 
     Raises:
         DataNotFound: no such file, or no rows of this split.
-        DamagedData: a line that cannot be right; the text names it.
-        UserError: columns that are missing or unknown, or labels that are not among the class names.
+        DamagedData: a line that cannot be right, or whose label is not among the class names; it is named.
+        UserError: columns that are missing or unknown.
     """
     path = path.absolute()
     root = path.parent if root is None else root.absolute()
@@ -178,7 +178,7 @@ def _labels(
         number = {text: int(text) for text in texts}
         count = len(known) or max(number.values()) + 1
         if too_high := [row for row in rows if any(number[part] >= count for part in parts[row.line])]:
-            raise UserError(
+            raise DamagedData(
                 f"{path}, line {too_high[0].line}: label {too_high[0].text} for {count} class names, which "
                 "are numbered from 0."
             )
@@ -188,7 +188,7 @@ def _labels(
         for row in rows:
             for part in parts[row.line]:
                 if part not in number:
-                    raise UserError(
+                    raise DamagedData(
                         f"{path}, line {row.line}: {unknown_name('class name', part, class_names)}"
                     )
         count = len(class_names)

@@ -31,7 +31,7 @@ _OTHER_MARKER = "^"
 _STATUS_WORDS = {"unattainable": "no attainable optimum"}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TOLD = {"l2", "l2_at_edge", "validation", "num_train", "num_val"}
-_OF_SHOTS = {"shots", "seeds", "std"}
+_OF_SHOTS = {"shots", "seeds", "std", "l2_at_edge"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +167,14 @@ def _fit_text(fit: Fit) -> str:
 
 
 def spread_text(notes: Mapping[str, Any]) -> str:
-    """Return over how many seeds a few-shot number is the mean, with their deviation."""
+    """Return over how many seeds a few-shot number is the mean, with their deviation and λ at the edge."""
     if "shots" not in notes or notes.get("std") is None:
         return ""
-    return f"mean of {notes.get('seeds')} seeds, standard deviation {100 * float(notes['std']):.1f} points"
+    edge = notes.get("l2_at_edge")
+    return (
+        f"mean of {notes.get('seeds')} seeds, standard deviation {100 * float(notes['std']):.1f} points"
+        f"{f', {edge} with their best λ at the edge of the range searched' if edge else ''}"
+    )
 
 
 def regularisation_plot(

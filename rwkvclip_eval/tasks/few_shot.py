@@ -4,7 +4,13 @@ For every seed and number of shots, that many training images of each class are 
 on min(shots, 4) further images of each class (CoOp's rule, arXiv 2109.01134): the official validation split's
 where there is one, else training images that no number of shots draws. The test split is whole.
 
-Table `few_shot`, one row per seed × shots: shots, seed, l2, score (primary metric on the test split).
+Table `few_shot`, one row per seed × shots:
+    shots    training images a class
+    seed     of the draw
+    l2       strength λ
+    at_edge  1 where λ is the smallest or largest of those searched, else 0
+    status   how the solver ended at λ; see `probe.logistic.Status`
+    score    primary metric on the test split
 
 Axes: n images, F features, K classes.
 """
@@ -90,12 +96,22 @@ class FewShotLinearProbe(ProbeTask):
                     # By the few images alone: the statistics of all of train would be knowledge of all.
                     few, watched, test = standardized([few, watched, test])
                 if options.C is None:
-                    l2 = search(few, watched, data, metric, options, compute).best.l2
+                    found = search(few, watched, data, metric, options, compute)
+                    l2, at_edge = found.best.l2, int(found.at_edge)
                 else:
-                    l2 = 1 / options.C
+                    l2, at_edge = 1 / options.C, 0
                 solution = fit(few, l2, data, options.method, compute)
                 score = metric(predict(test.x, solution, compute), test.y)
-                rows.append({"shots": shots, "seed": seed, "l2": l2, "score": score})
+                rows.append(
+                    {
+                        "shots": shots,
+                        "seed": seed,
+                        "l2": l2,
+                        "at_edge": at_edge,
+                        "status": solution.status,
+                        "score": score,
+                    }
+                )
                 compute.on_progress(
                     len(rows), total, f"{encoder.name} · {samples.info.name} · few-shot probe"
                 )
@@ -125,6 +141,7 @@ def _mean(rows: list[dict[str, Any]], shots: int, metric: str, data: Any) -> Met
             "shots": shots,
             "seeds": len(scores),
             "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
+            "l2_at_edge": sum(row["at_edge"] for row in rows),
         },
     )
 

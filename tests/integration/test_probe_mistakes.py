@@ -1,10 +1,15 @@
 """What a run tells a user whose probe suite or data cannot be learned from."""
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from toy import COLOURS
+
+from rwkvclip_eval.results import read_records
 
 PROBES = ("linear_probe", "few_shot_linear_probe", "knn_probe")
 
@@ -68,6 +73,62 @@ def test_a_class_missing_from_test_keeps_the_labels_of_the_others(images, probe)
     assert code == 0 and said.count("accuracy 100.0%") + said.count("shot 100.0%") == 3
 
 
+def write_manifest(base, name, labels):
+    lines = [
+        f"images/{split}/{colour}/{i}.png,{label},{split}"
+        for split in ("train", "test")
+        for colour, label in zip(COLOURS, labels, strict=True)
+        for i in range(4)
+    ]
+    (base / f"{name}.csv").write_text("\n".join(["image,label,split", *lines]))
+    return {
+        "name": name,
+        "source": {"kind": "manifest", "path": f"{name}.csv", "root": "."},
+        "class_names": list(COLOURS),
+    }
+
+
+def write_shards(base, name, labels):
+    for split in ("train", "test"):
+        (base / f"wds_{name}" / split).mkdir(parents=True)
+        with tarfile.open(base / f"wds_{name}" / split / "0.tar", "w") as tar:
+            for colour, label in zip(COLOURS, labels, strict=True):
+                for i in range(4):
+                    tar.add(base / "images" / split / colour / f"{i}.png", f"{colour}{i}.png")
+                    member = tarfile.TarInfo(f"{colour}{i}.cls")
+                    member.size = 1
+                    tar.addfile(member, io.BytesIO(str(label).encode()))
+    (base / f"wds_{name}" / "classnames.txt").write_text("\n".join(COLOURS))
+    return f"wds_{name}"
+
+
+@pytest.mark.parametrize(
+    ("write", "told"),
+    [
+        (write_manifest, "wrong.csv, line 10: label 3 for 3 class names"),
+        (write_shards, "wrong: 3 class names, but the labels go up to 3"),
+    ],
+)
+def test_labels_outside_the_range_fail_their_set_alone(images, run, tmp_path, write, told):
+    images(train=every(4), test=every(4))
+    wrong, good = write(tmp_path, "wrong", [0, 1, 3]), write(tmp_path, "good", [0, 1, 2])
+
+    def command(name, *datasets):
+        tasks = [{"task": "linear_probe", "datasets": [*datasets]}]
+        (tmp_path / "suite.yaml").write_text(yaml.safe_dump({"name": "mine", "tasks": tasks}))
+        arguments = ("--data-root", tmp_path, "-m", "python:toy_factory:make", "-o", tmp_path / name)
+        code, _, err = run("run", tmp_path / "suite.yaml", *arguments, "--no-report")
+        return code, err, tmp_path / name / "results.jsonl"
+
+    code, err, results = command("alone", wrong)
+    assert code == 2 and told in err and not results.exists()
+    code, _, results = command("beside", wrong, good)
+    records = {record.dataset: record for record in read_records(results)}
+    bad, fine = records.values()
+    assert code == 3 and told in bad.reason
+    assert (bad.status, fine.status) == ("failed", "ok")
+
+
 def test_one_class_only_is_refused(images, probe):
     images(train={"red": 8}, test={"red": 4})
     code, said, _ = probe(**all_probes(shots=[1]))
@@ -113,7 +174,7 @@ def test_one_image_a_class_is_enough_where_no_strength_is_chosen(images, probe):
 def test_features_that_are_not_finite_are_named_by_image(images, probe):
     images(train=every(4), test=every(3))
     code, said, _ = probe(model="broken", linear_probe=None)
-    assert code == 2 and "NaN or infinity in the image embeddings of 1 of 9 rows" in said
+    assert code == 3 and "NaN or infinity in the image embeddings of 1 of 9 rows" in said
     assert "Images: blue/1.png." in said
 
 

@@ -266,7 +266,6 @@ BAD_INPUT: list[tuple[list[Any], str]] = [
     (["run", "quickstart", *MODEL, "--precision", "fp8"], "fp8"),
     (["run", "quickstart", *MODEL, "--plugin", "absent.py"], "absent.py"),
     (["run", "quickstart", "--model", "python:toy_factory:absent"], "absent"),
-    (["run", "quickstart", "--model", "python:toy_factory:broken"], "Images: "),
     (["report", "."], "No results in"),
     (["data", "verify", "cifar01"], "Did you mean 'cifar10'"),
 ]

@@ -110,9 +110,21 @@ def test_a_killed_rank_stops_all_and_another_number_of_ranks_ends_with_the_bytes
 
 @pytest.mark.slow
 def test_ranks_that_fail_leave_one_message(colour_suite: Path, tmp_path: Path) -> None:
-    run = [colour_suite, "--batch-size", "4", "--model", "python:toy_factory:broken", "--out", "run"]
+    run = [colour_suite, "--batch-size", "4", "--model", "python:toy_factory:of_another_norm", "--out", "run"]
     failed = torchrun(tmp_path, 2, *run)
     assert failed.returncode != 0
-    assert failed.stderr.count("NaN or infinity") == 1
+    assert failed.stderr.count("must have L2 norm 1") == 1
     assert "Interrupted" not in failed.stderr
     assert not (tmp_path / "run" / "results.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_encode_end_with_the_records_that_say_why(
+    colour_suite: Path, tmp_path: Path
+) -> None:
+    run = [colour_suite, "--batch-size", "4", "--model", "python:toy_factory:broken", "--out", "run"]
+    failed = torchrun(tmp_path, 2, *run)
+    assert "exitcode  : 3" in failed.stderr
+    reasons = [line["reason"] for line in outcome(tmp_path / "run")]
+    assert len(reasons) == 3
+    assert all("NaN or infinity" in str(reason) for reason in reasons)

@@ -82,6 +82,11 @@ def test_a_probe_without_its_curve_still_has_a_report(tmp_path: Path) -> None:
 
 def test_notes_of_other_tasks_are_left_as_they_are() -> None:
     assert probe_facts({"num_train": 5, "chance": 0.1}, None) == []
+    few = {"shots": 4, "seeds": 3, "std": 0.01}
+    assert spread_text(few | {"l2_at_edge": 2}).endswith(
+        ", 2 with their best λ at the edge of the range searched"
+    )
+    assert "edge" not in spread_text(few | {"l2_at_edge": 0})
     assert spread_text({"chance": 0.1}) == ""
 
 

@@ -224,6 +224,22 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value > result.metrics[1].value > 0.2
 
 
+@pytest.mark.parametrize(("C", "at_edge"), [(None, 2), (1.0, 0)])
+def test_seeds_whose_best_strength_ends_the_range_are_counted(C, at_edge):
+    samples, features = digits("test", every=4)
+    train, _ = digits("train", every=4)
+    # Right at every strength, of which the largest is then taken.
+    told = [Features(image_probe=np.eye(10, dtype=np.float32)[split.labels]) for split in (samples, train)]
+    features = dataclasses.replace(told[0], fit={"train": (train, told[1])})
+    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1, 2), num_seeds=2, C=C))
+    result = TASKS.get("few_shot_linear_probe").score(samples, features, ENCODER, protocol)
+    rows = result.predictions["few_shot"].to_pandas()
+    assert list(rows.columns) == ["shots", "seed", "l2", "at_edge", "status", "score"]
+    assert set(rows.status) == {"converged"}
+    assert rows.groupby("shots").at_edge.sum().tolist() == [at_edge] * 2
+    assert [m.notes["l2_at_edge"] for m in result.metrics] == [at_edge] * 2
+
+
 def test_a_few_shot_draw_is_that_of_its_own_seed_whichever_seed_comes_first():
     given = {}
     for seed, num_seeds in ((0, 2), (1, 1)):
