@@ -10,7 +10,7 @@ Axes: B batch, T tokens, C width, H heads, N head width (C = H·N), h × w the t
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -144,7 +144,7 @@ def channel_mix(
         implementation: of the elementwise operators.
         residual: [B, T, C]; zero by default.
     """
-    run = {"implementation": implementation}
+    run: dict[str, Any] = {"implementation": implementation}
     key, receptance, value = (module.weight for module in linears)
     x_k, x_r = shift_lerp(x, mix, shift, **run)
     hidden = linear(x_k, key, **run)

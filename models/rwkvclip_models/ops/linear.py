@@ -18,7 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from rwkvclip_models.ops.choice import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, MutableMapping, Sequence
 
     from torch import Tensor
 
@@ -77,8 +77,8 @@ def _made_of(weight: Tensor, dtype: torch.dtype, transposed: bool) -> tuple[Any,
     return dtype, transposed, weight.data_ptr(), weight._version
 
 
-_packed = WeakTensorKeyDictionary()
-"""Weight → `_Packed`."""
+_packed: MutableMapping[Tensor, _Packed] = WeakTensorKeyDictionary()
+"""What is packed, by weight; an entry goes when its weight does."""
 
 _ROWS = 2048
 """Rows of a product for which oneDNN chooses the order; with others it is as fast."""
@@ -95,7 +95,7 @@ def pack(weight: Tensor, dtype: torch.dtype, *, transposed: bool = False) -> Non
     # A weight born in inference mode counts no changes.
     if weight.device.type != "cpu" or reorder is None or weight.is_inference():
         return
-    by_onednn = {
+    by_onednn: dict[torch.dtype, Callable[[], bool]] = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float32: _mkl_is_held_back,
     }
