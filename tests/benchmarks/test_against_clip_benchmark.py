@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 
 NUM_CLASSES = int(os.environ.get("RWKVCLIP_BENCH_CLASSES", "50"))
 ROUNDS = 2
-CIFAR10_IMAGES = 2000
+IMAGES = {"cifar10": 2000, "mnist": 1000, "tiny_imagenet": 500}
 SHARED_IMAGES = {"train": 1000, "test": 1000}
 PROBES = ("knn_probe", "linear_probe")
 
@@ -63,9 +63,9 @@ def evaluate(model, suite, data_root):
     return results
 
 
-def zero_shot(model, data_root):
-    """Its zero-shot classification of cifar10, from shards to metrics."""
-    batches = code.loader("cifar10", "test", data_root, model)
+def zero_shot(model, data_root, dataset="cifar10"):
+    """Its zero-shot classification of `dataset`, from shards to metrics."""
+    batches = code.loader(dataset, "test", data_root, model)
     with code.computable_accuracy():
         return zeroshot_classification.evaluate(
             model.module,
@@ -131,16 +131,22 @@ def test_the_imagenet_classifier_takes_at_most_a_third_of_the_time(model, tmp_pa
 
 
 @pytest.mark.data
-def test_zero_shot_classification_is_no_slower(shared_data, model, tmp_path, benchmark, capsys):
-    code.copy_first_samples(shared_data / "wds_cifar10", tmp_path / "wds_cifar10", {"test": CIFAR10_IMAGES})
-    suite = ONE_TASK.format(task="zero_shot_classification", dataset="cifar10")
+@pytest.mark.parametrize("dataset", IMAGES)
+def test_zero_shot_classification_is_no_slower(dataset, shared_data, model, tmp_path, benchmark, capsys):
+    num_images = IMAGES[dataset]
+    code.copy_first_samples(shared_data / f"wds_{dataset}", tmp_path / f"wds_{dataset}", {"test": num_images})
+    suite = ONE_TASK.format(task="zero_shot_classification", dataset=dataset)
     seconds, results, theirs = benchmark.pedantic(
         code.in_turns,
-        args=(lambda: evaluate(model, suite, tmp_path), lambda: zero_shot(model, tmp_path), ROUNDS),
+        args=(
+            lambda: evaluate(model, suite, tmp_path),
+            lambda: zero_shot(model, tmp_path, dataset),
+            ROUNDS,
+        ),
         rounds=1,
     )
-    check_zero_shot(results, theirs, CIFAR10_IMAGES)
-    assert say(benchmark, capsys, f"zero-shot, {CIFAR10_IMAGES} images of cifar10", seconds) <= 1
+    check_zero_shot(results, theirs, num_images)
+    assert say(benchmark, capsys, f"zero-shot, {num_images} images of {dataset}", seconds) <= 1
 
 
 @pytest.mark.data

@@ -274,7 +274,7 @@ def evaluate_in_bfloat16(task: str, dataset: str, data_root: Path, model: Model)
     return results
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "mnist"])
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist", "tiny_imagenet"])
 def test_zero_shot_in_bfloat16_is_within_half_a_point_of_its_autocast(
     clip_benchmark: Any, data_root: Path, data_limit: int | None, trained_model: Model, dataset: str
 ) -> None:
