@@ -24,12 +24,15 @@ Row = TypeVar("Row")
 
 GIB = 1 << 30
 
-TOLERANCES = {"float64": 1e-10, "float32": 5e-5, "bfloat16": 2e-2, "float16": 3e-3}
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
 """Largest max |difference| / max |reference| of output and gradients, by dtype name.
 
-float32 is the tolerance that separates rounding from error for the decay's gradient. Half precisions keep 8
-and 11 bits; operands, output and gradients are each rounded once.
+float32 is what separates rounding from error beside the official code. Half precisions keep 8 and 11 bits;
+operands, output and gradients are each rounded once.
 """
+
+DECAY_GRADIENT_TOLERANCE = 5e-5
+"""The same for "grad w" in float32: its terms, one per pair of tokens around a decay, cancel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,9 +303,14 @@ def _time_of(implementation: str, device: str) -> str:
     return f"forward of {' × '.join(map(str, shape))} in {milliseconds:.2f} ms"
 
 
-def judge(name: str, error: float, dtype: str, what: str = "output and gradients") -> Check:
-    """Return the row for a measured relative error; NaN fails."""
-    limit = TOLERANCES[dtype]
+def tolerance(dtype: str, value: str = "") -> float:
+    """Return the largest relative error of an output or gradient, called as in `operator_check.NAMES`."""
+    return DECAY_GRADIENT_TOLERANCE if (dtype, value) == ("float32", "grad w") else TOLERANCES[dtype]
+
+
+def judge(name: str, error: float, dtype: str, what: str = "output and gradients", value: str = "") -> Check:
+    """Return the row for a measured relative error of `value`, or of all values; NaN fails."""
+    limit = tolerance(dtype, value)
     if error <= limit:
         detail = f"agrees with the reference: {what} in {dtype} within {error:.1e} (allowed {limit:.0e})"
         return Check(area="operator", name=name, status="ok", detail=detail)

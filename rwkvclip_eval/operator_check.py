@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval import elementwise_check
-from rwkvclip_eval.doctor import Check, devices_of, judge
+from rwkvclip_eval.doctor import Check, devices_of, judge, tolerance
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift
 from rwkvclip_models.ops.choice import PLAIN
@@ -100,12 +100,16 @@ class Case:
     """Why it did not run; empty when it did."""
 
     @property
-    def worst(self) -> float:
-        """The largest error; NaN if one is, infinity if it did not run."""
+    def worst(self) -> tuple[bool, float, str]:
+        """What comes nearest to its tolerance or most above: is it NaN, its share of it, a key of `errors`.
+
+        A case that did not run is infinitely above.
+        """
         if self.problem:
-            return math.inf
-        values = list(self.errors.values())
-        return math.nan if any(map(math.isnan, values)) else max(values)
+            return False, math.inf, ""
+        # NaN compares false with everything, so it is put above infinity by hand.
+        shares = ((math.isnan(e), e / tolerance(self.dtype, name), name) for name, e in self.errors.items())
+        return max(shares)
 
 
 def compare_all() -> Iterator[Case]:
@@ -174,8 +178,7 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
     checks = []
     for (operator, name, device, dtype), members in groups.items():
         label = f"{operator} {name} on {device} in {dtype}, {len(members)} cases"
-        # NaN compares false with everything, so it is put above infinity by hand.
-        worst = max(members, key=lambda c: (math.isnan(c.worst), c.worst))
+        worst = max(members, key=lambda c: c.worst)
         where = f"B {worst.batch}, T {worst.num_tokens}, H {worst.heads}, N {worst.head_width}"
         where += f", {worst.decays} decays" * bool(worst.decays) + ", strided" * worst.strided
         if worst.problem:
@@ -183,7 +186,9 @@ def summarise(cases: Iterable[Case]) -> list[Check]:
             cure = "choose another implementation by name and report this row"
             checks.append(Check(area="operator", name=label, status="failed", detail=detail, cure=cure))
         else:
-            checks.append(judge(label, worst.worst, dtype, f"worst case ({where})"))
+            value = worst.worst[-1]
+            what = f"worst case ({value} of {where})"
+            checks.append(judge(label, worst.errors[value], dtype, what, value))
     return checks
 
 

@@ -65,7 +65,7 @@ def _time_size(side: int, batch: int) -> TowerTiming:
         "rwkv": load_model("rwkv-clip-b16", device="cuda", dtype=torch.bfloat16).image_model,
         "clip": untrained_image_tower("ViT-B-16", side).to(pixels),
     }
-    towers = {name: torch.compile(model, dynamic=False) for name, model in models.items()}
+    towers = {name: torch.compile(model, dynamic=False, fullgraph=True) for name, model in models.items()}
     peaks = {}
     with torch.inference_mode():
         for name, tower in towers.items():

@@ -114,6 +114,25 @@ def test_nan_is_not_agreement():
     assert doctor.judge("op", 1e-6, "float32").status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("errors", "status", "worst"),
+    [
+        ({"y": 9e-6, "grad w": 4e-5}, "ok", "y of B 1"),
+        ({"y": 1.1e-5, "grad w": 4e-5}, "failed", "y of B 1"),
+        ({"y": 1e-7, "grad w": 6e-5}, "failed", "grad w of B 1"),
+        ({"y": 1.0, "grad w": float("nan")}, "failed", "grad w of B 1"),
+    ],
+)
+def test_in_float32_only_the_gradient_of_the_decay_may_differ_by_more(errors, status, worst):
+    sizes = dataclasses.asdict(operator_check.Problem(num_tokens=2, head_width=16, batch=1))
+    case = operator_check.Case(
+        implementation="torch", device="cpu", dtype="float32", errors=errors, problem="", **sizes
+    )
+    [row] = operator_check.summarise([case])
+    assert row.status == status
+    assert worst in row.detail
+
+
 def test_a_missing_package_is_absent_with_its_cure_and_does_not_fail(monkeypatch):
     real = doctor.version
     monkeypatch.setattr(doctor, "version", lambda name: None if name == "transformers" else real(name))

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from rwkvclip_models.ops import choice
+
 ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 64
 
@@ -38,6 +40,24 @@ def official(parity):
         state=lambda name: {k: torch.tensor(recipe.fill(k, s)) for k, s in manifest(name).items()},
         golden=np.load(parity / "model_tiny.npz"),
     )
+
+
+@pytest.fixture
+def new_memory_is_nan():
+    """torch fills new tensors with NaN where it is asked to be deterministic."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def kernels(request):
+    """The implementation that the test is parametrised with, if it can run here."""
+    found = choice.status(request.param)
+    if not found.available:
+        pytest.skip(found.reason)
+    return request.param
 
 
 @pytest.fixture

@@ -7,10 +7,15 @@ import torch
 from rwkvclip_models import UserError, ops
 from rwkvclip_models.ops import bi_wkv6, blocked
 
+pytestmark = pytest.mark.usefixtures("new_memory_is_nan")
+
 BOTH = pytest.mark.parametrize("implementation", ["torch", "cpu"])
 
 # max |difference| / max |reference| in float32; gw is more sensitive.
 TOLERANCE = {"y": 1e-5, "gr": 1e-5, "gk": 1e-5, "gv": 1e-5, "gw": 5e-5, "gu": 1e-5}
+
+# One rounding of the result, and of the incoming gradient.
+HALF_LIMITS = {dtype: 4 * torch.finfo(dtype).eps for dtype in (torch.bfloat16, torch.float16)}
 
 
 def operands(b, t, h, n, *, dtype=torch.float32, low=-6.0, high=1.0, seed=0):
@@ -92,11 +97,23 @@ def test_long_sequences_agree_with_the_reference(t, implementation):
     assert_agrees(operands(1, t, 2, 16, low=-8.0), implementation)
 
 
-def test_a_sequence_of_4097_tokens_is_the_same_in_two_implementations():
-    inputs = operands(1, 4097, 1, 16, low=-8.0)
-    ours, theirs = (output_and_gradients(name, inputs) for name in ("cpu", "torch"))
-    for name, limit in TOLERANCE.items():
-        assert relative_error(ours[name], theirs[name]) < limit, name
+def test_a_sequence_of_4097_tokens_agrees_with_the_reference_in_every_dtype():
+    r, k, v, w, u = operands(1, 4097, 1, 16, low=-8.0)
+    low = [x.bfloat16() for x in (r, k, v)]
+    exact = output_and_gradients("reference", [x.double() for x in (*low, w, u)])
+    for implementation, dtype, limit in (
+        ("cpu", torch.float64, 1e-12),
+        ("torch", torch.float64, 1e-12),
+        ("cpu", torch.float32, TOLERANCE),
+        ("torch", torch.float32, TOLERANCE),
+        ("cpu", torch.bfloat16, HALF_LIMITS[torch.bfloat16]),
+        ("cpu", torch.float16, HALF_LIMITS[torch.float16]),
+    ):
+        wide = torch.promote_types(dtype, torch.float32)
+        inputs = [*(x.to(dtype) for x in low), w.to(wide), u.to(wide)]
+        for name, value in output_and_gradients(implementation, inputs).items():
+            most = limit[name] if isinstance(limit, dict) else limit
+            assert relative_error(value, exact[name]) < most, (implementation, dtype, name)
 
 
 @BOTH
@@ -165,9 +182,12 @@ def test_decays_of_the_first_and_last_token_have_gradient_zero(t, implementation
 
 
 @BOTH
-def test_zero_keys_give_zero(implementation):
-    r, k, v, w, u = operands(2, 17, 2, 16)
-    assert (bi_wkv6(r, torch.zeros_like(k), v, w, u, implementation=implementation) == 0).all()
+@pytest.mark.parametrize("t", [17, 300])
+def test_zero_keys_give_zero_and_their_own_gradients(t, implementation):
+    r, k, v, w, u = operands(2, t, 2, 16)
+    result = output_and_gradients(implementation, [r, torch.zeros_like(k), v, w, u])
+    assert not any(result[name].any() for name in ("y", "gr", "gv", "gw", "gu"))
+    assert_agrees([r, torch.zeros_like(k), v, w, u], implementation)
 
 
 @BOTH
@@ -220,17 +240,24 @@ def test_eight_bit_operands_are_refused():
         bi_wkv6(*(x.to(torch.float8_e4m3fn) for x in (r, k, v)), w, u)
 
 
-def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
-    inputs = operands(7, 49, 2, 16)
-    compiled = bi_wkv6(*inputs, implementation="cpu")
-    by_sample = [[x[i : i + 1] for x in inputs[:4]] for i in range(7)]
-    alone = torch.cat([bi_wkv6(*x, inputs[4], implementation="cpu") for x in by_sample])
-    assert torch.equal(compiled, alone)
-    whole = bi_wkv6(*inputs, implementation="torch")
-    alone = torch.cat([bi_wkv6(*x, inputs[4], implementation="torch") for x in by_sample])
-    torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-5)
+@BOTH
+@pytest.mark.parametrize("t", [49, 300])
+def test_a_sample_and_its_gradients_do_not_depend_on_its_batch(t, implementation):
+    r, k, v, w, u = operands(5, t, 2, 16)
+    gy = torch.randn(r.shape, generator=torch.Generator().manual_seed(2))
+    whole = output_and_gradients(implementation, [r, k, v, w, u], gy)
+    # The libraries of products that torch calls may sum in another order.
+    limit = 0 if implementation == "cpu" else 1e-5
+    for i in range(5):
+        sample = [x[i : i + 1] for x in (r, k, v, w)]
+        alone = output_and_gradients(implementation, [*sample, u], gy[i : i + 1])
+        for name in ("y", "gr", "gk", "gv", "gw"):
+            assert relative_error(whole[name][i : i + 1], alone[name]) <= limit, name
+
+
+def test_a_batch_that_torch_takes_in_pieces_agrees_with_the_reference(monkeypatch):
     monkeypatch.setattr(blocked, "CACHE_ELEMENTS", 3 * 49 * 2 * 16 // torch.get_num_threads())
-    assert_agrees(inputs)
+    assert_agrees(operands(7, 49, 2, 16))
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
@@ -246,28 +273,16 @@ def test_results_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(other[name], results[0][name]) for name in TOLERANCE)
 
 
+@pytest.mark.parametrize("dtype", HALF_LIMITS)
+@pytest.mark.parametrize(("t", "n"), [(1, 128), (17, 96), (49, 16), (50, 80), (197, 64), (300, 16)])
 @BOTH
-def test_no_uninitialised_memory_is_read(implementation):
-    inputs = operands(2, 19, 2, 16)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.utils.deterministic.fill_uninitialized_memory
-        assert_agrees(inputs, implementation)
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("t", [49, 300])
-@BOTH
-def test_half_precision_operands_are_accumulated_in_float32(dtype, t, implementation):
-    r, k, v, w, u = operands(2, t, 2, 16)
+def test_half_precision_operands_are_accumulated_in_float32(dtype, t, n, implementation):
+    r, k, v, w, u = operands(2, t, 2, n)
     low = [x.to(dtype) for x in (r, k, v)]
     result = output_and_gradients(implementation, [*low, w, u])
     exact = output_and_gradients("reference", [x.double() for x in (*low, w, u)])
     for name, value in result.items():
-        # One rounding of the result, and of the incoming gradient.
-        assert relative_error(value, exact[name]) < 4 * torch.finfo(dtype).eps, name
+        assert relative_error(value, exact[name]) < HALF_LIMITS[dtype], name
         assert value.dtype == (torch.float32 if name in ("gw", "gu") else dtype)
 
 
@@ -293,6 +308,7 @@ def test_an_unknown_implementation_lists_the_known_ones():
         ({4: torch.zeros(2, 16)}, "expects u of shape"),
         ({2: torch.zeros(1, 4, 1, 16, dtype=torch.float64)}, "one float dtype"),
         ({3: torch.zeros(1, 4, 1, 16, dtype=torch.bfloat16)}, "w in torch.float32"),
+        ({2: torch.zeros(1, 4, 1, 16, device="meta")}, "one device, got r on cpu, k on cpu, v on meta"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(change, message):
@@ -306,9 +322,9 @@ def test_operands_that_do_not_fit_are_refused(change, message):
 @pytest.mark.parametrize(
     ("implementation", "dtype", "limit"),
     [
-        ("torch", torch.float32, 5e-5),
+        ("torch", torch.float32, 1e-5),
         ("torch", torch.float64, 1e-12),
-        ("cpu", torch.float32, 5e-5),
+        ("cpu", torch.float32, 1e-5),
         ("cpu", torch.float64, 1e-12),
         ("reference", torch.bfloat16, 1e-2),
     ],
@@ -318,6 +334,6 @@ def test_check_reports_the_error_against_the_float64_reference(implementation, d
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_torch_agrees_with_the_reference_on_cuda(dtype):
-    assert ops.check("torch", "cuda", dtype) < 5e-5
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+def test_torch_agrees_with_the_reference_on_cuda(dtype, limit):
+    assert ops.check("torch", "cuda", dtype) < limit

@@ -8,6 +8,8 @@ from rwkvclip_models.ops import Shift
 from rwkvclip_models.ops.agreement import check_fused
 from rwkvclip_models.ops.fused import dynamic_lerp, gated_add, norm_gate, relu_square, shift_lerp
 
+pytestmark = pytest.mark.usefixtures("new_memory_is_nan")
+
 LIMITS = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 """Of max |difference| / max |float64 eager|; half precisions round operands' gradients and results once."""
 
@@ -131,6 +133,43 @@ def test_strided_tokens_give_the_same_result():
     assert torch.equal(shift_lerp(x, mix, shift, implementation="cpu"), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sample_and_its_gradients_do_not_depend_on_its_batch(dtype):
+    shift = Shift(3, 5, 2, 4)
+    x, gate, value = (random(5, 15, 32, seed=i, dtype=dtype) for i in range(3))
+    low_rank, own = random(5, 15, 2 * 16, dtype=dtype), random(5, 2, 15, 32, seed=4, dtype=dtype)
+    up, mix, (weight, bias) = (random(2, *s, 32, seed=5, dtype=dtype) for s in ((16,), (), ()))
+    calls = {
+        "lerp": (lambda x: shift_lerp(x, mix, shift, implementation="cpu").transpose(0, 1), [x]),
+        "lerp per token": (
+            lambda x, m: shift_lerp(x, m.transpose(0, 1), shift, implementation="cpu").transpose(0, 1),
+            [x, own],
+        ),
+        "low-rank lerp": (
+            lambda *x: dynamic_lerp(*x, mix, up, shift, implementation="cpu").transpose(0, 1),
+            [x, low_rank],
+        ),
+        "norm": (lambda *x: norm_gate(*x, weight, bias, heads=2, eps=1e-5, implementation="cpu"), [x, gate]),
+        "gated sum": (lambda *x: gated_add(*x, implementation="cpu"), [x, gate, value]),
+        "squared ReLU": (lambda x: relu_square(x, implementation="cpu"), [x]),
+    }
+
+    def run(operator, operands, samples):
+        leaves = [z[samples].detach().requires_grad_() for z in operands]
+        y = operator(*leaves)
+        gy = random(5, *y.shape[1:], seed=9, dtype=dtype)[samples]
+        return [y, *torch.autograd.grad(y, leaves, gy)]
+
+    for name, (operator, operands) in calls.items():
+        whole = run(operator, operands, slice(None))
+        for i in range(5):
+            alone = run(operator, operands, slice(i, i + 1))
+            # To the last bit, but for the gradients that torch's own operators make.
+            limit = LIMITS[dtype] if name in ("low-rank lerp", "gated sum") else 0
+            torch.testing.assert_close([z[i : i + 1] for z in whole[1:]], alone[1:], rtol=limit, atol=limit)
+            assert torch.equal(whole[0][i : i + 1], alone[0]), name
+
+
 @pytest.mark.parametrize("shift", [Shift(3, 2, 1, 4), Shift(4, 1, 1, 2)], ids=str)
 def test_gradients_are_the_derivatives(shift):
     tokens = shift.rows * shift.columns
@@ -146,6 +185,14 @@ def test_gradients_are_the_derivatives(shift):
         fast_mode=True,
     )
     assert check(lambda a: relu_square(a, implementation="cpu"), [x], fast_mode=True)
+    value, low_rank, up = (
+        random(*s, seed=2, dtype=torch.float64).requires_grad_()
+        for s in [(1, tokens, 16), (1, tokens, 32), (2, 16, 16)]
+    )
+    assert check(lambda *a: gated_add(*a, implementation="cpu"), [x, gate, value], fast_mode=True)
+    assert check(
+        lambda *a: dynamic_lerp(*a, shift, implementation="cpu"), [x, low_rank, mix, up], fast_mode=True
+    )
 
 
 def test_under_autocast_outputs_have_the_low_dtype():

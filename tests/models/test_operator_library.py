@@ -55,6 +55,34 @@ def test_a_compiled_model_has_no_graph_breaks_and_the_same_gradients(nano_config
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-6)
 
 
+GPU = [
+    pytest.param(name, low, limit, marks=pytest.mark.gpu)
+    for name in ("cuda", "triton")
+    for low, limit in ((False, 1e-4), (True, 3e-2))
+]
+
+
+@pytest.mark.parametrize(("kernels", "low", "limit"), [("cpu", True, 3e-2), *GPU], indirect=["kernels"])
+def test_inductor_takes_the_whole_model_and_its_gradients_under_autocast_too(
+    kernels, low, limit, nano_config
+):
+    [device] = ops.devices_of(kernels)
+    torch.compiler.reset()
+    shallow = {**nano_config, "image_depth": 1, "n_layer": 1}
+    model = load_model(shallow, device=device, implementation=kernels).train()
+    pixels, texts = torch.randn(2, 3, 32, 32, device=device), torch.randint(0, 64, (2, 9), device=device)
+    results = []
+    for call in (model, torch.compile(model, fullgraph=True)):
+        model.zero_grad()
+        with torch.autocast(device, torch.bfloat16, enabled=low):
+            image, text, _ = call(pixels, texts)
+        (image.float().square().sum() + text.float().square().sum()).backward()
+        gradients = [p.grad.flatten() for name, p in model.named_parameters() if name != "logit_scale"]
+        results.append([image.detach().float(), text.detach().float(), torch.cat(gradients)])
+    for eager, compiled in zip(*results, strict=True):
+        assert (compiled - eager).norm() < limit * eager.norm()
+
+
 def test_a_model_compiled_for_inference_holds_no_operator_that_inductor_refuses(nano_config, monkeypatch):
     linear = __import__("importlib").import_module("rwkvclip_models.ops.linear")
     monkeypatch.setattr(linear, "_mkl_is_held_back", lambda: True)

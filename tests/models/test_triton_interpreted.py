@@ -24,8 +24,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 # GPU. 16 bit: results are rounded once, to 2^-12 (float16) or 2^-9 (bfloat16; the interpreter truncates,
 # 2^-8), after at most three matrix products in a row whose factors a GPU truncates to tf32, by 2^-10.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 3e-3, torch.bfloat16: 8e-3}
-GPU_TOLERANCE = {**TOLERANCE, torch.float32: 5e-5}
 NAMES = ("y", "gr", "gk", "gv", "gw", "gu")
+# In float32 on a GPU: what separates rounding from error beside the official code; gw is more sensitive.
+GPU_TOLERANCE = {**dict.fromkeys(NAMES, 1e-5), "gw": 5e-5}
 
 
 def call(name, function, *args, **constants):
@@ -119,9 +120,9 @@ def assert_agrees(run, gy, *inputs):
     dtype = inputs[0].dtype
     assert [x.dtype for x in got] == [dtype] * 4 + [torch.float32] * 2
     assert all(x.is_contiguous() for x in got)
-    limit = (GPU_TOLERANCE if run is on_gpu else TOLERANCE)[dtype]
     for name, a, b in zip(NAMES, got, exact, strict=True):
-        assert_close(a, b, limit, name)
+        by_parity = run is on_gpu and dtype == torch.float32
+        assert_close(a, b, GPU_TOLERANCE[name] if by_parity else TOLERANCE[dtype], name)
     return got
 
 
@@ -137,6 +138,16 @@ def test_output_and_gradients_agree_with_the_reference_at_every_head_width(run, 
 
 def test_a_long_sequence_agrees_with_the_reference(run):
     assert_agrees(run, *operands(1, 1030, 1, 16, low=-9.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize(("t", "n"), [(1024, 80), (4097, 64)])
+def test_very_long_sequences_agree_with_the_reference(dtype, t, n):
+    available, reason, _ = triton_support.status()
+    if not available:
+        pytest.skip(reason)
+    assert_agrees(on_gpu, *operands(1, t, 1, n, dtype=dtype))
 
 
 @pytest.mark.parametrize("t", [20, 130])

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output
+from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output, version
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def _load(name: str) -> ctypes.CDLL:
     except FileNotFoundError as error:
         raise BuildError(str(error), "Or use the torch implementation.") from None
     files = sorted({path for pattern in SOURCES[name] for path in folder.glob(pattern)})
-    compiler, rule = (nvcc(), _cuda_rule()) if name == "cuda" else (cxx(), _cpu_rule())
+    compiler = nvcc() if name == "cuda" else cxx()
+    rule = _cuda_rule(compiler) if name == "cuda" else _cpu_rule()
     identity = _identity(compiler, rule, name)
     digest = hashlib.sha256(repr((identity, torch.__version__, rule)).encode())
     for path in files:
@@ -137,7 +138,7 @@ def _cpu_rule() -> tuple[str, ...]:
     return (*CXX_FLAGS, here, *threads)
 
 
-def _cuda_rule() -> tuple[str, ...]:
+def _cuda_rule(compiler: Sequence[str]) -> tuple[str, ...]:
     here = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
     chosen = [capability for capability in here or [MIN_CAPABILITY] if capability >= MIN_CAPABILITY]
     if not chosen:
@@ -146,6 +147,14 @@ def _cuda_rule() -> tuple[str, ...]:
             f"The GPU's compute capability is {had}, below {wanted}.", "Use 'triton' or a newer GPU."
         )
     targets = [f"-gencode=arch=compute_{a}{b},code=[sm_{a}{b},compute_{a}{b}]" for a, b in chosen]
+    if here:
+        known = output([*compiler, "--list-gpu-arch"]).split()
+        if unknown := [f"{a}.{b}" for a, b in chosen if f"compute_{a}{b}" not in known]:
+            raise BuildError(
+                f"{compiler[0]} ({version(compiler)}) knows no GPU of compute capability "
+                f"{', '.join(unknown)}, which this machine has.",
+                "Install a newer CUDA toolkit and set CUDA_HOME to its folder; 'triton' needs none.",
+            )
     return ("-std=c++17", "-O3", "-Xcompiler=-fPIC", *host_flags(), *targets)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import difflib
 import functools
+import importlib.metadata
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import build, triton_support
+from rwkvclip_models.ops import build, compilers, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
 from rwkvclip_models.ops.compilers import BuildError
 from rwkvclip_models.ops.reference import bi_wkv6_reference
@@ -74,7 +77,8 @@ def status(name: str) -> ImplementationStatus:
     if KERNELS.get(name) == "cuda" and not torch.cuda.is_available():
         reason, cure = "torch sees no NVIDIA GPU.", "Use it on a machine with one."
     elif name == "triton":
-        _, reason, cure = triton_support.status()
+        available, reason, cure = triton_support.status()
+        reason += "." * (not available)
     elif name in {"cpu", "cuda"}:
         try:
             build.library(name)
@@ -125,9 +129,28 @@ def _try(name: str, device: torch.device) -> tuple[str, str]:
                 reason = f"its errors in {dtype} on this {device.type} are {found}; allowed is {limit:.0e}."
                 return reason, "Report this; `rwkvclip-eval doctor --full` has the details."
     except Exception as error:  # a driver too old for the toolkit, a GPU too new for it, …
-        reason = f"it does not run on this GPU: {type(error).__name__}: {error}"
+        reason = f"it does not run on {_place(name, device)}: {type(error).__name__}: {error}"
         return reason, "Bring driver, torch and compiler to versions that fit, then run again."
     return "", ""
+
+
+def _place(name: str, device: torch.device) -> str:
+    """Return what an implementation runs on and is compiled by, with the versions that must fit."""
+    if device.type != "cuda":
+        return device.type
+    if name == "cuda":
+        compiler = compilers.version(compilers.nvcc())
+    else:
+        compiler = f"Triton {importlib.metadata.version('triton')}"
+    return f"{torch.cuda.get_device_name(device)}, driver for CUDA {_driver()}, {compiler}"
+
+
+def _driver() -> str:
+    """Return the newest CUDA version that the driver knows."""
+    found = ctypes.c_int()
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
+    return f"{found.value // 1000}.{found.value % 1000 // 10}" if found.value else "unknown"
 
 
 def resolve(
@@ -232,8 +255,8 @@ _warned: set[str] = set()
 
 
 def _warn(chosen: str, refused: Iterable[tuple[str, str, str]]) -> None:
-    for name, reason, cure in refused:
-        text = f"Bi-WKV runs in the slower implementation {chosen!r}, not {name!r}: {reason} {cure}"
-        if text not in _warned:
-            _warned.add(text)
-            warnings.warn(text, ImplementationWarning, stacklevel=2)
+    why = " Nor ".join(f"{name!r}: {reason} {cure}" for name, reason, cure in refused)
+    text = f"Bi-WKV runs in the slower implementation {chosen!r}, not {why}"
+    if why and text not in _warned:
+        _warned.add(text)
+        warnings.warn(text, ImplementationWarning, stacklevel=2)
