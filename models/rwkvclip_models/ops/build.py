@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output
+from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output, version
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ def library(name: str) -> ctypes.CDLL:
     if isinstance(found, BuildError):
         raise found
     return found
+
+
+def built(name: str) -> str:
+    """Return in words what a library is and by what it was built.
+
+    Raises:
+        BuildError: as `library`.
+    """
+    return f"{Path(library(name)._name).name}, built by {version(nvcc() if name == 'cuda' else cxx())}"
 
 
 def cache_dir() -> Path:

@@ -122,6 +122,16 @@ def host_flags() -> tuple[str, ...]:
     return (f"-ccbin={compiler}", *(f"-Xcompiler={flag}" for flag in words[count:]))
 
 
+def version(command: Sequence[str]) -> str:
+    """Return the line in which a compiler tells its name and version.
+
+    Raises:
+        BuildError: it does not run, or fails.
+    """
+    lines = output([*command, "--version"]).splitlines() or [""]
+    return next((line for line in lines if "release" in line), lines[0])
+
+
 def output(command: Sequence[str]) -> str:
     """Return what a compiler writes to its standard output.
 
