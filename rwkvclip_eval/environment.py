@@ -36,7 +36,7 @@ PACKAGES = (
     "pillow",
     "flash-linear-attention",
 )
-"""Distributions whose version can move a number, be it a time, or that a part of the suite cannot do without."""
+"""Distributions whose version can move a number or a time, or that a part of the suite cannot do without."""
 
 
 def environment() -> dict[str, Any]:

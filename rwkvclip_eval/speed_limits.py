@@ -20,8 +20,8 @@ SCAN_SPEEDUPS = {
 LINEAR_ATTENTION_SPEEDUP = 1.5
 """Times as fast as the faster form of flash-linear-attention, for the "cuda" implementation in bfloat16."""
 LINEAR_COST = 1.5
-"""Most that a batch of tokens may take in long sequences of the time it takes in shorter ones; quadratic cost
-would take as many times as they are longer."""
+"""Most that a token of a long sequence may take of the time of one of a shorter sequence, here a quarter as long:
+quadratic cost would take 4."""
 LONG_TOWERS = ("image B/16, 896 px", "image B/16, 1792 px")
 """Towers whose batches hold as many tokens in sequences of different length; no other limit is for them."""
 TOWER_SPEEDUPS = {224: 1.0, 896: 1.3, 1792: 2.0}
@@ -98,6 +98,6 @@ def _linear_cost(times: Sequence[Timing]) -> Iterator[Verdict]:
     shorter, longer = LONG_TOWERS
     for dtype, direction, tower in found:
         if tower == longer and (base := found.get((dtype, direction, shorter))):
-            what = f"cuda, {dtype}, {direction}: {shorter}, by {longer}, as many tokens"
+            what = f"cuda, {dtype}, {longer}, {direction}: times as fast per token as {shorter}"
             measured = base / found[dtype, direction, tower]
             yield Verdict(what=what, measured=measured, limit=1 / LINEAR_COST)

@@ -54,11 +54,8 @@ def test_the_kernel_needs_at_most_60_percent_of_a_plain_scan(tower, benchmark, c
 
 @pytest.mark.slow
 def test_as_many_tokens_take_as_long_in_longer_sequences(benchmark, capsys):
-    short, long = (16, 1024, 8, 80), (1, 16384, 8, 80)
-    calls = {
-        " × ".join(map(str, shape)): lambda given=operands(shape): ops.bi_wkv6(*given, implementation="cpu")
-        for shape in (short, long)
-    }
+    given = {" × ".join(map(str, shape)): operands(shape) for shape in ((16, 1024, 8, 80), (1, 16384, 8, 80))}
+    calls = {name: lambda x=x: ops.bi_wkv6(*x, implementation="cpu") for name, x in given.items()}
     base, name = calls
     with torch.inference_mode():
         seconds = benchmark.pedantic(in_turns, args=(calls, 12), rounds=1)
