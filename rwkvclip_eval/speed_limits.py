@@ -20,7 +20,7 @@ SCAN_SPEEDUPS = {
 LINEAR_ATTENTION_SPEEDUP = 1.5
 """Times as fast as the faster form of flash-linear-attention, for the "cuda" implementation in bfloat16."""
 LINEAR_COST = 1.5
-"""Most that a token may take in a long sequence of its time in one a quarter as long; quadratic cost gives 4."""
+"""Most time of a token in a long sequence by that in one a quarter as long; quadratic cost gives 4."""
 LONG_TOWERS = ("image B/16, 896 px", "image B/16, 1792 px")
 """Towers whose batches hold as many tokens in sequences of different length; no other limit is for them."""
 TOWER_SPEEDUPS = {224: 1.0, 896: 1.3, 1792: 2.0}
