@@ -387,7 +387,7 @@ def test_another_version_of_the_compiler_makes_another_library(quick, monkeypatc
 @pytest.mark.slow
 def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path):
     wheels = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling, which makes the wheel")
-    root, site = Path(__file__).resolve().parents[2], tmp_path / "site"
+    root, site = Path(__file__).resolve().parents[2], tmp_path.resolve() / "site"
     [wheel] = wheels.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
     shutil.unpack_archive(wheel, site, "zip")
     shipped = site / "rwkvclip_models" / "_resources" / "cuda"
