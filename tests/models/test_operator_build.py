@@ -384,7 +384,6 @@ def test_another_version_of_the_compiler_makes_another_library(quick, monkeypatc
     assert len(list(quick.glob("*.so"))) == 2
 
 
-@pytest.mark.slow
 def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path):
     wheels = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling, which makes the wheel")
     root, site = Path(__file__).resolve().parents[2], tmp_path.resolve() / "site"
