@@ -51,11 +51,9 @@ def verdicts(times: Sequence[Timing], towers: Iterable[TowerTiming]) -> Iterator
         what = f"{t.implementation}, {t.dtype}, {t.shape}, {t.direction}: times as fast as"
         if t.of_scan:
             yield Verdict(what=f"{what} the plain scan", measured=1 / t.of_scan, limit=limit)
-        if t.implementation == "cuda" and (other := _linear_attention(times, t)):
-            measured = other.median_ms / _ms_by_the_clock_of(other, t)
-            yield Verdict(
-                what=f"{what} {other.implementation}", measured=measured, limit=LINEAR_ATTENTION_SPEEDUP
-            )
+        if t.implementation == "cuda" and (other := _hardest_rival(times, t)):
+            measured, name = other
+            yield Verdict(what=f"{what} {name}", measured=measured, limit=LINEAR_ATTENTION_SPEEDUP)
     yield from _linear_cost(times)
     for tower in towers:
         limit = TOWER_SPEEDUPS.get(tower.image_px)
@@ -71,19 +69,19 @@ def _tower(t: Timing) -> str:
     return t.shape.partition(":")[0]
 
 
-def _linear_attention(times: Sequence[Timing], t: Timing) -> Timing | None:
-    """Return the faster form of flash-linear-attention on the same problem."""
+def _hardest_rival(times: Sequence[Timing], t: Timing) -> tuple[float, str] | None:
+    """Return how many times as fast `t` is as flash-linear-attention's faster form there, and its name."""
     found = [
-        other
+        (other.median_ms / _ms_by_the_clock_of(other, t), other.implementation)
         for other in times
         if other.implementation.startswith("flash-linear-attention")
         and (other.shape, other.direction, other.problem) == (t.shape, t.direction, "")
     ]
-    return min(found, key=lambda other: other.median_ms, default=None)
+    return min(found, default=None)
 
 
 def _ms_by_the_clock_of(other: Timing, t: Timing) -> float:
-    """Return the time of `t` with its dispatch where `other` could only be timed with its own."""
+    """Return the time of `t`, with its dispatch where `other` could only be timed with its own."""
     replayed = other.clock.startswith("CUDA graph")
     return t.median_ms if replayed or t.eager_ms is None else t.eager_ms
 
