@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from rwkvclip_eval import elementwise_check, operator_check
 from rwkvclip_models.ops import build, compilers
@@ -56,6 +57,13 @@ def test_every_vector_length_agrees_with_the_reference(vector_bytes, monkeypatch
     rows = operator_check.summarise(operator_check.compare_all())
     assert len(rows) == 8, "the recurrence and the elementwise operators in four dtypes"
     assert [row.detail for row in rows if row.status != "ok"] == []
+    # Half a unit in the last place more than every number: exact in float32 and a tie in bfloat16.
+    bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
+    every, power = (x.view(torch.bfloat16) for x in (bits, bits & ~0x7F))
+    half, open_gate = (power.float() / 256).bfloat16(), torch.full_like(every, 100)
+    ran = operator_check.ops.gated_add(every, open_gate, half, implementation="cpu")
+    rounded = (every.float() + half.float()).bfloat16()
+    torch.testing.assert_close(ran, rounded, rtol=0, atol=0, equal_nan=True)
     assert len(list(tmp_path.glob("*.so"))) == 1
 
 
