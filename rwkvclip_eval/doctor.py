@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from rwkvclip_eval.environment import PACKAGES, environment, version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 Status = Literal["ok", "absent", "warning", "failed"]
@@ -82,7 +82,7 @@ class DoctorReport:
 
 def diagnose() -> DoctorReport:
     """Look at versions, devices and operator implementations; takes seconds."""
-    return DoctorReport((*_versions(), *_devices(), *_operators()))
+    return DoctorReport((*_versions(), *_compilers(), *_devices(), *_operators()))
 
 
 def full_check(out_dir: Path) -> DoctorReport:
@@ -146,6 +146,27 @@ def _versions() -> Iterator[Check]:
             yield Check(area="versions", name=name, status="failed", detail=f"{found}: {error}", cure=cure)
         else:
             yield Check(area="versions", name=name, status="ok", detail=found)
+
+
+def _compilers() -> Iterator[Check]:
+    """Yield a row per compiler of operators: which one is taken, or why none."""
+    try:
+        from rwkvclip_models.ops import compilers
+    except (ImportError, OSError):  # torch is broken, which has its own row
+        return
+    for name, find in (("C++ compiler", compilers.cxx), ("nvcc", compilers.nvcc)):
+        status, detail, cure = _compiler(find)
+        yield Check(area="versions", name=name, status=status, detail=detail, cure=cure)
+
+
+def _compiler(find: Callable[[], Sequence[str]]) -> tuple[Status, str, str]:
+    """Return status, version or why there is none, and cure."""
+    from rwkvclip_models.ops import compilers
+
+    try:
+        return "ok", compilers.version(find()), ""
+    except compilers.BuildError as error:
+        return "absent", error.reason, error.cure
 
 
 def _own_version() -> Check:
@@ -250,6 +271,7 @@ def _operators() -> Iterator[Check]:
         import torch
 
         from rwkvclip_models import ops
+        from rwkvclip_models.ops import build, compilers
     except (ImportError, OSError) as problem:
         cure = "mend torch (see versions), then run again"
         yield Check(area="operator", name="bi_wkv6", status="failed", detail=str(problem), cure=cure)
@@ -258,6 +280,9 @@ def _operators() -> Iterator[Check]:
         name = f"bi_wkv6 {implementation.name}"
         if not implementation.available:
             detail, cure = implementation.reason, implementation.cure
+            if implementation.name == "cuda" and not torch.cuda.is_available():
+                # Nothing is built without a GPU; whether it could be is told all the same.
+                detail += f" Its compiler: {_compiler(compilers.nvcc)[1]}"
             yield Check(area="operator", name=name, status="absent", detail=detail, cure=cure)
             continue
         for device in devices_of(implementation.name):
@@ -267,13 +292,15 @@ def _operators() -> Iterator[Check]:
                     examine(implementation.name, device, torch.float32)
                     for examine in (ops.check, ops.check_fused)
                 )
-                time = f"; {_time_of(implementation.name, device)}"
+                more = f"; {_time_of(implementation.name, device)}"
+                if implementation.name in build.SOURCES:
+                    more += f"; {build.built(implementation.name)}"
             except Exception as problem:  # a kernel that does not run is a finding
                 detail, cure = f"{type(problem).__name__}: {problem}", "see cuda/README.md"
                 yield Check(area="operator", name=label, status="failed", detail=detail, cure=cure)
                 continue
             row = judge(label, error, "float32", "output and gradients, elementwise work too,")
-            yield dataclasses.replace(row, detail=row.detail + time)
+            yield dataclasses.replace(row, detail=row.detail + more)
     yield _automatic()
 
 

@@ -20,6 +20,8 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "triton",
+    "ninja",
     "open_clip_torch",
     "transformers",
     "huggingface_hub",
@@ -32,8 +34,9 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "pillow",
+    "flash-linear-attention",
 )
-"""Distributions whose version can move a number, or that a part of the suite cannot do without."""
+"""Distributions whose version can move a number or a time, or that a part of the suite cannot do without."""
 
 
 def environment() -> dict[str, Any]:

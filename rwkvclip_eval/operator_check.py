@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-TOKENS = (1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 209, 1024, 4097)
-"""Lengths at one head width: the released towers', their neighbours, and from 209 on CUDA's chunked form."""
+TOKENS = (1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 209, 1024, 4097, 16384)
+"""Lengths at one head width: the released towers', their neighbours, from 209 on CUDA's chunked form, and one
+beyond the 12544 patches of an image of 1792 px."""
 HEAD_WIDTHS = (16, 32, 64, 80, 96, 128)
 """Head widths at a few lengths; 64 and 80 are the released ones."""
 DECAYS = {"trained": (-6.0, 1.0), "extreme": (-20.0, 6.0)}

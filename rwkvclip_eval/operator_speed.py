@@ -24,14 +24,25 @@ if TYPE_CHECKING:
 
 TIMED_SHAPES = {
     "cpu": {"image B/32": (32, 49, 8, 80), "image B/16": (8, 196, 8, 80), "text": (32, 77, 10, 64)},
-    "cuda": {"image B/32": (512, 49, 8, 80), "image B/16": (512, 196, 8, 80), "text": (512, 77, 10, 64)},
+    "cuda": {
+        "image B/32": (512, 49, 8, 80),
+        "image B/16": (512, 196, 8, 80),
+        "text": (512, 77, 10, 64),
+        # As many tokens in all as B/16's, so that linear cost takes as long for both.
+        "image B/16, 896 px": (32, 3136, 8, 80),
+        "image B/16, 1792 px": (8, 12544, 8, 80),
+    },
     "mps": {"image B/32": (32, 49, 8, 80)},
 }
 ROUNDS = 9
 DIRECTIONS = ("forward", "forward + backward")
 SCAN = "plain scan"
 """What ratios are to: one sequential pass per direction, in float32, compiled by the same compiler."""
-LINEAR_ATTENTION = "flash-linear-attention"
+LINEAR_ATTENTION = {
+    "flash-linear-attention, chunks": "chunk_rwkv6",
+    "flash-linear-attention, recurrent": "fused_recurrent_rwkv6",
+}
+"""flash-linear-attention's two forms of the recurrence, with the names of their functions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +50,7 @@ class Timing:
     """Time of one alternative on one released shape."""
 
     implementation: str
-    """A Bi-WKV implementation, `plain scan` or `flash-linear-attention`."""
+    """A Bi-WKV implementation, `plain scan` or one of `LINEAR_ATTENTION`."""
     device: str
     dtype: str
     shape: str
@@ -100,14 +111,14 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
         calls[SCAN, torch.float32] = scan
     low = _operands(shape, device, torch.bfloat16)
     failed: dict[tuple[str, torch.dtype], str] = {}
-    if device == "cuda" and importlib.util.find_spec("fla") is None:
-        reason = "not installed: pip install 'rwkvclip-eval[bench]'"
-        failed[LINEAR_ATTENTION, torch.bfloat16] = reason
-    elif device == "cuda":
+    for name in LINEAR_ATTENTION if device == "cuda" else ():
+        if importlib.util.find_spec("fla") is None:
+            failed[name, torch.bfloat16] = "not installed: pip install 'rwkvclip-eval[bench]'"
+            continue
         try:
-            calls[LINEAR_ATTENTION, torch.bfloat16] = _linear_attention(low, backward)
+            calls[name, torch.bfloat16] = _linear_attention(LINEAR_ATTENTION[name], low, backward)
         except Exception as error:  # another package's kernels: whatever they raise, ours are measured
-            failed[LINEAR_ATTENTION, torch.bfloat16] = f"{type(error).__name__}: {error}"
+            failed[name, torch.bfloat16] = f"{type(error).__name__}: {error}"
     with torch.inference_mode(not backward):
         for key in list(calls):
             try:
@@ -124,7 +135,7 @@ def _compare(device: str, tower: str, shape: tuple[int, int, int, int], directio
         timed = {label: calls[key] for label, key in names.items()} | copies
         watches = {label: stopwatch(call, device) for label, call in timed.items()}
         seconds = turns(watches, ROUNDS)
-        others = (SCAN, LINEAR_ATTENTION)
+        others = (SCAN, *LINEAR_ATTENTION)
         eager = {
             label: loop_of_calls(calls[key])
             for label, key in names.items()
@@ -210,26 +221,32 @@ def _scan(device: str, operands: Sequence[Tensor], backward: bool) -> Call | Non
     return scan_baseline.prepare(device, operands, backward=backward)
 
 
-def _linear_attention(operands: Sequence[Tensor], backward: bool) -> Call:
-    """Return flash-linear-attention's causal kernel composed in both directions, the bonus in one of them."""
-    from fla.ops.rwkv6 import chunk_rwkv6
+def _linear_attention(function: str, operands: Sequence[Tensor], backward: bool) -> Call:
+    """Return one of flash-linear-attention's causal kernels in both directions, the bonus in one of them."""
+    from fla.ops import rwkv6
 
+    kernel = getattr(rwkv6, function)
+    turns_itself = function == "fused_recurrent_rwkv6"
     leaves = [x.clone().requires_grad_(backward) for x in operands]
     weight = torch.ones_like(leaves[0])
 
     def forward() -> Tensor:
         r, k, v, w, u = leaves
-        log_decay = -w.exp()
-        past, _ = chunk_rwkv6(r, k, v, log_decay, u, scale=1.0)
-        future, _ = chunk_rwkv6(*(x.flip(1) for x in (r, k, v, log_decay)), torch.zeros_like(u), scale=1.0)
-        y: Tensor = past + future.flip(1)
+        causal = (r, k, v, -w.exp())
+        past, _ = kernel(*causal, u, scale=1.0)
+        if turns_itself:
+            future, _ = kernel(*causal, torch.zeros_like(u), scale=1.0, reverse=True)
+        else:
+            future, _ = kernel(*(x.flip(1) for x in causal), torch.zeros_like(u), scale=1.0)
+            future = future.flip(1)
+        y: Tensor = past + future
         return y
 
     expected = ops.bi_wkv6(*(x.detach() for x in leaves), implementation="torch").float()
     difference = (forward().detach().float() - expected).abs().max() / expected.abs().max()
     if not difference < 0.05:
         raise AssertionError(
-            f"{LINEAR_ATTENTION} computes something else: {difference:.2g} relative difference"
+            f"flash-linear-attention computes something else: {difference:.2g} relative difference"
         )
     if not backward:
         return forward

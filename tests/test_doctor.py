@@ -2,6 +2,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -63,8 +64,14 @@ def test_a_sound_installation_passes_with_every_operator_in_agreement():
     assert found["torch"] == found["cpu"] == "ok"
     assert found["bi_wkv6 reference on cpu"] == found["bi_wkv6 torch on cpu"] == "ok"
     assert found["bi_wkv6 auto"] == found["bi_wkv6 cpu on cpu"] == "ok"
+    details = {check.name: check.detail for check in report.checks}
+    assert found["C++ compiler"] == "ok"
+    built = r" in [\d.]+ ms; rwkvclip_cpu-\w+\.so, built by "
+    assert re.search(built + re.escape(details["C++ compiler"]), details["bi_wkv6 cpu on cpu"])
     if not torch.cuda.is_available():
         assert found["cuda"] == "absent"
+        expected = f"torch sees no NVIDIA GPU. Its compiler: {details['nvcc']}"
+        assert details["bi_wkv6 cuda"] == expected
     for row in report.rows():
         assert len(row) == len(report.HEADERS)
         assert row[2] == "ok" or row[4], "what is not in order has a cure"
@@ -308,7 +315,8 @@ def test_what_was_found_is_on_disk_before_the_towers_are_timed(monkeypatch, tmp_
 
 def test_the_grid_has_every_length_and_width_that_must_hold_and_what_is_unusual():
     grid = list(operator_check.problems())
-    assert {1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 1024, 4097} <= {p.num_tokens for p in grid}
+    lengths = {1, 2, 3, 15, 16, 17, 49, 50, 77, 196, 197, 1024, 4097, 16384}
+    assert lengths <= {p.num_tokens for p in grid}
     for num_tokens in (77, 196):
         assert {16, 32, 64, 80, 96, 128} <= {p.head_width for p in grid if p.num_tokens == num_tokens}
     assert {0, 1} <= {p.batch for p in grid}
@@ -331,3 +339,28 @@ def test_a_kernel_that_leaves_part_of_its_output_unwritten_is_found(monkeypatch)
     monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
     rows = operator_check.summarise(operator_check.compare_all())
     assert {row.status for row in rows if " lazy " in row.name} == {"failed"}
+
+
+def test_16384_tokens_agree_with_the_reference(monkeypatch):
+    longest = operator_check.Problem(num_tokens=16384, head_width=16, batch=1, heads=1)
+    monkeypatch.setattr(operator_check, "problems", lambda: [longest])
+    monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
+    rows = operator_check.summarise(operator_check.compare_all())
+    assert {row.name.split(",")[0] for row in rows} >= {"bi_wkv6 cpu on cpu in float32"}
+    assert [row.detail for row in rows if row.status != "ok"] == []
+
+
+def test_compilers_are_named_with_their_versions_or_why_there_is_none(monkeypatch, tmp_path):
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(
+        "#!/bin/sh\necho 'nvcc: NVIDIA (R) Cuda compiler driver'\necho 'Cuda tools, release 13.0'\n"
+    )
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    none, nvidia = doctor._compilers()
+    assert (none.name, none.status) == ("C++ compiler", "absent")
+    assert "No C++ compiler found" in none.detail
+    assert "set CXX" in none.cure
+    assert (nvidia.name, nvidia.status, nvidia.detail) == ("nvcc", "ok", "Cuda tools, release 13.0")

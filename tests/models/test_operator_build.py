@@ -332,3 +332,48 @@ def test_auto_takes_the_compiled_kernels_and_says_once_why_not(fresh):
 def test_sources_are_found_beside_the_package():
     folder = build.resource_dir("cuda")
     assert {"bi_wkv6_forward_cpu.cpp", "fused_cpu.cpp", "simd.h"} <= {p.name for p in Path(folder).iterdir()}
+
+
+def test_other_sources_make_another_library_wherever_they_lie(quick, monkeypatch, tmp_path):
+    build.library("cpu")
+    copy = shutil.copytree(build.resource_dir("cuda"), tmp_path / "cuda")
+    monkeypatch.setattr(build, "resource_dir", lambda name: copy)
+    build._loaded.clear()
+    build.library("cpu")
+    assert len(list(quick.glob("*.so"))) == 1
+    with (copy / "simd.h").open("a") as header:
+        header.write("\n")
+    build._loaded.clear()
+    build.library("cpu")
+    assert len(list(quick.glob("*.so"))) == 2
+
+
+def test_another_version_of_the_compiler_makes_another_library(quick, monkeypatch, tmp_path):
+    text = f'case "$*" in *--version*) cat {tmp_path}/version;; *) exec g++ "$@";; esac'
+    monkeypatch.setenv("CXX", program(tmp_path / "compiler", text))
+    for version in ("12.2.0", "12.3.0", "12.2.0"):
+        (tmp_path / "version").write_text(f"g++ {version}\n")
+        build._loaded.clear()
+        build.library("cpu")
+        assert build.built("cpu").endswith(f"built by g++ {version}")
+    assert len(list(quick.glob("*.so"))) == 2
+
+
+def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path):
+    wheels = pytest.importorskip("hatchling.builders.wheel", reason="needs hatchling, which makes the wheel")
+    root, site = Path(__file__).resolve().parents[2], tmp_path.resolve() / "site"
+    [wheel] = wheels.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
+    shutil.unpack_archive(wheel, site, "zip")
+    shipped = site / "rwkvclip_models" / "_resources" / "cuda"
+    assert {p.name for p in shipped.iterdir()} == {p.name for p in (root / "cuda").iterdir()}
+    code = (
+        "import torch\n"
+        "from rwkvclip_models.ops import agreement, build\n"
+        f"assert str(build.resource_dir('cuda')) == {str(shipped)!r}\n"
+        f"build._cpu_rule = lambda: {FAST!r}\n"
+        "assert agreement.check('cpu', 'cpu', torch.float32) < 5e-5\n"
+        "assert agreement.check_fused('cpu', 'cpu', torch.float32) < 5e-5\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(site), "RWKVCLIP_BUILD_DIR": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
+    assert len(list((tmp_path / "cache").glob("*.so"))) == 1

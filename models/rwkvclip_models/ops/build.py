@@ -64,6 +64,15 @@ def library(name: str) -> ctypes.CDLL:
     return found
 
 
+def built(name: str) -> str:
+    """Return in words what a library is and by what it was built.
+
+    Raises:
+        BuildError: as `library`.
+    """
+    return f"{Path(library(name)._name).name}, built by {version(nvcc() if name == 'cuda' else cxx())}"
+
+
 def cache_dir() -> Path:
     """Return where libraries are kept: `$RWKVCLIP_BUILD_DIR`, else a folder in the user's cache.
 
