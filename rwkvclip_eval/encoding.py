@@ -23,7 +23,7 @@ from rwkvclip_eval.errors import DamagedData, EncodingFailed, UserError
 from rwkvclip_eval.plugins import load_plugin, loaded_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset
@@ -160,7 +160,7 @@ def _leave_signals_to_parent(worker: int) -> None:
 
 def decoded_batches(
     encoder: Encoder, dataset: Dataset, batches: list[range], num_workers: int
-) -> Iterator[tuple[range, Any, dict[int, str]]]:
+) -> Generator[tuple[range, Any, dict[int, str]]]:
     """Yield (rows, pixels [b, 3, H, W] float32 of the images that could be decoded, row → reason)."""
     import torch
     from torch.utils.data import DataLoader
@@ -223,8 +223,12 @@ def encode_batches(
         UserError: the encoder is at fault whatever the image.
     """
     timings, encode = options.timings, InParts(encoder.encode_image, options, "Images")
-    decoded = decoded_batches(encoder, dataset, batches, options.num_workers)
-    with _explained_death() if options.num_workers else contextlib.nullcontext():
+    explained = _explained_death() if options.num_workers else contextlib.nullcontext()
+    # Closed, so that after a failure no workers stay beside those of the next split.
+    with (
+        contextlib.closing(decoded_batches(encoder, dataset, batches, options.num_workers)) as decoded,
+        explained,
+    ):
         while True:
             with timings.stage("decode"):
                 batch = next(decoded, None)

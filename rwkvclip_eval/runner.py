@@ -123,7 +123,8 @@ def run_unit(
             compute=_compute(unit, options),
         )
         ran = dataclasses.replace(info, device=stored.device, implementation=stored.implementation)
-        with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(options.device):
+        device = features.compute.device
+        with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
             result = unit.task.score(samples, features, ran, unit.protocol)
         primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
         examples = _examples(dataset, kept, result)
@@ -192,8 +193,8 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @contextlib.contextmanager
-def _explained_limits(device: str) -> Iterator[None]:
-    """Say what to do where scoring ran out of memory, or met a matrix that it cannot factor.
+def _explained_limits(unit: Unit, device: str) -> Iterator[None]:
+    """Say what to do where scoring a unit on `device` ran out of memory or met a matrix it cannot factor.
 
     Raises:
         UserError: one of these happened.
@@ -206,16 +207,21 @@ def _explained_limits(device: str) -> Iterator[None]:
         said = str(error).partition("\n")[0] or type(error).__name__
         unsolved = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, unlisted
         if isinstance(error, np.linalg.LinAlgError | unsolved):
-            raise UserError(
-                f"Scoring met a matrix that cannot be solved ({said}). Features of extreme size make such: a "
-                "probe takes options: {standardize: true} in the suite."
-            ) from error
+            given = unit.protocol.probe
+            cure = (
+                " Features of extreme size make such: options: {standardize: true} in the suite helps."
+                if given is not None and not given.standardize
+                else ""
+            )
+            raise UserError(f"Scoring met a matrix that cannot be solved ({said}).{cure}") from error
         if not isinstance(error, MemoryError) and not any(words in said for words in _OUT_OF_MEMORY):
             raise
-        elsewhere = "" if device.startswith("cpu") else ", or run on --device cpu"
+        cures = ["let it take less with --memory-budget"] if hasattr(unit.task, "check_budget") else []
+        cures += [] if device.startswith("cpu") else ["run on --device cpu"]
+        advice = " or ".join([*cures, "free some"])
         raise UserError(
-            f"Scoring ran out of memory ({said}). Let probes take less with --memory-budget{elsewhere}; the "
-            "same command tries again, with the features it has stored."
+            f"Scoring ran out of memory ({said}): {advice}. The same command tries again, with the features "
+            "it has stored."
         ) from error
 
 

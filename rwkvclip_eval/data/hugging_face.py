@@ -121,7 +121,8 @@ def names_of_copy(found: Split, copy: HuggingFaceCopy, name: str, variant: Varia
     So prompts do not depend on the source. A copy may name its classes by WordNet ids.
 
     Raises:
-        DamagedData: the copy numbers the same classes otherwise, or its WordNet ids are not ImageNet's.
+        DamagedData: the copy has another number of classes, a class that both name has another number, or
+            its WordNet ids are not ImageNet's.
     """
     own = found.class_names or ()
     if own and all(re.fullmatch(r"n\d{8}", wnid) for wnid in own):
@@ -130,13 +131,16 @@ def names_of_copy(found: Split, copy: HuggingFaceCopy, name: str, variant: Varia
         plain = tuple(text.replace("_", " ") for text in own) if copy.underscores else own
         spelt = shipped("labels", name, variant) or plain
         expected = [_letters(text) for text in spelt]
-    numbered = [_letters(text) for text in own]
-    if numbered != expected and sorted(numbered) == sorted(expected):
-        first = next(i for i, (a, b) in enumerate(zip(numbered, expected, strict=True)) if a != b)
-        raise DamagedData(
-            f"{name}: {copy.path} numbers its classes otherwise than other sources: {own[first]!r} is its "
-            f"label {first}. It has changed; take another source."
-        )
+    if own and len(own) != len(expected):
+        raise DamagedData(f"{name}: {copy.path} has {len(own)} classes instead of {len(expected)}.")
+    for index, text in enumerate(own):
+        # A name that is spelt otherwise stands nowhere; two classes may share one.
+        places = {place for place, known in enumerate(expected) if known == _letters(text)}
+        if places and index not in places:
+            raise DamagedData(
+                f"{name}: {copy.path} numbers its classes otherwise than other sources: {text!r} is its "
+                f"label {index}. It has changed; take another source."
+            )
     return spelt
 
 

@@ -1,8 +1,9 @@
 """Linear probes: logistic regression with proven gaps, and the search for its strength."""
 
 from rwkvclip_eval.probe.lbfgs import fit_lbfgs
-from rwkvclip_eval.probe.logistic import Solution, Solver, Status, check_budget, fit_logistic, scores
+from rwkvclip_eval.probe.logistic import Solver, check_budget, fit_logistic
 from rwkvclip_eval.probe.search import Search, SearchPoint, clip_grid, search_l2
+from rwkvclip_eval.probe.solution import Solution, Status, scores
 
 __all__ = [
     "Search",

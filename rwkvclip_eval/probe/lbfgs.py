@@ -17,9 +17,9 @@ import torch
 
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import certify
-from rwkvclip_eval.probe.logistic import Solution, Status, assemble
 from rwkvclip_eval.probe.objective import plan
 from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.probe.solution import Solution, Status, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

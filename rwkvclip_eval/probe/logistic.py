@@ -8,8 +8,8 @@ only when `certificate.py` has proven its gap on the very numbers that are retur
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import Certificate, balance, certify
 from rwkvclip_eval.probe.descent import descend
 from rwkvclip_eval.probe.objective import Objective, make_basis, plan
-from rwkvclip_eval.probe.problem import blocks, make_problem
+from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.probe.solution import Solution, Status, assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,40 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from rwkvclip_eval.probe.problem import Problem
-
-Status = Literal["converged", "iteration_limit", "unattainable", "stopped_early"]
-"""How a strength ended: the gap is proven small; the iterations or the digits of float64 ran out; the same on
-training data that are separated, so that the optimum lies far away and weakly determined; or the search's
-rule of thumb gave it up, and its score is that of the point it had reached."""
 
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
 _UNPROVEN = Certificate(float("inf"), float("inf"), float("inf"), separated=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solution:
-    """One strength's classifier: logits are features @ weight + intercept.
-
-    Attributes:
-        l2: λ, multiplies ½ ‖W‖² against the summed cross entropy (scikit-learn's C is 1/λ).
-        weight: [F, num_classes] float64 on the CPU, in the original feature coordinates; of two classes ∓w/2.
-        intercept: [num_classes] float64; −inf for a class without training samples, whose probability at the
-            infimum is 0 (multilabel: also +inf for a class that every sample has).
-        objective: Σ CE + λ/2 ‖W‖² at this point, of two classes with the one column w.
-        gap: Proven upper bound of objective − optimum; inf where none could be proven.
-        iterations: Evaluations of objective and gradient, from the start given.
-        status: How it ended.
-    """
-
-    l2: float
-    weight: Tensor
-    intercept: Tensor
-    objective: float
-    gap: float
-    iterations: int
-    status: Status
 
 
 class Solver:
@@ -110,9 +81,9 @@ class Solver:
 
         A strength that stays above `relative_gap` but below `acceptable_gap` counts as converged as well.
         At each of `rough_gaps` (descending) a strength whose relative gap is estimated to be at most that is
-        shown to `enough`; if that returns true, the gap is proven, and the strength is shown once more. If it
-        is true again, the strength ends there as `stopped_early`. A strength that float32 did not solve is
-        shown whatever its gap.
+        shown to `enough`, with an infinite gap; if that returns true, the gap is proven, and the strength is
+        shown once more. If it is true again, the strength ends there as `stopped_early`. A strength that
+        float32 did not solve is proven and shown whatever its gap.
         """
         for value in l2:
             if not 0 < value < float("inf"):
@@ -250,12 +221,13 @@ class _Group:
         return [*self.levels, self.relative_gap][self.passed[i]]
 
     def _contends(self, i: int, theta: Tensor, estimate: float) -> bool:
-        """Pass rough gaps, unproven, as long as strength i would not end there; return whether it goes on."""
-        if self.enough is None:
-            return False
-        weight, intercept = self.solver.split(theta)
-        guess = assemble(self.solver.problem, self.l2[i], weight, intercept, _UNPROVEN, 0, "iteration_limit")
+        """Pass rough gaps unproven as long as a proof would not matter; return whether strength i goes on."""
+        guess = None
         while self.passed[i] < len(self.levels) and estimate <= self._wanted(i) / 2:
+            assert self.enough is not None, "without it there are no levels"
+            guess = guess or assemble(
+                self.solver.problem, self.l2[i], *self.solver.split(theta), _UNPROVEN, 0, "iteration_limit"
+            )
             if self.enough(guess, self._wanted(i)):
                 return False
             self.passed[i] += 1
@@ -318,31 +290,6 @@ class _Group:
 
     def finished(self) -> list[Solution]:
         return [solution for solution in self.solutions if solution is not None]
-
-
-def assemble(
-    problem: Problem,
-    l2: float,
-    weight: Tensor,
-    intercept: Tensor,
-    certificate: Certificate,
-    iterations: int,
-    status: Status,
-) -> Solution:
-    """Return the solution for all classes from weights [F, K] and intercept [K] of centred features."""
-    full = torch.zeros(len(weight), problem.num_classes, dtype=torch.float64)
-    problem.spread(weight.cpu(), full)
-    offset = problem.certain.clone()
-    problem.spread(intercept.cpu() - problem.shift @ weight.cpu(), offset)
-    return Solution(
-        l2=l2,
-        weight=full,
-        intercept=offset,
-        objective=certificate.objective,
-        gap=certificate.gap,
-        iterations=iterations,
-        status=status,
-    )
 
 
 def fit_logistic(
@@ -422,20 +369,3 @@ def check_budget(
     # Only the shape counts.
     wide = np.broadcast_to(np.float32(0), (len(labels), num_features))
     plan(replace(problem, features=wide), 1, torch.float64)
-
-
-def scores(
-    features: NDArray[Any],
-    solution: Solution,
-    *,
-    memory_budget: int = MEMORY_BUDGET,
-    device: str | torch.device = "cpu",
-) -> NDArray[np.float32]:
-    """Return logits [n, num_classes] float32, computed in float64 by chunks of rows."""
-    weight, intercept = solution.weight.to(device), solution.intercept.to(device)
-    num_features, num_classes = weight.shape
-    result = torch.empty(len(features), num_classes)
-    rows = max(1, min(memory_budget, 64 << 20) // (16 * (num_features + num_classes)))
-    for part, block in blocks(features, rows):
-        result[part] = torch.addmm(intercept, block.to(device).double(), weight).float().cpu()
-    return result.numpy()

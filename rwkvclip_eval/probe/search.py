@@ -25,8 +25,9 @@ import torch
 from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.lbfgs import fit_lbfgs
-from rwkvclip_eval.probe.logistic import RELATIVE_GAP, Solution, Solver, Status, scores
+from rwkvclip_eval.probe.logistic import RELATIVE_GAP, Solver
 from rwkvclip_eval.probe.problem import check_pair
+from rwkvclip_eval.probe.solution import Solution, Status, scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -148,9 +149,14 @@ def search_l2(
     latest: dict[float, float] = {}
 
     def hopeless(solution: Solution, relative: float) -> bool:
-        latest[solution.l2] = score(solution)
-        best = max(latest.values())
-        return latest[solution.l2] <= best - slack(relative, best, len(val_x))
+        """Of an unproven point: whether a proof matters, since it falls behind or leads."""
+        own = score(solution)
+        proven = solution.gap < float("inf")
+        if proven:
+            latest[solution.l2] = own
+        best = max(latest.values(), default=0.0)
+        leads = own > best and not proven
+        return leads or own <= best - slack(relative, best, len(val_x))
 
     def settle(steps: Iterable[int]) -> None:
         steps = [step for step in steps if step not in tried]

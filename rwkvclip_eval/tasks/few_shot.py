@@ -9,7 +9,7 @@ Table `few_shot`, one row per seed × shots:
     seed     of the draw
     l2       strength λ
     at_edge  1 where λ is the smallest or largest of those searched, else 0
-    status   how the solver ended at λ; see `probe.logistic.Status`
+    status   how the solver ended at λ; see `probe.solution.Status`
     score    primary metric on the test split
 
 Axes: n images, F features, K classes.
@@ -44,7 +44,7 @@ class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 4
+    version = 5
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})

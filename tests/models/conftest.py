@@ -45,10 +45,13 @@ def official(parity):
 @pytest.fixture
 def new_memory_is_nan():
     """torch fills new tensors with NaN where it is asked to be deterministic."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.empty(3).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("warn")
+    try:
+        assert torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
 
 
 @pytest.fixture

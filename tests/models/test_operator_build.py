@@ -365,14 +365,15 @@ def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path
     [wheel] = wheels.WheelBuilder(str(root)).build(directory=str(tmp_path), versions=["standard"])
     shutil.unpack_archive(wheel, site, "zip")
     shipped = site / "rwkvclip_models" / "_resources" / "cuda"
-    assert {p.name for p in shipped.iterdir()} == {p.name for p in (root / "cuda").iterdir()}
+    sources = {p.name for p in (root / "cuda").iterdir() if p.suffix in {".cpp", ".cu", ".cuh", ".h"}}
+    assert sources <= {p.name for p in shipped.iterdir()}
     code = (
         "import torch\n"
         "from rwkvclip_models.ops import agreement, build\n"
         f"assert str(build.resource_dir('cuda')) == {str(shipped)!r}\n"
         f"build._cpu_rule = lambda: {FAST!r}\n"
         "assert agreement.check('cpu', 'cpu', torch.float32) < 5e-5\n"
-        "assert agreement.check_fused('cpu', 'cpu', torch.float32) < 5e-5\n"
+        "assert agreement.check_fused('cpu', 'cpu', torch.float32) < 1e-5\n"
     )
     env = {**os.environ, "PYTHONPATH": str(site), "RWKVCLIP_BUILD_DIR": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)

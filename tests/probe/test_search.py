@@ -7,7 +7,7 @@ import torch
 from rwkvclip_eval.errors import ConfigError, DamagedData
 from rwkvclip_eval.probe import clip_grid, descent, fit_lbfgs, fit_logistic, scores, search_l2
 from rwkvclip_eval.probe.logistic import Solver
-from rwkvclip_eval.probe.search import SLACK, slack
+from rwkvclip_eval.probe.search import CONTENDER_GAP, SLACK, slack
 
 
 def accuracy(logits, labels):
@@ -118,7 +118,8 @@ def test_on_real_features_giving_strengths_up_early_changes_no_selection(
     found = search_l2(x, y, vx, vy, num_classes=num_classes, metric=accuracy)
     early = [point for point in found.points if point.status == "stopped_early"]
     assert early
-    full = fit_logistic(x, y, [point.l2 for point in found.points], num_classes=num_classes)
+    strengths = [point.l2 for point in found.points]
+    full = fit_logistic(x, y, strengths, num_classes=num_classes, relative_gap=CONTENDER_GAP)
     at_optimum = {s.l2: accuracy(scores(vx, s), vy) for s in full}
     best = max(at_optimum, key=lambda l2: (at_optimum[l2], l2))
     assert found.best.l2 == best
@@ -244,7 +245,9 @@ def test_a_peak_that_was_stopped_early_is_solved_before_it_wins(monkeypatch):
     # The strength that is looked at first promises much and keeps little; the others are then given up.
     def metric(logits, labels):
         solution = asked[-1]
-        if solution.gap == np.inf or solution.gap > 1e-6 * solution.objective:
+        if solution.gap == np.inf:
+            return 0.9 if rough[:1] in ([], [solution.l2]) else 0.7
+        if solution.gap > 1e-6 * solution.objective:
             rough.append(solution.l2)
             return 0.9 if solution.l2 == rough[0] else 0.7
         return 0.7 if solution.l2 in rough and solution.l2 != rough[0] else 0.5

@@ -37,10 +37,9 @@ def linear(x: Tensor, weight: Tensor, *, transposed: bool = False, implementatio
         return F.linear(x, matrix)
     if resolve(implementation) != "cpu":
         return F.linear(x, matrix)
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if packed is None or _tracked(x, weight) or not packed.stands_for(weight, dtype, transposed):
+    if packed is None or _tracked(x, weight) or not packed.serves(weight, x, transposed):
         return product(x, matrix)
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), packed.weight, None, "none", [], "")
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(packed.dtype), packed.weight, None, "none", [], "")
     return y
 
 
@@ -66,15 +65,20 @@ class _Packed:
     """A weight in the order in which oneDNN multiplies it, and what it was made of."""
 
     weight: Tensor
-    made_of: tuple[Any, ...]
+    dtype: torch.dtype
+    transposed: bool
+    source: Tensor
+    """An alias, so that nothing else comes to lie at its address."""
+    version: int
 
-    def stands_for(self, *wanted: Any) -> bool:
-        """Whether this is what `_made_of` tells of the arguments."""
-        return self.made_of == _made_of(*wanted)
-
-
-def _made_of(weight: Tensor, dtype: torch.dtype, transposed: bool) -> tuple[Any, ...]:
-    return dtype, transposed, weight.data_ptr(), weight._version
+    def serves(self, weight: Tensor, x: Tensor, transposed: bool) -> bool:
+        """Whether this is what x is to be multiplied by; forgets a weight that changed or moved."""
+        if (weight.data_ptr(), weight._version) != (self.source.data_ptr(), self.version):
+            del _packed[weight]
+            return False
+        autocast = torch.is_autocast_enabled("cpu")
+        dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
+        return (self.dtype, self.transposed) == (dtype, transposed) and (autocast or weight.dtype == dtype)
 
 
 _packed: MutableMapping[Tensor, _Packed] = WeakTensorKeyDictionary()
@@ -87,9 +91,9 @@ _ROWS = 2048
 def pack(weight: Tensor, dtype: torch.dtype, *, transposed: bool = False) -> None:
     """Have `linear` multiply `weight` in `dtype` from a copy that lies as oneDNN reads it.
 
-    Without one it is put in order for every product anew. The copy goes when the weight does, and is left
-    aside once the weight has changed in place or been moved; only writing through `.data` escapes that.
-    Nothing happens where oneDNN is not what multiplies.
+    Without one it is put in order for every product anew. The copy goes when the weight does, or once it has
+    changed in place or been moved. What torch does not count as a change must not happen to a packed weight:
+    writing to it through `.data`, NumPy or DLPack. Nothing happens where oneDNN is not what multiplies.
     """
     reorder = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
     # A weight born in inference mode counts no changes.
@@ -103,7 +107,8 @@ def pack(weight: Tensor, dtype: torch.dtype, *, transposed: bool = False) -> Non
         return
     with torch.no_grad():
         matrix = (weight.t() if transposed else weight).to(dtype).contiguous()
-        _packed[weight] = _Packed(reorder(matrix, _ROWS), _made_of(weight, dtype, transposed))
+        packed = reorder(matrix, _ROWS)
+    _packed[weight] = _Packed(packed, dtype, transposed, weight.detach(), weight._version)
 
 
 @functools.cache
