@@ -113,11 +113,12 @@ def _mass(problem: Problem, weight: Tensor, intercept: Tensor) -> tuple[Tensor, 
 def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> Certificate:
     """Return the objective at `weight` [F, K], `intercept` [K] (of centred features) and a bound of its gap.
 
-    Both float64 on the device. One pass over the data: two products in float64.
+    Both float64 on the device. One pass over the data: two products in float64. The labels' product with the
+    features is made once for all.
     """
     n, num_features, _ = problem.shape
     counts = problem.counts.to(problem.device)
-    gradient, own = torch.zeros_like(weight), torch.zeros_like(weight)
+    gradient = torch.zeros_like(weight)
     mass, entropy = torch.zeros_like(intercept), torch.zeros_like(intercept)
     total = weight.new_zeros(num_features)
     loss, square, spread, wrong, largest = 0.0, 0.0, 0.0, 0, 0.0
@@ -133,20 +134,18 @@ def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> C
         residual = residual[:, 0]
         loss += float(chunk_loss)
         if problem.multilabel:
-            target = labels.double()
-            p = residual + target
+            p = residual + labels.double()
             entropy += _entropy(p).sum(0) + _entropy(1 - p).sum(0)
         else:
-            target = torch.nn.functional.one_hot(labels, len(counts)).to(weight)
-            p = residual + target
+            p = residual.scatter_add(1, labels[:, None], residual.new_ones(1, 1).expand(len(residual), 1))
             entropy += _entropy(p).sum(0)
         gradient.addmm_(rows.T, residual)
-        own.addmm_(rows.T, target)
         mass += p.sum(0)
         total += rows.sum(0)
         norms = rows.square().sum(1)
         square += float(norms.sum())
         spread += float((norms * residual.square().sum(1)).sum())
+    own = problem.label_product
     norm = float(weight.square().sum())
     objective = loss + l2 / 2 * norm
     share, mended = _mend(mass, counts, n, problem.multilabel)

@@ -1,11 +1,8 @@
 """Preconditioned L-BFGS on many strengths at once: two matrix products per iteration for all of them.
 
 L-BFGS (Liu and Nocedal 1989, doi:10.1007/BF01589116) in coordinates where features are centred and rotated
-by the eigenvectors of their scatter matrix. There each class' block of the Hessian is nearly diagonal, at
-W = 0 exactly so. The inverse of the diagonal,
-    H_ik = Σ_n x_ni² p_nk (1 − p_nk) + λ,
-is the initial matrix of the recursion, which makes the number of iterations depend little on the spectrum.
-It is one more product, taken a few times (the idea of EKFAC, George et al. 2018, arXiv:1806.03884).
+by the eigenvectors of their scatter matrix, from the inverse Hessian of `preconditioner.py`, which makes the
+number of iterations depend little on the spectrum.
 
 The line search looks at the slope along the direction, not at differences of objectives: the slope keeps its
 digits near the optimum, where objectives agree to rounding.
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_eval.probe.objective import Anchor, Objective
+    from rwkvclip_eval.probe.preconditioner import Preconditioner
 
 _FLATTER = 0.7
 """A step is accepted when the slope at its end is at most this share of the initial descent, uphill."""
@@ -37,13 +35,11 @@ _MAX_HALVINGS = 12
 _ANCHORED = 40
 """Iterations that are measured from one anchor. With 10, 25 and 60 a solver took as long."""
 
-_REFRESHED = (0, 30, 80, 200)
-"""Iterations at which the Hessian's diagonal is taken afresh: far from the start it is another one."""
+_REFRESHED = 20
+"""Iterations after which the preconditioner is made afresh, and once after half of them: the Hessian moves,
+fastest at the start. Refreshed ever more seldom, the weakest λ of small problems end far from the optimum."""
 
-_FLAT = 1e-8
-"""Least share of the largest diagonal entry: float32 knows no smaller ones, and weight 1/0 must not occur."""
-
-_PATIENCE = {torch.float32: 20, torch.float64: 200}
+_PATIENCE = {torch.float32: 10, torch.float64: 200}
 """Iterations without halving of the estimate after which a precision is used up. float32 has a successor."""
 
 
@@ -53,20 +49,21 @@ class _Batch:
 
     index: Tensor
     l2: Tensor
-    scale: Tensor
     theta: Tensor
     objective: Tensor
     gradient: Tensor
     trigger: Tensor
     least: Tensor
     since: Tensor
+    precondition: Preconditioner
     anchor: Anchor | None = None
     steps: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def keep(self, mask: Tensor) -> None:
         """Drop the strengths where `mask` [J] is false."""
-        for name in ("index", "l2", "scale", "theta", "objective", "gradient", "trigger", "least", "since"):
+        for name in ("index", "l2", "theta", "objective", "gradient", "trigger", "least", "since"):
             setattr(self, name, getattr(self, name)[mask])
+        self.precondition = self.precondition.of(mask)
         self.anchor = self.anchor and self.anchor.of(mask)
         self.steps = [(s[mask], y[mask], r[mask]) for s, y, r in self.steps]
 
@@ -77,10 +74,10 @@ class _Batch:
             alpha = _dot(step, q) * inverse
             alphas.append(alpha)
             q.addcmul_(change, alpha[:, None].to(q), value=-1)
-        q /= self.scale
+        q = self.precondition(q)
         if self.steps:
             _, change, inverse = self.steps[-1]
-            length = _dot(change, change / self.scale) * inverse
+            length = _dot(change, self.precondition(change)) * inverse
             q *= torch.where(length > 0, 1 / length, 1.0)[:, None].to(q)
         for (step, change, inverse), alpha in zip(self.steps, reversed(alphas), strict=True):
             q.addcmul_(step, (alpha - _dot(change, q) * inverse)[:, None].to(q))
@@ -126,13 +123,13 @@ def descend(
     batch = _Batch(
         index=torch.arange(count, device=theta.device),
         l2=l2,
-        scale=torch.ones_like(theta),
         theta=theta,
         objective=value,
         gradient=gradient,
         trigger=torch.tensor(trigger, dtype=l2.dtype, device=l2.device),
         least=torch.full_like(l2, torch.inf),
         since=torch.zeros_like(l2),
+        precondition=objective.preconditioner(theta, l2),
         anchor=anchor,
     )
     split = objective.basis.shape[1] * num_classes
@@ -140,11 +137,11 @@ def descend(
     limits = torch.tensor(max_iterations, device=theta.device)
     stuck = torch.zeros(count, dtype=torch.bool, device=theta.device)
     while True:
-        if iteration in _REFRESHED:
-            batch.scale = _scale(objective, batch)
+        if iteration and (iteration % _REFRESHED == 0 or iteration == _REFRESHED // 2):
+            batch.precondition = objective.preconditioner(batch.theta, batch.l2)
         slope = batch.gradient.double()
         estimate = slope[:, :split].square().sum(1) / (2 * batch.l2)
-        estimate += (slope[:, split:].square() / batch.scale[:, split:].double()).sum(1) / 2
+        estimate += ((slope[:, split:] / batch.precondition.root[:, split:].double()).square()).sum(1) / 2
         penalty = batch.l2 / 2 * batch.theta[:, :split].double().square().sum(1)
         gain = torch.maximum(penalty, problem.null_objective - batch.objective)
         estimate /= torch.minimum(batch.objective, gain).clamp_min(1e-16 * problem.null_objective)
@@ -182,20 +179,13 @@ def _evaluate(objective: Objective, theta: Tensor, l2: Tensor) -> tuple[Tensor, 
     return objective.anchor(theta, l2) if objective.anchored else (*objective(theta, l2), None)
 
 
-def _scale(objective: Objective, batch: _Batch) -> Tensor:
-    """Return the diagonal of the Hessian at the batch's points [J, D], bounded away from 0."""
-    diagonal = objective.curvature(batch.theta)
-    diagonal[:, : -objective.problem.shape[2]] += batch.l2[:, None]
-    return torch.maximum(diagonal, _FLAT * diagonal.amax(1, keepdim=True)).to(batch.theta.dtype)
-
-
 def _advance(objective: Objective, batch: _Batch) -> Tensor:
     """One step of every strength; return where no acceptable step was found [J]."""
     direction = batch.direction()
     fall = _dot(batch.gradient, direction)
     bad = ~(fall < 0)
     if bool(bad.any()):
-        steepest = -batch.gradient / batch.scale
+        steepest = -batch.precondition(batch.gradient)
         direction[bad] = steepest[bad]
         fall = _dot(batch.gradient, direction)
     length = torch.ones_like(batch.l2)

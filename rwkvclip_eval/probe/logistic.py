@@ -121,6 +121,9 @@ class Solver:
             point[-1] = frequency.logit() if problem.multilabel else frequency.log()
         else:
             weight = problem.gather(start.weight)
+            if not problem.multilabel:
+                # What all classes share costs λ and changes nothing; steps keep free of it.
+                weight = weight - weight.mean(1, keepdim=True)
             point[:-1] = self.basis.cpu().T @ weight
             point[-1] = problem.gather(start.intercept) + problem.shift @ weight
         return point.to(problem.device).view(-1)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.probe.preconditioner import BLOCK_ROWS, coupling_bytes, make_preconditioner
 from rwkvclip_models.ops.linear import product
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rwkvclip_eval.probe.preconditioner import Preconditioner
     from rwkvclip_eval.probe.problem import Problem
 
 _NULL = 1e-14
@@ -50,6 +52,10 @@ def make_basis(problem: Problem) -> Tensor:
     return basis
 
 
+LEAD = 32
+"""Most directions, beside the intercept, that the preconditioner couples."""
+
+
 @dataclass
 class Plan:
     """How many strengths fit the memory budget together, and how their rows are cut.
@@ -60,6 +66,7 @@ class Plan:
         resident: Whether a rotated copy of all features is kept.
         anchored: Whether evaluations are kept to measure others from; float64 on a CPU, if memory allows.
         turned: Whether a float32 copy is kept transposed as well; on a CPU, if memory allows.
+        lead: Leading directions that the preconditioner couples, the intercept among them; 0 for none.
     """
 
     strengths: int
@@ -67,6 +74,7 @@ class Plan:
     resident: bool
     anchored: bool
     turned: bool
+    lead: int
 
 
 def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
@@ -87,6 +95,10 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     one = problem.strength_bytes(dtype)
     strengths = min(num_strengths, max(1, int(0.6 * free) // one))
     free -= strengths * one
+    lead = min(LEAD, num_features) + 1
+    lead_bytes = coupling_bytes(strengths, num_classes, lead)
+    lead *= lead_bytes <= free // 2
+    free -= lead_bytes * (lead > 0)
     copy = n * (num_features + 1) * dtype.itemsize
     resident = copy <= free // 2
     free -= copy * resident
@@ -99,7 +111,7 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     turned = resident and problem.device.type == "cpu" and (anchored or dtype == torch.float32)
     turned = turned and narrow <= free // 2
     free -= narrow * turned
-    return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored, turned)
+    return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored, turned, lead)
 
 
 @dataclass
@@ -138,6 +150,7 @@ class Objective:
         self.problem, self.basis, self.dtype, self.rows = problem, basis, dtype, division.rows
         self.anchored = division.anchored
         self.passes = 0
+        self._lead = min(division.lead, basis.shape[1] + 1)
         self._resident: Tensor | None = None
         if division.resident:
             shape = problem.shape[0], basis.shape[1] + 1
@@ -178,16 +191,45 @@ class Objective:
         cube = theta.view(len(theta), -1, self.problem.shape[2])
         return cube.transpose(0, 1).contiguous()
 
-    def curvature(self, theta: Tensor) -> Tensor:
-        """Return the diagonal [J, D] of the Hessian of the loss at `theta` [J, D], in one product."""
+    def preconditioner(self, theta: Tensor, l2: Tensor) -> Preconditioner:
+        """Return that of the points `theta` [J, D] with strengths `l2` [J] float64."""
+        num_classes, multilabel = self.problem.shape[2], self.problem.multilabel
+        # Where no weight differs from 0 no directions are coupled.
+        lead = self._lead if bool(theta[:, :-num_classes].any()) else 0
+        diagonal, blocks = self.curvature(theta, lead)
+        return make_preconditioner(
+            diagonal, blocks, l2, num_classes=num_classes, multilabel=multilabel, dtype=theta.dtype
+        )
+
+    def curvature(self, theta: Tensor, lead: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Return parts of the Hessian of the loss at `theta` [J, D], in one product each.
+
+        Returns:
+            The diagonal [J, D] float64; and of the `lead` last directions L, the block of each class
+            [J, K, L, L] float32, without `lead` None.
+        """
         self.passes += len(theta)
         flat = self._flat(theta)
         total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+        blocks = torch.zeros(flat[0].numel(), lead**2, device=flat.device)
+        # Made once: fresh memory costs more than the products that fill it.
+        pairs = blocks.new_empty(BLOCK_ROWS, lead, lead)
         for _, rows in self._chunks():
-            logits = _forward(rows, flat)
-            p = logits.sigmoid() if self.problem.multilabel else logits.softmax(-1)
-            total += _backward(rows.square(), p.mul_(1 - p))
-        return total.transpose(0, 1).reshape(theta.shape)
+            p = _forward(rows, flat)
+            if self.problem.multilabel:
+                p.sigmoid_()
+            else:
+                p.sub_(p.amax(-1, keepdim=True)).exp_()
+                p /= p.sum(-1, keepdim=True)
+            weights = p.addcmul_(p, p, value=-1)
+            total += _backward(rows.square(), weights)
+            if lead:
+                cut = (torch.split(whole, BLOCK_ROWS) for whole in (weights.flatten(1), rows[:, -lead:]))
+                for weight, own in zip(*cut, strict=True):
+                    made = torch.mul(own[:, :, None], own[:, None, :], out=pairs[: len(own)])
+                    blocks += product(weight.float().T, made.flatten(1).T)
+        shaped = blocks.view(*flat.shape[1:], lead, lead) if lead else None
+        return total.transpose(0, 1).reshape(theta.shape), shaped
 
     def __call__(self, theta: Tensor, l2: Tensor, anchor: Anchor | None = None) -> tuple[Tensor, Tensor]:
         """Return objectives [J] float64 and gradients [J, D] at `theta` [J, D]; `l2` [J] float64.

@@ -16,6 +16,7 @@ chunk.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,17 @@ class Problem:
         for part, block in blocks(self.features if self.held is None else self.held, rows):
             # Centring in float64: float32 features far from the origin would lose digits.
             yield part, (block.to(self.device).double() - shift).to(dtype)
+
+    @functools.cached_property
+    def label_product(self) -> Tensor:
+        """Xᵀ Y [F, K] float64 on the device, of centred features and labels as 0/1."""
+        _, num_features, num_classes = self.shape
+        total = torch.zeros(num_features, num_classes, dtype=torch.float64, device=self.device)
+        for part, rows in self.chunks(self.proof_rows, torch.float64):
+            labels = self.labels[part]
+            target = labels if self.multilabel else torch.nn.functional.one_hot(labels, num_classes)
+            total.addmm_(rows.T, target.double())
+        return total
 
     def loss_and_residual(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Return the summed loss per strength [J] float64 and, in the memory of `logits`, P − Y [c, J, K]."""

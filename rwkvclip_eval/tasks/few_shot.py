@@ -44,7 +44,7 @@ class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 5
+    version = 6
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})

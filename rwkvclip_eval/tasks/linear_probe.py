@@ -56,7 +56,7 @@ class LinearProbe(ProbeTask):
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
-    version = 5
+    version = 6
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "validation_fraction", "seed"})

@@ -171,7 +171,7 @@ def test_slack_narrows_with_the_gap_and_with_the_best_score_but_not_below_three_
     assert slack(1e-5, 0.9, 10_000) == 0.004
     assert slack(2e-5, 0.9, 10_000) == 0.008
     assert slack(1e-2, 0.9, 10_000) == 0.035
-    assert slack(1e3, 0.9, 10_000) == slack(float("inf"), 0.9, 10_000) == 0.06
+    assert slack(1e3, 0.9, 10_000) == slack(float("inf"), 0.9, 10_000) == 0.075
     assert slack(1e-2, 0.04, 10_000) == 0.02
     assert slack(1e-5, 0.9, 100) == 0.03
 

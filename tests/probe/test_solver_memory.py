@@ -18,8 +18,9 @@ def status(field):
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 def solve(x, y, budget):
+    # Past the iteration at which directions are coupled for the first time.
     l2 = [1e-4, 1e-2, 1.0, 1e2]
-    fit_logistic(x, y, l2, num_classes=100, memory_budget=budget, max_iterations=2)
+    fit_logistic(x, y, l2, num_classes=100, memory_budget=budget, max_iterations=12)
 
 rng = np.random.default_rng(0)
 x, y = rng.standard_normal((30_000, 256), dtype=np.float32), np.arange(30_000) % 100

@@ -1,0 +1,120 @@
+"""The initial inverse Hessian of L-BFGS, taken from the Hessian of the loss itself.
+
+In coordinates where the features' scatter is diagonal, each class' block of the Hessian,
+    H_k = Σ_n p_nk (1 − p_nk) x_n x_nᵀ + λ I,
+is diagonal at W = 0, and away from it couples the directions that matter. So it is taken whole in the leading
+ones, where nearly all of the curvature lies, and its diagonal in the others (the diagonal alone is the idea
+of EKFAC, George et al. 2018, arXiv:1806.03884). What couples classes is left to L-BFGS, save one thing:
+softmax does not see a change that all classes share, so only λ bends it and a step along it would be far too
+long. The gradient has no part in it, and steps are kept free of it as well.
+
+Axes as in `objective.py`; L leading directions, the intercept among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLAT = 1e-8
+"""Least share of the largest diagonal entry: float32 knows no smaller ones, and weight 1/0 must not occur."""
+
+BLOCK_ROWS = 256
+"""Samples whose products of leading directions are made at a time: they should stay in a cache."""
+
+_RIDGE = 1e-5
+"""Added to correlations in float32, whose rounding could make a matrix of them indefinite."""
+
+
+@dataclass(frozen=True)
+class Preconditioner:
+    """Inverse Hessians of J strengths, approximately.
+
+    Attributes:
+        root: [J, D] square roots of the Hessian's diagonal.
+        inverse: [J, K, L, L] float32, inverse correlations of the leading directions; None for none.
+        num_classes: K.
+        shared: Whether steps that all classes share are left out.
+    """
+
+    root: Tensor
+    inverse: Tensor | None
+    num_classes: int
+    shared: bool
+
+    def __call__(self, q: Tensor) -> Tensor:
+        """Return H⁻¹ q [J, D], approximately, of `q` [J, D]."""
+        result = self._centred(q) / self.root
+        if self.inverse is not None:
+            lead = result.view(len(q), -1, self.num_classes)[:, -self.inverse.shape[-1] :]
+            columns = lead.transpose(1, 2).float()[..., None]
+            lead.copy_((self.inverse @ columns)[..., 0].transpose(1, 2))
+        result /= self.root
+        return self._centred(result)
+
+    def _centred(self, q: Tensor) -> Tensor:
+        if not self.shared:
+            return q
+        cube = q.view(len(q), -1, self.num_classes)
+        return (cube - cube.mean(-1, keepdim=True)).view(q.shape)
+
+    def of(self, mask: Tensor) -> Preconditioner:
+        """Return that of the strengths where `mask` [J] is true."""
+        inverse = None if self.inverse is None else self.inverse[mask]
+        return replace(self, root=self.root[mask], inverse=inverse)
+
+
+def make_preconditioner(
+    diagonal: Tensor,
+    blocks: Tensor | None,
+    l2: Tensor,
+    *,
+    num_classes: int,
+    multilabel: bool,
+    dtype: torch.dtype,
+) -> Preconditioner:
+    """Return the preconditioner of the Hessian whose loss part `Objective.curvature` gave.
+
+    Args:
+        diagonal: [J, D] float64.
+        blocks: [J, K, L, L] float32, of the leading directions; or None.
+        l2: [J] float64.
+        num_classes: K.
+        multilabel: Whether classes are independent problems.
+        dtype: Of the vectors it is to serve.
+    """
+    diagonal[:, :-num_classes] += l2[:, None]
+    diagonal = torch.maximum(diagonal, _FLAT * diagonal.amax(1, keepdim=True))
+    root = diagonal.sqrt()
+    inverse = None
+    if blocks is not None:
+        size = blocks.shape[-1]
+        scale = root.view(len(root), -1, num_classes)[:, -size:].transpose(1, 2).float()
+        inverse = torch.empty_like(blocks)
+        # One strength after the other: factors take a multiple of what is kept.
+        for j, block in enumerate(blocks):
+            inverse[j] = _inverse_correlations(block, scale[j])
+    return Preconditioner(root.to(dtype), inverse, num_classes, shared=not multilabel)
+
+
+def coupling_bytes(num_strengths: int, num_classes: int, lead: int) -> int:
+    """Return the bytes that coupling L directions takes.
+
+    Per strength blocks, one more product of them, inverses old and new; the factors of one; rows.
+    """
+    return 4 * lead**2 * (4 * (num_strengths + 1) * num_classes + BLOCK_ROWS)
+
+
+def _inverse_correlations(blocks: Tensor, scale: Tensor) -> Tensor:
+    """Return [K, L, L] of `blocks` [K, L, L] and the roots of the Hessian's diagonal, `scale` [K, L]."""
+    correlations = blocks / (scale[:, :, None] * scale[:, None, :])
+    correlations.diagonal(dim1=1, dim2=2).fill_(1 + _RIDGE)
+    factor, failed = torch.linalg.cholesky_ex(correlations)
+    # Rounding beyond the ridge: such a class goes by its diagonal.
+    factor[failed > 0] = torch.eye(factor.shape[-1], device=factor.device)
+    return torch.cholesky_inverse(factor)
