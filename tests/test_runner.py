@@ -4,51 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import inspect
 import io
 import json
-import os
-import re
-import signal
 import sys
 import tarfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from toy import ColourDataset, ColourEncoder
+from toy import ColourDataset, ColourEncoder, probe_suite, register, register_splits, suite, task_suite
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.datasets import Datasets
-from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoding import STAGES
-from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
+from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.features import entries
-from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
 from rwkvclip_eval.runner import make_store, run_unit
-from rwkvclip_eval.suite import LoadedSuite, parse_suite
+from rwkvclip_eval.suite import parse_suite
 from rwkvclip_eval.tasks import TASKS
-from rwkvclip_eval.tasks.base import Compute
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
 from rwkvclip_eval.units import plan
 
 if TYPE_CHECKING:
     from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
-
-
-def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
-    tasks = [{"task": "zero_shot_classification", "protocol": protocol, "datasets": list(datasets)}]
-    return parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
-
-
-def register(monkeypatch: pytest.MonkeyPatch, **datasets: ColourDataset) -> None:
-    monkeypatch.setattr(DATASETS, "_entries", {n: lambda split, d=d: d for n, d in datasets.items()})
 
 
 def test_a_dataset_has_its_record_name_however_the_suite_spells_it() -> None:
@@ -179,20 +161,6 @@ def test_results_print_as_one_line_per_primary_metric(monkeypatch: pytest.Monkey
     assert f"colours top1_accuracy {results.value('colours'):.4f} (n=" in scored
 
 
-def probe_suite(**more: object) -> LoadedSuite:
-    tasks = [{"task": "knn_probe", "datasets": ["colours"], **more}]
-    return parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
-
-
-def register_splits(monkeypatch: pytest.MonkeyPatch, **splits: ColourDataset) -> None:
-    def open_split(split: str) -> ColourDataset:
-        if split not in splits:
-            raise DataNotFound(f"No split {split}.")
-        return splits[split]
-
-    monkeypatch.setattr(DATASETS, "_entries", {"colours": open_split})
-
-
 def test_a_probe_learns_on_train_and_is_judged_on_test(monkeypatch: pytest.MonkeyPatch) -> None:
     register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
     encoder = ColourEncoder()
@@ -300,138 +268,6 @@ def test_a_class_that_train_lacks_does_not_shift_the_labels_of_the_others(tmp_pa
     records = rc.evaluate(encoder, loaded).records
     assert [r.status for r in records] == ["failed", "failed"]
     assert "birds/train: 1 classes without a training image: b" in records[0].reason
-
-
-def task_suite(*tasks: str | dict[str, object]) -> LoadedSuite:
-    given = [task if isinstance(task, dict) else {"task": task} for task in tasks]
-    entries = [{"datasets": ["colours"], **task} for task in given]
-    return parse_suite(json.dumps({"name": "mine", "tasks": entries}))
-
-
-def test_what_is_known_to_fail_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    train = ColourDataset(30)
-    train.labels = train.labels % 2  # type: ignore[operator]  # set by __post_init__
-    register_splits(monkeypatch, train=train, test=ColourDataset(12))
-    encoder = ColourEncoder()
-    (record,) = rc.evaluate(encoder, probe_suite()).records
-    assert (record.status, encoder.images) == ("failed", 0)
-    register_splits(monkeypatch, test=ColourDataset(12))
-    (record,) = rc.evaluate(encoder, probe_suite()).records
-    assert (record.status, encoder.images) == ("missing_data", 0)
-
-
-def test_too_small_a_memory_budget_fails_the_probes_before_their_encoding_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    register_splits(monkeypatch, train=ColourDataset(60), test=ColourDataset(12))
-    shots = {"task": "few_shot_linear_probe", "options": {"shots": [2]}}
-    loaded = task_suite("linear_probe", shots, "knn_probe", "zero_shot_classification")
-    encoder = ColourEncoder()
-    records = rc.evaluate(encoder, loaded, memory_budget=400).records
-    status = {r.task: r.status for r in records}
-    assert status.pop("zero_shot_classification") == "ok"
-    assert set(status.values()) == {"failed"}
-    assert all("memory budget" in r.reason for r in records if r.status == "failed")
-    assert encoder.images == 12
-    options = rc.RunOptions(cache_dir=tmp_path / "cache", memory_budget=400)
-    model = ["python:toy_factory:make"]
-    assert rc.run_suite(loaded, model, tmp_path / "run", options=options).exit_code == 3
-
-
-def test_the_memory_budget_is_one_number_wherever_it_has_a_default() -> None:
-    from rwkvclip_eval import cli, probe
-
-    solvers = (probe.fit_logistic, probe.fit_lbfgs, probe.search_l2, probe.scores, probe.Solver)
-    defaults = {inspect.signature(f).parameters["memory_budget"].default for f in (*solvers, rc.evaluate)}
-    in_gb = inspect.signature(cli.run).parameters["memory_budget"].default
-    assert {*defaults, int(in_gb * 1e9), rc.RunOptions().memory_budget, Compute().memory_budget} == {
-        MEMORY_BUDGET
-    }
-
-
-def test_the_budget_that_the_refusal_names_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    register_splits(monkeypatch, train=ColourDataset(60), test=ColourDataset(12))
-    loaded = task_suite("linear_probe")
-    (record,) = rc.evaluate(ColourEncoder(), loaded, memory_budget=400).records
-    found = re.search(r"smallest that works is ([\d.]+) MiB", record.reason)
-    assert found is not None
-    enough = int(float(found[1]) * 2**20)
-    results = rc.evaluate(ColourEncoder(), loaded, memory_budget=enough)
-    assert {r.status for r in results.records} == {"ok"}
-
-
-class Refuses(ZeroShotClassification):
-    name = "refuses"
-
-    def score(self, *_: object) -> NoReturn:
-        raise UserError("not with these settings")
-
-
-def test_what_a_task_refuses_while_scoring_fails_its_unit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    register(monkeypatch, colours=ColourDataset())
-    monkeypatch.setattr(TASKS, "_entries", {n: TASKS.get(n) for n in TASKS} | {"refuses": Refuses()})
-    records = rc.evaluate(ColourEncoder(), task_suite("refuses", "zero_shot_classification")).records
-    assert (records[0].status, records[0].reason) == ("failed", "not with these settings")
-    assert {r.status for r in records[1:]} == {"ok"}
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (MemoryError(), r"ran out of memory \(MemoryError\): let it take less with --memory-budget or free"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried"), r"CUDA out of memory.*--memory-budget"),
-        (None, r"can't allocate memory.*--memory-budget"),
-        (np.linalg.LinAlgError("Singular matrix"), r"cannot be solved \(Singular matrix\)\.$"),
-        (torch.linalg.LinAlgError("singular"), r"cannot be solved \(singular\)\.$"),
-    ],
-    ids=["numpy", "cuda", "torch", "numpy-solve", "torch-solve"],
-)
-def test_scoring_beyond_memory_or_arithmetic_fails_its_unit_alone_and_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str
-) -> None:
-    class Greedy(Refuses):
-        def check_budget(self, *_: object) -> None:
-            """Have a memory budget."""
-
-        def score(self, *_: object) -> NoReturn:
-            if error is None:
-                torch.empty(1 << 50)
-            raise error or AssertionError
-
-    register(monkeypatch, colours=ColourDataset())
-    monkeypatch.setattr(TASKS, "_entries", {n: TASKS.get(n) for n in TASKS} | {"refuses": Greedy()})
-    records = rc.evaluate(ColourEncoder(), task_suite("refuses", "zero_shot_classification")).records
-    assert records[0].status == "failed"
-    assert re.search(told, records[0].reason)
-    assert {r.status for r in records[1:]} == {"ok"}
-
-
-def test_a_killed_decoding_process_fails_its_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Deadly(ColourDataset):
-        def image(self, index: int) -> Image.Image:
-            if index == 20:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().image(index)
-
-    register(monkeypatch, deadly=Deadly(n=29), colours=ColourDataset())
-    results = rc.evaluate(ColourEncoder(), suite("deadly", "colours"), num_workers=2, batch_size=4)
-    first, *others = results.records
-    assert first.status == "failed"
-    assert "A decoding process was killed" in first.reason
-    assert {r.status for r in others} == {"ok"}
-
-
-def test_texts_that_cannot_be_encoded_fail_their_unit_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Mute(ColourEncoder):
-        def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
-            return super().encode_text(tokens) * torch.nan
-
-    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
-    records = rc.evaluate(CheckedEncoder(Mute()), task_suite("zero_shot_classification", "knn_probe")).records
-    assert records[0].status == "failed"
-    assert "NaN or infinity in the text embeddings" in records[0].reason
-    assert "Texts: 'a " in records[0].reason
-    assert {r.status for r in records[1:]} == {"ok"}
 
 
 def test_a_probe_of_a_model_on_metal_is_solved_on_the_cpu_and_says_so(

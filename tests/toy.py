@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 
+from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.suite import LoadedSuite, parse_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import pytest
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
@@ -87,3 +92,32 @@ class ColourDataset:
         base = np.array(list(COLOURS.values())[index % 3])
         pixels = np.clip(base + rng.normal(0, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
         return Image.fromarray(pixels)
+
+
+def suite(*datasets: object, protocol: str = "standard") -> LoadedSuite:
+    tasks = [{"task": "zero_shot_classification", "protocol": protocol, "datasets": list(datasets)}]
+    return parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+
+
+def register(monkeypatch: pytest.MonkeyPatch, **datasets: ColourDataset) -> None:
+    monkeypatch.setattr(DATASETS, "_entries", {n: lambda split, d=d: d for n, d in datasets.items()})
+
+
+def probe_suite(**more: object) -> LoadedSuite:
+    tasks = [{"task": "knn_probe", "datasets": ["colours"], **more}]
+    return parse_suite(json.dumps({"name": "mine", "tasks": tasks}))
+
+
+def register_splits(monkeypatch: pytest.MonkeyPatch, **splits: ColourDataset) -> None:
+    def open_split(split: str) -> ColourDataset:
+        if split not in splits:
+            raise DataNotFound(f"No split {split}.")
+        return splits[split]
+
+    monkeypatch.setattr(DATASETS, "_entries", {"colours": open_split})
+
+
+def task_suite(*tasks: str | dict[str, object]) -> LoadedSuite:
+    given = [task if isinstance(task, dict) else {"task": task} for task in tasks]
+    entries = [{"datasets": ["colours"], **task} for task in given]
+    return parse_suite(json.dumps({"name": "mine", "tasks": entries}))

@@ -25,7 +25,7 @@ from rwkvclip_eval.data.checksums import SUMS_NAME, file_digest, write_sums
 from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
-from rwkvclip_eval.data.samples import FileReader, Split, decode_image
+from rwkvclip_eval.data.samples import FileReader, Split, Undecodable, decode_image, name_some
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
@@ -54,7 +54,7 @@ class Prepared:
     fingerprint: str
     """Of the shards as opened."""
     remark: str = ""
-    """What the catalogue says against it, empty where nothing."""
+    """What is to be said against it, empty where nothing."""
 
 
 def prepare_dataset(
@@ -131,7 +131,7 @@ def prepare_dataset(
     done = []
     for split, found in opened.items():
         made = write_split(found, folder, split, samples_per_shard, on_progress, cache_dir)
-        done.append(replace(made, remark=remarks[split]))
+        done.append(replace(made, remark="; ".join(filter(None, (made.remark, remarks[split])))))
     return done, absent
 
 
@@ -230,6 +230,8 @@ def _write_locked(
         write_sums(where, digests)
     back = open_webdataset(folder, split, cache_dir)
     _check_back(found, back, where)
+    assert isinstance(back.images, ShardReader)
+    damaged = [key for key, size in zip(found.keys, back.images.sizes, strict=True) if not size]
     return Prepared(
         folder=folder,
         split=split,
@@ -237,6 +239,12 @@ def _write_locked(
         num_shards=len(starts),
         num_written=written,
         fingerprint=back.fingerprint,
+        remark=(
+            f"{len(damaged)} of {n} could not be decoded and are damaged images in the shards, which runs "
+            f"leave out with --allow-missing {len(damaged)}: {name_some(damaged)}"
+            if damaged
+            else ""
+        ),
     )
 
 
@@ -295,10 +303,15 @@ def _member_keys(keys: Sequence[str]) -> list[str]:
 
 
 def _image_file(found: Split, index: int) -> tuple[str, bytes]:
-    """Return file ending and bytes: the source's own, or a PNG of the same pixels."""
+    """Return file ending and bytes: the source's own, or a PNG of the same pixels.
+
+    Of what the source cannot decode, no bytes: a damaged image, as a broken file would be.
+    """
     where = f"sample {found.keys[index]!r} ({found.images.where(index)})"
     try:
         content = found.images.read(index)
+    except Undecodable:
+        return "png", b""
     except (OSError, SyntaxError, ValueError) as error:
         raise DataNotFound(f"Cannot read {where}: {error}.") from error
     if isinstance(content, bytes):

@@ -34,6 +34,10 @@ NAMES_SHOWN = 5
 """How many offending samples a message names before it only counts."""
 
 
+class Undecodable(ValueError):
+    """A source that decodes images itself cannot decode one; the others may be fine."""
+
+
 class ImageReader(Protocol):
     """Fetches the encoded or decoded images of one split. Picklable; holds no open file."""
 

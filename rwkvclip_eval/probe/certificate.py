@@ -113,12 +113,12 @@ def _mass(problem: Problem, weight: Tensor, intercept: Tensor) -> tuple[Tensor, 
 def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> Certificate:
     """Return the objective at `weight` [F, K], `intercept` [K] (of centred features) and a bound of its gap.
 
-    Both float64 on the device. One pass over the data: two products in float64. The labels' product with the
-    features is made once for all.
+    Both float64 on the device. One pass over the data, two products in float64; the first call makes one
+    more for the labels.
     """
     n, num_features, _ = problem.shape
     counts = problem.counts.to(problem.device)
-    gradient = torch.zeros_like(weight)
+    own, gradient = problem.label_product, torch.zeros_like(weight)
     mass, entropy = torch.zeros_like(intercept), torch.zeros_like(intercept)
     total = weight.new_zeros(num_features)
     loss, square, spread, wrong, largest = 0.0, 0.0, 0.0, 0, 0.0
@@ -145,7 +145,6 @@ def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> C
         norms = rows.square().sum(1)
         square += float(norms.sum())
         spread += float((norms * residual.square().sum(1)).sum())
-    own = problem.label_product
     norm = float(weight.square().sum())
     objective = loss + l2 / 2 * norm
     share, mended = _mend(mass, counts, n, problem.multilabel)

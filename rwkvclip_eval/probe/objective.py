@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.errors import ConfigError
-from rwkvclip_eval.probe.preconditioner import BLOCK_ROWS, coupling_bytes, make_preconditioner
+from rwkvclip_eval.probe.preconditioner import make_preconditioner
 from rwkvclip_models.ops.linear import product
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
 
 _NULL = 1e-14
 """Share of the largest eigenvalue below which a direction is rounding (float32 features: their last bit)."""
+
+LEAD = 32
+"""Most directions, beside the intercept, that the preconditioner couples. Of 16 to 96 none was faster on all
+problems measured (`reports/measured/probe-speed-cpu.md`)."""
+
+_PAIR_ROWS = {"cpu": 256, "cuda": 8192}
+"""Samples whose products of leading directions are made at a time: in a processor's cache, or on a GPU."""
 
 
 def make_basis(problem: Problem) -> Tensor:
@@ -50,10 +57,6 @@ def make_basis(problem: Problem) -> Tensor:
     kept[-1] = True
     basis: Tensor = rotation[:, kept].contiguous()
     return basis
-
-
-LEAD = 32
-"""Most directions, beside the intercept, that the preconditioner couples."""
 
 
 @dataclass
@@ -95,13 +98,13 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     one = problem.strength_bytes(dtype)
     strengths = min(num_strengths, max(1, int(0.6 * free) // one))
     free -= strengths * one
-    lead = min(LEAD, num_features) + 1
-    lead_bytes = coupling_bytes(strengths, num_classes, lead)
-    lead *= lead_bytes <= free // 2
-    free -= lead_bytes * (lead > 0)
     copy = n * (num_features + 1) * dtype.itemsize
     resident = copy <= free // 2
     free -= copy * resident
+    lead = min(LEAD, num_features) + 1
+    while lead and _coupling_bytes(problem, strengths, lead) > free // 2:
+        lead //= 2
+    free -= _coupling_bytes(problem, strengths, lead)
     # An anchor's [n, J, K] and [R + 1, J, K], two each, twice while strengths leave it; features in float32.
     anchor_bytes = 2 * strengths * num_classes * 16 * (n + num_features + 1) + copy // 2
     anchored = resident and dtype == torch.float64 and problem.device.type == "cpu"
@@ -112,6 +115,15 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     turned = turned and narrow <= free // 2
     free -= narrow * turned
     return Plan(strengths, problem.chunk_rows(dtype, strengths, free), resident, anchored, turned, lead)
+
+
+def _coupling_bytes(problem: Problem, num_strengths: int, lead: int) -> int:
+    """Return the bytes that coupling L directions takes.
+
+    Per strength blocks, one more product of them, inverses old and new; the factors of one; pairs.
+    """
+    rows = _PAIR_ROWS.get(problem.device.type, _PAIR_ROWS["cuda"])
+    return torch.float32.itemsize * lead**2 * (4 * (num_strengths + 1) * problem.shape[2] + rows)
 
 
 @dataclass
@@ -201,8 +213,8 @@ class Objective:
             diagonal, blocks, l2, num_classes=num_classes, multilabel=multilabel, dtype=theta.dtype
         )
 
-    def curvature(self, theta: Tensor, lead: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Return parts of the Hessian of the loss at `theta` [J, D], in one product each.
+    def curvature(self, theta: Tensor, lead: int) -> tuple[Tensor, Tensor | None]:
+        """Return parts of the Hessian of the loss at `theta` [J, D].
 
         Returns:
             The diagonal [J, D] float64; and of the `lead` last directions L, the block of each class
@@ -211,9 +223,10 @@ class Objective:
         self.passes += len(theta)
         flat = self._flat(theta)
         total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-        blocks = torch.zeros(flat[0].numel(), lead**2, device=flat.device)
+        blocks = torch.zeros(flat[0].numel(), lead**2, dtype=torch.float32, device=flat.device)
         # Made once: fresh memory costs more than the products that fill it.
-        pairs = blocks.new_empty(BLOCK_ROWS, lead, lead)
+        few = _PAIR_ROWS.get(flat.device.type, _PAIR_ROWS["cuda"])
+        pairs = blocks.new_empty(min(few, self.rows), lead, lead)
         for _, rows in self._chunks():
             p = _forward(rows, flat)
             if self.problem.multilabel:
@@ -224,10 +237,14 @@ class Objective:
             weights = p.addcmul_(p, p, value=-1)
             total += _backward(rows.square(), weights)
             if lead:
-                cut = (torch.split(whole, BLOCK_ROWS) for whole in (weights.flatten(1), rows[:, -lead:]))
-                for weight, own in zip(*cut, strict=True):
-                    made = torch.mul(own[:, :, None], own[:, None, :], out=pairs[: len(own)])
-                    blocks += product(weight.float().T, made.flatten(1).T)
+                leading = rows[:, -lead:].float()
+                for weight, x in zip(
+                    torch.split(weights.flatten(1).float(), len(pairs)),
+                    torch.split(leading, len(pairs)),
+                    strict=True,
+                ):
+                    outer = torch.mul(x[:, :, None], x[:, None, :], out=pairs[: len(x)])
+                    blocks += product(weight.T, outer.flatten(1).T)
         shaped = blocks.view(*flat.shape[1:], lead, lead) if lead else None
         return total.transpose(0, 1).reshape(theta.shape), shaped
 

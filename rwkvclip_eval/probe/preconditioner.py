@@ -3,10 +3,11 @@
 In coordinates where the features' scatter is diagonal, each class' block of the Hessian,
     H_k = Σ_n p_nk (1 − p_nk) x_n x_nᵀ + λ I,
 is diagonal at W = 0, and away from it couples the directions that matter. So it is taken whole in the leading
-ones, where nearly all of the curvature lies, and its diagonal in the others (the diagonal alone is the idea
+ones, those in which the features vary most, and its diagonal in the others (the diagonal alone is the idea
 of EKFAC, George et al. 2018, arXiv:1806.03884). What couples classes is left to L-BFGS, save one thing:
 softmax does not see a change that all classes share, so only λ bends it and a step along it would be far too
-long. The gradient has no part in it, and steps are kept free of it as well.
+long. The optimum has no such part; points start without one (`Solver.theta`), then gradients have none, and
+steps are kept free of it.
 
 Axes as in `objective.py`; L leading directions, the intercept among them.
 """
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 _FLAT = 1e-8
 """Least share of the largest diagonal entry: float32 knows no smaller ones, and weight 1/0 must not occur."""
 
-BLOCK_ROWS = 256
-"""Samples whose products of leading directions are made at a time: they should stay in a cache."""
-
 _RIDGE = 1e-5
 """Added to correlations in float32, whose rounding could make a matrix of them indefinite."""
 
@@ -39,29 +37,33 @@ class Preconditioner:
         root: [J, D] square roots of the Hessian's diagonal.
         inverse: [J, K, L, L] float32, inverse correlations of the leading directions; None for none.
         num_classes: K.
-        shared: Whether steps that all classes share are left out.
+        centred: Whether what all classes share is left out of steps.
     """
 
     root: Tensor
     inverse: Tensor | None
     num_classes: int
-    shared: bool
+    centred: bool
 
     def __call__(self, q: Tensor) -> Tensor:
         """Return H⁻¹ q [J, D], approximately, of `q` [J, D]."""
-        result = self._centred(q) / self.root
+        result = self._without_mean(q) / self.root
         if self.inverse is not None:
             lead = result.view(len(q), -1, self.num_classes)[:, -self.inverse.shape[-1] :]
             columns = lead.transpose(1, 2).float()[..., None]
             lead.copy_((self.inverse @ columns)[..., 0].transpose(1, 2))
         result /= self.root
-        return self._centred(result)
+        return self._without_mean(result)
 
-    def _centred(self, q: Tensor) -> Tensor:
-        if not self.shared:
+    def _without_mean(self, q: Tensor) -> Tensor:
+        if not self.centred:
             return q
         cube = q.view(len(q), -1, self.num_classes)
         return (cube - cube.mean(-1, keepdim=True)).view(q.shape)
+
+    def diagonal_only(self) -> Preconditioner:
+        """Return the one without couplings, which is positive whatever rounding did to them."""
+        return replace(self, inverse=None)
 
     def of(self, mask: Tensor) -> Preconditioner:
         """Return that of the strengths where `mask` [J] is true."""
@@ -81,7 +83,7 @@ def make_preconditioner(
     """Return the preconditioner of the Hessian whose loss part `Objective.curvature` gave.
 
     Args:
-        diagonal: [J, D] float64.
+        diagonal: [J, D] float64; overwritten.
         blocks: [J, K, L, L] float32, of the leading directions; or None.
         l2: [J] float64.
         num_classes: K.
@@ -99,22 +101,17 @@ def make_preconditioner(
         # One strength after the other: factors take a multiple of what is kept.
         for j, block in enumerate(blocks):
             inverse[j] = _inverse_correlations(block, scale[j])
-    return Preconditioner(root.to(dtype), inverse, num_classes, shared=not multilabel)
-
-
-def coupling_bytes(num_strengths: int, num_classes: int, lead: int) -> int:
-    """Return the bytes that coupling L directions takes.
-
-    Per strength blocks, one more product of them, inverses old and new; the factors of one; rows.
-    """
-    return 4 * lead**2 * (4 * (num_strengths + 1) * num_classes + BLOCK_ROWS)
+    return Preconditioner(root.to(dtype), inverse, num_classes, centred=not multilabel)
 
 
 def _inverse_correlations(blocks: Tensor, scale: Tensor) -> Tensor:
     """Return [K, L, L] of `blocks` [K, L, L] and the roots of the Hessian's diagonal, `scale` [K, L]."""
-    correlations = blocks / (scale[:, :, None] * scale[:, None, :])
+    # By one after the other: a product of scales could underflow.
+    correlations = blocks / scale[:, :, None] / scale[:, None, :]
     correlations.diagonal(dim1=1, dim2=2).fill_(1 + _RIDGE)
-    factor, failed = torch.linalg.cholesky_ex(correlations)
-    # Rounding beyond the ridge: such a class goes by its diagonal.
-    factor[failed > 0] = torch.eye(factor.shape[-1], device=factor.device)
+    factor, info = torch.linalg.cholesky_ex(correlations)
+    # Rounding beyond the ridge, or numbers beyond float32: such a class goes by its diagonal. CUDA reports no
+    # failure where a matrix holds NaN.
+    failed = (info > 0) | ~factor.isfinite().all(-1).all(-1)
+    factor[failed] = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
     return torch.cholesky_inverse(factor)

@@ -39,7 +39,8 @@ MEMORY = 10
 """Pairs of steps and gradient changes that L-BFGS keeps."""
 
 _VECTORS = 2 * MEMORY + 18
-"""Vectors of D numbers per strength: the pairs; point, gradient, direction, scale; sums in float64."""
+"""Vectors of D numbers per strength: the pairs; point, gradient, direction, roots; what makes a step; sums in
+float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class Problem:
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes used whatever is solved: scatter matrix and eigenvectors, labels, one proof's matrices."""
+        """Bytes used whatever is solved: scatter matrix and eigenvectors, labels, what proofs add up."""
         _, num_features, num_classes = self.shape
         matrices = 4 * num_features**2 + 8 * num_features * num_classes
         held = 0 if self.held is None else self.held.nbytes

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from rwkvclip_eval.probe import clip_grid, fit_logistic, logistic, scores, search_l2
-from rwkvclip_eval.probe.objective import plan
+from rwkvclip_eval.probe.objective import LEAD, plan
 from rwkvclip_eval.stopwatch import in_turns
 
 SHAPE = (8000, 640, 100)
@@ -146,6 +146,31 @@ def test_digits_of_float64_beside_anchors_take_less_time_than_float64_products(
     with capsys.disabled():
         title = f"2,400 × 768 × 200, λ 1e-4 and 1e-3, iterations {iterations}"
         sys.stdout.write(in_words(title, seconds, "float64 products"))
+    assert median < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_features", [64, 768])
+def test_coupled_directions_take_less_time_than_the_diagonal_alone(
+    num_features, monkeypatch, benchmark, capsys
+):
+    """Few samples of many classes, as the searches of small sets meet them."""
+    [(x, y)] = synthetic((2400,), num_features, 200)
+    leads = {"diagonal alone": 0, f"{LEAD} directions coupled": min(LEAD, num_features) + 1}
+    iterations = {}
+
+    def solve(name):
+        monkeypatch.setattr(logistic, "plan", lambda *given: replace(plan(*given), lead=leads[name]))
+        solved = fit_logistic(x, y, [1e-2, 1.0], num_classes=200)
+        iterations[name] = [(solution.iterations, solution.status) for solution in solved]
+
+    calls = {name: functools.partial(solve, name) for name in leads}
+    seconds = benchmark.pedantic(in_turns, args=(calls, 3), rounds=1)
+    median = ratio(seconds, *reversed(leads))[1]
+    benchmark.extra_info.update(ratio=median, threads=torch.get_num_threads())
+    with capsys.disabled():
+        title = f"2,400 × {num_features} × 200, λ 1e-2 and 1, iterations {iterations}"
+        sys.stdout.write(in_words(title, seconds, "diagonal alone"))
     assert median < 1
 
 

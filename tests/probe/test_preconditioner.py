@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rwkvclip_eval.probe import fit_logistic, logistic
-from rwkvclip_eval.probe import objective as objectives
+from rwkvclip_eval.probe.descent import descend
 from rwkvclip_eval.probe.objective import LEAD, Objective, make_basis, plan
 from rwkvclip_eval.probe.preconditioner import make_preconditioner
 from rwkvclip_eval.probe.problem import make_problem
@@ -40,15 +40,18 @@ def hessian(function, theta, l2):
 
 
 @pytest.mark.parametrize("multilabel", [False, True], ids=["multinomial", "multilabel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("division", [{}, {"rows": 300}, {"resident": False, "anchored": False}], ids=str)
-def test_diagonal_and_blocks_are_those_of_the_hessian(multilabel, division):
-    function, theta = objective(multilabel=multilabel, **division), points()
-    lead = 3
-    diagonal, blocks = function.curvature(theta, lead)
+def test_diagonal_and_blocks_are_those_of_the_hessian(multilabel, division, dtype):
+    theta, lead = points(), 3
+    diagonal, blocks = objective(multilabel=multilabel, dtype=dtype, **division).curvature(
+        theta.to(dtype), lead
+    )
+    function = objective(multilabel=multilabel)
     assert blocks.shape == (2, CLASSES, lead, lead)
     for j in range(2):
         whole = hessian(function, theta[j], torch.tensor(0.0, dtype=torch.float64))
-        assert torch.allclose(diagonal[j], whole.diagonal(), rtol=1e-6)
+        assert torch.allclose(diagonal[j], whole.diagonal(), rtol=1e-5)
         whole = whole.view(FEATURES + 1, CLASSES, FEATURES + 1, CLASSES)
         for k in range(CLASSES):
             expected = whole[-lead:, k, -lead:, k]
@@ -89,20 +92,91 @@ def test_a_start_whose_weights_share_a_part_reaches_the_same_optimum():
     assert abs(moved.objective - plain.objective) <= moved.gap + plain.gap
 
 
-def test_a_class_whose_correlations_are_no_such_goes_by_its_diagonal():
-    diagonal = torch.full((1, 4), 4.0, dtype=torch.float64)
-    possible, impossible = torch.tensor([[4.0, 2.0], [2.0, 4.0]]), torch.tensor([[4.0, 9.0], [9.0, 4.0]])
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("wrong", [9.0, float("nan"), float("inf")])
+def test_a_class_whose_correlations_are_no_such_goes_by_its_diagonal(wrong, device):
+    blocks = torch.tensor([[[4.0, 2.0], [2.0, 4.0]], [[4.0, wrong], [wrong, 4.0]]], device=device)
     precondition = make_preconditioner(
-        diagonal,
-        torch.stack([possible, impossible])[None],
-        torch.zeros(1, dtype=torch.float64),
+        torch.full((1, 4), 4.0, dtype=torch.float64, device=device),
+        blocks[None],
+        torch.zeros(1, dtype=torch.float64, device=device),
         num_classes=2,
         multilabel=True,
         dtype=torch.float64,
     )
-    step = precondition(torch.ones(1, 4, dtype=torch.float64)).view(2, 2)
+    step = precondition(torch.ones(1, 4, dtype=torch.float64, device=device)).view(2, 2).cpu()
     # [[4, 2], [2, 4]]⁻¹ (1, 1) = (1/6, 1/6); by the diagonal, 1/4.
     assert torch.allclose(step, torch.tensor([[1 / 6, 1 / 4], [1 / 6, 1 / 4]]).double(), rtol=1e-4)
+
+
+def test_a_class_that_is_certain_everywhere_has_finite_steps():
+    function, theta = objective(multilabel=False), points()
+    theta[:, -CLASSES] = 1e4
+    _, blocks = function.curvature(theta, 3)
+    assert (blocks[:, 0] == 0).all()
+    precondition = function.preconditioner(theta, torch.ones(2, dtype=torch.float64))
+    assert precondition(torch.ones_like(theta)).isfinite().all()
+
+
+def test_the_preconditioner_of_some_strengths_is_that_of_those_alone():
+    function, theta = objective(multilabel=False), points(3)
+    l2 = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    chosen = torch.tensor([True, False, True])
+    alone = function.preconditioner(theta[chosen], l2[chosen])
+    part = function.preconditioner(theta, l2).of(chosen)
+    assert torch.allclose(part(theta[chosen]), alone(theta[chosen]), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("multilabel", [False, True], ids=["multinomial", "multilabel"])
+def test_what_is_preconditioned_stays_as_it_was(multilabel):
+    precondition = objective(multilabel=multilabel).preconditioner(points(), torch.ones(2).double())
+    assert precondition.inverse is not None
+    for one in (precondition, precondition.diagonal_only()):
+        given = points()
+        assert not torch.equal(one(given), given)
+        assert torch.equal(given, points())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), -1.0])
+def test_a_direction_that_does_not_descend_is_replaced_by_the_diagonals(wrong, monkeypatch):
+    function, theta, l2 = objective(multilabel=False), points(), torch.ones(2, dtype=torch.float64)
+    made = Objective.preconditioner
+
+    def broken(self, *given):
+        precondition = made(self, *given)
+        return replace(precondition, inverse=torch.full_like(precondition.inverse, wrong))
+
+    monkeypatch.setattr(Objective, "preconditioner", broken)
+    before, _ = function(theta, l2)
+    going = {"trigger": [0.0, 0.0], "max_iterations": [5, 5], "check": lambda *_: 0.0}
+    reached, _ = descend(function, theta.clone(), l2, **going)
+    assert (function(reached, l2)[0] < before).all()
+
+
+def test_two_classes_and_a_single_direction_are_solved():
+    rng = np.random.default_rng(0)
+    x = np.outer(rng.standard_normal(100), [1.0, 2.0, 3.0])
+    y = (x[:, 0] + rng.standard_normal(100) > 0).astype(int)
+    [solution] = fit_logistic(x, y, [1e-2], num_classes=2, relative_gap=1e-10)
+    assert solution.status == "converged"
+
+
+@pytest.mark.parametrize("kind", ["multinomial", "pair", "multilabel"])
+def test_the_product_with_the_labels_is_that_of_centred_features(kind):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, FEATURES)) + 3
+    classes = 2 if kind == "pair" else CLASSES
+    y = rng.integers(0, 2, (500, classes)) if kind == "multilabel" else rng.integers(0, classes, 500)
+    common = {"num_classes": classes, "multilabel": kind == "multilabel", "device": "cpu"}
+    smallest = make_problem(x, y, memory_budget=BUDGET, **common).smallest_budget
+    given = make_problem(x, y, memory_budget=smallest, **common)
+    assert given.proof_rows < 250
+    target = {"multinomial": np.eye(classes)[y] if kind == "multinomial" else None, "multilabel": y}
+    expected = (x - x.mean(0)).T @ (y[:, None] if kind == "pair" else target[kind])
+    assert np.allclose(given.label_product.numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
 def crossed():
@@ -137,7 +211,7 @@ def test_directions_are_coupled_where_memory_allows():
 
     given = make_problem(x, y, num_classes=20, multilabel=False, memory_budget=BUDGET, device="cpu")
     assert lead(BUDGET) == LEAD + 1
-    assert lead(given.smallest_budget) == 0
+    assert 0 < lead(given.smallest_budget) < LEAD
     [ample] = fit_logistic(x, y, [1.0], num_classes=20)
     [scarce] = fit_logistic(x, y, [1.0], num_classes=20, memory_budget=given.smallest_budget)
     assert abs(ample.objective - scarce.objective) <= ample.gap + scarce.gap
@@ -147,9 +221,7 @@ def test_at_zero_weights_nothing_is_coupled(monkeypatch):
     asked = []
     original = Objective.curvature
     monkeypatch.setattr(
-        objectives.Objective,
-        "curvature",
-        lambda self, theta, lead=0: asked.append(lead) or original(self, theta, lead),
+        Objective, "curvature", lambda self, theta, lead: asked.append(lead) or original(self, theta, lead)
     )
     x, y = crossed()
     fit_logistic(x, y, [1e-2], num_classes=20)

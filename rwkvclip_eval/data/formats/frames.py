@@ -6,7 +6,8 @@
                  unpacks, or without that folder, or in annotations/
                  frames/**/YOUTUBEID_000010_000020.jpg, or videos of that name in train/, val/ or videos/
 
-Frames that you cut yourself are taken as they are; of videos, frame n // 2 of n is decoded with PyAV.
+Frames that you cut yourself are taken as they are; of videos, frame n // 2 of n is decoded with PyAV. Of
+hundreds of thousands of clips some cannot be decoded: those are damaged images, not an end.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from rwkvclip_eval.data.formats.image_files import (
     need_split,
     read_lines,
 )
-from rwkvclip_eval.data.samples import name_some
+from rwkvclip_eval.data.samples import Undecodable, name_some
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class MiddleFrameReader:
         """Return frame n // 2 of the video's n.
 
         Raises:
-            ValueError: it cannot be decoded.
+            Undecodable: it cannot be decoded.
+            OSError: it cannot be read.
         """
         return middle_frame(self.paths[index])
 
@@ -84,7 +86,8 @@ def middle_frame(path: Path) -> Image:
     """Return frame n // 2 of a video of n frames, counted by decoding order's packets.
 
     Raises:
-        ValueError: it holds no video, or cannot be decoded.
+        Undecodable: it holds no video, or cannot be decoded.
+        OSError: the file is not there or may not be read.
     """
     import av
     from PIL import Image
@@ -99,10 +102,12 @@ def middle_frame(path: Path) -> Image:
                 if number == wanted:
                     break
             if frame is None:
-                raise ValueError("it has no frame")
+                raise Undecodable("it has no frame")
             return Image.fromarray(frame.to_ndarray(format="rgb24"))
+    except (FileNotFoundError, PermissionError):
+        raise
     except (av.FFmpegError, IndexError) as error:
-        raise ValueError(f"not a readable video: {error}") from error
+        raise Undecodable(f"not a readable video: {error}") from error
 
 
 def read_ucf101(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:

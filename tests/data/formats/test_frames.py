@@ -1,4 +1,5 @@
 import importlib.util
+import re
 
 import miniatures
 import numpy as np
@@ -106,6 +107,31 @@ def test_prepare_cuts_the_middle_frames_of_videos_as_both_archives_name_them(ucf
     for i, middle in enumerate((3, 4)):
         pixels = np.asarray(decode_image(back.images.read(i), "here"))
         assert pixels.shape == (32, 32, 3) and abs(float(pixels.mean()) - 16 * middle) < 4
+
+
+def test_a_video_that_cannot_be_decoded_becomes_a_damaged_image_and_ends_nothing(ucf101, run, tmp_path):
+    (ucf101 / "frames").rename(ucf101 / "elsewhere")
+    write_video(ucf101 / "UCF-101" / "ApplyEyeMakeup" / "v_ApplyEyeMakeup_g08_c01.avi", 6)
+    broken = ucf101 / "UCF-101" / "HandstandPushups" / "v_HandStandPushups_g08_c01.avi"
+    broken.parent.mkdir()
+    broken.write_bytes(b"RIFF\x00\x00\x00\x00AVI nothing")
+    to = tmp_path / "data"
+    command = ("data", "prepare", "ucf101", "--from", ucf101, "--data-root", to, "--split", "train")
+    told = f"1 of 2 could not be decoded and are damaged images in the shards, .*{broken.stem}"
+    for _ in range(2):
+        # Also of shards that an earlier call wrote.
+        code, out, _ = run(*command)
+        assert code == 0
+        assert re.search(told, out)
+    back = open_webdataset(to / "wds_ucf101", "train", tmp_path)
+    assert back.labels.tolist() == [0, 1]
+    assert decode_image(back.images.read(0), "here").size == (32, 32)
+    with pytest.raises(DamagedData, match="not an image"):
+        decode_image(back.images.read(1), "here")
+    # A clip that is gone is another matter: nothing says that it is damaged.
+    broken.unlink()
+    with pytest.raises(FileNotFoundError):
+        middle_frame(broken)
 
 
 def test_a_file_that_is_no_video_is_told(tmp_path):

@@ -1,8 +1,8 @@
 import json
 
-import miniatures
+import captioned_miniatures as miniatures
 import pytest
-from miniatures import karpathy_row as image
+from captioned_miniatures import karpathy_row as image
 
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.open import open_dataset

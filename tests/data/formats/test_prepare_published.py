@@ -1,6 +1,7 @@
 """`data prepare` through the command line on every published format of the catalogue."""
 
 import array_miniatures as arrays
+import captioned_miniatures as captioned
 import miniatures as files
 import numpy as np
 import pytest
@@ -147,10 +148,10 @@ CASES = {
     "imagenet_sketch": (wnid_folders("sketch", all_imagenet_wordnet_ids, "JPEG"), {"test": 1000}),
     "objectnet": (objectnet, {"test": 226}),
     "objectnet@cropped": (objectnet, {"test": 226}),
-    "flickr30k": (lambda root: files.flickr(root, "flickr30k"), {"train": 1, "val": 1, "test": 2}),
-    "flickr8k": (lambda root: files.flickr(root, "flickr8k"), {"train": 1, "val": 1, "test": 2}),
-    "mscoco_captions": (files.coco, {"train": 1, "val": 1, "test": 1}),
-    "mscoco_captions@restval": (files.coco, {"train": 2, "val": 1, "test": 1}),
+    "flickr30k": (lambda root: captioned.flickr(root, "flickr30k"), {"train": 1, "val": 1, "test": 2}),
+    "flickr8k": (lambda root: captioned.flickr(root, "flickr8k"), {"train": 1, "val": 1, "test": 2}),
+    "mscoco_captions": (captioned.coco, {"train": 1, "val": 1, "test": 1}),
+    "mscoco_captions@restval": (captioned.coco, {"train": 2, "val": 1, "test": 1}),
     "tiny_imagenet": (tiny_imagenet, {"train": 400, "test": 200}),
     "cifar10": (arrays.cifar10, {"train": 20, "test": 4}),
     "cifar100": (arrays.cifar100, {"train": 4, "test": 4}),
