@@ -1,23 +1,31 @@
 """A proven upper bound of objective − optimum for logistic regression with an unpenalised intercept.
 
 Weak duality. The Fenchel dual of Σ_n CE + λ/2 ‖W‖² is
-    D(Q) = Σ_n H(q_n) − ‖Xᵀ(Q − Y)‖² / (2λ)
+    D(Q) = Σ_n H(q_n) − ‖S‖² / (2λ),   S = Xᵀ(Q − Y),
 over probabilities Q [n, K] whose columns sum to the class counts n_k (that is where the unpenalised intercept
 enters); H is the entropy. Every such Q gives D(Q) ≤ optimum, so objective − D(Q) bounds the gap whatever W,
 b and Q are: nothing is assumed about convergence, and strong convexity, which the intercept does not have,
 is not used.
 
-The model's own probabilities P have column sums s_k ≠ n_k away from the intercept's optimum. They are
-mended by
-    Q = (1 − t) P + 1 uᵀ / n,   u_k = n_k − (1 − t) s_k,   t = the smallest that keeps u ≥ 0,
+The model's own probabilities P, of residual R = P − Y, have column sums s_k = n_k + e_k with an excess e away
+from the intercept's optimum. They are mended by
+    Q = (1 − t) P + 1 uᵀ / n,   u_k = n_k − (1 − t) s_k = t s_k − e_k,   t large enough for u ≥ 0,
 whose columns sum to n_k by construction. Entropy is concave, so
     Σ_n H(q_n) ≥ (1 − t) Σ_n H(p_n) + t n H(u / (t n)),
-and Xᵀ 1 is known, so mending costs no further pass. Its price is of first order in s − n: `balance` therefore
+and Xᵀ 1 is known, so mending costs no further pass. Its price is of first order in e: `balance` therefore
 minimises the intercept (Newton's method on K numbers) first. With `multilabel` the same holds per class for
 probabilities in [0, 1] and binary entropies.
 
-Rounding: all in float64. What sums of n and dot products of F terms can lose is added to the bound, with the
-square-root law of independent roundings (Higham and Mary 2019, doi:10.1137/18M1226312) and a factor of 8.
+Objective and dual agree in nearly all digits, so they are never subtracted. For P = softmax of the logits Z,
+Σ H(p_n) = Σ CE − ⟨R, Z⟩ and ⟨R, Z⟩ = ⟨Xᵀ R, W⟩ + b·e; what is left of the difference is
+    ‖λ W + S‖² / (2λ) + t (Σ CE + ⟨XᵀY, W⟩) − ⟨Xᵀ1 uᵀ/n, W⟩ + (1 − t) b·e − t n H(u / (t n)),
+the squared gradient over 2λ (with R in place of S) where the intercept is optimal.
+
+Rounding, all in float64: what sums of n terms can lose is added, with the square-root law of independent
+roundings (Higham and Mary 2019, doi:10.1137/18M1226312) and a factor of 8. An error δ of the logits moves
+the difference above by at most Σ ‖r_n‖₁ δ_n², for it is a Bregman divergence. The returned gap also covers
+what the objective's own sum has lost, Σ ‖r_n‖₁ δ_n among it, so that objective − gap is a lower bound of the
+optimum as the two are printed.
 
 Axes as in `problem.py`.
 """
@@ -34,19 +42,21 @@ if TYPE_CHECKING:
     from rwkvclip_eval.probe.problem import Problem
 
 _EPS = 8 * torch.finfo(torch.float64).eps
-_NEGLIGIBLE = 1e-9
 _MAX_NEWTON = 8
+
+NO_GAIN = 1e-12
+"""Share of the constant's objective below which what the features gain is not told from nothing."""
 
 
 class Certificate(NamedTuple):
     """What was proven about one point.
 
     Attributes:
-        objective: Σ CE + λ/2 ‖W‖², rounding error not included.
+        objective: Σ CE + λ/2 ‖W‖² as computed.
         gap: Upper bound of objective − optimum, never negative; inf if anything overflowed.
-        relative: `gap` over the smaller of the objective and what the features gain over a constant: at
-            strong λ the weights are tiny, and a gap that is small beside the objective would not even fix
-            their signs. 0 where the gap is all rounding.
+        relative: The gap without what the objective's own sum has lost, over the smaller of the objective
+            and what the features gain over a constant: at strong λ the weights are tiny, and a gap that is
+            small beside the objective would not even fix their signs.
         separated: Every training sample (with multilabel: every label) is on its right side.
     """
 
@@ -65,8 +75,7 @@ def balance(problem: Problem, weight: Tensor, intercept: Tensor, tolerance: floa
     counts = problem.counts.to(problem.device)
     best, least = intercept, torch.inf
     for _ in range(_MAX_NEWTON):
-        mass, curvature = _mass(problem, weight, intercept)
-        excess = mass - counts
+        excess, curvature = _excess(problem, weight, intercept)
         worst = float((excess.abs() / counts).max())
         if not worst < least:
             return best
@@ -91,23 +100,28 @@ def balance(problem: Problem, weight: Tensor, intercept: Tensor, tolerance: floa
     return best
 
 
-def _mass(problem: Problem, weight: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
-    """Return P's column sums [K] and their derivative by the intercept ([K, K]; multilabel: diagonal [K])."""
+def _excess(problem: Problem, weight: Tensor, intercept: Tensor) -> tuple[Tensor, Tensor]:
+    """Return P's column sums less the counts [K] and their derivative by the intercept.
+
+    The derivative is [K, K]; with `multilabel` its diagonal [K].
+    """
     num_classes = problem.shape[2]
-    mass = weight.new_zeros(num_classes)
-    curvature = (
-        weight.new_zeros(num_classes) if problem.multilabel else weight.new_zeros(num_classes, num_classes)
-    )
-    for _, rows in problem.chunks(problem.proof_rows, torch.float64):
+    excess, diagonal = torch.zeros_like(intercept), torch.zeros_like(intercept)
+    curvature = weight.new_zeros(num_classes, num_classes)
+    for part, rows in problem.chunks(problem.proof_rows, torch.float64):
         logits = torch.addmm(intercept, rows, weight)
-        if problem.multilabel:
-            p = logits.sigmoid_()
-            curvature += (p * (1 - p)).sum(0)
-        else:
-            p = logits.softmax(1)
+        residual = problem.losses_and_residual(logits[:, None, :], part)[1][:, 0]
+        excess += residual.sum(0)
+        size = residual.abs()
+        # p (1 − p), of which one is |p − y|: the difference of sums of p and p² would lose it.
+        diagonal += (size * (1 - size)).sum(0)
+        if not problem.multilabel:
+            p = residual.scatter_add(1, problem.labels[part, None], residual.new_ones(len(residual), 1))
             curvature.addmm_(p.T, p, alpha=-1)
-        mass += p.sum(0)
-    return mass, curvature if problem.multilabel else curvature + mass.diag()
+    if problem.multilabel:
+        return excess, diagonal
+    curvature.diagonal().copy_(diagonal)
+    return excess, curvature
 
 
 def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> Certificate:
@@ -116,73 +130,86 @@ def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> C
     Both float64 on the device. One pass over the data, two products in float64; the first call makes one
     more for the labels.
     """
-    n, num_features, _ = problem.shape
-    counts = problem.counts.to(problem.device)
+    n, num_features, num_classes = problem.shape
     own, gradient = problem.label_product, torch.zeros_like(weight)
-    mass, entropy = torch.zeros_like(intercept), torch.zeros_like(intercept)
+    excess, square = torch.zeros_like(intercept), torch.zeros_like(intercept)
+    loss = torch.zeros_like(intercept if problem.multilabel else intercept[0])
     total = weight.new_zeros(num_features)
-    loss, square, spread, wrong, largest = 0.0, 0.0, 0.0, 0, 0.0
+    spread, first, second, wrong = 0.0, 0.0, 0.0, 0
+    longest = float(weight.norm(dim=0).max())
     for part, rows in problem.chunks(problem.proof_rows, torch.float64):
         logits = torch.addmm(intercept, rows, weight)
-        labels = problem.labels[part]
-        if problem.multilabel:
-            wrong += int(((logits > 0) != (labels > 0)).sum())
-        else:
-            wrong += int((logits.argmax(1) != labels).sum())
-        largest = max(largest, float(logits.abs().max()))
-        chunk_loss, residual = problem.loss_and_residual(logits[:, None, :], part)
-        residual = residual[:, 0]
-        loss += float(chunk_loss)
-        if problem.multilabel:
-            p = residual + labels.double()
-            entropy += _entropy(p).sum(0) + _entropy(1 - p).sum(0)
-        else:
-            p = residual.scatter_add(1, labels[:, None], residual.new_ones(1, 1).expand(len(residual), 1))
-            entropy += _entropy(p).sum(0)
-        gradient.addmm_(rows.T, residual)
-        mass += p.sum(0)
-        total += rows.sum(0)
         norms = rows.square().sum(1)
-        square += float(norms.sum())
-        spread += float((norms * residual.square().sum(1)).sum())
-    norm = float(weight.square().sum())
-    objective = loss + l2 / 2 * norm
-    share, mended = _mend(mass, counts, n, problem.multilabel)
-    uniform = (counts - (1 - share) * mass).clamp_min(0)
-    value = (1 - share) * entropy
-    slope = (1 - share) * gradient - share * own + total[:, None] * (uniform / n)
-    dual = float(value.sum()) + mended - float(slope.square().sum()) / (2 * l2)
-    logit_error = (num_features**0.5 * square**0.5 * float(weight.norm(dim=0).max())) + n**0.5 * largest
-    slope_error = _EPS * (num_features + n) ** 0.5 * (spread**0.5 + float((share * own).norm()))
-    rounding = (
-        _EPS * (logit_error + n**0.5 * (abs(loss) + float(entropy.sum())) + l2 * norm)
-        + float(slope.norm()) * slope_error / l2
-        + slope_error**2 / (2 * l2)
-    )
-    gap = max(objective - dual, 0.0) + rounding
+        noise = _EPS * (num_features**0.5 * longest * norms.sqrt() + logits.abs().amax(1))
+        if not problem.multilabel:
+            wrong += int((logits.argmax(1) != problem.labels[part]).sum())
+        losses, residual = problem.losses_and_residual(logits[:, None, :], part)
+        residual = residual[:, 0]
+        if problem.multilabel:
+            wrong += int((residual.abs() >= 0.5).sum())
+        loss += losses[:, 0].sum(0)
+        gradient.addmm_(rows.T, residual)
+        excess += residual.sum(0)
+        squares = residual.square()
+        square += squares.sum(0)
+        spread += float((norms * squares.sum(1)).sum())
+        moved = noise * residual.abs().sum(1)
+        first, second = first + float(moved.sum()), second + float((noise * moved).sum())
+        total += rows.sum(0)
+    penalty = l2 / 2 * float(weight.square().sum())
+    objective = float(loss.sum()) + penalty
+    digit = _EPS * (n + num_classes) ** 0.5
+    unsure = digit * square.sqrt()
+    axis = 0 if problem.multilabel else (0, 1)
+    advantage = loss - problem.null_losses.to(loss) + (own * weight).sum(axis)
+    share, mixed_in = _mend(problem, excess, unsure, advantage.maximum(digit * loss))
+    taken, mean = share * own, total[:, None] * (mixed_in / n)
+    offset = intercept if problem.multilabel else intercept - intercept.mean()
+    size = share * n
+    rest = [mixed_in / size, 1 - mixed_in / size] if problem.multilabel else [mixed_in / size]
+    price = [
+        share * loss,
+        (taken * weight).sum(0),
+        -(mean * weight).sum(0),
+        (1 - share) * offset * excess,
+        *(-size * torch.special.entr(part.clamp(0, 1)) for part in rest),
+    ]
+    # Divided before it is squared: λ may be so weak that squares vanish.
+    root = (2 * l2) ** 0.5
+    pull = float(((l2 * weight + (1 - share) * gradient - taken + mean) / root).norm())
+    slope_error = digit * (spread**0.5 + float(taken.norm())) / root
+    rounding = (2 * pull + slope_error) * slope_error + second
+    rounding += digit * sum(float(term.abs().sum()) for term in price)
+    # What an error of the excess adds to the price: its derivative, and half of the second one, by u.
+    slope = offset - rest[0].log() + (rest[1].log() if problem.multilabel else 0)
+    slope = slope if problem.multilabel else slope - slope.mean()
+    rounding += float((unsure * slope.abs() + sum(unsure.square() / (size * part) for part in rest)).sum())
+    gap = max(pull**2 + sum(float(term.sum()) for term in price), 0.0) + rounding
     if gap != gap:
         return Certificate(objective, torch.inf, torch.inf, wrong == 0)
-    scale = min(objective, max(l2 / 2 * norm, problem.null_objective - objective))
-    all_rounding = gap <= min(2 * rounding, _NEGLIGIBLE * problem.null_objective)
-    relative = 0.0 if all_rounding else gap / scale if scale > 0 else torch.inf
-    return Certificate(objective, gap, relative, wrong == 0)
+    constant = problem.null_objective
+    scale = min(objective, max(penalty, constant - objective, NO_GAIN * constant))
+    relative = gap / scale if scale > 0 else torch.inf
+    lost = first + _EPS * (n**0.5 * float(loss.sum()) + penalty)
+    return Certificate(objective, gap + lost, relative, wrong == 0)
 
 
-def _entropy(p: Tensor) -> Tensor:
-    """−p ln p, elementwise; 0 at 0 and at what rounding pushed below it."""
-    result: Tensor = torch.special.entr(p.clamp_min(0))
-    return result
+def _mend(problem: Problem, excess: Tensor, unsure: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    """Return t ([]; multilabel: [K]) and u [K] of the `excess` [K], which is known to ± `unsure` [K].
 
-
-def _mend(mass: Tensor, counts: Tensor, n: int, multilabel: bool) -> tuple[Tensor, float]:
-    """Return t ([]; multilabel: [K]) and the entropy that the mixed-in part t n · (u / (t n)) adds."""
-    least = 1 - counts / mass.clamp_min(1e-300)
-    if multilabel:
-        least = torch.maximum(least, 1 - (n - counts) / (n - mass).clamp_min(1e-300))
-    share = (least if multilabel else least.max()).clamp(0, 1)
-    uniform = (counts - (1 - share) * mass).clamp_min(0)
-    size = (share * n).clamp_min(1e-300)
-    parts = _entropy((uniform / size).clamp_max(1))
-    if multilabel:
-        parts = parts + _entropy((1 - uniform / size).clamp(0, 1))
-    return share, float((size * parts).sum())
+    Any t that keeps u ≥ 0 proves something. Its price is about t A + B / t: A is the `advantage` of the constant
+    over the model, B = Σ e² / 2 s what the entropy of u loses to that of the class counts, and rounding's part.
+    """
+    n, counts = problem.shape[0], problem.counts.to(problem.device)
+    mass = counts + excess
+    least = (excess + 2 * unsure) / mass.clamp_min(1e-300)
+    bend = (excess.square() / 2 + unsure.square()) / mass.clamp_min(1e-300)
+    if problem.multilabel:
+        rest = (n - mass).clamp_min(1e-300)
+        least = least.maximum((2 * unsure - excess) / rest)
+        bend = bend + (excess.square() / 2 + unsure.square()) / rest
+    else:
+        least, bend = least.max(), bend.sum()
+    share = least.maximum((bend / advantage).sqrt()).clamp(1e-300, 1)
+    mixed_in = (share * mass - excess).clamp_min(0)
+    return share, mixed_in.minimum(share * n) if problem.multilabel else mixed_in

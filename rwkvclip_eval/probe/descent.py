@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rwkvclip_eval.probe.certificate import NO_GAIN
 from rwkvclip_eval.probe.problem import MEMORY
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _REFRESHED = 20
 fastest at the start. Refreshed ever more seldom, the weakest λ of small problems end far from the optimum."""
 
 _PATIENCE = {torch.float32: 10, torch.float64: 200}
-"""Iterations without halving of the estimate after which a precision is used up. float32 has a successor, and
+"""Iterations without halving of the estimate, or a tenth less of the objective, after which a precision is used up. float32 has a successor, and
 where it gets stuck at weak λ 20 iterations ended no better than 10."""
 
 
@@ -55,14 +56,27 @@ class _Batch:
     gradient: Tensor
     trigger: Tensor
     least: Tensor
+    lowest: Tensor
     since: Tensor
+    stuck: Tensor
     precondition: Preconditioner
     anchor: Anchor | None = None
     steps: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     def keep(self, mask: Tensor) -> None:
         """Drop the strengths where `mask` [J] is false."""
-        for name in ("index", "l2", "theta", "objective", "gradient", "trigger", "least", "since"):
+        for name in (
+            "index",
+            "l2",
+            "theta",
+            "objective",
+            "gradient",
+            "trigger",
+            "least",
+            "lowest",
+            "since",
+            "stuck",
+        ):
             setattr(self, name, getattr(self, name)[mask])
         self.precondition = self.precondition.of(mask)
         self.anchor = self.anchor and self.anchor.of(mask)
@@ -129,28 +143,30 @@ def descend(
         gradient=gradient,
         trigger=torch.tensor(trigger, dtype=l2.dtype, device=l2.device),
         least=torch.full_like(l2, torch.inf),
+        lowest=value.clone(),
         since=torch.zeros_like(l2),
+        stuck=torch.zeros_like(l2),
         precondition=objective.preconditioner(theta, l2),
         anchor=anchor,
     )
     split = objective.basis.shape[1] * num_classes
     iteration = 0
     limits = torch.tensor(max_iterations, device=theta.device)
-    stuck = torch.zeros(count, dtype=torch.bool, device=theta.device)
     while True:
         if iteration and (iteration % _REFRESHED == 0 or iteration == _REFRESHED // 2):
             batch.precondition = objective.preconditioner(batch.theta, batch.l2)
         slope = batch.gradient.double()
-        estimate = slope[:, :split].square().sum(1) / (2 * batch.l2)
+        estimate = (slope[:, :split] / (2 * batch.l2[:, None]).sqrt()).square().sum(1)
         estimate += (slope[:, split:] / batch.precondition.root[:, split:].double()).square().sum(1) / 2
         penalty = batch.l2 / 2 * batch.theta[:, :split].double().square().sum(1)
         gain = torch.maximum(penalty, problem.null_objective - batch.objective)
-        estimate /= torch.minimum(batch.objective, gain).clamp_min(1e-16 * problem.null_objective)
-        better = estimate < 0.5 * batch.least
-        batch.least = torch.where(better, estimate, batch.least)
+        estimate /= torch.minimum(batch.objective, gain.clamp_min(NO_GAIN * problem.null_objective))
+        better = (estimate < 0.5 * batch.least) | (batch.objective < 0.9 * batch.lowest)
+        batch.least = torch.where(better, torch.minimum(estimate, batch.least), batch.least)
+        batch.lowest = torch.where(better, batch.objective, batch.lowest)
         batch.since = torch.where(better, 0, batch.since + 1)
         ready = estimate <= batch.trigger
-        spent = (batch.since > _PATIENCE[theta.dtype]) | stuck | ~torch.isfinite(batch.objective)
+        spent = (batch.since > _PATIENCE[theta.dtype]) | (batch.stuck > 1) | ~torch.isfinite(batch.objective)
         going = torch.ones_like(ready)
         for j in (ready | spent).nonzero()[:, 0].tolist():
             if ready[j]:
@@ -171,8 +187,15 @@ def descend(
             return final, iterations
         stuck = _advance(objective, batch)
         iteration += 1
-        if batch.anchor is not None and iteration % _ANCHORED == 0:
+        batch.stuck = torch.where(stuck, batch.stuck + 1, 0)
+        afresh = bool(stuck.any())
+        if batch.anchor is not None and (afresh or iteration % _ANCHORED == 0):
             batch.objective, batch.gradient, batch.anchor = _evaluate(objective, batch.theta, batch.l2)
+        if afresh:
+            # What it learned far from here, or beside an old anchor, may be what leads nowhere.
+            batch.precondition = objective.preconditioner(batch.theta, batch.l2)
+            for _, _, inverse in batch.steps:
+                inverse[stuck] = 0.0
 
 
 def _evaluate(objective: Objective, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor | None]:

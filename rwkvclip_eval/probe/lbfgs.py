@@ -124,8 +124,8 @@ def _minimise(problem: Problem, l2: float, max_iterations: int) -> _End:
         )
         for part, block in problem.chunks(problem.proof_rows, torch.float64):
             plain = block + shift
-            chunk_loss, residual = problem.loss_and_residual((plain @ weight + intercept)[:, None], part)
-            loss += float(chunk_loss)
+            losses, residual = problem.losses_and_residual((plain @ weight + intercept)[:, None], part)
+            loss += float(losses.sum())
             slope[:-1].addmm_(plain.T, residual[:, 0])
             slope[-1] += residual[:, 0].sum(0)
         slope[:-1] += l2 * weight

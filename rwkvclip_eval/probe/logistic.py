@@ -16,7 +16,7 @@ import torch
 
 from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.memory import MEMORY_BUDGET
-from rwkvclip_eval.probe.certificate import Certificate, balance, certify
+from rwkvclip_eval.probe.certificate import balance, certify
 from rwkvclip_eval.probe.descent import descend
 from rwkvclip_eval.probe.objective import Objective, make_basis, plan
 from rwkvclip_eval.probe.problem import make_problem
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from rwkvclip_eval.probe.certificate import Certificate
+
 
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
-_UNPROVEN = Certificate(float("inf"), float("inf"), float("inf"), separated=False)
 
 
 class Solver:
@@ -74,16 +75,10 @@ class Solver:
         max_iterations: int = MAX_ITERATIONS,
         on_progress: Callable[[int, int], None] | None = None,
         acceptable_gap: float = 0.0,
-        rough_gaps: Sequence[float] = (),
-        enough: Callable[[Solution, float], bool] | None = None,
     ) -> list[Solution]:
         """Solve for every strength of `l2`; see `fit_logistic`.
 
         A strength that stays above `relative_gap` but below `acceptable_gap` counts as converged as well.
-        At each of `rough_gaps` (descending) a strength whose relative gap is estimated to be at most that is
-        shown to `enough`, with an infinite gap; if that returns true, the gap is proven, and the strength is
-        shown once more. If it is true again, the strength ends there as `stopped_early`. A strength that
-        float32 did not solve is proven and shown whatever its gap.
         """
         for value in l2:
             if not 0 < value < float("inf"):
@@ -93,8 +88,7 @@ class Solver:
         while len(solved) < len(l2):
             done = len(solved)
             size = plan(self.problem, len(l2) - done, self.dtype).strengths
-            group = _Group(self, l2[done : done + size], relative_gap, rough_gaps, enough)
-            group.acceptable_gap = acceptable_gap
+            group = _Group(self, l2[done : done + size], relative_gap, acceptable_gap)
             group.report = (lambda k, d=done: on_progress(d + k, len(l2))) if on_progress else None
             group.solve(starts[done : done + size], max_iterations)
             solved += group.finished()
@@ -121,12 +115,9 @@ class Solver:
             point[-1] = frequency.logit() if problem.multilabel else frequency.log()
         else:
             weight = problem.gather(start.weight)
-            if not problem.multilabel:
-                # What all classes share costs λ and changes nothing; steps keep free of it.
-                weight = weight - weight.mean(1, keepdim=True)
             point[:-1] = self.basis.cpu().T @ weight
             point[-1] = problem.gather(start.intercept) + problem.shift @ weight
-        return point.to(problem.device).view(-1)
+        return self.exact(point.to(problem.device).view(-1))
 
     def prove(self, theta: Tensor, l2: float, wanted: float) -> tuple[Certificate, Tensor, Tensor]:
         """Balance the intercept at `theta` [D], certify; return weight [F, K] and intercept [K] as well.
@@ -135,34 +126,38 @@ class Solver:
         """
         weight, intercept = self.split(theta)
         share = min(1.0, l2 / 2 * float(weight.square().sum()) / self.problem.shape[0])
-        intercept = balance(self.problem, weight, intercept, max(0.01 * wanted * share, 1e-13))
+        intercept = balance(self.problem, weight, intercept, max(0.01 * wanted * share, 1e-15))
         return certify(self.problem, weight, intercept, l2), weight, intercept
 
     def split(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight [F, K] and intercept [K], both float64, of the point `theta` [D]."""
-        point = theta.double().view(-1, self.problem.shape[2])
+        point = self.exact(theta).view(-1, self.problem.shape[2])
         return self.basis @ point[:-1], point[-1]
+
+    def exact(self, theta: Tensor) -> Tensor:
+        """Return `theta` [D] in float64, without the weights that all classes share.
+
+        They cost λ and change nothing. Steps keep free of them but for rounding, which float32 adds up.
+        """
+        point = theta.double()
+        if self.problem.multilabel:
+            return point
+        cube = point.view(-1, self.problem.shape[2]).clone()
+        cube[:-1] -= cube[:-1].mean(1, keepdim=True)
+        return cube.view(-1)
 
 
 class _Group:
     """Strengths that are solved together: first in the solver's precision, what is left over in float64."""
 
     def __init__(
-        self,
-        solver: Solver,
-        l2: Sequence[float],
-        relative_gap: float,
-        rough_gaps: Sequence[float],
-        enough: Callable[[Solution, float], bool] | None,
+        self, solver: Solver, l2: Sequence[float], relative_gap: float, acceptable_gap: float
     ) -> None:
-        self.solver, self.l2, self.relative_gap = solver, l2, relative_gap
-        self.enough = enough
-        self.levels = [gap for gap in rough_gaps if gap > relative_gap] if enough is not None else []
-        self.passed = [0] * len(l2)
+        self.solver, self.l2 = solver, l2
+        self.relative_gap, self.acceptable_gap = relative_gap, acceptable_gap
         self.solutions: list[Solution | None] = [None] * len(l2)
         self.settled = [False] * len(l2)
         self.relative = [float("inf")] * len(l2)
-        self.acceptable_gap = 0.0
         self.report: Callable[[int], None] | None = None
 
     def solve(self, starts: Sequence[Solution | None], max_iterations: int) -> None:
@@ -174,13 +169,12 @@ class _Group:
             for first in range(0, len(open_), size):
                 part = open_[first : first + size]
                 self._descend(part, dtype, points, spent, max_iterations)
-            if dtype != torch.float64 and self.enough is not None:
-                self._ask_after_float32(points, spent)
         for i, done in enumerate(self.settled):
             if not done:
                 certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self.relative_gap)
                 status: Status = "unattainable" if certificate.separated else "iteration_limit"
-                if min(self.relative[i], certificate.relative) <= self.acceptable_gap:
+                good_enough = max(self.relative_gap, self.acceptable_gap)
+                if min(self.relative[i], certificate.relative) <= good_enough:
                     status = "converged"
                 self._keep(i, certificate, weight, intercept, spent[i], status)
 
@@ -191,18 +185,16 @@ class _Group:
 
         def check(j: int, theta: Tensor, estimate: float, iterations: int) -> float | None:
             i = part[j]
-            if self._contends(i, theta, estimate):
-                return self._wanted(i) / 2
-            certificate, weight, intercept = self.solver.prove(theta, self.l2[i], self._wanted(i))
+            certificate, weight, intercept = self.solver.prove(theta, self.l2[i], self.relative_gap)
             self._keep(i, certificate, weight, intercept, before[j] + iterations, "converged")
             relative = certificate.relative
-            if relative <= self.relative_gap or self._is_enough(i, relative):
+            if relative <= self.relative_gap:
                 self.settled[i] = True
                 return None
             # An estimate far below what float64 proves is float32's rounding.
             if dtype != torch.float64 and relative > 10 * estimate:
                 return None
-            return min(self._wanted(i) / 2, estimate / 4)
+            return min(self.relative_gap / 2, estimate / 4)
 
         objective = self.solver.objective(dtype, len(part))
         passes = objective.passes
@@ -210,64 +202,14 @@ class _Group:
             objective,
             torch.stack([points[i] for i in part]).to(dtype),
             torch.tensor([self.l2[i] for i in part], dtype=torch.float64, device=self.solver.problem.device),
-            trigger=[self._wanted(i) / 2 for i in part],
+            trigger=[self.relative_gap / 2] * len(part),
             max_iterations=[max_iterations - spent[i] for i in part],
             check=check,
             on_iteration=self._on_iteration,
         )
         self.solver.passes[dtype] += objective.passes - passes
         for j, i in enumerate(part):
-            points[i], spent[i] = final[j].double(), before[j] + iterations[j]
-
-    def _wanted(self, i: int) -> float:
-        """Relative gap that the next proof of strength i is to reach."""
-        return [*self.levels, self.relative_gap][self.passed[i]]
-
-    def _contends(self, i: int, theta: Tensor, estimate: float) -> bool:
-        """Pass rough gaps unproven as long as a proof would not matter; return whether strength i goes on."""
-        guess = None
-        while self.passed[i] < len(self.levels) and estimate <= self._wanted(i) / 2:
-            assert self.enough is not None, "without it there are no levels"
-            guess = guess or assemble(
-                self.solver.problem, self.l2[i], *self.solver.split(theta), _UNPROVEN, 0, "iteration_limit"
-            )
-            if self.enough(guess, self._wanted(i)):
-                return False
-            self.passed[i] += 1
-        return estimate > self._wanted(i) / 2
-
-    def _is_enough(self, i: int, relative: float) -> bool:
-        """Ask once for every rough gap that is newly reached whether strength i may end there."""
-        passed = sum(relative <= gap for gap in self.levels)
-        if passed <= self.passed[i]:
-            return False
-        self.passed[i] = passed
-        return self._may_end(i, relative)
-
-    def _may_end(self, i: int, relative: float) -> bool:
-        """Ask whether strength i may end at its solution, and mark it if so."""
-        solution = self.solutions[i]
-        if self.enough is None or solution is None or not self.enough(solution, relative):
-            return False
-        self.solutions[i] = replace(solution, status="stopped_early")
-        return True
-
-    def _ask_after_float32(self, points: list[Tensor], spent: list[int]) -> None:
-        """Ask of every strength that float32 did not solve whether it may end there, whatever its gap.
-
-        Not where the features explain less than half of the labels' entropy: there float32 ended early on.
-        """
-        explained = 0.5 * self.solver.problem.null_objective
-        # The strongest first: they score better, and are what the others are compared with.
-        for i in sorted(range(len(self.l2)), key=lambda i: -self.l2[i]):
-            if self.settled[i]:
-                continue
-            certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self._wanted(i))
-            self._keep(i, certificate, weight, intercept, spent[i], "converged")
-            self.settled[i] = certificate.relative <= self.relative_gap or (
-                certificate.objective <= explained and self._may_end(i, self.relative[i])
-            )
-            self._on_iteration()
+            points[i], spent[i] = self.solver.exact(final[j]), before[j] + iterations[j]
 
     def _on_iteration(self) -> None:
         if self.report is not None:

@@ -259,8 +259,8 @@ class Objective:
         if anchor is None:
             total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
             for part, rows in self._chunks():
-                chunk_loss, residual = self.problem.loss_and_residual(_forward(rows, flat), part)
-                loss += chunk_loss
+                losses, residual = self.problem.losses_and_residual(_forward(rows, flat), part)
+                loss += _summed(losses)
                 total += self._backward(part, rows, residual)
         else:
             assert self._narrow is not None, "only an anchored objective makes anchors"
@@ -268,8 +268,8 @@ class Objective:
             for part, _ in self._chunks():
                 rows = self._narrow[part]
                 logits = anchor.logits[part] + _forward(rows, moved)
-                chunk_loss, residual = self.problem.loss_and_residual(logits, part)
-                loss += chunk_loss
+                losses, residual = self.problem.losses_and_residual(logits, part)
+                loss += _summed(losses)
                 total += self._backward(part, rows, residual.sub_(anchor.residual[part]).float())
         return self._penalised(loss, total, theta, l2)
 
@@ -281,8 +281,8 @@ class Objective:
         anchor = Anchor(flat.clone(), logits, torch.empty_like(logits), torch.zeros_like(flat))
         for part, rows in self._chunks():
             logits[part] = _forward(rows, flat)
-            chunk_loss, anchor.residual[part] = self.problem.loss_and_residual(logits[part].clone(), part)
-            loss += chunk_loss
+            losses, anchor.residual[part] = self.problem.losses_and_residual(logits[part].clone(), part)
+            loss += _summed(losses)
             anchor.product += _backward(rows, anchor.residual[part])
         return *self._penalised(loss, anchor.product, theta, l2), anchor
 
@@ -293,6 +293,11 @@ class Objective:
         gradient[:, :-1] += l2[:, None, None] * weights
         objective = loss + l2 / 2 * weights.square().sum((1, 2))
         return objective, gradient.to(self.dtype).view(theta.shape)
+
+
+def _summed(losses: Tensor) -> Tensor:
+    """Sum `losses` [c, J] or [c, J, K] over all but the strengths, in float64."""
+    return losses.sum([axis for axis in range(losses.ndim) if axis != 1], dtype=torch.float64)
 
 
 def _forward(rows: Tensor, flat: Tensor) -> Tensor:

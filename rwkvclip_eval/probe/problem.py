@@ -38,6 +38,9 @@ _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 2 << 30}
 MEMORY = 10
 """Pairs of steps and gradient changes that L-BFGS keeps."""
 
+_SOFTPLUS_LINEAR = 40.0
+"""exp(−40) is below the last digit of 40 in float64."""
+
 _VECTORS = 2 * MEMORY + 18
 """Vectors of D numbers per strength: the pairs; point, gradient, direction, roots; what makes a step; sums in
 float64."""
@@ -99,13 +102,18 @@ class Problem:
         return full[..., [second]] - full[..., [first]]
 
     @property
-    def null_objective(self) -> float:
-        """The smallest objective without features: W = 0, b = log odds of the classes."""
+    def null_losses(self) -> Tensor:
+        """The smallest loss without features, [] (`multilabel`: [K]) float64: W = 0, b = log odds."""
         n = self.shape[0]
-        entropy = torch.special.entr(self.counts / n).sum()
-        if self.multilabel:
-            entropy = entropy + torch.special.entr(1 - self.counts / n).sum()
-        return n * float(entropy)
+        entropy = torch.special.entr(self.counts / n)
+        if not self.multilabel:
+            return n * entropy.sum()
+        return n * (entropy + torch.special.entr(1 - self.counts / n))
+
+    @property
+    def null_objective(self) -> float:
+        """The smallest objective without features."""
+        return float(self.null_losses.sum())
 
     @property
     def shared_bytes(self) -> int:
@@ -164,20 +172,31 @@ class Problem:
             total.addmm_(rows.T, target.double())
         return total
 
-    def loss_and_residual(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """Return the summed loss per strength [J] float64 and, in the memory of `logits`, P − Y [c, J, K]."""
+    def losses_and_residual(self, logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """Return every sample's loss and, in the memory of `logits` [c, J, K], P − Y.
+
+        Both keep their digits in the tails: a sample that is right by a margin of z has a loss, and an entry
+        of P − Y, of about exp(−z), which 1 − P or log(1 + exp(−z)) would round to 0.
+
+        Returns:
+            Losses [c, J] (with `multilabel` [c, J, K], one per label) and P − Y [c, J, K].
+        """
         labels = self.labels[part]
         if self.multilabel:
-            target = labels.to(logits.dtype)[:, None, :]
-            loss = (torch.nn.functional.softplus(logits) - logits * target).sum((0, 2), dtype=torch.float64)
-            return loss, logits.sigmoid_().sub_(target)
+            sign = torch.where(labels > 0, -1.0, 1.0).to(logits.dtype)[:, None, :]
+            logits *= sign
+            # Above its threshold softplus is linear; the default of 20 would cut digits off.
+            losses = torch.nn.functional.softplus(logits, threshold=_SOFTPLUS_LINEAR)
+            return losses, logits.sigmoid_().mul_(sign)
         index = labels[:, None, None].expand(-1, logits.shape[1], 1)
         logits -= logits.amax(-1, keepdim=True)
-        own = logits.gather(-1, index)[..., 0]
-        total = logits.exp_().sum(-1)
-        loss = (total.log() - own).sum(0, dtype=torch.float64)
-        logits /= total[..., None]
-        return loss, logits.scatter_add_(-1, index, logits.new_full((1, 1, 1), -1.0).expand_as(index))
+        own = logits.gather(-1, index)
+        logits.exp_().scatter_(-1, index, 0.0)
+        others = logits.sum(-1, keepdim=True)
+        total = others + own.exp()
+        losses = torch.where(own == 0, others.log1p(), total.log() - own)[..., 0]
+        logits /= total
+        return losses, logits.scatter_(-1, index, others.div_(total).neg_())
 
 
 def blocks(features: NDArray[Any] | Tensor, rows: int) -> Iterator[tuple[slice, Tensor]]:

@@ -4,15 +4,11 @@ The grid has 97 points from 1e-6 to 1e6, eight a decade. Policy `clip` is the pa
 seven seeds, then twice as close around the best, until neighbours. Policy `grid` tries every point. Equal
 scores: the larger λ.
 
-A score is a step function of the weights: a validation sample near a boundary may fall on either side
-before the optimum is reached. So strengths that may win are solved to `CONTENDER_GAP` (`RELATIVE_GAP` is
-good enough where more is out of reach). The others are `stopped_early`, at one of the rough gaps of
-`SLACK` or where float32 did not solve them, when their score there is worse than the best so far by the
-slack or more. This is a rule of thumb: a proven gap bounds how far the weights can still move,
-‖ΔW‖ ≤ √(2 gap / λ), but not what that does to a score; on the problems of `tests/probe/test_search.py` the
-score there differs from that at the optimum by less than a third of the slack. The score kept for such a
-strength is the one where it stopped. It neither steers the search nor wins it: a peak that was stopped
-early is solved before anything follows.
+Every strength that is tried is solved, to `SEARCH_GAP`: a score is a step function of the weights, and nothing
+that is known before the optimum says on which side of it a strength will end. A gap moves the weights by at
+most ‖ΔW‖ ≤ √(2 gap / λ), at this gap about 1e-5 of their length, so a score is that of the optimum but for
+samples that lie as close to a boundary. A strength that could not be solved so far keeps the score where it
+ended, and `Search.unsolved` counts it.
 """
 
 from __future__ import annotations
@@ -25,7 +21,7 @@ import torch
 from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.lbfgs import fit_lbfgs
-from rwkvclip_eval.probe.logistic import RELATIVE_GAP, Solver
+from rwkvclip_eval.probe.logistic import Solver
 from rwkvclip_eval.probe.problem import check_pair
 from rwkvclip_eval.probe.solution import Solution, Status, scores
 
@@ -35,12 +31,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-CONTENDER_GAP = 1e-8
-SLACK = {1e-2: 0.035, 1e-3: 0.015, 1e-4: 0.008, 1e-5: 0.004}
-"""Proven relative gap (as in `Certificate`) → distance from the best score, of scores from 0 to 1."""
+SEARCH_GAP = 1e-10
+"""Relative gap, as `Certificate` measures it, to which strengths are solved."""
 
-SLACK_AFTER_FLOAT32 = 0.075
-"""The same whatever the gap, where float32 did not solve a strength."""
+ACCEPTABLE_GAP = 1e-8
+"""Gap at which a strength counts as solved where float64 knows no better."""
 
 GRID_STEPS = 96
 SEED_STEPS = 16
@@ -49,15 +44,6 @@ SEED_STEPS = 16
 def clip_grid() -> list[float]:
     """Return the 97 strengths 1e-6 … 1e6, ascending."""
     return [10.0 ** (step / 8 - 6) for step in range(GRID_STEPS + 1)]
-
-
-def slack(relative: float, best: float, num_val: int) -> float:
-    """Return how far below the `best` score a strength is given up at a proven gap of `relative`.
-
-    At most half the best score, for low scores move less; at least three validation samples.
-    """
-    widest = min((SLACK[gap] for gap in SLACK if relative <= gap), default=SLACK_AFTER_FLOAT32)
-    return max(min(widest, best / 2), 3 / num_val)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +72,11 @@ class Search:
     best: SearchPoint
     at_edge: bool
 
+    @property
+    def unsolved(self) -> int:
+        """Strengths whose score is not known to be that of an optimum."""
+        return sum(point.status != "converged" for point in self.points)
+
 
 def search_l2(
     train_x: NDArray[Any],
@@ -98,7 +89,7 @@ def search_l2(
     policy: Literal["clip", "grid"] = "clip",
     method: Literal["certified", "lbfgs"] = "certified",
     multilabel: bool = False,
-    relative_gap: float = CONTENDER_GAP,
+    relative_gap: float = SEARCH_GAP,
     memory_budget: int = MEMORY_BUDGET,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -116,7 +107,7 @@ def search_l2(
         policy: Which points of the grid to try.
         method: Optima with proven gaps, or CLIP's capped L-BFGS (`lbfgs.py`).
         multilabel: Independent binary problems.
-        relative_gap: As in `fit_logistic`, for strengths that may win.
+        relative_gap: As in `fit_logistic`.
         memory_budget: Bytes for what is allocated beside the features.
         device: Where products are computed.
         dtype: Precision to begin in, as in `fit_logistic`.
@@ -143,21 +134,6 @@ def search_l2(
     tried: dict[int, tuple[SearchPoint, Solution]] = {}
     total = len(grid) if policy == "grid" else _clip_total()
 
-    def score(solution: Solution) -> float:
-        return float(metric(scores(val_x, solution, memory_budget=memory_budget, device=device), val_y))
-
-    latest: dict[float, float] = {}
-
-    def hopeless(solution: Solution, relative: float) -> bool:
-        """Of an unproven point: whether a proof matters, since it falls behind or leads."""
-        own = score(solution)
-        proven = solution.gap < float("inf")
-        if proven:
-            latest[solution.l2] = own
-        best = max(latest.values(), default=0.0)
-        leads = own > best and not proven
-        return leads or own <= best - slack(relative, best, len(val_x))
-
     def settle(steps: Iterable[int]) -> None:
         steps = [step for step in steps if step not in tried]
         before = len(tried)
@@ -166,44 +142,29 @@ def search_l2(
         if solver is None:
             solved = fit_lbfgs(train_x, train_y, strengths, on_progress=report, **common)
         else:
-            start = [_between(step, tried) for step in steps]
             solved = solver.fit(
                 strengths,
-                start=start,
+                start=[_between(step, tried) for step in steps],
                 relative_gap=relative_gap,
-                acceptable_gap=RELATIVE_GAP,
-                rough_gaps=sorted(SLACK, reverse=True),
-                enough=hopeless,
+                acceptable_gap=ACCEPTABLE_GAP,
                 on_progress=report,
             )
         for step, solution in zip(steps, solved, strict=True):
-            keep(step, solution)
+            logits = scores(val_x, solution, memory_budget=memory_budget, device=device)
+            tried[step] = _point(solution, float(metric(logits, val_y))), solution
 
-    def keep(step: int, solution: Solution) -> None:
-        latest[solution.l2] = score(solution)
-        tried[step] = _point(solution, latest[solution.l2]), solution
-
-    def solved_peak() -> int:
-        while tried[peak := _best(tried)][0].status == "stopped_early":
-            assert solver is not None, "only the certified solver stops early"
-            early = tried[peak][1]
-            (solution,) = solver.fit(
-                [early.l2], start=[early], relative_gap=relative_gap, acceptable_gap=RELATIVE_GAP
-            )
-            keep(peak, replace(solution, iterations=early.iterations + solution.iterations))
-        return peak
-
-    seeds = range(0, GRID_STEPS + 1, SEED_STEPS)
-    settle(seeds)
+    # From the strongest on, each from the one before: from far away a weak strength takes several times as long.
+    for step in reversed(range(0, GRID_STEPS + 1, SEED_STEPS)):
+        settle([step])
     if policy == "grid":
         settle(range(len(grid)))
     else:
         width = SEED_STEPS // 2
         while width:
-            peak = solved_peak()
+            peak = _best(tried)
             settle(step for step in (peak - width, peak + width) if 0 <= step <= GRID_STEPS)
             width //= 2
-    best = solved_peak()
+    best = _best(tried)
     return Search(
         points=tuple(tried[step][0] for step in sorted(tried)),
         best=tried[best][0],
@@ -232,11 +193,16 @@ def _point(solution: Solution, score: float) -> SearchPoint:
 
 
 def _between(step: int, tried: dict[int, tuple[SearchPoint, Solution]]) -> Solution | None:
-    """Return a start for `step`: its nearest neighbours' solutions, mixed by their distance in log λ."""
+    """Return a start for `step`: its nearest neighbours' solutions, mixed by their distance in log λ.
+
+    That of the next stronger one alone where there is no weaker, and none for the strongest.
+    """
     lower = max((other for other in tried if other < step), default=None)
     upper = min((other for other in tried if other > step), default=None)
-    if lower is None or upper is None:
+    if upper is None:
         return None
+    if lower is None:
+        return tried[upper][1]
     share = (step - lower) / (upper - lower)
     low, high = tried[lower][1], tried[upper][1]
     return replace(

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from rwkvclip_eval.probe.certificate import Certificate
     from rwkvclip_eval.probe.problem import Problem
 
-Status = Literal["converged", "iteration_limit", "unattainable", "stopped_early"]
+Status = Literal["converged", "iteration_limit", "unattainable"]
 """How a strength ended: the gap is proven small; the iterations or the digits of float64 ran out; the same on
-training data that are separated, so that the optimum lies far away and weakly determined; or the search's
-rule of thumb gave it up, and its score is that of the point it had reached."""
+training data that are separated, so that the optimum lies far away and weakly determined. (`stopped_early`
+stands in records of before version 7: a rule of thumb gave the strength up, at the score it had reached.)"""
 
 
 @dataclass(frozen=True, kw_only=True)

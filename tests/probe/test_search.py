@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rwkvclip_eval.errors import ConfigError, DamagedData
-from rwkvclip_eval.probe import clip_grid, descent, fit_lbfgs, fit_logistic, scores, search_l2
+from rwkvclip_eval.probe import clip_grid, fit_lbfgs, fit_logistic, scores, search_l2
 from rwkvclip_eval.probe.logistic import Solver
-from rwkvclip_eval.probe.search import CONTENDER_GAP, SLACK, slack
+from rwkvclip_eval.probe.search import ACCEPTABLE_GAP, SEARCH_GAP
 
 
 def accuracy(logits, labels):
@@ -101,30 +101,38 @@ def digits(num_classes):
         first, second = rng.integers(0, len(x), (2, 3000))
         x, y = np.concatenate([x[first], x[second]], 1), 10 * y[first] + y[second]
     order = rng.permutation(len(x))
-    half = 600 if num_classes == 10 else 1500
+    half = 600 if num_classes == 10 else 800
     train, validation = order[:half], order[half : 2 * half]
     return x[train], y[train], x[validation], y[validation]
 
 
-@pytest.mark.parametrize("impatience", [None, 3])
 @pytest.mark.parametrize("num_classes", [10, 100])
-def test_on_real_features_giving_strengths_up_early_changes_no_selection(
-    num_classes, impatience, monkeypatch
-):
+def test_on_real_features_every_strength_is_solved_and_scores_as_its_optimum(num_classes):
     x, y, vx, vy = digits(num_classes)
-    if impatience is not None:
-        # Most strengths are then judged where float32 left them, whatever their gap.
-        impatient(monkeypatch, impatience)
     found = search_l2(x, y, vx, vy, num_classes=num_classes, metric=accuracy)
-    early = [point for point in found.points if point.status == "stopped_early"]
-    assert early
-    strengths = [point.l2 for point in found.points]
-    full = fit_logistic(x, y, strengths, num_classes=num_classes, relative_gap=CONTENDER_GAP)
-    at_optimum = {s.l2: accuracy(scores(vx, s), vy) for s in full}
-    best = max(at_optimum, key=lambda l2: (at_optimum[l2], l2))
-    assert found.best.l2 == best
-    assert found.best.score == at_optimum[best]
-    assert all(at_optimum[point.l2] < at_optimum[best] for point in early)
+    assert found.unsolved == 0
+    # Cold and in float64: nothing in common with the search but the problem.
+    full = fit_logistic(
+        x, y, [p.l2 for p in found.points], num_classes=num_classes, relative_gap=1e-11, dtype=torch.float64
+    )
+    for point, solution in zip(found.points, full, strict=True):
+        assert point.gap <= SEARCH_GAP * point.objective
+        assert point.score == accuracy(scores(vx, solution), vy)
+
+
+def test_a_strength_that_could_not_be_solved_is_counted_and_keeps_its_status(monkeypatch):
+    x, y, vx, vy = splits()
+    original = Solver.fit
+
+    def short(self, l2, **options):
+        return original(self, l2, **options | {"max_iterations": 2 if l2[0] < 1e-3 else 2000})
+
+    monkeypatch.setattr(Solver, "fit", short)
+    found = search_l2(x, y, vx, vy, num_classes=4, metric=accuracy)
+    left = [point for point in found.points if point.status != "converged"]
+    assert {point.l2 for point in left} == {clip_grid()[0], clip_grid()[16]}
+    assert found.unsolved == 2
+    assert all(point.gap > ACCEPTABLE_GAP * point.objective for point in left)
 
 
 def test_equal_scores_go_to_the_larger_strength_and_the_edge_is_flagged():
@@ -134,130 +142,6 @@ def test_equal_scores_go_to_the_larger_strength_and_the_edge_is_flagged():
     assert found.at_edge
     # From the upper edge only the lower neighbours remain.
     assert tried(found) == [0, 16, 32, 48, 64, 80, 88, 92, 94, 95, 96]
-
-
-@pytest.mark.parametrize(
-    ("num_features", "num_classes", "signal"),
-    [(12, 4, 0.4), (30, 10, 0.5), (40, 25, 0.8), (60, 3, 0.2), (40, 100, 0.15)],
-)
-def test_scores_of_strengths_given_up_lie_within_a_third_of_the_slack_of_those_at_the_optimum(
-    num_features, num_classes, signal
-):
-    rng = np.random.default_rng(5)
-    means = signal * rng.standard_normal((num_classes, num_features))
-    n = max(600, 15 * num_classes)
-    labels = rng.integers(0, num_classes, n + 3000)
-    features = means[labels] + rng.standard_normal((n + 3000, num_features))
-    features *= 2 * (1 + np.arange(num_features)) ** -0.5
-    x, y, vx, vy = features[:n], labels[:n], features[n:], labels[n:]
-    solver, grid = Solver(x, y, num_classes=num_classes), clip_grid()[::8]
-    rough = []
-
-    def see(solution, relative):
-        if proven := solution.gap < np.inf:
-            rough.append((solution, relative))
-        return not proven
-
-    full = solver.fit(grid, relative_gap=1e-8, rough_gaps=sorted(SLACK, reverse=True), enough=see)
-    at_optimum = {s.l2: accuracy(scores(vx, s), vy) for s in full}
-    best = max(at_optimum.values())
-    assert len(rough) > len(grid)
-    for solution, relative in rough:
-        difference = abs(accuracy(scores(vx, solution), vy) - at_optimum[solution.l2])
-        assert difference < slack(relative, best, len(vy)) / 3
-
-
-def test_slack_narrows_with_the_gap_and_with_the_best_score_but_not_below_three_samples():
-    assert slack(1e-5, 0.9, 10_000) == 0.004
-    assert slack(2e-5, 0.9, 10_000) == 0.008
-    assert slack(1e-2, 0.9, 10_000) == 0.035
-    assert slack(1e3, 0.9, 10_000) == slack(float("inf"), 0.9, 10_000) == 0.075
-    assert slack(1e-2, 0.04, 10_000) == 0.02
-    assert slack(1e-5, 0.9, 100) == 0.03
-
-
-def impatient(monkeypatch, iterations):
-    """Let float32 give up after so many iterations without progress, so that it solves no weak strength."""
-    monkeypatch.setattr(descent, "_PATIENCE", {**descent._PATIENCE, torch.float32: iterations})
-
-
-def test_a_strength_that_float32_does_not_solve_is_judged_once_more_before_float64(monkeypatch):
-    x, y, *_ = splits(n=600, num_features=40, num_classes=10)
-    impatient(monkeypatch, 3)
-    seen = []
-
-    def see(solution, relative):
-        if solution.gap < np.inf:
-            seen.append((solution, relative))
-        return True
-
-    solver = Solver(x, y, num_classes=10)
-    weak, strong = solver.fit([1e-9, 10.0], rough_gaps=[1e-2], enough=see)
-    assert [solution.l2 for solution, _ in seen] == [10.0, 1e-9]
-    assert seen[0][1] <= 1e-2 < seen[1][1]
-    assert weak.status == strong.status == "stopped_early"
-    assert weak.iterations == seen[1][0].iterations > 0
-    assert solver.passes[torch.float64] == 0
-
-
-def test_a_strength_that_scores_well_passes_a_rough_gap_without_a_proof():
-    x, y, *_ = splits(n=600, num_features=40, num_classes=10)
-    solver, shown = Solver(x, y, num_classes=10), []
-    [solution] = solver.fit(
-        [1.0], rough_gaps=[1e-2, 1e-3], enough=lambda s, gap: bool(shown.append((gap, s.gap)))
-    )
-    assert shown == [(1e-2, np.inf), (1e-3, np.inf)]
-    assert solution.status == "converged"
-
-
-def test_a_strength_that_float32_left_at_its_start_is_not_judged_there(monkeypatch):
-    x, y, *_ = splits(n=600, num_features=40, num_classes=10)
-    impatient(monkeypatch, -1)
-    solver, judged = Solver(x, y, num_classes=10), []
-    [solution] = solver.fit([1.0], rough_gaps=[1e-2], enough=lambda s, gap: bool(judged.append(gap)))
-    assert solution.status == "converged"
-    assert solver.passes[torch.float64] > 0
-    assert len(judged) == 1
-    assert judged[0] <= 1e-2
-
-
-def test_strengths_far_from_the_peak_stop_early_and_contenders_are_solved():
-    x, y, vx, vy = splits(n=400, validation=2000, num_classes=6)
-    found = search_l2(x, y, vx, vy, num_classes=6, metric=accuracy)
-    early = [point for point in found.points if point.status == "stopped_early"]
-    assert early
-    assert all(point.score < found.best.score - 0.002 for point in early)
-    assert all(point.gap <= 1e-2 * point.objective for point in early)
-    assert found.best.status == "converged"
-    assert found.best.gap <= 1e-8 * found.best.objective
-
-
-def test_a_peak_that_was_stopped_early_is_solved_before_it_wins(monkeypatch):
-    import rwkvclip_eval.probe.search as module
-
-    x, y, vx, vy = splits()
-    original, asked, rough = module.scores, [], []
-
-    def remember(features, solution, **options):
-        asked.append(solution)
-        return original(features, solution, **options)
-
-    # The strength that is looked at first promises much and keeps little; the others are then given up.
-    def metric(logits, labels):
-        solution = asked[-1]
-        if solution.gap == np.inf:
-            return 0.9 if rough[:1] in ([], [solution.l2]) else 0.7
-        if solution.gap > 1e-6 * solution.objective:
-            rough.append(solution.l2)
-            return 0.9 if solution.l2 == rough[0] else 0.7
-        return 0.7 if solution.l2 in rough and solution.l2 != rough[0] else 0.5
-
-    monkeypatch.setattr(module, "scores", remember)
-    found = search_l2(x, y, vx, vy, num_classes=4, metric=metric)
-    assert "stopped_early" in {point.status for point in found.points}
-    assert (found.best.score, found.best.status) == (0.7, "converged")
-    [exact] = fit_logistic(x, y, [found.best.l2], num_classes=4, relative_gap=1e-8)
-    assert abs(found.best.objective - exact.objective) <= found.best.gap + exact.gap
 
 
 def test_progress_never_passes_its_total():
