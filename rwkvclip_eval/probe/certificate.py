@@ -197,8 +197,9 @@ def certify(problem: Problem, weight: Tensor, intercept: Tensor, l2: float) -> C
 def _mend(problem: Problem, excess: Tensor, unsure: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
     """Return t ([]; multilabel: [K]) and u [K] of the `excess` [K], which is known to ± `unsure` [K].
 
-    Any t that keeps u ≥ 0 proves something. Its price is about t A + B / t: A is the `advantage` of the constant
-    over the model, B = Σ e² / 2 s what the entropy of u loses to that of the class counts, and rounding's part.
+    Any t that keeps u ≥ 0 proves something. Its price is about t A + B / t: A is the `advantage` of the
+    constant over the model, B = Σ e² / 2 s what the entropy of u loses to that of the class counts, and
+    rounding's part.
     """
     n, counts = problem.shape[0], problem.counts.to(problem.device)
     mass = counts + excess

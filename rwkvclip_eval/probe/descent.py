@@ -41,8 +41,8 @@ _REFRESHED = 20
 fastest at the start. Refreshed ever more seldom, the weakest λ of small problems end far from the optimum."""
 
 _PATIENCE = {torch.float32: 10, torch.float64: 200}
-"""Iterations without halving of the estimate, or a tenth less of the objective, after which a precision is used up. float32 has a successor, and
-where it gets stuck at weak λ 20 iterations ended no better than 10."""
+"""Iterations without halving of the estimate, or a tenth less of the objective, after which a precision is
+used up. float32 has a successor, and where it gets stuck at weak λ 20 iterations ended no better than 10."""
 
 
 @dataclass

@@ -105,10 +105,8 @@ class Problem:
     def null_losses(self) -> Tensor:
         """The smallest loss without features, [] (`multilabel`: [K]) float64: W = 0, b = log odds."""
         n = self.shape[0]
-        entropy = torch.special.entr(self.counts / n)
-        if not self.multilabel:
-            return n * entropy.sum()
-        return n * (entropy + torch.special.entr(1 - self.counts / n))
+        entropy: Tensor = n * torch.special.entr(self.counts / n)
+        return entropy + n * torch.special.entr(1 - self.counts / n) if self.multilabel else entropy.sum()
 
     @property
     def null_objective(self) -> float:

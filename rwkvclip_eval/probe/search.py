@@ -4,11 +4,11 @@ The grid has 97 points from 1e-6 to 1e6, eight a decade. Policy `clip` is the pa
 seven seeds, then twice as close around the best, until neighbours. Policy `grid` tries every point. Equal
 scores: the larger λ.
 
-Every strength that is tried is solved, to `SEARCH_GAP`: a score is a step function of the weights, and nothing
-that is known before the optimum says on which side of it a strength will end. A gap moves the weights by at
-most ‖ΔW‖ ≤ √(2 gap / λ), at this gap about 1e-5 of their length, so a score is that of the optimum but for
-samples that lie as close to a boundary. A strength that could not be solved so far keeps the score where it
-ended, and `Search.unsolved` counts it.
+Every strength that is tried is solved, to `SEARCH_GAP`: a score is a step function of the weights, and
+nothing that is known before the optimum says on which side of it a strength will end. A gap moves the weights
+by at most ‖ΔW‖ ≤ √(2 gap / λ), at this gap about 1e-5 of their length, so a score is that of the optimum but
+for samples that lie as close to a boundary. A strength that could not be solved so far keeps the score where
+it ended, and `Search.unsolved` counts it.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def search_l2(
             logits = scores(val_x, solution, memory_budget=memory_budget, device=device)
             tried[step] = _point(solution, float(metric(logits, val_y))), solution
 
-    # From the strongest on, each from the one before: from far away a weak strength takes several times as long.
+    # From the strongest on, each from the one before: from zero a weak one takes twice as long.
     for step in reversed(range(0, GRID_STEPS + 1, SEED_STEPS)):
         settle([step])
     if policy == "grid":

@@ -28,7 +28,11 @@ _LABEL_HEIGHT = 0.4
 # Filled: at its certified optimum; hollow: not.
 _STATUS_MARKERS = {"converged": "o", "stopped_early": "D", "iteration_limit": "v", "unattainable": "s"}
 _OTHER_MARKER = "^"
-_STATUS_WORDS = {"unattainable": "no attainable optimum"}
+_STATUS_WORDS = {
+    "unattainable": "optimum not reached (separated classes)",
+    "iteration_limit": "optimum not reached",
+    "stopped_early": "stopped early, not at its optimum",
+}
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TOLD = {"l2", "l2_at_edge", "validation", "num_train", "num_val"}
 _OF_SHOTS = {"shots", "seeds", "std", "l2_at_edge"}
@@ -207,7 +211,9 @@ def regularisation_plot(
         at_edge = False
         for curve, entry in own:
             colour = colours[curve.model]
-            line = [(fit.l2, 100 * fit.score) for fit in curve.search if fit.score is not None]
+            # The line is that of the optima; where none was reached, the mark stands by itself.
+            known = [(fit, 100 * fit.score) for fit in curve.search if fit.score is not None]
+            line = [(fit.l2, score) for fit, score in known if fit.status == "converged"]
             name = curve.model if entry.trained else f"{curve.model} (untrained)"
             (drawn[name],) = ax.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.3)
             for state in states:
@@ -217,7 +223,7 @@ def regularisation_plot(
                 if points:
                     _mark(ax, points, state, colour)
             notes = entry.record.notes
-            best = [(x, y) for x, y in line if math.isclose(x, notes["l2"], rel_tol=1e-6)]
+            best = [(f.l2, y) for f, y in known if math.isclose(f.l2, notes["l2"], rel_tol=1e-6)]
             _ring(ax, best)
             edge = bool(notes.get("l2_at_edge"))
             at_edge = at_edge or edge

@@ -8,7 +8,7 @@ Predictions (table `predictions`, one row per image, K = min(5, C)):
                  are ranked differently for K = 1 and K = 5 (see `metrics.classification.truncated_top_k`)
     top_logits   their logits, never truncated
     label_logit  the label's logit
-    log_sum_exp  over all classes; label_logit − log_sum_exp is the log-probability
+    log_sum_exp  over all classes, float64; label_logit − log_sum_exp is the log-probability
 
 Axes: n images, C classes.
 """
@@ -39,7 +39,7 @@ class Ranked:
         self.top_ids = np.empty((n, k), np.int64)
         self.top_logits = np.empty((n, k), np.float32)
         self.label_logit = np.empty(n, np.float32)
-        self.log_sum_exp = np.empty(n, np.float32)
+        self.log_sum_exp = np.empty(n)
         self.ties_1, self.ties_k = (
             metrics.Ties(*(np.empty(n, np.bool_) for _ in metrics.Ties._fields)) if truncated else None
             for _ in range(2)
@@ -95,8 +95,10 @@ def rank(
             ranked.prediction[rows] = ranked.top_ids[rows][:, 0]
         ranked.top_logits[rows] = np.take_along_axis(logits, ranked.top_ids[rows], axis=1)
         ranked.label_logit[rows] = np.take_along_axis(logits, label[:, None], axis=1)[:, 0]
-        peak = logits.max(axis=1)
-        ranked.log_sum_exp[rows] = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+        # In float32 the log-probability of a sure answer would be 0.
+        wide = logits.astype(np.float64)
+        peak = wide.max(axis=1)
+        ranked.log_sum_exp[rows] = peak + np.log(np.exp(wide - peak[:, None]).sum(axis=1))
     return ranked
 
 

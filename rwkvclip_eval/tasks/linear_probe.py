@@ -11,7 +11,7 @@ Table `regularisation`, one row per strength tried, then the last fit:
     objective   Σ cross entropy + λ/2 ‖W‖²
     gap         certified upper bound of objective − optimum; NaN where none was proven
     iterations  of the solver
-    status      `converged`, `iteration_limit`, `unattainable` or `stopped_early`; see `probe.solution.Status`
+    status      `converged`, `iteration_limit` or `unattainable`; see `probe.solution.Status`
     stage       `search` or `final`
 
 Axes: n images, F features, K classes or labels.
@@ -56,7 +56,7 @@ class LinearProbe(ProbeTask):
     """Logistic regression on probe features; single-label and multilabel sets."""
 
     name = "linear_probe"
-    version = 6
+    version = 7
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "validation_fraction", "seed"})
@@ -89,6 +89,8 @@ class LinearProbe(ProbeTask):
             rows = [_row(point, point.score, "search") for point in found.points]
             l2, notes["l2_at_edge"] = found.best.l2, int(found.at_edge)
             notes["validation_score"] = found.best.score
+            if found.unsolved:
+                notes["unsolved"] = found.unsolved
         else:
             l2 = 1 / options.C
         final = fit(data.learned, l2, data, options.method, compute)

@@ -29,7 +29,7 @@ def solve(matrix, right):
 
 
 def minimum(function, point):
-    """Least value that damped Newton steps from `point` reach, and where; `function`: value, slope, Hessian."""
+    """Least value that damped Newton steps reach, and where; `function` gives value, slope, Hessian."""
     value, slope, hessian = function(point)
     for _ in range(200):
         step, length = solve(hessian, slope), LONG(1)
@@ -103,7 +103,7 @@ def separable(kind, seed, n=24):
     if kind == "multilabel":
         y = np.stack([x[:, 0] > 0.1, x[:, 1] < -0.1, x.sum(1) > 0], 1).astype(np.int64)
         y[0], y[1] = 1, 0
-        return np.where(y[:, :1] > 0, x + [0.3, 0], x), y, 3
+        return np.where(y[:, :1] > 0, x + np.array([0.3, 0]), x), y, 3
     y = np.arange(n) % 3
     return x / 5 + np.array([[2, 0], [-1, 1.7], [-1, -1.7]])[y], y, 3
 

@@ -1,7 +1,5 @@
 """A search chooses as one whose every strength is solved exactly, where n is near F and classes are many."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -87,7 +85,7 @@ def test_all_few_shot_draws_of_real_digits_are_searched_exactly(shots):
 def test_the_reference_scores_as_scikit_learn_does():
     compared = 0
     for seed in range(30):
-        given = x, y, vx, vy, classes = problem(seed, most_features=64, most_samples=300)
+        given = x, y, vx, vy, _ = problem(seed, most_features=64, most_samples=300)
         exact = Exact(*given)
         for step in (16, 32, 48, 64):
             model = LogisticRegression(C=1 / clip_grid()[step], tol=1e-9, max_iter=20_000)
@@ -104,8 +102,11 @@ def test_the_reference_scores_as_scikit_learn_does():
 
 @pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("spec", ["rwkv-clip-b32=random:0", "clip-vit-b32=random:0"])
-def test_few_shot_draws_of_features_of_towers_on_real_images_are_searched_exactly(spec, image_features):
-    x, y = image_features(spec)
+@pytest.mark.parametrize("model", ["rwkv-clip-b32=random:0", "clip-vit-b32=random:0", "trained nano"])
+@pytest.mark.parametrize("name", ["cifar10", "tiny_imagenet"])
+def test_few_shot_draws_of_features_of_towers_on_real_images_are_searched_exactly(
+    model, name, image_features, trained_nano
+):
+    x, y = image_features(trained_nano if model == "trained nano" else model, name)
     for shots in (1, 2, 4):
         check(few_shot(x, y, shots, seed=0), torch.float32)
