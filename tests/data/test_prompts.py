@@ -47,6 +47,25 @@ def test_official_files_are_found_by_alias_and_relative_to_the_suite(tmp_path):
     assert len(only_labels[1]) == 18
 
 
+def test_every_name_of_the_released_label_file_is_understood(tmp_path):
+    # The keys of label.json of RWKV-CLIP and ALIP, but for sets that the catalogue does not have.
+    keys = {
+        "food101": "food101", "cifar10": "cifar10", "cifar100": "cifar100", "birdsnap": "birdsnap",
+        "imagenet": "imagenet", "sst2": "rendered_sst2", "hateful_memes": "hateful_memes", "clevr": "clevr",
+        "kinetics700": "kinetics700", "ucf101": "ucf101", "pcam": "pcam", "country211": "country211",
+        "kitti": "kitti", "gtsrb": "gtsrb", "resisc45": "resisc45", "eurosat": "eurosat", "stl10": "stl10",
+        "fer2013": "fer2013", "mnist": "mnist", "imagenet_sketch": "imagenet_sketch",
+        "imagenet_a": "imagenet_a", "imagenet_r": "imagenet_r", "imagenet_v2": "imagenet_v2",
+        "flowers": "flowers", "caltech101": "caltech101", "pets": "pets", "dtd": "dtd",
+        "voc2007": "voc2007", "aircraft": "aircraft", "stanford_car": "cars", "sun397": "sun397",
+    }  # fmt: skip
+    (tmp_path / "label.json").write_text(json.dumps({key: [f"a {key}"] for key in keys}))
+    files = PromptFiles(labels="label.json")
+    for key, name in keys.items():
+        assert name in catalogue()
+        assert resolve(name, ["own"], base_dir=tmp_path, prompts=files)[0] == (f"a {key}",)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
