@@ -106,12 +106,13 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
     """Return top-1, top-5 (from 5 classes up) and mean per-class accuracy with intervals, top-1 first."""
     n, k = len(labels), ranked.top_ids.shape[1]
     hit_1, hit_k = ranked.prediction == labels, metrics.hits(ranked.top_ids, labels)
+    chance = chance_levels(labels, num_classes)
     top1 = MetricValue(
         name="top1_accuracy",
         value=metrics.accuracy(hit_1),
         n=n,
         **interval_fields(statistics.wilson(int(hit_1.sum()), n)),
-        notes=_tie_notes(ranked.ties_1, metrics.accuracy) | {"chance": 1 / num_classes},
+        notes=_tie_notes(ranked.ties_1, metrics.accuracy) | chance["top1_accuracy"],
     )
     values = [top1]
     if k == 5:
@@ -121,7 +122,7 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
                 value=metrics.accuracy(hit_k),
                 n=n,
                 **interval_fields(statistics.wilson(int(hit_k.sum()), n)),
-                notes=_tie_notes(ranked.ties_k, metrics.accuracy) | {"chance": k / num_classes},
+                notes=_tie_notes(ranked.ties_k, metrics.accuracy) | chance["top5_accuracy"],
             )
         )
     num_present = len(np.unique(labels))
@@ -132,14 +133,36 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
             n=n,
             **interval_fields(statistics.mean_per_class(hit_1, labels)),
             notes=_tie_notes(ranked.ties_1, lambda hit: metrics.mean_per_class_accuracy(hit, labels))
-            | {
-                "chance": 1 / num_classes,
-                "num_classes_present": num_present,
-                "num_classes_absent": num_classes - num_present,
-            },
+            | chance["mean_per_class_accuracy"]
+            | {"num_classes_present": num_present, "num_classes_absent": num_classes - num_present},
         )
     )
     return values
+
+
+def chance_levels(labels: NDArray[np.int64], num_classes: int) -> dict[str, dict[str, float | int | str]]:
+    """Return, for each metric of one label an image, what can be had without looking at the images.
+
+    `chance` is the expected value of a random order of the classes, `majority` that of the best order that
+    is the same for all images: of a top-k accuracy the share of the k largest classes.
+
+    Args:
+        labels: [n] int64 of the images judged.
+        num_classes: C.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    largest = np.sort(counts)[::-1]
+    first, five = (
+        np.array([min(k, num_classes) / num_classes, largest[:k].sum() / len(labels)]) for k in (1, 5)
+    )
+    levels = {
+        "top1_accuracy": first,
+        "top5_accuracy": five,
+        "mean_top1_top5_accuracy": (first + five) / 2,
+        "mean_per_class_accuracy": np.array([1 / num_classes, 1 / np.count_nonzero(counts)]),
+        "roc_auc": np.array([0.5, 0.5]),
+    }
+    return {name: {"chance": float(a), "majority": float(b)} for name, (a, b) in levels.items()}
 
 
 def interval_fields(interval: statistics.Interval) -> dict[str, Any]:

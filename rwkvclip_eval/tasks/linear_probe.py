@@ -29,7 +29,7 @@ from rwkvclip_eval import statistics
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import accuracies, interval_fields, rank
+from rwkvclip_eval.tasks.classification import accuracies, chance_levels, interval_fields, rank
 from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
 
 if TYPE_CHECKING:
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 FINAL_GAP = 1e-8
 """Relative gap, as `probe.certificate.Certificate` measures it, to which the last fit is solved."""
+
+CHANCE_DRAWS = 10
+"""Random scorings that give the chance level of mean average precision; over 20 labels two digits hold."""
 
 
 class LinearProbe(ProbeTask):
@@ -232,6 +235,19 @@ def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], f
     return float(np.mean(values)) if values else 0.0
 
 
+def _chance_average_precision(labels: NDArray[Any], form: str) -> float:
+    """Return the expected mean average precision of scores at random, estimated from seeded draws.
+
+    That is near the positives' share for the area; interpolation puts the 11-point form above it.
+    """
+    generator = np.random.default_rng(0)
+    draws = [
+        _mean_average_precision(generator.random(labels.shape, np.float32), labels, form)
+        for _ in range(CHANCE_DRAWS)
+    ]
+    return float(np.mean(draws))
+
+
 SCORES: dict[str, Metric] = {
     "top1_accuracy": lambda s, y: float((s.argmax(axis=1) == y).mean()),
     "mean_per_class_accuracy": lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y),
@@ -252,6 +268,7 @@ def judge(
     labels, num_classes = data.test.y, data.num_classes
     ranked = rank(_blocks(scores), labels, num_classes)
     values, n = accuracies(ranked, labels, num_classes), len(labels)
+    chance = chance_levels(labels, num_classes)
     if samples.info.primary_metric == "mean_top1_top5_accuracy":
         each = classification.mean_of_top1_and_top5(scores, labels)
         values.append(
@@ -260,6 +277,7 @@ def judge(
                 value=float(each.mean()),
                 n=n,
                 **interval_fields(statistics.mean_of(each)),
+                notes=chance["mean_top1_top5_accuracy"],
             )
         )
     if num_classes == 2 and 0 < np.count_nonzero(labels) < n:
@@ -267,7 +285,7 @@ def judge(
         interval = statistics.area_under_curve(area.per_positive, area.per_negative)
         values.append(
             MetricValue(
-                name="roc_auc", value=area.value, n=n, **interval_fields(interval), notes={"chance": 0.5}
+                name="roc_auc", value=area.value, n=n, **interval_fields(interval), notes=chance["roc_auc"]
             )
         )
     return values, {"predictions": ranked.table(samples)}
@@ -298,7 +316,11 @@ def _judge_labels(
                 value=_mean_average_precision(scores, labels, form),
                 n=n,
                 **interval_fields(interval),
-                notes={"form": form, "labels_absent": int((~(labels == 1).any(axis=0)).sum())},
+                notes={
+                    "form": form,
+                    "labels_absent": int((~(labels == 1).any(axis=0)).sum()),
+                    "chance": _chance_average_precision(labels, form),
+                },
             )
         )
     table = pa.table(

@@ -7,6 +7,7 @@ Axes: n images, C classes, P templates, D embedding.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,14 +77,21 @@ class ZeroShotClassification:
         )
         ranked = rank(blocks, labels, num_classes, truncated=protocol.logits == "truncated")
         values = accuracies(ranked, labels, num_classes)
-        if protocol.padding is not None and samples.info.name in protocol.padding.datasets:
-            values.append(_padded(values[0], protocol, num_classes))
         notes: dict[str, float | int | str] = {
             "logits": protocol.logits,
             "logit_scale": LOGIT_SCALE,
             "num_classes": num_classes,
             "num_templates": len(samples.info.templates),
         }
+        if protocol.padding is not None and samples.info.name in protocol.padding.datasets:
+            # Unfilled rows beside a part of the images would be most of the mean.
+            if len(labels) == samples.info.expected_samples:
+                values.append(_padded(values[0], protocol, num_classes))
+            else:
+                notes["padding"] = (
+                    f"left out: it belongs to all {samples.info.expected_samples or 'its'} images, "
+                    f"{len(labels)} were scored"
+                )
         return TaskResult(metrics=values, predictions={"predictions": ranked.table(samples)}, notes=notes)
 
 
@@ -103,27 +111,36 @@ def class_embeddings(texts: NDArray[np.float32], num_classes: int) -> NDArray[np
 
 
 def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricValue:
-    """Return top-1 as printed with the protocol's unfilled rows averaged in; the interval moves alike."""
-    assert protocol.padding is not None and top1.ci_low is not None and top1.ci_high is not None
-    rows = metrics.num_padding_rows(top1.n, protocol.padding.world_size, protocol.padding.batch_size)
-    value, low, high = (
-        metrics.padded_accuracy(fraction, top1.n, rows, num_classes)
-        for fraction in (top1.value, top1.ci_low, top1.ci_high)
+    """Return top-1 as printed with the protocol's unfilled rows averaged in.
+
+    Its interval, its chance and what its ties allow move alike.
+    """
+    padding = protocol.padding
+    assert padding is not None and top1.ci_low is not None and top1.ci_high is not None
+    rows = metrics.num_padding_rows(top1.n, padding.world_size, padding.batch_size)
+    padded = functools.partial(
+        metrics.padded_accuracy, num_samples=top1.n, num_padding=rows, num_classes=num_classes
     )
-    notes: dict[str, float | int | str] = {
-        "padding_rows": rows,
-        "rows": top1.n + rows,
-        "world_size": protocol.padding.world_size,
-        "batch_size": protocol.padding.batch_size,
+    moved = {
+        name: padded(float(value))
+        for name, value in top1.notes.items()
+        if name in ("chance", "majority", "ties_best", "ties_worst")
     }
     return MetricValue(
         name="top1_accuracy_padded",
-        value=value,
+        value=padded(top1.value),
         n=top1.n,
-        ci_low=low,
-        ci_high=high,
+        ci_low=padded(top1.ci_low),
+        ci_high=padded(top1.ci_high),
         ci_method=top1.ci_method,
-        notes=notes,
+        notes={
+            **top1.notes,
+            **moved,
+            "padding_rows": rows,
+            "rows": top1.n + rows,
+            "world_size": padding.world_size,
+            "batch_size": padding.batch_size,
+        },
     )
 
 

@@ -11,6 +11,7 @@ from rwkvclip_eval.metrics import classification
 from rwkvclip_eval.protocols import CLIP_BENCHMARK, OFFICIAL, PROTOCOLS, STANDARD, Padding
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, Task
+from rwkvclip_eval.tasks.classification import chance_levels
 from rwkvclip_eval.tasks.zero_shot import class_embeddings
 
 ENCODER = EncoderInfo(
@@ -28,7 +29,7 @@ ENCODER = EncoderInfo(
 TASK = TASKS.get("zero_shot_classification")
 
 
-def samples(labels, class_names=("cat", "dog"), templates=("a {c}", "the {c}"), name="pets"):
+def samples(labels, class_names=("cat", "dog"), templates=("a {c}", "the {c}"), name="pets", expected=None):
     info = DatasetInfo(
         name=name,
         kind="classification",
@@ -36,6 +37,7 @@ def samples(labels, class_names=("cat", "dog"), templates=("a {c}", "the {c}"), 
         fingerprint="f",
         class_names=tuple(class_names),
         templates=tuple(templates),
+        expected_samples=expected,
     )
     return Samples(info=info, keys=[f"s{i}" for i in range(len(labels))], labels=np.array(labels))
 
@@ -48,7 +50,7 @@ def random_case(num_classes=9, n=150, name="pets", noise=0.25):
     labels = generator.integers(0, num_classes, n)
     images = texts[labels] + noise * generator.standard_normal((n, 16)).astype(np.float32)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
-    case = samples(labels, [f"class {i}" for i in range(num_classes)], ["a {c}"], name)
+    case = samples(labels, [f"class {i}" for i in range(num_classes)], ["a {c}"], name, expected=n)
     return case, Features(image_embedding=images, text_embedding=texts)
 
 
@@ -158,8 +160,20 @@ def test_padding_is_reported_beside_the_corrected_number_for_imagenet_only():
     assert padded.notes["padding_rows"] == 8 * 120 - 150
     assert padded.value == pytest.approx((top1.value * 150 + 810) / 960)
     assert padded.ci_low < padded.value < padded.ci_high
+    assert padded.notes["chance"] == pytest.approx((150 / 100 + 810) / 960)
+    assert padded.notes["ties_worst"] <= padded.value <= padded.notes["ties_best"]
     assert "top1_accuracy_padded" not in values(TASK.score(case, features, ENCODER, STANDARD))
     assert "top1_accuracy_padded" not in values(TASK.score(*random_case(), ENCODER, OFFICIAL))
+
+
+def test_padding_is_left_out_where_not_every_image_of_the_set_is_scored():
+    # Of 150 images 810 unfilled rows would be most of the mean: a true 43 % would print as 90 %.
+    case, features = random_case(num_classes=100, name="imagenet", n=150)
+    for expected, words in ((50_000, "all 50000 images"), (151, "all 151 images"), (None, "all its images")):
+        info = dataclasses.replace(case.info, expected_samples=expected)
+        part = TASK.score(dataclasses.replace(case, info=info), features, ENCODER, OFFICIAL)
+        assert "top1_accuracy_padded" not in values(part)
+        assert part.notes["padding"] == f"left out: it belongs to {words}, 150 were scored"
 
 
 @pytest.mark.parametrize("num_classes", [9, 100, 1000])
@@ -203,6 +217,22 @@ def test_predictions_have_the_documented_columns():
     frame = table.to_pandas()
     log_probability = frame["label_logit"] - frame["log_sum_exp"]
     assert (log_probability <= 1e-5).all()
+
+
+def test_chance_is_that_of_a_random_order_and_of_one_answer_for_all():
+    # Six images of four classes: 3, 2, 1, 0 of them.
+    levels = chance_levels(np.array([0, 0, 0, 1, 1, 2]), 4)
+    assert levels["top1_accuracy"] == {"chance": 1 / 4, "majority": 3 / 6}
+    assert levels["mean_per_class_accuracy"] == {"chance": 1 / 4, "majority": 1 / 3}
+    assert levels["top5_accuracy"] == {"chance": 1, "majority": 1}
+    assert levels["mean_top1_top5_accuracy"] == {"chance": 5 / 8, "majority": 3 / 4}
+    ten = chance_levels(np.repeat(np.arange(10), np.arange(1, 11)), 10)["top5_accuracy"]
+    assert ten == {"chance": 1 / 2, "majority": pytest.approx((10 + 9 + 8 + 7 + 6) / 55)}
+
+
+def test_every_accuracy_carries_its_chance():
+    for metric in TASK.score(*random_case(), ENCODER, OFFICIAL).metrics:
+        assert 0 < metric.notes["chance"] <= metric.notes["majority"] <= 1
 
 
 def test_bad_prompts_and_labels_are_named():
