@@ -13,6 +13,8 @@ from rwkvclip_eval.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from rwkvclip_eval.data.types import DatasetInfo
+
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
@@ -27,6 +29,25 @@ class Padding:
     datasets: frozenset[str]
     world_size: int
     batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What is known to set numbers under a protocol apart from those of the code that it follows.
+
+    Attributes:
+        text: one sentence.
+        but_not: variants of the dataset of which it is not true.
+        class_name: where set, it is true only if a class is spelt so, which a user's own names end.
+    """
+
+    text: str
+    but_not: frozenset[str] = frozenset()
+    class_name: str = ""
+
+    def applies(self, info: DatasetInfo) -> bool:
+        """Return whether it is true of a dataset as opened."""
+        return info.variant not in self.but_not and self.class_name in (*info.class_names, "")
 
 
 class ProbeOptions(BaseModel):
@@ -86,9 +107,12 @@ class Protocol:
         logits: `float`, or `truncated`: 100·cosine cut toward zero into int64 before the top-k, as the
             official RWKV-CLIP and ALIP scripts do, ties in the order of CPU `torch.topk`.
         primary: `dataset` takes the catalogue's metric for each set, otherwise the metric named.
-        padding: where set, `top1_accuracy_padded` stands beside the corrected top-1 of the sets it names.
+        padding: where set, `top1_accuracy_padded` stands beside the corrected top-1 of the sets it names, if
+            every image of theirs is scored.
         caption_prefix: put before every caption in retrieval.
         variants: dataset name → variant this protocol means, where several are in circulation.
+        differences: record name of a dataset → what is known to differ from the code this protocol follows;
+            records and reports say those that apply.
         probe: how probes learn; None for protocols of zero-shot tasks.
     """
 
@@ -99,7 +123,12 @@ class Protocol:
     padding: Padding | None = None
     caption_prefix: str = ""
     variants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    differences: Mapping[str, tuple[Difference, ...]] = field(default_factory=lambda: MappingProxyType({}))
     probe: ProbeOptions | None = None
+
+    def known_differences(self, info: DatasetInfo) -> str:
+        """Return the differences that apply to a dataset as opened, sentence after sentence."""
+        return " ".join(d.text for d in self.differences.get(info.name, ()) if d.applies(info))
 
     def with_options(self, options: ProbeOptions | None) -> Protocol:
         """Return this protocol with the options that were set; its name then carries those that differ."""
@@ -127,6 +156,49 @@ STANDARD = PROTOCOLS.register(
         variants=MappingProxyType({"caltech101": "clip-benchmark"}),
     ),
 )
+_UNSTABLE_SORT = Difference(
+    text="Equal scores keep the data's order; the released scripts leave theirs to a sort that need not."
+)
+_OFFICIAL_DIFFERENCES = MappingProxyType(
+    {
+        "sun397": (
+            Difference(
+                text="The released scripts draw 19,850 test images at random, by a seed with Python's salted "
+                "hash in it: another split in every process, so no number of theirs is known to be of these "
+                "images."
+            ),
+        ),
+        "imagenet": (
+            Difference(
+                text="Images are decoded by Pillow and scaled as the model asks; the released scripts let "
+                "DALI scale ImageNet's shorter side to 256 px, by a triangular filter, and crop 224 px."
+            ),
+        ),
+        "pets": (
+            Difference(
+                text="Two classes are spelt right, Persian and Yorkshire Terrier; the released label.json "
+                "has “Persian'” and “Yorkshire Terrie”.",
+                class_name="Persian",
+            ),
+        ),
+        "cifar100": (
+            Difference(
+                text="Class names hold the data's underscores (aquarium_fish); the released label.json has "
+                "spaces there.",
+                class_name="aquarium_fish",
+            ),
+        ),
+        "caltech101": (
+            Difference(
+                text="The released scripts score another split, 5,677 images of 101 classes without the "
+                "background, drawn with seed 3072 (caltech101@seed3072).",
+                but_not=frozenset({"seed3072"}),
+            ),
+        ),
+        "flickr30k": (_UNSTABLE_SORT,),
+        "mscoco_captions": (_UNSTABLE_SORT,),
+    }
+)
 OFFICIAL = PROTOCOLS.register(
     "official-rwkv-clip",
     Protocol(
@@ -137,6 +209,7 @@ OFFICIAL = PROTOCOLS.register(
         padding=Padding(datasets=frozenset({"imagenet"}), world_size=8, batch_size=120),
         caption_prefix="a photo of ",
         variants=MappingProxyType({"caltech101": "seed3072"}),
+        differences=_OFFICIAL_DIFFERENCES,
     ),
 )
 CLIP_BENCHMARK = PROTOCOLS.register(
@@ -183,7 +256,8 @@ KNN = PROTOCOLS.register(
     "knn",
     Protocol(
         name="knn",
-        description="Votes of the nearest training images by cosine, weighted by exp(cosine / temperature).",
+        description="Votes of the nearest images of train and, where there is one, of the official "
+        "validation split, by cosine, weighted by exp(cosine / temperature).",
         variants=_CLIP_VARIANTS,
         probe=ProbeOptions(),
     ),

@@ -97,7 +97,7 @@ class Record:
     seconds: float | None = None
     """Wall time of the unit: encoding (or reading the cache) and scoring."""
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Extra figures: tied rows, attainable best and worst, chance level."""
+    """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences."""
     created_utc: str = ""
     """ISO 8601, when the unit ended."""
     schema_version: int = SCHEMA_VERSION

@@ -133,6 +133,7 @@ def run_unit(
     except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
     infos = [dataset.info, *(other.info for other in others.values())]
+    differences = unit.protocol.known_differences(dataset.info)
     base = dataclasses.replace(
         blank_record(unit, ran, "ok", ""),
         dataset=samples.info.name,
@@ -159,7 +160,7 @@ def run_unit(
             ci_high=metric.ci_high,
             ci_method=metric.ci_method,
             primary=metric.name == primary,
-            notes={**result.notes, **metric.notes},
+            notes={**result.notes, **metric.notes} | ({"differences": differences} if differences else {}),
         )
         for metric in result.metrics
     ]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import io
 import json
 import sys
-import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from toy import ColourDataset, ColourEncoder, probe_suite, register, register_splits, suite, task_suite
+from toy import (
+    ColourDataset,
+    ColourEncoder,
+    probe_suite,
+    register,
+    register_splits,
+    suite,
+    task_suite,
+    write_shards,
+)
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.datasets import Datasets
@@ -203,19 +210,6 @@ def test_a_task_that_learns_from_nothing_has_no_fingerprint_of_training_data(
 ) -> None:
     register(monkeypatch, colours=ColourDataset())
     assert {r.fit_fingerprint for r in rc.evaluate(ColourEncoder(), suite("colours")).records} == {""}
-
-
-def write_shards(root: Path, name: str, split: str, labels: list[int], shade: int) -> None:
-    folder = root / f"wds_{name}" / split
-    folder.mkdir(parents=True)
-    with tarfile.open(folder / "0.tar", "w") as tar:
-        for i, label in enumerate(labels):
-            image = io.BytesIO()
-            Image.new("RGB", (8, 8), (label * 40 % 256, shade, i % 256)).save(image, "PNG")
-            for suffix, content in ((".png", image.getvalue()), (".cls", str(label).encode())):
-                member = tarfile.TarInfo(f"{i:05d}{suffix}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
 
 
 def test_an_official_validation_split_that_is_missing_is_not_replaced_by_a_draw(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from rwkvclip_eval.suite import LoadedSuite, parse_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import pytest
 
@@ -121,3 +124,16 @@ def task_suite(*tasks: str | dict[str, object]) -> LoadedSuite:
     given = [task if isinstance(task, dict) else {"task": task} for task in tasks]
     entries = [{"datasets": ["colours"], **task} for task in given]
     return parse_suite(json.dumps({"name": "mine", "tasks": entries}))
+
+
+def write_shards(root: Path, name: str, split: str, labels: list[int], shade: int) -> None:
+    folder = root / f"wds_{name}" / split
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        for i, label in enumerate(labels):
+            image = io.BytesIO()
+            Image.new("RGB", (8, 8), (label * 40 % 256, shade, i % 256)).save(image, "PNG")
+            for suffix, content in ((".png", image.getvalue()), (".cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{i:05d}{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))

@@ -1,11 +1,12 @@
 """k-NN probe: the nearest training images vote (Wu et al., arXiv 1805.01978; DINO, arXiv 2104.14294).
 
-Neighbours are those of highest cosine between probe features; each votes for its class with weight
-exp(cosine / temperature). It has nothing to fit, so it is the cheap companion of the linear probe.
+Neighbours are those of highest cosine between probe features, among the images of train and, where there is
+one, of the official validation split; each votes for its class with weight exp(cosine / temperature). It has
+nothing to fit, so it is the cheap companion of the linear probe.
 
 Predictions: see `tasks.classification`; logits are log shares of the vote, `FLOOR` where a class has none.
 
-Axes: n test images, m training images, k neighbours, K classes, F features.
+Axes: n test images, m images that may vote, k neighbours, K classes, F features.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.tasks.base import Compute
-    from rwkvclip_eval.tasks.probe_data import Labelled
+    from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData
 
 FLOOR = -1e4
 """Logit of a class without a vote: finite, below the log share of any vote."""
@@ -83,10 +84,18 @@ class KnnProbe(ProbeTask):
                 "k": k,
                 "temperature": options.temperature,
                 "num_train": len(bank.y),
+                "bank": _bank_text(data),
                 "num_classes": data.num_classes,
                 "train_fingerprint": data.train_fingerprint,
             },
         )
+
+
+def _bank_text(data: ProbeData) -> str:
+    """Return which images vote, in words."""
+    num_val = len(data.val.y)
+    also = f" and {num_val:,} of the official validation split" if num_val else ""
+    return f"{data.num_train:,} images of train{also}"
 
 
 def log_votes(

@@ -100,12 +100,14 @@ def test_two_classes_give_the_area_under_the_roc_curve():
     result, _samples, _ = probe("linear_probe", fixed(1.0), **case)
     assert 0.8 < value(result, "roc_auc") <= 1
     assert [m.name for m in result.metrics] == ["top1_accuracy", "mean_per_class_accuracy", "roc_auc"]
+    assert result.metrics[-1].notes["chance"] == 0.5
 
 
 def test_kinetics_metric_is_the_mean_of_top1_and_top5():
     result, *_ = probe("linear_probe", fixed(1.0), metric="mean_top1_top5_accuracy", every=2)
     mean = (value(result, "top1_accuracy") + value(result, "top5_accuracy")) / 2
     assert value(result, "mean_top1_top5_accuracy") == pytest.approx(mean)
+    assert result.metrics[-1].notes["chance"] == pytest.approx((0.1 + 0.5) / 2)
 
 
 def test_several_labels_an_image_are_independent_binary_problems():
@@ -125,6 +127,10 @@ def test_several_labels_an_image_are_independent_binary_problems():
         assert np.abs(scores[:, k] - reference.decision_function(test_x)).max() < 0.02
     assert value(result, metric) > 0.8
     assert {m.notes["form"] for m in result.metrics} == {"11-point", "area"}
+    # Half the images are positive; interpolation takes the best precision from each recall on.
+    chance = {m.notes["form"]: m.notes["chance"] for m in result.metrics}
+    assert chance["area"] == pytest.approx(0.5, abs=0.03)
+    assert chance["area"] < chance["11-point"] < 0.6
 
 
 def test_the_gap_noted_is_that_of_the_last_fit_in_the_table():
@@ -192,6 +198,22 @@ def test_neighbours_vote_as_scikit_learn_with_the_same_weights():
     found = result.predictions["predictions"]["prediction"].to_numpy()
     assert (found == expected).mean() > 0.998
     assert value(result, "top1_accuracy") > 0.95
+    assert result.metrics[0].notes["chance"] == 0.1
+
+
+def test_the_bank_of_neighbours_is_said_with_its_official_validation_images():
+    samples, features = digits("test", every=4)
+    train, val = digits("train", every=4), digits("train", every=5)
+    info = dataclasses.replace(val[0].info, split="val", fingerprint="val")
+    val = dataclasses.replace(val[0], info=info), val[1]
+    alone = dataclasses.replace(features, fit={"train": train})
+    both = dataclasses.replace(features, fit={"train": train, "val": val})
+    notes = [TASKS.get("knn_probe").score(samples, f, ENCODER, KNN).notes for f in (alone, both)]
+    assert [n["bank"] for n in notes] == [
+        "225 images of train",
+        "225 images of train and 180 of the official validation split",
+    ]
+    assert [n["num_train"] for n in notes] == [225, 405]
 
 
 def test_neighbours_are_the_same_in_small_memory():
