@@ -138,12 +138,26 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) ->
         below = math.sqrt(math.fsum((v - lo) ** 2 for v, lo, _ in bounds if v is not None and lo is not None))
         above = math.sqrt(math.fsum((hi - v) ** 2 for v, _, hi in bounds if v is not None and hi is not None))
         low, high = mean - below / len(values), mean + above / len(values)
+    tied = any(c.ties_low is not None for c in cells.values())
     return Cell(
         metric=metric,
         value=mean,
         low=low,
         high=high,
+        chance=_mean([c.chance for c in cells.values()]),
+        ties_low=_mean([_first(c.ties_low, c.value) for c in cells.values()]) if tied else None,
+        ties_high=_mean([_first(c.ties_high, c.value) for c in cells.values()]) if tied else None,
         trained=all(c.trained for c in cells.values()),
         missing=missing,
         num_datasets=len(members),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None where a value is unknown."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None
+
+
+def _first(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)

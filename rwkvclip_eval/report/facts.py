@@ -35,7 +35,8 @@ READING = (
     "would differ too.",
     "Never compare across protocols, dataset variants or task versions; subsets with full splits; incomplete "
     "averages with complete ones; or published numbers with these as if measured alike.",
-    "Untrained models show what the data and the metric give by chance; they are never called best.",
+    "Untrained models show what data, task and random weights give before any training, which for probes is "
+    "more than chance; they are never called best.",
 )
 _CURES = {
     "missing_data": (
@@ -107,6 +108,8 @@ def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[t
         ("protocol", f"{r.protocol}, task version {r.task_version}"),
         ("dataset", f"{dataset_title(entry)}, split {r.split}"),
         ("checked", _checked(entry)),
+        ("known differences", str(r.notes.get("differences", ""))),
+        ("neighbours", str(r.notes.get("bank", ""))),
         ("left out", f"{r.num_missing} damaged images, as allowed" if r.num_missing else ""),
         ("source", r.dataset_source),
         ("dataset fingerprint", r.dataset_fingerprint),
@@ -120,11 +123,16 @@ def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[t
         ("implementation", " on ".join(str(info[k]) for k in ("implementation", "device") if info.get(k))),
         ("seconds", f"{r.seconds:.1f}" if r.seconds is not None else ""),
         *probe_facts(r.notes, curve),
-        ("notes", "; ".join(f"{k} {v}" for k, v in flatten(other_notes(r.notes)))),
+        ("notes", "; ".join(f"{k} {v}" for k, v in flatten(_rest(r.notes)))),
         ("run", entry.run.name),
         ("ended", r.created_utc),
     ]
     return [(name, text) for name, text in facts if text]
+
+
+def _rest(notes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the notes that no fact of their own tells."""
+    return {k: v for k, v in other_notes(notes).items() if k not in ("differences", "bank")}
 
 
 def _checked(entry: Entry) -> str:

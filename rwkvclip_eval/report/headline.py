@@ -20,7 +20,7 @@ from rwkvclip_eval.report.wording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from rwkvclip_eval.report.loading import Loaded
     from rwkvclip_eval.report.rows import Cell, Row
@@ -69,13 +69,13 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
     for table in tables:
         chosen.setdefault(table.task, table)
     named = len({t.protocol for t in tables}) > 1
-    clauses = []
+    clauses: list[str] = []
     for table in chosen.values():
         rows = [r for r in headline_rows(table, models) if any(c.value is not None for c in r.cells.values())]
         if rows:
-            clauses.append(_table_clause(rows, _task(table, named)))
+            clauses += _table_clauses(rows, _task(table, named))
+    clauses = _said_once(clauses, len(models), any(e.trained for e in loaded.entries))
     sentence = "; ".join(clauses) + "." if clauses else _nothing(loaded)
-    sentence = _said_once(sentence, len(models), any(e.trained for e in loaded.entries))
     # A sentence that opens with a model's name keeps the name's case.
     if sentence.startswith(("only untrained ", "no model ", "no trained ")):
         sentence = sentence[0].upper() + sentence[1:]
@@ -87,18 +87,22 @@ def write_headline(loaded: Loaded, tables: Sequence[Table]) -> Headline:
     )
 
 
-def _said_once(sentence: str, num_models: int, trained: bool) -> str:
-    """Return `sentence` without what each clause says alike, where all of them do."""
+def _said_once(clauses: Sequence[str], num_models: int, trained: bool) -> list[str]:
+    """Return `clauses` without what several say alike: the first or the last of them says it for all."""
+    said = list(clauses)
     if not trained:
-        sentence = sentence.replace(f"; {_UNTRAINED}", "; on ")
-        return sentence.replace(_CHANCE, "", max(0, sentence.count(_CHANCE) - 1))
-    if num_models == 1:
-        return sentence.replace(f"; {_ONLY}", "", max(0, sentence.count(_ONLY) - 1))
-    return sentence
+        said[1:] = [c.replace(_UNTRAINED, "on ", 1) for c in said[1:]]
+        if all(c.endswith(_CHANCE) for c in said):
+            said[:-1] = [c.removesuffix(_CHANCE) for c in said[:-1]]
+    elif num_models == 1:
+        alone = [i for i, c in enumerate(said) if c.endswith(f"; {_ONLY}")]
+        for i in alone[:-1]:
+            said[i] = said[i].removesuffix(f"; {_ONLY}")
+    return said
 
 
-def _table_clause(rows: Sequence[Row], task: str) -> str:
-    """Return one clause for both directions of a retrieval task where one model leads both."""
+def _table_clauses(rows: Sequence[Row], task: str) -> list[str]:
+    """Return what is said of a table: of both directions of retrieval at once where one model leads both."""
     pair = rows[:2] if all("recall@" in r.metric for r in rows[:2]) else rows[:1]
     leads = [_clear_lead(row) for row in pair]
     found = [lead for lead in leads if lead is not None]
@@ -110,8 +114,8 @@ def _table_clause(rows: Sequence[Row], task: str) -> str:
         over = (
             f" over {len(pair[0].datasets)} datasets" if pair[0].kind == "average" else f" on {pair[0].title}"
         )
-        return f"{found[0][0]} leads {task} in both directions{over}: {sides}, all 95 % intervals apart"
-    return "; ".join(_clause(row, task) for row in pair)
+        return [f"{found[0][0]} leads {task} in both directions{over}: {sides}, all 95 % intervals apart"]
+    return [_clause(row, task) for row in pair]
 
 
 def _same_place(first: Row, second: Row) -> bool:
@@ -193,15 +197,28 @@ def _unranked(row: Row, where: str) -> str:
     have = {m: c for m, c in row.cells.items() if c.value is not None}
     if all(not c.trained for c in have.values()):
         figures = ", ".join(
-            f"{m} {_figure(c)}" + (f" over {len(row.datasets) - len(c.missing)} of them" if c.missing else "")
+            f"{m} {_figure(c)}"
+            + (f" over {len(row.datasets) - len(c.missing)} of them" if c.missing else "")
+            + (f" (chance {_value(row.metric, c.chance)})" if c.chance is not None else "")
             for m, c in have.items()
         )
-        return f"{_UNTRAINED}{where}: {figures}{_CHANCE}"
+        return f"{_UNTRAINED}{where}: {figures}{_against_chance(have)}"
     trained = {m: c for m, c in have.items() if c.trained}
     lacking = ", ".join(
         f"{m} covers {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()
     )
     return f"no trained model has the complete average on {where}, so none is ranked ({lacking})"
+
+
+def _against_chance(have: Mapping[str, Cell]) -> str:
+    """Return what numbers of untrained models show beside the task's own chance."""
+    if any(c.above_chance is None for c in have.values()):
+        return ""
+    above = [m for m, c in have.items() if c.above_chance]
+    if not above:
+        return _CHANCE
+    who = "" if len(above) == len(have) else f" for {_join(above)}"
+    return f", more than chance{who}, though nothing was trained"
 
 
 def _task(table: Table, named: bool) -> str:
@@ -219,7 +236,11 @@ def _place(row: Row) -> str:
 
 
 def _figure(cell: Cell) -> str:
-    return f"{cell.text} %" if is_percent(cell.metric) else cell.text
+    return _value(cell.metric, cell.value)
+
+
+def _value(metric: str, value: float | None) -> str:
+    return f"{format_value(metric, value)}{' %' * is_percent(metric)}"
 
 
 def _join(names: Sequence[str]) -> str:

@@ -24,6 +24,12 @@ class Cell:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    chance: float | None = None
+    """What can be had without looking at the images, as the task says; None where it does not."""
+    ties_low: float | None = None
+    """Where it would fall if equal logits all went against it; None where the ranking leaves none open."""
+    ties_high: float | None = None
+    """Where it would fall if they all went its way."""
     trained: bool = True
     entry: Entry | None = None
     """The record behind it; None for averages and where nothing was run."""
@@ -48,6 +54,22 @@ class Cell:
         if self.value is None or self.low is None or self.high is None:
             return ""
         return f"{format_value(self.metric, self.low)}–{format_value(self.metric, self.high)}"
+
+    @property
+    def ties(self) -> str:
+        """Return the range that equal logits leave open, where it reaches beyond the interval."""
+        if self.value is None or self.ties_low is None or self.ties_high is None:
+            return ""
+        low = self.value if self.low is None else self.low
+        high = self.value if self.high is None else self.high
+        if low <= self.ties_low and self.ties_high <= high:
+            return ""
+        return f"{format_value(self.metric, self.ties_low)}–{format_value(self.metric, self.ties_high)}"
+
+    @property
+    def above_chance(self) -> bool | None:
+        """Return whether its 95 % interval lies above chance; None where either is unknown."""
+        return None if self.chance is None or self.low is None else self.low > self.chance
 
     @property
     def coverage(self) -> str:
@@ -75,6 +97,8 @@ class Row:
     """The dataset with its variant."""
     primary: bool = False
     """Whether the metric is the one reported for the dataset."""
+    remark: str = ""
+    """What the reader must know of the dataset under this protocol; on the first row of each dataset."""
     problem: str = ""
     """Why the numbers of this row must not be compared; such a row is never ranked."""
     datasets: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ compared never share a column.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.results import Average
+    from rwkvclip_eval.results import Average, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ def _build(
             primary = not has_primary or any(e.record.primary for e in chosen)
             main = primary or "recall@" in metric or num_shots(metric) is not None
             row = _dataset_row(scope, title, metric, models, group, primary, series)
+            if main and all(r.title != title for r in rows):
+                row = dataclasses.replace(row, remark=_remark(group))
             (rows if main else further).append(row)
     averages, notes = build_averages(scope, rows, further, models, known, named)
     return Table(
@@ -136,8 +139,42 @@ def _build(
         rows=tuple(rows),
         averages=averages,
         further=tuple(further),
-        notes=(*notes, *_edge_note(entries), *_copy_note(entries)),
+        notes=(*notes, *_edge_note(entries), *_copy_note(entries), *_tie_note((*rows, *averages, *further))),
     )
+
+
+def _remark(entries: Iterable[Entry]) -> str:
+    """Return how a protocol's numbers on a dataset differ from what it follows, and whose images vote."""
+    said: dict[str, None] = {}
+    for entry in entries:
+        notes = entry.record.notes
+        if notes.get("differences"):
+            said[str(notes["differences"])] = None
+        if notes.get("bank"):
+            said[f"Neighbours: {notes['bank']}."] = None
+    return " ".join(said)
+
+
+def _tie_note(rows: Iterable[Row]) -> list[str]:
+    """Return what “ties” beside a number means, where it stands beside one."""
+    if not any(cell.ties for row in rows for cell in row.cells.values()):
+        return []
+    return [
+        "“ties”: logits cut to integers are often equal, and which class then counts is the ranking's "
+        "choice, not the model's; the number could be any in the range, which is more than its 95 % interval "
+        "tells."
+    ]
+
+
+def _chance(record: Record) -> float | None:
+    """Return the better of guessing at random and of one answer for all, as far as the task told them."""
+    levels = [_note(record, name) for name in ("chance", "majority")]
+    return max((level for level in levels if level is not None), default=None)
+
+
+def _note(record: Record, name: str) -> float | None:
+    value = record.notes.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _edge_note(entries: Iterable[Entry]) -> list[str]:
@@ -185,6 +222,9 @@ def _dataset_row(
                 value=r.value,
                 low=r.ci_low,
                 high=r.ci_high,
+                chance=_chance(r),
+                ties_low=_note(r, "ties_worst"),
+                ties_high=_note(r, "ties_best"),
                 trained=ok.trained,
                 entry=ok,
             )

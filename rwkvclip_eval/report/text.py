@@ -99,6 +99,7 @@ def _markdown_cell(cell: Cell | None) -> str:
     text = f"**{cell.text}**" if cell.mark else cell.text
     text += " =" if cell.mark == "tie" else ""
     text += f" ({cell.interval})" if cell.interval else ""
+    text += f" ties {cell.ties}" if cell.ties else ""
     text += " untrained" if cell.value is not None and not cell.trained else ""
     return text + (f" incomplete, {cell.coverage}" if cell.missing and cell.value is not None else "")
 
@@ -110,7 +111,7 @@ def _titled(row: Row) -> str:
 def _markdown_table(rows: Sequence[Row], models: Sequence[str]) -> str:
     lines = [
         [
-            escape_markdown(_titled(row)) + (" ⚠" if row.problem else ""),
+            escape_markdown(_titled(row)) + " †" * bool(row.remark) + " ⚠" * bool(row.problem),
             escape_markdown(row.metric_text),
             *(_markdown_cell(row.cells.get(m)) for m in models),
         ]
@@ -152,6 +153,7 @@ def markdown(
         parts += [f"## {esc(table.title)}", esc(protocols[table.protocol])]
         parts.append(_markdown_table((*table.rows, *table.averages), table.models))
         rows = (*table.rows, *table.averages, *table.further)
+        parts += [f"† {esc(r.title)}: {esc(r.remark)}" for r in rows if r.remark]
         parts += [f"⚠ {esc(r.title)}: {esc(r.problem)}." for r in rows if r.problem]
         parts += [esc(note) for note in table.notes]
         parts += [_picture(p) for p in plots if p.table == table.slug]

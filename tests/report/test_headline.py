@@ -67,17 +67,49 @@ def test_no_complete_average_ranks_no_one(tmp_path: Path) -> None:
     assert "a covers 1 of 2, b covers 1 of 2" in found.sentence
 
 
+def untrained(name: str, **changes: object) -> Record:
+    return record(name, **({"model_info": {"trained": False}} | changes))
+
+
 def test_untrained_models_alone_show_chance_not_skill(tmp_path: Path) -> None:
-    random = {"trained": False}
+    chance = {"notes": {"chance": 0.1}}
+    found = headline(tmp_path, untrained("a", value=0.105, **chance), untrained("b", value=0.1, **chance))
+    assert found.sentence == (
+        "Only untrained models were scored on zero-shot classification (cifar10, top-1): a 10.5 % (chance "
+        "10.0 %), b 10.0 % (chance 10.0 %), which shows chance, not skill."
+    )
+    assert found.caveats == ("Untrained (random weights), never ranked: a, b.",)
+
+
+def test_chance_is_the_tasks_own(tmp_path: Path) -> None:
+    # The same 50 % is chance for ROC AUC, and far above it for a probe over ten classes.
+    area = untrained("a", value=0.5, metric="roc_auc", n=400, notes={"chance": 0.5, "majority": 0.5})
+    assert "(chance 50.0 %), which shows chance, not skill" in headline(tmp_path / "1", area).sentence
+    probe = untrained("a", value=0.5, task="linear_probe", notes={"chance": 0.1, "majority": 0.11})
+    assert headline(tmp_path / "2", probe).sentence.endswith(
+        "a 50.0 % (chance 11.0 %), more than chance, though nothing was trained."
+    )
+    both = headline(tmp_path / "3", probe, untrained("b", value=0.1, task="linear_probe", notes=probe.notes))
+    assert "more than chance for a, though nothing was trained" in both.sentence
+
+
+def test_one_answer_for_all_is_chance_too(tmp_path: Path) -> None:
+    # A collapsed model has the share of the class it always names.
+    collapsed = untrained("a", value=0.8, notes={"chance": 0.5, "majority": 0.8})
+    assert "80.0 % (chance 80.0 %), which shows chance, not skill" in headline(tmp_path, collapsed).sentence
+
+
+def test_chance_of_an_average_is_the_mean_of_its_datasets(tmp_path: Path) -> None:
     found = headline(
         tmp_path,
-        record("a", value=0.11, model_info=random),
-        record("b", value=0.1, model_info=random),
+        untrained("a", dataset="x", value=0.1, notes={"chance": 0.1}),
+        untrained("a", dataset="y", value=0.5, notes={"chance": 0.5}),
     )
-    assert found.sentence.startswith("Only untrained models were scored")
-    assert "which shows chance, not skill" in found.sentence
-    assert "leads" not in found.sentence
-    assert found.caveats == ("Untrained (random weights), never ranked: a, b.",)
+    assert "average of 2 datasets): a 30.0 % (chance 30.0 %), which shows chance" in found.sentence
+
+
+def test_where_chance_is_not_known_nothing_is_said_of_it(tmp_path: Path) -> None:
+    assert "chance" not in headline(tmp_path, untrained("a", value=0.11)).sentence
 
 
 def test_subsets_are_said_to_be_subsets(tmp_path: Path) -> None:
@@ -136,20 +168,25 @@ def test_what_every_clause_would_repeat_is_said_once(tmp_path: Path) -> None:
     alone = headline(tmp_path / "alone", record("a"), record("a", **retrieval)).sentence
     assert alone.count("it is the only model, so nothing is compared") == 1
     assert alone.endswith("it is the only model, so nothing is compared.")
-    untrained = {"model_info": {"trained": False}}
+    half = {"notes": {"chance": 0.5}}
     random = headline(
-        tmp_path / "random", record("a", **untrained), record("a", **retrieval, **untrained)
+        tmp_path / "random", untrained("a", **half), untrained("a", **retrieval, **half)
     ).sentence
     assert random.lower().count("only untrained models were scored") == 1
     assert random.count("which shows chance, not skill") == 1
     assert random.endswith("which shows chance, not skill.")
+    mixed = headline(
+        tmp_path / "mixed", untrained("a", **half), untrained("a", **retrieval, notes={"chance": 0.01})
+    ).sentence
+    assert "50.0 % (chance 50.0 %), which shows chance, not skill; on " in mixed
 
 
 def test_an_untrained_models_incomplete_average_says_how_much_it_covers(tmp_path: Path) -> None:
-    untrained = {"trained": False}
     found = headline(
         tmp_path,
-        record("a", "x", 0.1, model_info=untrained),
-        without_number("missing_data", "No data for y.", model="a", dataset="y", model_info=untrained),
+        untrained("a", dataset="x", value=0.1),
+        without_number(
+            "missing_data", "No data for y.", model="a", dataset="y", model_info={"trained": False}
+        ),
     )
     assert "10.0 % over 1 of them" in found.sentence

@@ -194,6 +194,34 @@ def test_incomparable_rows_subsets_and_untrained_models_are_marked(tmp_path: Pat
     assert 'class="best' not in text
 
 
+def test_ties_differences_and_the_bank_of_neighbours_stand_beside_the_number(tmp_path: Path) -> None:
+    ties = {"ties_worst": 0.382, "ties_best": 0.618, "tied_rows": 61}
+    run = write_run(
+        tmp_path / "run",
+        [
+            record("a", "pets", notes={**ties, "differences": "Two classes are spelt right."}),
+            record("a", "dtd", task="knn_probe", notes={"bank": "1,880 images of train and 1,880 more"}),
+        ],
+    )
+    report = write_report([run], tmp_path / "report")
+    page, markdown = page_of(report).text, report.markdown.read_text(encoding="utf-8")
+    # In the headline's table and in the task's.
+    assert page.count("ties 38.2–61.8") == 2
+    assert markdown.count("(49.0–51.0) ties 38.2–61.8") == 2
+    assert "known differences" in page
+    for shown in (page, markdown):
+        assert shown.count("“ties”: logits cut to integers") == 1
+    # Beside the number, and among what a press on it tells.
+    html = report.index.read_text(encoding="utf-8")
+    assert html.count('<span class="sub remark">Two classes are spelt right.</span>') == 1
+    assert (
+        html.count('<span class="sub remark">Neighbours: 1,880 images of train and 1,880 more.</span>') == 1
+    )
+    assert markdown.count("† pets: Two classes are spelt right.") == 1
+    assert markdown.count("† dtd: Neighbours: 1,880 images of train and 1,880 more.") == 1
+    assert markdown.count("pets †") == markdown.count("dtd †") == 1
+
+
 def test_published_numbers_stay_away_from_subsets_and_unknown_sets(tmp_path: Path) -> None:
     for name, changes in (("subset", {"subset": True}), ("digits", {"dataset": "digits"})):
         run = write_run(tmp_path / name, [record(**changes)])

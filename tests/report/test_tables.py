@@ -55,6 +55,37 @@ def test_an_untrained_model_is_never_best_and_does_not_hinder_the_others() -> No
     assert marks(alone.rows[0]) == {"lucky": "", "a": ""}
 
 
+def test_ties_are_said_where_they_could_move_a_number_out_of_its_interval() -> None:
+    def tied(model: str, worst: float, best: float, dataset: str = "x") -> Record:
+        return record(model, dataset, 0.5, half=0.01, notes={"ties_worst": worst, "ties_best": best})
+
+    (table,) = tables(tied("a", 0.495, 0.505), tied("b", 0.38, 0.505), tied("c", 0.495, 0.52), record("d"))
+    cells = table.rows[0].cells
+    assert {m: c.ties for m, c in cells.items()} == {"a": "", "b": "38.0–50.5", "c": "49.5–52.0", "d": ""}
+    assert any(note.startswith("“ties”") for note in table.notes)
+    (quiet,) = tables(tied("a", 0.495, 0.505))
+    assert quiet.notes == ()
+    # Means of two: an average moves with its parts, and an exact part stays where it is.
+    exact = record("a", "y", 0.3, half=0.01)
+    (averaged,) = tables(tied("a", 0.4, 0.6), exact)
+    assert averaged.averages[0].cells["a"].ties == "35.0–45.0"
+
+
+def test_what_must_be_known_of_a_dataset_stands_on_its_first_row_alone() -> None:
+    said = {"notes": {"differences": "Another split."}}
+    (table,) = tables(
+        record("a", "sun397", metric="top5_accuracy", primary=False, **said),
+        record("a", "sun397", **said),
+        record("b", "sun397", **said),
+        record("a", "dtd", notes={"bank": "9 images of train"}),
+    )
+    assert {r.title: r.remark for r in table.rows} == {
+        "sun397": "Another split.",
+        "dtd": "Neighbours: 9 images of train.",
+    }
+    assert [r.remark for r in table.further] == [""]
+
+
 def test_the_lowest_median_rank_is_best() -> None:
     metric = "image_retrieval_median_rank"
     (table,) = tables(record("a", value=3.0, metric=metric), record("b", value=12.0, metric=metric))
