@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL.Image import Image
     from torch import Tensor
+
+StepUnit = Literal["", "step", "epoch"]
+"""What a checkpoint's number counts; empty where its name does not say."""
 
 
 class ImageFeatures(NamedTuple):
@@ -68,7 +71,9 @@ class EncoderInfo:
     trained: bool = True
     """False for `random:SEED`; reports mark it."""
     step: int | None = None
-    """Training step or epoch parsed from the checkpoint's name, for metric-against-step plots."""
+    """Number parsed from the checkpoint's name, for plots of metrics against it."""
+    step_unit: StepUnit = ""
+    """What that number counts."""
 
     @property
     def has_text(self) -> bool:

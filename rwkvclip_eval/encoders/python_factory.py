@@ -107,6 +107,7 @@ def adopt(encoder: Any, spec: EncoderSpec) -> CheckedEncoder:
         name=spec.name,
         spec=spec.public_text,
         step=spec.step if info.step is None else info.step,
+        step_unit=spec.step_unit if info.step is None else info.step_unit,
         trained=info.trained and spec.seed is None,
     )
     return checked

@@ -14,10 +14,14 @@ from rwkvclip_eval.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rwkvclip_eval.encoders.protocol import StepUnit
+
 _EMA = "@ema"
 _RANDOM = re.compile(r"random:(\d+)")
 _NAMED_STEP = re.compile(
-    r"(?:global_?step|step|iter|iteration|epoch|ep|model|ckpt|checkpoint)[-_=]?(\d+)", re.IGNORECASE
+    r"(?:(?P<step>global_?step|step|iter|iteration)|(?P<epoch>epoch|ep|model)|ckpt|checkpoint)"
+    r"[-_=]?(?P<number>\d+)",
+    re.IGNORECASE,
 )
 _LAST_NUMBER = re.compile(r"(\d+)$")
 
@@ -33,7 +37,8 @@ class EncoderSpec:
             `expand_specs`.
         checkpoint: path, `hf://owner/repo/file`, tag of pretrained weights, `random:SEED`, or None.
         ema: take the exponential moving average of the weights (`@ema`).
-        step: training step or epoch in the checkpoint's file name; None where there is none.
+        step: number in the checkpoint's file name; None where there is none.
+        step_unit: what it counts, as far as the name says.
     """
 
     text: str
@@ -42,6 +47,7 @@ class EncoderSpec:
     checkpoint: str | None = None
     ema: bool = False
     step: int | None = None
+    step_unit: StepUnit = ""
 
     @property
     def seed(self) -> int | None:
@@ -75,18 +81,20 @@ def parse_spec(text: str) -> EncoderSpec:
         )
     if checkpoint.startswith("random:") and (ema or not _RANDOM.fullmatch(checkpoint)):
         raise UserError(f"Model {text!r}: random weights are written random:SEED, for example random:0.")
+    step, step_unit = parse_step(checkpoint)
     return EncoderSpec(
         text=text,
         model=model,
         name=_display_model(model),
         checkpoint=checkpoint or None,
         ema=ema,
-        step=parse_step(checkpoint),
+        step=step,
+        step_unit=step_unit,
     )
 
 
 def expand_specs(texts: Sequence[str]) -> list[EncoderSpec]:
-    """Return the specs `texts` stand for, with globs expanded in step order and unique display names.
+    """Return the specs `texts` stand for, with globs expanded in order of steps or epochs and unique names.
 
     A glob's models are always called `NAME@FILE`, so that names stay when later checkpoints appear; other
     models are called NAME, or `NAME@FILE` where several share NAME.
@@ -108,21 +116,23 @@ def expand_specs(texts: Sequence[str]) -> list[EncoderSpec]:
     return _unique(expanded)
 
 
-def parse_step(checkpoint: str) -> int | None:
-    """Return the step or epoch in a checkpoint's file name: `epoch_5.pt` → 5, `model_31.pt` → 31.
+def parse_step(checkpoint: str) -> tuple[int | None, StepUnit]:
+    """Return the number in a checkpoint's file name and what it counts: `step_900.pt` → 900, `step`.
 
-    A number after `step`, `iter`, `epoch`, `model` or `checkpoint` counts (the first of them in this
-    order, its last occurrence), else the number that ends the name.
+    A number after `step` or `iter` counts steps. Else the last of those after `epoch` or `model`, which count
+    epochs (the released `model_31.pt` is of epoch 31), and after `checkpoint`, which may be either. Else the
+    number that ends the name.
     """
     if checkpoint.startswith("random:") or not Path(checkpoint).suffix:
-        return None
+        return None, ""
     stem = _stem(checkpoint)
     named = list(_NAMED_STEP.finditer(stem))
-    steps = [m for m in named if m[0].lower().startswith(("global", "step", "iter"))]
-    if found := (steps or named):
-        return int(found[-1][1])
+    if found := ([m for m in named if m["step"]] or named):
+        return int(found[-1]["number"]), "step" if found[-1]["step"] else "epoch" if found[-1][
+            "epoch"
+        ] else ""
     last = _LAST_NUMBER.search(stem)
-    return int(last[1]) if last else None
+    return int(last[1]) if last else None, ""
 
 
 def _is_glob(checkpoint: str | None) -> bool:
@@ -145,16 +155,12 @@ def _glob(spec: EncoderSpec) -> list[EncoderSpec]:
             f"Model {spec.text!r}: no file matches {spec.checkpoint!r}. Check the folder, and quote the "
             "pattern so that the shell does not expand it."
         )
-    members = [
-        dataclasses.replace(
-            spec,
-            text=f"{spec.model}={file}{_EMA if spec.ema else ''}",
-            checkpoint=file,
-            step=parse_step(file),
-        )
-        for file in files
-    ]
-    return sorted(members, key=lambda m: (m.step is None, m.step or 0, m.checkpoint or ""))
+    members = []
+    for file in files:
+        step, unit = parse_step(file)
+        text = f"{spec.model}={file}{_EMA if spec.ema else ''}"
+        members.append(dataclasses.replace(spec, text=text, checkpoint=file, step=step, step_unit=unit))
+    return sorted(members, key=lambda m: (m.step is None, m.step_unit, m.step or 0, m.checkpoint or ""))
 
 
 def _named_for_file(spec: EncoderSpec) -> EncoderSpec:

@@ -198,6 +198,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
         num_parameters=sum(p.numel() for p in towers.module.parameters()),
         trained=towers.trained,
         step=spec.step,
+        step_unit=spec.step_unit,
     )
     return CheckedEncoder(ModuleEncoder(towers, info, target))
 

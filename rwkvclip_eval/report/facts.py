@@ -162,9 +162,14 @@ def average_facts(row: Row, cell: Cell) -> list[tuple[str, str]]:
 
 def model_facts(models: Sequence[str], infos: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return fact → its value for each model, leaving out facts that no model states."""
-    names = list(dict.fromkeys(name for info in infos.values() for name in info if name != "name"))
-    table = [(n.replace("_", " "), [plain(infos.get(m, {}).get(n)) for m in models]) for n in names]
+    names = list(dict.fromkeys(n for info in infos.values() for n in info if n not in ("name", "step_unit")))
+    table = [(n.replace("_", " "), [_model_fact(infos.get(m, {}), n) for m in models]) for n in names]
     return [(name, values) for name, values in table if any(v not in ("", "—") for v in values)]
+
+
+def _model_fact(info: Mapping[str, Any], name: str) -> str:
+    unit = str(info.get("step_unit", "")) if name == "step" else ""
+    return f"{unit} {plain(info[name])}" if unit and info.get(name) is not None else plain(info.get(name))
 
 
 def plain(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The plots of a report: bars per dataset, recall curves, metric against step, training curves.
+"""The plots of a report: bars per dataset, recall curves, metric against step or epoch, training curves.
 
 The palette is Okabe & Ito's, told apart with any colour vision; a model has one colour in every plot.
 """
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
+_UNITS = {"step": "training step", "epoch": "epoch", "": "training step or epoch"}
+"""What checkpoints' numbers count → how an axis says it; steps and epochs share none."""
 _MARKERS = "osD^vPX*"
 
 
@@ -45,6 +47,7 @@ def _draw(tables: Sequence[Table], loaded: Loaded) -> list[Plot]:
     names = list(dict.fromkeys([*(e.model for e in entries), *(c.model for c in curves)]))
     colours = model_colours(names, series)
     steps = {e.model: int(e.record.model_info["step"]) for e in entries if e.model in series}
+    units = {e.model: str(e.record.model_info.get("step_unit", "")) for e in entries if e.model in series}
     final = final_models(entries)
     shown = [m for m in names if m in final]
     plots: list[Plot] = []
@@ -64,7 +67,9 @@ def _draw(tables: Sequence[Table], loaded: Loaded) -> list[Plot]:
             if any(c.value is not None for r in rows for c in r.cells.values()):
                 plots.append(_recall_curves(table, dataset, rows, shown, colours))
         if set(table.models) & set(series):
-            plots.extend(_against_step(table, series, steps, colours))
+            for unit in _UNITS:
+                own = {m: key for m, key in series.items() if units[m] == unit}
+                plots.extend(_against_step(table, unit, own, steps, colours))
     if curves:
         plots.append(_training(curves, colours))
     return plots
@@ -182,7 +187,11 @@ def _recall_curves(
 
 
 def _against_step(
-    table: Table, series: Mapping[str, str], steps: Mapping[str, int], colours: Mapping[str, str]
+    table: Table,
+    unit: str,
+    series: Mapping[str, str],
+    steps: Mapping[str, int],
+    colours: Mapping[str, str],
 ) -> Iterator[Plot]:
     from rwkvclip_eval.report.headline import headline_rows
 
@@ -217,15 +226,16 @@ def _against_step(
                 alpha=0.18,
                 linewidth=0,
             )
-        ax.set_xlabel("training step or epoch of the checkpoint")
+        ax.set_xlabel(f"{_UNITS[unit]} of the checkpoint")
         ax.set_ylabel("%")
         ax.set_title(f"{row.title}, {metric_label(row.metric)}", color=INK, fontsize=10.5)
         ax.grid(axis="y", color=GRID, linewidth=0.8)
     if drawn:
         figure.legend(list(drawn.values()), list(drawn))
         models = [m for group in own.values() for m in group]
-        title = f"{table.title}: against training step, bands are 95 % intervals"
-        yield figure.plot(f"steps-{table.slug}", title, f"Lines. {_summary(rows, models)}", table.slug)
+        title = f"{table.title}: against {_UNITS[unit]}, bands are 95 % intervals"
+        name = f"{unit or 'checkpoint'}s-{table.slug}"
+        yield figure.plot(name, title, f"Lines. {_summary(rows, models)}", table.slug)
 
 
 def _training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plot:

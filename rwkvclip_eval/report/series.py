@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def find_series(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return model → series for models that are steps of one training run.
+    """Return model → series for models that are steps or epochs of one training run.
 
-    Names and checkpoints of a series are equal once their own step is taken out.
+    Names and checkpoints of a series are equal once their own number is taken out, and all count the same.
     """
     keys: dict[str, dict[str, int]] = {}
     for entry in entries:
@@ -23,7 +23,8 @@ def find_series(entries: Sequence[Entry]) -> dict[str, str]:
             continue
         step = int(info["step"])
         name, _, checkpoint = str(info.get("spec", "")).partition("=")
-        key = "|".join((_without_step(entry.model, step), name, _without_step(checkpoint, step)))
+        named = (_without_step(entry.model, step), name, _without_step(checkpoint, step))
+        key = "|".join((*named, str(info.get("step_unit", ""))))
         keys.setdefault(key, {})[entry.model] = step
     return {
         model: key.partition("|")[0]

@@ -34,24 +34,27 @@ def test_a_malformed_spec_says_the_form_expected(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "step"),
+    ("name", "step", "unit"),
     [
-        ("epoch_5.pt", 5),
-        ("model_31.pt", 31),
-        ("ViT-B-32_epoch_12.pt", 12),
-        ("epoch_3_step_900.pt", 900),
-        ("step=1000-loss0.25.ckpt.pt", 1000),
-        ("checkpoint-00040.safetensors", 40),
-        ("weights7.pt", 7),
-        ("ViT-B-32_latest.pt", None),
-        ("openai", None),
-        ("laion2b_s34b_b79k", None),
-        ("random:3", None),
-        ("hf://o/r/model_31.pt", 31),
+        ("epoch_5.pt", 5, "epoch"),
+        ("model_31.pt", 31, "epoch"),
+        ("ViT-B-32_epoch_12.pt", 12, "epoch"),
+        ("epoch_3_step_900.pt", 900, "step"),
+        ("step=1000-loss0.25.ckpt.pt", 1000, "step"),
+        ("global_step70.pt", 70, "step"),
+        ("checkpoint-00040.safetensors", 40, ""),
+        ("weights7.pt", 7, ""),
+        ("ViT-B-32_latest.pt", None, ""),
+        ("openai", None, ""),
+        ("laion2b_s34b_b79k", None, ""),
+        ("random:3", None, ""),
+        ("hf://o/r/model_31.pt", 31, "epoch"),
     ],
 )
-def test_the_step_is_read_from_the_file_name(name: str, step: int | None) -> None:
-    assert parse_step(name) == step
+def test_the_step_or_epoch_is_read_from_the_file_name(name: str, step: int | None, unit: str) -> None:
+    assert parse_step(name) == (step, unit)
+    spec = parse_spec(f"rwkv-clip-b32={name}")
+    assert (spec.step, spec.step_unit) == (step, unit)
 
 
 def test_a_glob_stands_for_every_checkpoint_in_numeric_step_order(in_tmp: Path) -> None:
@@ -63,7 +66,14 @@ def test_a_glob_stands_for_every_checkpoint_in_numeric_step_order(in_tmp: Path) 
         "rwkv-clip-b32@epoch_latest",
     ]
     assert [s.step for s in specs] == [2, 10, None]
+    assert [s.step_unit for s in specs] == ["epoch", "epoch", ""]
     assert specs[0].text == "rwkv-clip-b32=runs/x/epoch_2.pt"
+
+
+def test_a_glob_keeps_steps_and_epochs_apart(in_tmp: Path) -> None:
+    touch("runs/step_3.pt", "runs/epoch_20.pt", "runs/epoch_1.pt", "runs/step_200.pt")
+    specs = expand_specs(["rwkv-clip-b32=runs/*_*.pt"])
+    assert [s.name.partition("@")[2] for s in specs] == ["epoch_1", "epoch_20", "step_3", "step_200"]
 
 
 def test_the_names_of_a_glob_stay_when_later_checkpoints_appear(in_tmp: Path) -> None:

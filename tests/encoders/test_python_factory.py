@@ -56,7 +56,7 @@ def test_the_checkpoint_is_handed_over_and_hashed(module: str) -> None:
     }
     torch.save(state, "epoch_3.pt")
     encoder = load_encoder(f"{module}:factory=epoch_3.pt")
-    assert encoder.info.step == 3 and encoder.info.trained
+    assert (encoder.info.step, encoder.info.step_unit) == (3, "epoch") and encoder.info.trained
     torch.testing.assert_close(
         encoder.encode_text(encoder.tokenize(["a"])), torch.full((1, 8), 8**-0.5), atol=1e-6, rtol=0
     )

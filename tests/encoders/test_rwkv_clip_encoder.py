@@ -36,6 +36,7 @@ def test_features_equal_the_model_and_the_probe_is_the_pooled_feature(
         31,
         77,
     )
+    assert info.step_unit == "epoch"
     assert info.logit_scale == pytest.approx(1 / 0.07)
     assert info.num_parameters == sum(p.numel() for p in model.parameters())
     assert info.spec == "rwkv.json=model_31.pt"

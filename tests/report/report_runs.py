@@ -51,6 +51,7 @@ def info(name: str, **changes: Any) -> dict[str, Any]:
         "num_parameters": 149_561_601 if "rwkv" in name else 151_277_313,
         "trained": True,
         "step": None,
+        "step_unit": "",
     } | changes
 
 
@@ -251,13 +252,14 @@ def full_run(path: Path) -> Path:
     return path
 
 
-def series_run(path: Path, steps: tuple[int, ...] = (1, 2, 4, 8, 16)) -> Path:
+def series_run(path: Path, steps: tuple[int, ...] = (1, 2, 4, 8, 16), unit: str = "epoch") -> Path:
     """Checkpoints of two training runs, scored on two datasets."""
     records = []
     for family, top in (("nano-rwkv", 0.9), ("nano-clip", 0.82)):
         for step in steps:
-            name = f"{family}-epoch_{step}"
-            changes = {"spec": f"{family}.json=epoch_{step}.pt", "step": step, "num_parameters": 1_234_567}
+            name = f"{family}-{unit}_{step}"
+            changes = {"spec": f"{family}.json={unit}_{step}.pt", "step": step, "num_parameters": 1_234_567}
+            changes["step_unit"] = unit if unit in ("step", "epoch") else ""
             for dataset, n in (("digits", 899), ("digits_noisy", 899)):
                 value = (top - 0.1 * (dataset != "digits")) * (1 - math.exp(-step / 4))
                 records.append(record(model=name, dataset=dataset, value=value, n=n, model_info=changes,

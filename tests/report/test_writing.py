@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,12 +44,12 @@ def test_plots_are_drawn_for_datasets_and_recalls(full_report: ReportPaths) -> N
             assert path.read_text(encoding="utf-8").startswith("<svg")
 
 
-def test_checkpoints_of_a_training_run_make_curves_against_step(tmp_path: Path) -> None:
+def test_checkpoints_of_a_training_run_make_curves_against_epochs(tmp_path: Path) -> None:
     run = series_run(tmp_path / "run")
     report = write_report([run], tmp_path / "report")
     assert {p.stem for p in report.plots} == {
         "bars-zero-shot-classification-standard",
-        "steps-zero-shot-classification-standard",
+        "epochs-zero-shot-classification-standard",
         "training",
     }
     entries = load_runs([run]).entries
@@ -57,6 +58,27 @@ def test_checkpoints_of_a_training_run_make_curves_against_step(tmp_path: Path) 
     colours = model_colours(list(series), series)
     assert len(set(colours.values())) == 2
     assert colours["nano-rwkv-epoch_1"] == colours["nano-rwkv-epoch_16"]
+
+
+def test_axes_say_what_the_numbers_of_checkpoints_count(tmp_path: Path) -> None:
+    # Of records of before, nothing says what their number counts.
+    words = {"step": "training step", "epoch": "epoch", "checkpoint": "training step or epoch"}
+    for unit, word in words.items():
+        report = write_report([series_run(tmp_path / unit, (1, 4), unit)], tmp_path / unit / "report")
+        plot = report.index.parent / "plots" / f"{unit}s-zero-shot-classification-standard.svg"
+        assert f">{word} of the checkpoint<" in plot.read_text(encoding="utf-8")
+        text = report.markdown.read_text(encoding="utf-8")
+        assert f"against {word}, bands are 95 % intervals" in text
+        counted = re.search(r"\| step .*", text)
+        assert counted is not None
+        assert (f"{unit} 4 " in counted[0]) == (unit != "checkpoint")
+
+
+def test_steps_and_epochs_share_no_axis(tmp_path: Path) -> None:
+    runs = [series_run(tmp_path / unit, (1, 4), unit) for unit in ("epoch", "step")]
+    report = write_report(runs, tmp_path / "report")
+    names = {p.stem for p in report.plots}
+    assert {f"{unit}s-zero-shot-classification-standard" for unit in ("epoch", "step")} < names
 
 
 def test_one_checkpoint_with_a_step_is_no_series(tmp_path: Path) -> None:
