@@ -3,7 +3,7 @@
 A run directory holds
     run.json                      what was run, with what, on what (see `RunInfo`)
     results.jsonl                 one `Record` per line
-    predictions/UNIT/TABLE.parquet  per-sample outputs
+    predictions/UNIT/TABLE.parquet  per-sample outputs, by the dataset's `key` and by the image's `content_id`
     examples/UNIT.json            example retrievals with JPEG thumbnails (base64)
     training/NAME.jsonl           training curves, where the run trained its models
     shard-I-of-N/                 the same again for each member of a job array

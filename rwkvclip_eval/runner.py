@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.data.content import content_ids
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.datasets import fit_fingerprint, samples_of
 from rwkvclip_eval.encoding import EncodeOptions
@@ -28,6 +29,8 @@ from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.datasets import Datasets
@@ -127,6 +130,7 @@ def run_unit(
         with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
             result = unit.task.score(samples, features, ran, unit.protocol)
         primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
+        result = dataclasses.replace(result, predictions=_with_content(result.predictions, dataset, options))
         examples = _examples(dataset, kept, result)
     except DataNotFound as error:
         return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
@@ -310,6 +314,29 @@ def _present_samples(
     if not len(kept):
         raise DamagedData(f"Not one of the {len(dataset)} images of {dataset.info.name} can be decoded.")
     return samples_of(dataset, kept), kept
+
+
+def _with_content(
+    tables: Mapping[str, pa.Table], dataset: Dataset, options: RunOptions
+) -> dict[str, pa.Table]:
+    """Return the tables, those of samples with a column `content_id` behind their `key`."""
+    import pyarrow as pa
+
+    found = dict(tables)
+    told = [name for name, table in found.items() if {"key", "content_id"} & {*table.column_names} == {"key"}]
+    if not told:
+        return found
+    encode, what = options.encode, f"{dataset.info.name} · content ids"
+    with encode.timings.stage("load"):
+        ids = content_ids(dataset, options.cache_dir, lambda d, n: encode.on_progress(d, n, what))
+    if unknown := ids.count(None):
+        encode.on_message(f"{unknown} images of {dataset.info.name} cannot be read now: no content id.")
+    by_key = dict(zip(dataset.keys, ids, strict=True))
+    for name in told:
+        column = pa.array([by_key.get(key) for key in found[name]["key"].to_pylist()], pa.string())
+        place = found[name].column_names.index("key") + 1
+        found[name] = found[name].add_column(place, "content_id", column)
+    return found
 
 
 def _examples(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:

@@ -41,15 +41,20 @@ SORTED = ("sun397", "imagenetv2")
 
 @dataclass(frozen=True)
 class WrappedReader:
-    """Fetches images from a map-style dataset of (image, target) pairs."""
+    """Fetches images from a map-style dataset of (image, target) pairs; `files` where each has its own."""
 
     dataset: Any
     rows: np.ndarray[Any, Any]
+    files: tuple[Path, ...] = ()
 
     def read(self, index: int) -> Image:
         """Return the image as the wrapped dataset gives it."""
         image: Image = self.dataset[int(self.rows[index])][0]
         return image
+
+    def encoded(self, index: int) -> bytes | Image:
+        """Return the image file's bytes, or the image where it has no file of its own."""
+        return self.files[index].read_bytes() if self.files else self.read(index)
 
     def where(self, index: int) -> str:
         """Return the wrapped dataset's class and row."""
@@ -108,6 +113,7 @@ def open_clip_benchmark(
     # Several samples of one file are crops: their pixels count, not the file's bytes.
     if chosen is not None and len(set(chosen)) == len(chosen):
         fingerprint = fingerprint_files(chosen, keys, wanted, root, cache_dir)
+        reader = WrappedReader(wrapped, rows, tuple(chosen))
     else:
         fingerprint = fingerprint_samples(zip(keys, _digests(reader, keys), wanted, strict=True))
     return Split(

@@ -124,7 +124,8 @@ class TaskResult:
 
     Attributes:
         metrics: every number of the unit; the protocol or catalogue says which is primary.
-        predictions: table name → per-sample outputs, written as parquet.
+        predictions: table name → per-sample outputs, written as parquet. Where a table has a `key`, the
+            runner puts the image's `content_id` beside it; see `data.content`.
         examples: queries for the report's gallery; the runner adds thumbnails.
         notes: figures about the whole unit (chance level, ties, …).
     """

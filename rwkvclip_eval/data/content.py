@@ -1,0 +1,114 @@
+"""What tells an image whatever source it comes from: a digest of its content, which pairs runs over one set.
+
+The id of a sample is the first half of the SHA-256 (hex) of its image file; where a source has no file of
+one image alone (arrays, datasets of a user's own) `px-` and the same of mode, size and pixels. An image that
+a split holds several times is `ID`, `ID#2`, …, in order of what it is said to show, then of the split.
+
+Files are read once. What they gave lies in the cache folder, under the fingerprint of the split, which any
+other image changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.data.limit import SubsetDataset
+from rwkvclip_eval.data.samples import SampleDataset, default_cache_dir, targets
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.results import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+    from rwkvclip_eval.data.types import Dataset
+
+DIGEST_CHARS = 32
+FORMAT_VERSION = 1
+REPORT_EVERY = 500
+
+
+def content_ids(
+    dataset: Dataset,
+    cache_dir: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str | None]:
+    """Return the id of every sample of a split, in its order; None where its image cannot be read now.
+
+    Args:
+        dataset: the split.
+        cache_dir: keeps the digests; the user's cache folder by default. If it cannot be written, they are
+            computed each time.
+        on_progress: called with images read and their number.
+    """
+    name = hashlib.sha256(dataset.info.fingerprint.encode()).hexdigest()
+    path = (cache_dir or default_cache_dir()) / "data" / f"{name}.content"
+    about = hashlib.sha256(json.dumps([FORMAT_VERSION, list(dataset.keys)]).encode()).hexdigest()
+    digests = _kept(path, about, len(dataset)) or [""] * len(dataset)
+    unknown = [index for index, digest in enumerate(digests) if not digest]
+    for done, index in enumerate(unknown, start=1):
+        digests[index] = _digest(dataset, index)
+        if done % REPORT_EVERY == 0 or done == len(unknown):
+            on_progress(done, len(unknown))
+    if any(digests[index] for index in unknown):
+        body = "".join(f"{digest}\n" for digest in digests)
+        # A full disk costs reading again next time, nothing else.
+        with contextlib.suppress(OutputError):
+            write_text(path, f"{about} {hashlib.sha256(body.encode()).hexdigest()}\n{body}")
+    return _numbered(digests, targets(dataset.labels, dataset.captions))
+
+
+def _kept(path: Path, about: str, count: int) -> list[str] | None:
+    """Return the digests that `path` holds of these very samples, empty where one was not known."""
+    try:
+        head, _, body = path.read_text(encoding="ascii").partition("\n")
+    except (OSError, ValueError):
+        return None
+    digests = body.splitlines()
+    whole = head == f"{about} {hashlib.sha256(body.encode()).hexdigest()}"
+    return digests if whole and len(digests) == count else None
+
+
+def _digest(dataset: Dataset, index: int) -> str:
+    """Return the digest of one image, or nothing where it cannot be read."""
+    try:
+        content = _content(dataset, index)
+        if isinstance(content, bytes):
+            return hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
+        # Indices into a palette say nothing without it.
+        image = content.convert("RGBA") if content.mode == "P" else content
+        pixels = f"{image.mode} {image.size} ".encode() + image.tobytes()
+    except MemoryError:
+        raise
+    except Exception:  # Whatever a source or library raises, the number was made without this image's id.
+        return ""
+    return f"px-{hashlib.sha256(pixels).hexdigest()[:DIGEST_CHARS]}"
+
+
+def _content(dataset: Dataset, index: int) -> bytes | Image:
+    """Return the image file's bytes, or the image where the source has no file of it alone."""
+    if isinstance(dataset, SubsetDataset):
+        return _content(dataset.parent, dataset.indices[index])
+    if not isinstance(dataset, SampleDataset):
+        return dataset.image(index)
+    # A reader that decodes may still know the file.
+    content: bytes | Image = getattr(dataset.images, "encoded", dataset.images.read)(index)
+    return content
+
+
+def _numbered(digests: Sequence[str], wanted: Sequence[Any]) -> list[str | None]:
+    same: dict[str, list[int]] = {}
+    for index, digest in enumerate(digests):
+        same.setdefault(digest, []).append(index)
+    ids: list[str | None] = [digest or None for digest in digests]
+    for digest, rows in same.items():
+        if digest and len(rows) > 1:
+            ordered = sorted(rows, key=lambda i: json.dumps(wanted[i]))
+            for number, index in enumerate(ordered[1:], start=2):
+                ids[index] = f"{digest}#{number}"
+    return ids
