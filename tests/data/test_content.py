@@ -160,7 +160,7 @@ def test_images_without_a_file_are_told_by_pixels_mode_and_size(tmp_path, png):
     other.putpalette([0, 255, 0] * 256)
     images = [grey, wide, tall, grey.convert("RGB"), grey.copy(), one, other, png(0)]
     ids = content_ids(pixels(*images), tmp_path)
-    assert len(set(ids)) == len(images)
+    assert [i for i, one in enumerate(ids) if "#" in one] == [4]
     assert ids[4] == f"{ids[0]}#2"
     assert [one.startswith("px-") for one in ids] == [True] * 7 + [False]
 
