@@ -196,14 +196,14 @@ def cache_show(cache: CacheOption = None) -> None:
     Example:  rwkvclip-eval cache show --cache /scratch/features
     """
     from rwkvclip_eval.data.samples import default_cache_dir
-    from rwkvclip_eval.features import entries
+    from rwkvclip_eval.store_upkeep import entries
 
     root = cache or default_cache_dir()
     found = entries(root)
     rows = [
         [
             e.get("model", ""),
-            e.get("dataset", "unfinished"),
+            e.get("dataset") or ("damaged" if "damaged" in e else "unfinished"),
             e.get("split", ""),
             f"{e['bytes'] / 2**20:.2f} MiB",
         ]
@@ -220,7 +220,7 @@ def cache_clear(cache: CacheOption = None) -> None:
     Example:  rwkvclip-eval cache clear --cache /scratch/features
     """
     from rwkvclip_eval.data.samples import default_cache_dir
-    from rwkvclip_eval.features import clear
+    from rwkvclip_eval.store_upkeep import clear
 
     root = cache or default_cache_dir()
     count, freed = clear(root)

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.samples import read_text
-from rwkvclip_eval.results import write_text
+from rwkvclip_eval.disk import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.checksums import file_digest
+from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
-from rwkvclip_eval.results import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

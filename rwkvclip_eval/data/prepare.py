@@ -28,8 +28,8 @@ from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.samples import FileReader, Split, Undecodable, decode_image, name_some
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
+from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
-from rwkvclip_eval.results import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,8 +201,6 @@ def _write_locked(
     where, n = folder / split, len(found.keys)
     starts = range(0, n, samples_per_shard)
     _claim(found, where, samples_per_shard)
-    for left_over in where.glob(".*.tmp"):
-        left_over.unlink()
     for name, text in _beside(found).items():
         _write_once(folder / name, text)
     write_text(where / "nshards.txt", f"{len(starts)}\n")

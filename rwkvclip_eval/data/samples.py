@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
-from rwkvclip_eval.results import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

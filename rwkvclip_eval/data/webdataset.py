@@ -32,8 +32,8 @@ from rwkvclip_eval.data.samples import (
     read_text,
     stat_signature,
 )
+from rwkvclip_eval.disk import atomic_path
 from rwkvclip_eval.errors import DamagedData, NoSuchSplit, OutputError
-from rwkvclip_eval.results import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
