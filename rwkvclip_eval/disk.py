@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = ""
     handle = -1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         sweep(path.parent, rf"\.{re.escape(path.name)}\.{_RANDOM}\.tmp")
         handle, temporary = _locked_temporary(path)
         yield Path(temporary)
@@ -102,6 +102,18 @@ def sync_folder(folder: Path) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it where there are none, and put their names on the disk.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:

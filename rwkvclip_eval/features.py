@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.samples import default_cache_dir
-from rwkvclip_eval.disk import TemporaryFolder, write_text
+from rwkvclip_eval.disk import TemporaryFolder, make_folder, write_text
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, by_token_count, encode_batches
 from rwkvclip_eval.errors import DamagedData, EncodingFailed, OutputError, UserError
@@ -203,7 +203,7 @@ class FeatureStore:
         folder = self.root / key[:2] / key
         try:
             mark(self.root)
-            folder.parent.mkdir(exist_ok=True)
+            make_folder(folder.parent)
             lock = FileLock(folder.with_suffix(".lock"))
             try:
                 lock.acquire(timeout=0)
@@ -360,7 +360,7 @@ def load_features(
     entry = FeatureStore(root).find(keys.pop())
     if entry is None:
         raise UserError(
-            f"The features of {model} × {dataset} are not in {root}: cleared, damaged, or run with --no-cache."
+            f"The features of {model} × {dataset} are not in {root}: cleared, damaged, or the run kept none."
         )
     try:
         names = entry.keys()

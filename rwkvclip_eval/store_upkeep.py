@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.disk import remove
+from rwkvclip_eval.disk import make_folder, remove
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.stored_entry import META_NAME, DamagedEntry, open_entry
 
@@ -27,7 +27,7 @@ def mark(features: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    features.mkdir(parents=True, exist_ok=True)
+    make_folder(features)
     if not (features / MARK_NAME).is_file():
         (features / MARK_NAME).write_text(MARK_TEXT, encoding="utf-8")
 
