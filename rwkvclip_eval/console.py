@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -132,6 +133,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -155,6 +157,21 @@ def run_app(app: typer.Typer) -> NoReturn:
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours as its text alone; others as Python does."""
+    if category.__module__.startswith("rwkvclip_"):
+        _err.print(f"Warning: {message}", markup=False)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -6,7 +6,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.samples import read_text
+from rwkvclip_eval.data.reading import read_text
 from rwkvclip_eval.disk import write_text
 
 if TYPE_CHECKING:

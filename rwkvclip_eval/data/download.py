@@ -219,7 +219,8 @@ def _fetch_published(
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Fetch, check and unpack a variant's published files; return their folder."""
-    from rwkvclip_eval.data.http import fetch_file, unpack
+    from rwkvclip_eval.data.archives import unpack
+    from rwkvclip_eval.data.http import fetch_file
 
     folder = data_root / record
     for download in known.downloads:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, read_text, targets
+from rwkvclip_eval.data.reading import read_text
+from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 from rwkvclip_eval.registry import unknown_name

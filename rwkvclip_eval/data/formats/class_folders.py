@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import name_some, read_text
+from rwkvclip_eval.data.reading import read_text
+from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:

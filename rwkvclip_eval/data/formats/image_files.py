@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import catalogue
+from rwkvclip_eval.data.reading import read_text
 from rwkvclip_eval.data.samples import (
     FileReader,
     Split,
     check_unique,
     fingerprint_files,
     name_some,
-    read_text,
     targets,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit

@@ -18,7 +18,7 @@ from rwkvclip_eval.data.formats.image_files import (
     read_lines,
 )
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import read_text
+from rwkvclip_eval.data.reading import read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:

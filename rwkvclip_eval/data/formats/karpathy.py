@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.clip_benchmark import RETRIEVAL, open_clip_benchmark
 from rwkvclip_eval.data.formats.image_files import need_split
+from rwkvclip_eval.data.reading import read_text
 from rwkvclip_eval.data.samples import (
     FileReader,
     Split,
     check_unique,
     fingerprint_files,
     name_some,
-    read_text,
     targets,
 )
 from rwkvclip_eval.data.types import SPLITS
