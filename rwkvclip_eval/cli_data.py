@@ -89,8 +89,9 @@ def data_verify(
     check_data_root(data_root)
     good = True
     for name in names:
+        mended: dict[str, list[str]] = {}
         try:
-            datasets = open_splits(dataset_ref(name), data_root, split or ())
+            datasets = open_splits(dataset_ref(name), data_root, split or (), mended)
         except DamagedData as error:
             console.say(f"{name}: NOT fine; it cannot be opened\n  {error}")
             good = False
@@ -99,7 +100,8 @@ def data_verify(
         for dataset in datasets:
             label = f"{name.partition(':')[0]}:{dataset.info.split}"
             with console.Progress() as progress:
-                found = verify_dataset(dataset, functools.partial(progress.update, what=label))
+                update = functools.partial(progress.update, what=label)
+                found = verify_dataset(dataset, update, mended.get(dataset.info.split, ()))
             console.say(f"{label}: {found.state}; {found.num_samples} images of {found.info.source}")
             console.say(f"  fingerprint {found.info.fingerprint}")
             for text in (*found.problems, *found.remarks):

@@ -25,6 +25,7 @@ from rwkvclip_eval.data.checksums import SUMS_NAME, file_digest, write_sums
 from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
+from rwkvclip_eval.data.reading import damage_named, plain_name, read_text
 from rwkvclip_eval.data.samples import FileReader, Split, Undecodable, decode_image, name_some
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
@@ -96,13 +97,16 @@ def prepare_dataset(
     variant = choose_variant(name, entry, ref.variant) if entry else ref.variant or "default"
     known = entry.variant(variant) if entry else None
     folder = data_root / prepared_folder(name, variant, known.webdataset if known else ())
+    for split in splits:
+        plain_name(split, "split")
     if folder.resolve() == source.resolve():
         raise OutputError(f"--from {source} is the folder the shards would go to; give another data root.")
     opened: dict[str, Split] = {}
     absent: dict[str, DataNotFound] = {}
     for split in splits or _default_splits(name, source):
         try:
-            opened[split] = open_source(name, source, split, variant, cache_dir)
+            with damage_named(f"{source}, split {split},"):
+                opened[split] = open_source(name, source, split, variant, cache_dir)
         except DataNotFound as error:
             if splits:
                 raise
@@ -136,9 +140,14 @@ def prepare_dataset(
 
 
 def prepared_folder(name: str, variant: str, webdataset: Sequence[str]) -> str:
-    """Return the name of the folder that gets the shards; one of `webdataset`, where there are any."""
+    """Return the name of the folder that gets the shards; one of `webdataset`, where there are any.
+
+    Raises:
+        UserError: name or variant would make another folder.
+    """
     # As opening by name does: one folder, whatever the name.
-    name = name.replace("/", "-")
+    name = plain_name(name.replace("/", "-"), "dataset name")
+    plain_name(variant, "variant")
     own = f"wds_{name}" if variant == "default" else f"wds_{name}@{variant}"
     return own if own in webdataset or not webdataset else webdataset[0]
 
@@ -257,7 +266,7 @@ def _claim(found: Split, where: Path, samples_per_shard: int) -> None:
             raise OutputError(
                 f"{where} holds shards that `data prepare` did not write; move that folder away."
             )
-        if state.read_text(encoding="utf-8") != text:
+        if read_text(state) != text:
             raise OutputError(
                 f"{where} holds shards of another source, or of another --samples-per-shard "
                 f"(this source: {found.fingerprint[:12]}, {samples_per_shard} a shard). Give the same ones "
@@ -280,7 +289,7 @@ def _beside(found: Split) -> dict[str, str]:
 def _write_once(path: Path, text: str) -> None:
     if not path.is_file():
         write_text(path, text)
-    elif path.read_text(encoding="utf-8") != text:
+    elif read_text(path) != text:
         raise OutputError(f"{path} says something else than this source; move {path.parent} away.")
 
 

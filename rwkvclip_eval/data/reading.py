@@ -19,7 +19,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -32,7 +32,7 @@ MAX_PIXELS = 178_956_970
 IMAGE_LIMIT_BYTES = 3 * MAX_PIXELS + (1 << 20)
 """Of an image file: such an image without compression."""
 TEXT_LIMIT_BYTES = 512 << 20
-"""Of a list, table or JSON file: CLEVR's scenes, the largest in public sets, have 390 MB."""
+"""Of a list, table or JSON file: FER2013 is a table of 300 MB."""
 MOST_SAMPLES = 20_000_000
 """In a split; ImageNet-21k has 14 million."""
 MOST_CLASSES = 1_000_000
@@ -82,18 +82,30 @@ def parse_json(content: bytes | str, form: TypeAdapter[T], where: str, wanted: s
     try:
         return form.validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise DamagedData(f"{where} cannot be read: {first['msg'][:300]}.") from error
         place = "".join(f"[{part[:40]!r}]" if isinstance(part, str) else f"[{part}]" for part in first["loc"])
-        said = f"{place}: {first['msg']}" if place else first["msg"]
-        raise DamagedData(f"{where}: expected {wanted}; {said[:300]}.") from error
+        given = first["input"]
+        came = f" (found {given!r:.60})" if isinstance(given, str | int | float | None) else ""
+        raise DamagedData(
+            f"{where}: expected {wanted}; {place and f'{place}: '}{first['msg'][:300]}{came}."
+        ) from error
 
 
-def csv_rows(path: Path, needed: Sequence[str] = (), **dialect: Any) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(
+    path: Path,
+    needed: Sequence[str] = (),
+    *,
+    check: Callable[[Path, Sequence[str]], object] | None = None,
+    **dialect: Any,
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the line number and the texts by column of each row of a CSV file with a header.
 
     Args:
         path: the file.
         needed: columns it must have.
+        check: refuses headers for reasons of its own.
         dialect: as for `csv.reader`.
 
     Raises:
@@ -107,7 +119,9 @@ def csv_rows(path: Path, needed: Sequence[str] = (), **dialect: Any) -> Iterator
         reader = csv.reader(stream, **dialect)
         try:
             columns = [column.strip() for column in next(reader, [])]
-            check_columns(path, columns, needed)
+            _check_columns(path, columns, needed)
+            if check is not None:
+                check(path, columns)
             for fields in reader:
                 if not fields:
                     continue
@@ -124,16 +138,15 @@ def csv_rows(path: Path, needed: Sequence[str] = (), **dialect: Any) -> Iterator
             raise DamagedData(f"{path} is not UTF-8 text ({_where(error)}); save it as UTF-8.") from error
 
 
-def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+def _check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
     """Refuse a header.
 
     Raises:
         DamagedData: a needed column is missing, or one occurs twice.
     """
-    if missing := [column for column in needed if column not in columns]:
+    if not set(needed) <= set(columns):
         raise DamagedData(
-            f"{path}: expected the columns {', '.join(needed)}; {', '.join(missing)} is not among "
-            f"{', '.join(columns)[:300] or 'none'}."
+            f"{path}: expected columns {' and '.join(needed)}, found {', '.join(columns)[:300] or 'none'}."
         )
     if twice := [column for i, column in enumerate(columns) if column in columns[:i]]:
         raise DamagedData(f"{path}: the column {twice[0]!r} occurs twice.")

@@ -197,6 +197,8 @@ class FileReader:
     """Reads one file per image."""
 
     paths: tuple[Path, ...]
+    root: Path | None = None
+    """Folder that they lie below, where there is one."""
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""

@@ -24,6 +24,7 @@ from rwkvclip_eval.data.reading import (
     IMAGE_LIMIT_BYTES,
     MOST_CLASSES,
     is_text,
+    plain_name,
     read_text,
     whole_number,
 )
@@ -146,7 +147,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         DataNotFound: no such folder.
         DamagedData: no shard in it, or nshards.txt names another number of them.
     """
-    where = folder / split
+    where = folder / plain_name(split, "split")
     if not where.is_dir():
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
