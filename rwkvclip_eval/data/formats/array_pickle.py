@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT_BYTES = 512 << 20
-MOST_STEPS = 2_000_000
+MOST_STEPS = 1_000_000
 """Opcodes, each of which may take memory; CIFAR-100's training file has some hundred thousand."""
 PLAIN = frozenset("biuf")
 """Kinds of numbers."""
@@ -93,19 +93,19 @@ def load_pickle(path: Path) -> dict[str, Any]:
     content = read_bytes(path, limit=LIMIT_BYTES, what="pickle", error=DamagedData)
     try:
         found = _Machine().run(content)
+        if not isinstance(found, dict):
+            raise NoArrays(f"it holds a {type(found).__name__}, expected a mapping")
+        return {str(key): _finished(value) for key, value in found.items()}
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, ArithmeticError) as error:
         raise DamagedData(f"{path} is no pickle of arrays: {str(error)[:300]}. Fetch it again.") from error
-    if not isinstance(found, dict):
-        raise DamagedData(f"{path} holds a {type(found).__name__}, expected a mapping. Fetch it again.")
-    return {str(key): _finished(value) for key, value in found.items()}
 
 
 def _finished(value: Any) -> Any:
     """Return a value of the mapping with the array that it describes."""
-    if isinstance(value, _Array):
-        if value.array is None:
-            raise DamagedData("A pickle describes an array without its numbers. Fetch it again.")
+    if isinstance(value, _Array) and value.array is not None:
         return value.array
+    if isinstance(value, _Array | _Kind | _Name):
+        raise NoArrays("it describes an array without its numbers")
     return value
 
 
