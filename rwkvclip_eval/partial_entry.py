@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class PartialEntry:
         Raises:
             ValueError: they name none of this entry.
         """
-        said = [_LINE.validate_json(line) for line in lines]
+        said = [_LINE.validate_json(_checked(line)) for line in lines]
         sizes = {line.batch_size for line in said if isinstance(line, _Begun)}
         if len(sizes) != 1:
             raise ValueError("the first journal is gone, or does not say one batch size")
@@ -149,7 +150,9 @@ class PartialEntry:
     def _journal(self, entry: dict[str, Any]) -> None:
         name = f"journal-{self.rank}.jsonl" if self.rank else "journal.jsonl"
         with (self.folder / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            text = json.dumps(entry)
+            # A digit changed in it would pass off a batch for another.
+            file.write(f"{text}\t{zlib.crc32(text.encode()):08x}\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -184,6 +187,18 @@ class _Batch(BaseModel):
 
 
 _LINE: TypeAdapter[_Begun | _Batch] = TypeAdapter(_Begun | _Batch)
+
+
+def _checked(line: bytes) -> bytes:
+    """Return what a line says without the checksum behind it, which lines of before have not.
+
+    Raises:
+        ValueError: the checksum is another.
+    """
+    text, tab, checksum = line.partition(b"\t")
+    if tab and checksum != b"%08x" % zlib.crc32(text):
+        raise ValueError("a line was changed")
+    return text
 
 
 def _lines(journal: Path) -> list[bytes]:

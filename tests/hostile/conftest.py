@@ -1,4 +1,4 @@
-"""Bounds for tests that would flood memory if what they test failed."""
+"""Data to damage, and bounds for tests that would flood memory if what they test failed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from data_files import png
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,3 +30,14 @@ def little_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A folder of two classes, and a file that is none of theirs."""
+    for name in ("owl/a.png", "wren/b.png"):
+        path = tmp_path / "birds" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png(len(name)))
+    (tmp_path / "secret.png").write_bytes(png(9))
+    return tmp_path / "birds"

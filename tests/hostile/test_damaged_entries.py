@@ -245,6 +245,7 @@ def test_an_entry_that_is_cleared_between_finding_and_reading_is_encoded_again(
         '{"start": 1000000000000, "missing": {}}',
         '{"start": 0, "missing": {"29": "x"}}',
         '{"start": 0, "missing": ["x"]}',
+        '{"start": 12, "missing": {}}\t00000000',
         "[" * 100_000,
         "",
     ],
@@ -267,6 +268,48 @@ def test_a_journal_that_makes_no_sense_starts_the_entry_over(tmp_path: Path, lin
     stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
     assert encoder.images == 30
     assert not stored.missing
+
+
+def test_a_digit_that_changed_in_a_journal_passes_no_batch_off_for_another(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done >= 8:
+            raise Stop
+
+    whole = FeatureStore(tmp_path / "whole").images(
+        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
+    )
+    with pytest.raises(Stop):
+        FeatureStore(tmp_path / "cut").images(
+            ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4, on_progress=progress)
+        )
+    journal = next((tmp_path / "cut").rglob("journal.jsonl"))
+    journal.write_text(journal.read_text().replace('"start": 4', '"start": 8'))
+    encoder = ColourEncoder()
+    stored = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images == 30
+    np.testing.assert_array_equal(stored.embedding, whole.embedding)
+
+
+def test_a_journal_of_before_there_were_checksums_is_continued(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def progress(done: int, total: int, what: str) -> None:
+        if done >= 8:
+            raise Stop
+
+    with pytest.raises(Stop):
+        FeatureStore(tmp_path).images(
+            ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4, on_progress=progress)
+        )
+    journal = next(tmp_path.rglob("journal.jsonl"))
+    journal.write_text("".join(line.partition("\t")[0] + "\n" for line in journal.read_text().splitlines()))
+    encoder = ColourEncoder()
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    assert encoder.images == 22
 
 
 def test_keys_that_are_none_are_said(tmp_path: Path) -> None:
