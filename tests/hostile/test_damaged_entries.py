@@ -355,7 +355,7 @@ def test_a_folder_that_is_no_store_is_not_cleared(tmp_path: Path, run: Any) -> N
     assert mine.read_text() == "mine"
 
 
-def test_a_link_in_an_entrys_place_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_link_in_place_of_an_entry_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
     FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
     linked(only_entry(tmp_path))
     clear(tmp_path)
