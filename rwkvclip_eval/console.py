@@ -150,6 +150,9 @@ def run_app(app: typer.Typer) -> NoReturn:
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
     except Exception as error:  # the last resort: a defect is one line, the traceback on request
+        if isinstance(error.__context__, EOFError):
+            # That library takes an end of input for somebody who leaves; nothing here asks for input.
+            error = error.__context__
         code = _click_exit_code(error)
         if code is None:
             _fail_internal(error, debug=debug)

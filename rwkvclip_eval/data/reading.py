@@ -227,7 +227,7 @@ def open_image(content: bytes) -> Image:
         ValueError: it has more than `MAX_PIXELS`.
         OSError: it is none, or of no format that is decoded.
     """
-    pillow = _pillow()
+    pillow = bounded_pillow()
     try:
         image: Image = pillow.open(io.BytesIO(content), formats=IMAGE_FORMATS)
     except pillow.DecompressionBombError as error:
@@ -247,9 +247,11 @@ def check_pixels(image: Image) -> None:
 
 
 @functools.cache
-def _pillow() -> ModuleType:
-    from PIL import Image
+def bounded_pillow() -> ModuleType:
+    """Return Pillow's module of images, which from now on starts no program, whoever opens an image."""
+    from PIL import EpsImagePlugin, Image
 
+    EpsImagePlugin.gs_binary = False
     # The same limit without a word before it: half of it prints a Python warning.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     return Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tarfile
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_files import TIB, huge_png, npy, npy_header, png, shard, sparse_tar, wds
+from PIL import Image
 
 from rwkvclip_eval.data import shard_index
 from rwkvclip_eval.data.open import open_dataset
@@ -153,6 +155,9 @@ def test_an_image_that_another_program_would_have_to_draw_is_not_decoded(
     dataset = open_dataset(DatasetRef(name="x"), data_root=tmp_path, cache_dir=tmp_path)
     with pytest.raises(DamagedData, match="not an image"):
         dataset.image(0)
+    # Nor where another package opens it.
+    with pytest.raises(OSError, match="Ghostscript"):
+        Image.open(io.BytesIO(drawing)).load()
 
 
 # The hidden index.
