@@ -97,8 +97,6 @@ def prepare_dataset(
     variant = choose_variant(name, entry, ref.variant) if entry else ref.variant or "default"
     known = entry.variant(variant) if entry else None
     folder = data_root / prepared_folder(name, variant, known.webdataset if known else ())
-    for split in splits:
-        plain_name(split, "split")
     if folder.resolve() == source.resolve():
         raise OutputError(f"--from {source} is the folder the shards would go to; give another data root.")
     opened: dict[str, Split] = {}
@@ -185,10 +183,11 @@ def write_split(
     Raises:
         OutputError: it cannot be written, or holds another source's shards.
         DamagedData: the shards do not read back as the source.
+        UserError: the split's name would make another folder.
     """
     from filelock import FileLock, Timeout
 
-    where = folder / split
+    where = folder / plain_name(split, "split")
     try:
         where.mkdir(parents=True, exist_ok=True)
         with FileLock(where / ".prepare.lock", timeout=0):

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_files import TIB, huge_png, npy, npy_header, png, shard, sparse_tar, wds
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from rwkvclip_eval.data import shard_index
 from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.reading import bounded_pillow
 from rwkvclip_eval.data.shard_index import INDEX_NAME
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.data.webdataset import open_webdataset
@@ -156,6 +157,9 @@ def test_an_image_that_another_program_would_have_to_draw_is_not_decoded(
     with pytest.raises(DamagedData, match="not an image"):
         dataset.image(0)
     # Nor where another package opens it.
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    bounded_pillow.cache_clear()
+    open_dataset(DatasetRef(name="x"), data_root=tmp_path, cache_dir=tmp_path)
     with pytest.raises(OSError, match="Ghostscript"):
         Image.open(io.BytesIO(drawing)).load()
 

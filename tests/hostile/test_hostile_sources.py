@@ -15,6 +15,7 @@ from data_files import TIB, huge_png, png, wds
 from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.prepare import prepared_folder, write_split
 from rwkvclip_eval.data.samples import FileReader, Split, remembered_fingerprint
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.data.verify import open_splits, verify_dataset
@@ -223,6 +224,17 @@ def test_prepare_writes_nothing_outside_its_folder(
     assert code == 2, said
     assert problem.count("\n") <= 3
     assert not outside
+
+
+def test_shards_are_written_to_no_folder_that_a_name_leads_to(birds: Path, tmp_path: Path) -> None:
+    found = open_folder(birds, "test", cache_dir=tmp_path)
+    for split in ("../out", "/tmp/out", "..", ""):
+        with pytest.raises(UserError, match="is no split"):
+            write_split(found, tmp_path / "wds_x", split, cache_dir=tmp_path)
+    for name, variant in (("..", "default"), ("x", "../../y"), ("", "default"), ("x", "")):
+        with pytest.raises(UserError, match="is no"):
+            prepared_folder(name, variant, ())
+    assert not (tmp_path / "wds_x").exists()
 
 
 def test_a_run_records_hostile_data_and_goes_on(tmp_path: Path, run: Any) -> None:
