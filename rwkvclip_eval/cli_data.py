@@ -89,8 +89,9 @@ def data_verify(
     check_data_root(data_root)
     good = True
     for name in names:
+        mended: dict[str, list[str]] = {}
         try:
-            datasets = open_splits(dataset_ref(name), data_root, split or ())
+            datasets = open_splits(dataset_ref(name), data_root, split or (), mended)
         except DamagedData as error:
             console.say(f"{name}: NOT fine; it cannot be opened\n  {error}")
             good = False
@@ -99,7 +100,8 @@ def data_verify(
         for dataset in datasets:
             label = f"{name.partition(':')[0]}:{dataset.info.split}"
             with console.Progress() as progress:
-                found = verify_dataset(dataset, functools.partial(progress.update, what=label))
+                update = functools.partial(progress.update, what=label)
+                found = verify_dataset(dataset, update, mended.get(dataset.info.split, ()))
             console.say(f"{label}: {found.state}; {found.num_samples} images of {found.info.source}")
             console.say(f"  fingerprint {found.info.fingerprint}")
             for text in (*found.problems, *found.remarks):
@@ -196,14 +198,14 @@ def cache_show(cache: CacheOption = None) -> None:
     Example:  rwkvclip-eval cache show --cache /scratch/features
     """
     from rwkvclip_eval.data.samples import default_cache_dir
-    from rwkvclip_eval.features import entries
+    from rwkvclip_eval.store_upkeep import entries
 
     root = cache or default_cache_dir()
     found = entries(root)
     rows = [
         [
             e.get("model", ""),
-            e.get("dataset", "unfinished"),
+            e.get("dataset") or ("damaged" if "damaged" in e else "unfinished"),
             e.get("split", ""),
             f"{e['bytes'] / 2**20:.2f} MiB",
         ]
@@ -220,7 +222,7 @@ def cache_clear(cache: CacheOption = None) -> None:
     Example:  rwkvclip-eval cache clear --cache /scratch/features
     """
     from rwkvclip_eval.data.samples import default_cache_dir
-    from rwkvclip_eval.features import clear
+    from rwkvclip_eval.store_upkeep import clear
 
     root = cache or default_cache_dir()
     count, freed = clear(root)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+import warnings
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -132,6 +133,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -148,6 +150,9 @@ def run_app(app: typer.Typer) -> NoReturn:
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
     except Exception as error:  # the last resort: a defect is one line, the traceback on request
+        if isinstance(error.__context__, EOFError):
+            # That library takes an end of input for somebody who leaves; nothing here asks for input.
+            error = error.__context__
         code = _click_exit_code(error)
         if code is None:
             _fail_internal(error, debug=debug)
@@ -155,6 +160,21 @@ def run_app(app: typer.Typer) -> NoReturn:
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of ours as its text alone; others as Python does."""
+    if category.__module__.startswith("rwkvclip_"):
+        _err.print(f"Warning: {message}", markup=False)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -7,8 +7,8 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.environment import environment
-from rwkvclip_eval.results import write_text
 from rwkvclip_eval.speed_limits import verdicts
 
 if TYPE_CHECKING:

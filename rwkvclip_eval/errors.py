@@ -9,6 +9,7 @@ __all__ = [
     "ConfigError",
     "DamagedData",
     "DataNotFound",
+    "DataWarning",
     "EncodingFailed",
     "NoSuchSplit",
     "OutputError",
@@ -39,3 +40,7 @@ class EncodingFailed(UserError):
 
 class OutputError(UserError):
     """A run directory that cannot be written or belongs to another run."""
+
+
+class DataWarning(UserWarning):
+    """Something of ours beside the data was wrong and was made anew; the text names it."""

@@ -11,9 +11,9 @@ Axes: n samples, D embedding, F probe features, m texts.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import shutil
-import tempfile
+import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +22,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.samples import default_cache_dir
+from rwkvclip_eval.disk import TemporaryFolder, make_folder, write_text
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.encoding import EncodeOptions, InParts, as_array, by_token_count, encode_batches
 from rwkvclip_eval.errors import DamagedData, EncodingFailed, OutputError, UserError
 from rwkvclip_eval.partial_entry import PartialEntry
+from rwkvclip_eval.store_upkeep import mark
+from rwkvclip_eval.stored_entry import (
+    META_NAME,
+    DamagedEntry,
+    StoredEntry,
+    check,
+    open_entry,
+    with_digests,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
@@ -69,8 +79,8 @@ class FeatureStore:
     """
 
     def __init__(self, root: Path | None, shared: Path | None = None) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="rwkvclip-features-") if root is None else None
-        self.root = (Path(self._temporary.name) if self._temporary else Path(str(root))) / "features"
+        self._temporary = TemporaryFolder("rwkvclip-features") if root is None else None
+        self.root = (self._temporary.path if self._temporary else Path(str(root))) / "features"
         self.shared = shared / "features" if shared else None
 
     def __enter__(self) -> FeatureStore:
@@ -87,16 +97,26 @@ class FeatureStore:
             OutputError: the store cannot be written.
             EncodingFailed: see `encode_batches`; what is encoded by then is kept.
         """
-        key = image_key(encoder.info, dataset.info.fingerprint)
-        with self._entry(key, options) as folder:
-            if _read_meta(folder) is None:
-                folder = self._encode_images(encoder, dataset, key, options)
-            stored = _read_images(folder, key)
-        if any(_can_be_read(dataset, index) for index in stored.missing):
+        info = encoder.info
+        key = image_key(info, dataset.info.fingerprint)
+        shapes = {"embedding": (len(dataset), info.embed_dim), "probe": (len(dataset), info.probe_dim)}
+
+        def encode() -> Path:
+            return self._encode_images(encoder, dataset, key, options)
+
+        entry = self._get(key, shapes, encode, options)
+        if any(_can_be_read(dataset, index) for index in entry.meta.missing):
             # A disk or network that failed in passing: the bytes, and with them the key, are the same.
             with self._locked(key, options):
-                stored = _read_images(self._encode_images(encoder, dataset, key, options), key)
-        return stored
+                entry = _opened(encode(), shapes)
+        return ImageFeatureSet(
+            key=key,
+            embedding=entry.arrays["embedding"],
+            probe=entry.arrays["probe"],
+            missing=entry.meta.missing,
+            device=entry.meta.encoder.device,
+            implementation=entry.meta.encoder.implementation,
+        )
 
     def texts(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Array:
         """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once.
@@ -115,40 +135,75 @@ class FeatureStore:
             precision=info.precision,
             texts=unique,
         )
-        with self._entry(key, options) as folder:
-            if _read_meta(folder) is None:
-                folder = self._encode_texts(encoder, unique, key, options)
-            stored = np.load(folder / "embedding.npy", mmap_mode="r")
-            row = dict(zip(unique, np.load(folder / "rows.npy"), strict=True))
-            return np.asarray(stored[[row[text] for text in texts]])
+        shapes = {"embedding": (len(unique), info.embed_dim), "rows": (len(unique),)}
+        entry = self._get(key, shapes, lambda: self._encode_texts(encoder, unique, key, options), options)
+        row = dict(zip(unique, entry.arrays["rows"], strict=True))
+        return np.asarray(entry.arrays["embedding"][[row[text] for text in texts]])
 
-    def find(self, key: str) -> Path | None:
-        """Return the folder of a finished entry, None where there is none or it was damaged since."""
+    def find(self, key: str) -> StoredEntry | None:
+        """Return a finished entry, None where there is none or it was damaged since."""
+        return self._find(key, {})[0]
+
+    def _get(
+        self,
+        key: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        encode: Callable[[], Path],
+        options: EncodeOptions,
+    ) -> StoredEntry:
+        """Return the entry with arrays of these shapes; where none is whole, hold its lock and encode it."""
+        found, _ = self._find(key, shapes)
+        if found is None:
+            with self._locked(key, options):
+                # Another process may have finished it while this one waited.
+                found, damaged = self._find(key, shapes)
+                for folder, problem in damaged.items():
+                    options.on_message(
+                        f"The stored features in {folder} are damaged ({problem}): encoding them again."
+                    )
+                if found is None:
+                    found = _opened(encode(), shapes)
+        return found
+
+    def _find(
+        self, key: str, shapes: Mapping[str, tuple[int, ...]]
+    ) -> tuple[StoredEntry | None, dict[Path, DamagedEntry]]:
+        """Return the entry if one is whole, and what is wrong with those that are not."""
+        damaged: dict[Path, DamagedEntry] = {}
         for root in (self.root, self.shared):
-            if root is not None and _read_meta(root / key[:2] / key) is not None:
-                return root / key[:2] / key
-        return None
+            folder = root / key[:2] / key if root is not None else None
+            if folder is None or not os.path.lexists(folder):
+                continue
+            try:
+                entry = _opened(folder, shapes)
+                digests = check(entry)
+            except DamagedEntry as error:
+                damaged[folder] = error
+                continue
+            if digests and root is self.root:
+                self._add_digests(entry, digests)
+            return entry, {}
+        return None, damaged
+
+    def _add_digests(self, entry: StoredEntry, digests: Mapping[str, str]) -> None:
+        """Give an entry of before there were any its digests, unless somebody works on it."""
+        from filelock import FileLock, Timeout
+
+        with (
+            contextlib.suppress(Timeout, OSError, OutputError),
+            FileLock(entry.folder.with_suffix(".lock"), timeout=0),
+        ):
+            write_text(entry.folder / META_NAME, with_digests(entry.folder, digests))
 
     @contextlib.contextmanager
-    def _entry(self, key: str, options: EncodeOptions) -> Iterator[Path]:
-        """Yield the entry's folder; where it is not finished, hold its lock meanwhile."""
-        found = self.find(key)
-        if found:
-            yield found
-            return
-        with self._locked(key, options) as folder:
-            if folder.is_dir() and _read_meta(folder) is None:
-                options.on_message(f"The stored features in {folder} are damaged: encoding them again.")
-            yield folder
-
-    @contextlib.contextmanager
-    def _locked(self, key: str, options: EncodeOptions) -> Iterator[Path]:
-        """Yield the private store's folder of an entry, which no other process writes meanwhile."""
+    def _locked(self, key: str, options: EncodeOptions) -> Iterator[None]:
+        """Let no other process write the private store's entry meanwhile."""
         from filelock import FileLock, Timeout
 
         folder = self.root / key[:2] / key
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            mark(self.root)
+            make_folder(folder.parent)
             lock = FileLock(folder.with_suffix(".lock"))
             try:
                 lock.acquire(timeout=0)
@@ -161,7 +216,7 @@ class FeatureStore:
                 "--cache DIR or $RWKVCLIP_EVAL_CACHE, or use --no-cache."
             ) from error
         try:
-            yield folder
+            yield
         finally:
             lock.release()
 
@@ -208,8 +263,7 @@ class FeatureStore:
             "split": dataset.info.split,
             "dataset_fingerprint": dataset.info.fingerprint,
         }
-        with writer.to_disk("keys"):
-            (partial / "keys.json").write_text(json.dumps(list(dataset.keys)), encoding="utf-8")
+        writer.add("keys.json", json.dumps(list(dataset.keys)).encode())
         return writer.finish(self.root / key[:2] / key, meta)
 
     def _encode_texts(self, encoder: Encoder, texts: Sequence[str], key: str, options: EncodeOptions) -> Path:
@@ -234,8 +288,9 @@ class FeatureStore:
                 options.timings.texts += len(batch)
                 writer.write(rows, list(rows), {"embedding": embedding}, {})
             options.on_progress(rows.stop, total, f"{encoder.info.name} · texts")
-        with writer.to_disk("rows"):
-            np.save(partial / "rows.npy", np.argsort(order))
+        rows_of_texts = io.BytesIO()
+        np.save(rows_of_texts, np.argsort(order).astype(np.int64))
+        writer.add("rows.npy", rows_of_texts.getvalue())
         meta = {"format": FORMAT_VERSION, "kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
         return writer.finish(self.root / key[:2] / key, meta)
 
@@ -248,26 +303,17 @@ def _can_be_read(dataset: Dataset, index: int) -> bool:
     return True
 
 
-def _read_meta(folder: Path) -> dict[str, Any] | None:
-    """Return what a finished entry says of itself; None where it is not finished, or was damaged since."""
-    try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-        whole = all((folder / f"{name}.npy").stat().st_size == size for name, size in meta["bytes"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return meta if whole else None
+def _opened(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> StoredEntry:
+    """Return an entry whose arrays have these shapes.
 
-
-def _read_images(folder: Path, key: str) -> ImageFeatureSet:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    return ImageFeatureSet(
-        key=key,
-        embedding=np.load(folder / "embedding.npy", mmap_mode="r"),
-        probe=np.load(folder / "probe.npy", mmap_mode="r"),
-        missing={int(index): reason for index, reason in meta["missing"].items()},
-        device=meta["encoder"]["device"],
-        implementation=meta["encoder"]["implementation"],
-    )
+    Raises:
+        DamagedEntry: it is damaged, or of other shapes.
+    """
+    entry = open_entry(folder)
+    for name, shape in shapes.items():
+        if name not in entry.arrays or entry.arrays[name].shape != shape:
+            raise DamagedEntry(f"it has no {name}.npy of the shape {list(shape)}")
+    return entry
 
 
 def image_key(info: EncoderInfo, dataset_fingerprint: str) -> str:
@@ -279,42 +325,6 @@ def image_key(info: EncoderInfo, dataset_fingerprint: str) -> str:
         precision=info.precision,
         dataset=dataset_fingerprint,
     )
-
-
-def entries(root: Path) -> list[dict[str, Any]]:
-    """Return one mapping per entry under `root`: path, bytes, complete, and model, dataset, split."""
-    found = []
-    for folder in sorted((root / "features").glob("??/*")):
-        if not folder.is_dir():
-            continue
-        try:
-            size = sum(file.stat().st_size for file in folder.iterdir())
-        except FileNotFoundError:  # A run finished or cleared it meanwhile.
-            continue
-        meta = _read_meta(folder) if folder.suffix != ".partial" else None
-        entry: dict[str, Any] = {"path": folder, "bytes": size, "complete": meta is not None}
-        if meta is not None:
-            entry |= {
-                "model": meta["encoder"]["name"],
-                "dataset": meta.get("dataset", f"{meta['total']} texts"),
-                "split": meta.get("split", ""),
-            }
-        found.append(entry)
-    return found
-
-
-def clear(root: Path) -> tuple[int, int]:
-    """Delete every entry under `root`; return (entries, bytes) freed. Entries in use are left alone."""
-    from filelock import FileLock, Timeout
-
-    count = freed = 0
-    for entry in entries(root):
-        folder: Path = entry["path"]
-        lock = FileLock(folder.with_name(folder.name.split(".")[0] + ".lock"))
-        with contextlib.suppress(Timeout, FileNotFoundError), lock.acquire(timeout=0):
-            shutil.rmtree(folder)
-            count, freed = count + 1, freed + int(entry["bytes"])
-    return count, freed
 
 
 def load_features(
@@ -347,11 +357,16 @@ def load_features(
             f"{run} holds several variants of {dataset}; their features must be read one run at a time."
         )
     root = Path(cache_dir) if cache_dir else default_cache_dir()
-    folder = FeatureStore(root).find(keys.pop())
-    if folder is None:
+    entry = FeatureStore(root).find(keys.pop())
+    if entry is None:
         raise UserError(
-            f"The features of {model} × {dataset} are not in {root} (cleared, or run with --no-cache)."
+            f"The features of {model} × {dataset} are not in {root}: cleared, damaged, or the run kept none."
         )
-    stored = _read_images(folder, folder.name)
-    names = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
-    return {"keys": names, "embedding": stored.embedding, "probe": stored.probe, "missing": stored.missing}
+    try:
+        names = entry.keys()
+    except DamagedEntry as error:
+        raise UserError(
+            f"{entry.folder}: {error}. Clear it (rwkvclip-eval cache clear) and run again."
+        ) from error
+    embedding, probe = entry.arrays["embedding"], entry.arrays["probe"]
+    return {"keys": names, "embedding": embedding, "probe": probe, "missing": entry.meta.missing}

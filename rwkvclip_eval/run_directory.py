@@ -6,8 +6,9 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.results import Record, RunInfo, atomic_path, read_records, write_records, write_text
+from rwkvclip_eval.results import Record, RunInfo, read_records, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,7 +18,8 @@ from toy import ColourDataset, ColourEncoder
 
 from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
 from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
-from rwkvclip_eval.features import FeatureStore, clear, entries
+from rwkvclip_eval.features import FeatureStore
+from rwkvclip_eval.store_upkeep import clear, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 

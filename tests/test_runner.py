@@ -27,10 +27,10 @@ import rwkvclip_eval as rc
 from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.features import entries
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
 from rwkvclip_eval.runner import make_store, run_unit
+from rwkvclip_eval.store_upkeep import entries
 from rwkvclip_eval.suite import parse_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification

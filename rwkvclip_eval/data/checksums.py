@@ -6,8 +6,9 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.samples import read_text
-from rwkvclip_eval.results import write_text
+from rwkvclip_eval.data.reading import below, read_text
+from rwkvclip_eval.disk import write_text
+from rwkvclip_eval.errors import DamagedData
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +34,13 @@ def wrong_sums(folder: Path) -> tuple[str, ...]:
     for line in read_text(folder / SUMS_NAME).splitlines():
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if match is None:
-            found.append(f"a line that is not `SHA-256  FILE`: {line!r}")
+            found.append(f"a line that is not `SHA-256  FILE`: {line[:200]!r}")
             continue
-        path = folder / match[2]
+        try:
+            path = below(folder, match[2], SUMS_NAME)
+        except DamagedData:
+            found.append(f"a file outside the folder: {match[2][:200]!r}")
+            continue
         if not path.is_file():
             found.append(f"{match[2]} is missing")
         elif file_digest(path) != match[1]:

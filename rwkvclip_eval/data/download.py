@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_variant, record_name
 from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
+from rwkvclip_eval.data.reading import plain_name, read_text, whole_number
 from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.data.types import ClipBenchmarkSource, HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.data.catalogue import Entry, Variant
+    from rwkvclip_eval.data.catalogue import Download, Entry, Variant
     from rwkvclip_eval.data.types import DatasetRef
 
 
@@ -102,7 +103,7 @@ def prefetch_dataset(
     missing = [split for split in wanted if not is_there(split)]
     if not missing:
         return f"{record}: already at {data_root}."
-    fetched, failure = [], ""
+    fetched, failure, published = [], "", False
     if of_hub := known.on_hub(missing):
         repository = known.hub[0]
         try:
@@ -116,13 +117,15 @@ def prefetch_dataset(
     if missing and known.downloads:
         with _after(failure):
             folder = _fetch_published(record, entry, known, data_root)
+        published = True
         fetched.append(f"{len(known.downloads)} published files in {folder}")
         for split in missing:
             count(split)
     elif missing:
         what = f"{record}@{chosen}, split {' and '.join(missing)},"
         raise DataNotFound(f"{what} cannot be fetched automatically. By hand: {_by_hand(entry)}")
-    return f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}."
+    remarks = trust_remarks(known.downloads) if published else []
+    return " ".join([f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}.", *remarks])
 
 
 def _count_all(count: Callable[[str | None], int], fit_splits: Sequence[str]) -> int:
@@ -167,7 +170,7 @@ def download_dataset(
     known = entry.variant(variant)
     if known.embedded:
         return f"{record}: ships with scikit-learn, nothing to fetch."
-    wanted = splits or tuple(known.counts)
+    wanted = [plain_name(split, "split") for split in splits or known.counts]
     of_hub = known.on_hub(wanted)
     rest = [split for split in wanted if split not in of_hub]
     if unknown := [split for split in rest if split not in known.counts]:
@@ -195,11 +198,27 @@ def download_dataset(
             folder = _fetch_published(record, entry, known, data_root, on_progress)
         unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
         done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
+        said.append(f"{len(known.downloads)} files are at {folder}, {done}.")
+        said += trust_remarks(known.downloads)
         said.append(
-            f"{len(known.downloads)} files are at {folder}, {done}. Shards of them: "
-            f"rwkvclip-eval data prepare {record}@{variant} --from {folder} --data-root {data_root}"
+            f"Shards of them: rwkvclip-eval data prepare {record}@{variant} --from {folder} "
+            f"--data-root {data_root}"
         )
     return f"{record}: {failure}{' '.join(said)}"
+
+
+def trust_remarks(downloads: Sequence[Download]) -> list[str]:
+    """Return a sentence for each thing that keeps a fetched file from being surely its authors'."""
+    weak = {
+        "No checksum is known of {}: only its kind was checked.": [d for d in downloads if not d.has_sum],
+        "By MD5 alone, which finds damage and no forgery: {}.": [
+            d for d in downloads if d.has_sum and d.sha256 is None
+        ],
+        "Over plain http, which anybody on the way can change: {}.": [
+            d for d in downloads if d.url.startswith("http://") and d.sha256 is None
+        ],
+    }
+    return [text.format(name_some(d.file for d in found)) for text, found in weak.items() if found]
 
 
 @contextlib.contextmanager
@@ -219,7 +238,8 @@ def _fetch_published(
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Path:
     """Fetch, check and unpack a variant's published files; return their folder."""
-    from rwkvclip_eval.data.http import fetch_file, unpack
+    from rwkvclip_eval.data.archives import unpack
+    from rwkvclip_eval.data.http import fetch_file
 
     folder = data_root / record
     for download in known.downloads:
@@ -303,8 +323,8 @@ def _complete(path: Path) -> bool:
     count = path / "nshards.txt"
     if not count.is_file():
         return any(path.glob("*.tar"))
-    text = count.read_text(encoding="utf-8").strip()
-    return text.isdecimal() and len(list(path.glob("*.tar"))) >= int(text)
+    expected = whole_number(read_text(count))
+    return expected is not None and len(list(path.glob("*.tar"))) >= expected
 
 
 def _snapshot(repository: str, target: Path, splits: Sequence[str]) -> None:

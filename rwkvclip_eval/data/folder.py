@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from rwkvclip_eval.data.reading import below, csv_rows, plain_name, read_json
 from rwkvclip_eval.data.samples import (
     IMAGE_SUFFIXES,
     FileReader,
@@ -50,6 +50,7 @@ def open_folder(
     path = path.absolute()
     if not path.is_dir():
         raise DataNotFound(f"There is no folder {path} (a suite's `folder` is relative to the suite file).")
+    plain_name(split, "split")
     root = path / split if (path / split).is_dir() else path
     if root == path and (others := [s for s in SPLITS if (path / s).is_dir()]):
         raise NoSuchSplit(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
@@ -96,7 +97,7 @@ def _with_classes(
     return Split(
         kind="classification",
         keys=keys,
-        images=FileReader(tuple(paths)),
+        images=FileReader(tuple(paths), root),
         source=source,
         fingerprint=fingerprint_files(paths, keys, targets(array, None), root, cache_dir),
         labels=array,
@@ -125,7 +126,7 @@ def _label_order(folders: list[str], class_names: Sequence[str] | None, root: Pa
 
 def _with_captions(root: Path, file: Path, source: str, cache_dir: Path | None) -> Split:
     by_image = _read_captions(file)
-    paths = [root / name for name in by_image]
+    paths = [below(root, name, str(file)) for name in by_image]
     missing = [p.name for p in paths if not p.is_file()]
     if missing:
         raise DamagedData(f"{file} names {len(missing)} images that are not there: {name_some(missing)}.")
@@ -133,7 +134,7 @@ def _with_captions(root: Path, file: Path, source: str, cache_dir: Path | None) 
     return Split(
         kind="retrieval",
         keys=keys,
-        images=FileReader(tuple(paths)),
+        images=FileReader(tuple(paths), root),
         source=source,
         fingerprint=fingerprint_files(paths, keys, targets(None, captions), root, cache_dir),
         captions=captions,
@@ -147,24 +148,16 @@ def _read_captions(file: Path) -> dict[str, list[str]]:
         DamagedData: it has another form, or an image without a caption.
     """
     by_image: dict[str, list[str]] = {}
-    try:
-        if file.suffix == ".csv":
-            with file.open(encoding="utf-8", newline="") as lines:
-                reader = csv.DictReader(lines)
-                if not {"image", "caption"} <= set(reader.fieldnames or ()):
-                    raise DamagedData(
-                        f"{file}: expected columns image and caption, found {reader.fieldnames}."
-                    )
-                for row in reader:
-                    by_image.setdefault(row["image"], []).append(row["caption"] or "")
-        else:
-            content: Any = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise DamagedData(f"{file}: expected a mapping of image file to caption or list of captions.")
-            by_image = {str(k): [v] if isinstance(v, str) else list(v) for k, v in content.items()}
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
-        raise DamagedData(f"{file} cannot be read: {error}.") from error
-    bare = [k for k, v in by_image.items() if not v or not all(isinstance(c, str) and c.strip() for c in v)]
+    if file.suffix == ".csv":
+        for _, row in csv_rows(file, ("image", "caption")):
+            by_image.setdefault(row["image"], []).append(row["caption"])
+    else:
+        content = read_json(file, _CAPTIONS, "a mapping of image file to caption or list of captions")
+        by_image = {name: [said] if isinstance(said, str) else said for name, said in content.items()}
+    bare = [name for name, said in by_image.items() if not said or not all(map(str.strip, said))]
     if bare or not by_image:
         raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
     return by_image
+
+
+_CAPTIONS: TypeAdapter[dict[str, str | list[str]]] = TypeAdapter(dict[str, str | list[str]])

@@ -1,16 +1,13 @@
-"""Fetches public files over HTTP: resumed where broken off, checked, archives unpacked beside them."""
+"""Fetches public files over HTTP: resumed where broken off, checked."""
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tarfile
-import zipfile
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.data.archives import other_content
 from rwkvclip_eval.data.checksums import file_digest
+from rwkvclip_eval.disk import sync_file, sync_folder
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
-from rwkvclip_eval.results import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +53,9 @@ def fetch_file(
                 f"{download.url}: {problem}. What came was deleted; run the command again, and if it stays "
                 "so, the server holds another version."
             )
+        sync_file(part)
         part.replace(target)
+        sync_folder(folder)
     except OSError as error:
         raise OutputError(f"Cannot write {target}: {error.strerror or error}.") from error
     return target
@@ -71,7 +70,7 @@ def wrong_file(path: Path, download: Download) -> str:
         if expected is not None:
             found = file_digest(path, algorithm)
             return "" if found == expected else f"expected {algorithm} {expected}, found {found}"
-    return ""
+    return other_content(path, download.file)
 
 
 def _receive(download: Download, part: Path, on_progress: Callable[[int, int, str], None] | None) -> None:
@@ -107,47 +106,3 @@ def _receive(download: Download, part: Path, on_progress: Callable[[int, int, st
             + (f"{kept} bytes are kept; the same command continues. " if download.has_sum else "")
             + f"Without a network, fetch the file elsewhere and put it at {part.with_suffix('')}."
         ) from error
-
-
-def unpack(archive: Path) -> bool:
-    """Unpack `archive` beside itself, unless that was done; return whether it is an archive.
-
-    Raises:
-        DamagedData: it is broken, or a member would land outside the folder.
-        OutputError: it cannot be written.
-    """
-    name, folder = archive.name.lower(), archive.parent
-    is_tar = name.endswith((".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz"))
-    if not (is_tar or name.endswith((".zip", ".gz"))):
-        return False
-    stat = archive.stat()
-    mark, state = folder / f".{archive.name}.unpacked", f"{stat.st_size} {stat.st_mtime_ns}\n"
-    if mark.is_file() and mark.read_text(encoding="ascii") == state:
-        return True
-    try:
-        if is_tar:
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        elif name.endswith(".zip"):
-            with zipfile.ZipFile(archive) as zipped:
-                outside = [n for n in zipped.namelist() if not _inside(folder, n)]
-                if outside:
-                    raise DamagedData(f"{archive}: member {outside[0]!r} would land outside {folder}.")
-                zipped.extractall(folder)
-        else:
-            with (
-                gzip.open(archive) as packed,
-                atomic_path(archive.with_suffix("")) as temporary,
-                temporary.open("wb") as stream,
-            ):
-                shutil.copyfileobj(packed, stream)
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError) as error:
-        raise DamagedData(f"{archive} cannot be unpacked: {error}. Delete it and fetch it again.") from error
-    except OSError as error:
-        raise OutputError(f"Cannot unpack {archive}: {error.strerror or error}.") from error
-    write_text(mark, state)
-    return True
-
-
-def _inside(folder: Path, member: str) -> bool:
-    return (folder / member).resolve().is_relative_to(folder.resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.robustness import imagenet_names
 from rwkvclip_eval.data.prompts import shipped
+from rwkvclip_eval.data.reading import IMAGE_LIMIT_BYTES, MOST_CLASSES, MOST_SAMPLES, read_image
 from rwkvclip_eval.data.samples import (
     Split,
     check_unique,
@@ -23,6 +25,7 @@ from rwkvclip_eval.data.samples import (
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,14 +41,32 @@ class HuggingFaceReader:
     rows: Any
     column: str
     name: str
+    roots: tuple[Path, ...] = ()
+    """Folders that rows without an image's bytes may name files in: the data's own, then the library's."""
 
     def read(self, index: int) -> bytes:
         """Return the image file's bytes."""
         value = self.rows[int(index)][self.column]
-        if value is None:
+        content = (value or {}).get("bytes")
+        if content is not None:
+            if len(content) > IMAGE_LIMIT_BYTES:
+                raise ValueError(f"{len(content)} bytes; at most {IMAGE_LIMIT_BYTES} are read")
+            return bytes(content)
+        if not value or not value.get("path"):
             raise ValueError("the row has no image")
-        content: bytes | None = value["bytes"]
-        return Path(value["path"]).read_bytes() if content is None else content
+        return read_image(self._inside(value["path"]))
+
+    def _inside(self, name: str) -> Path:
+        """Return the path of a file that a row names, which must lie in one of the folders.
+
+        Raises:
+            ValueError: it lies elsewhere.
+        """
+        for root in self.roots:
+            path = Path(os.path.normpath(root / name))
+            if "\0" not in name and path.is_relative_to(root):
+                return path
+        raise ValueError(f"the row names the file {name[:200]!r}, which is not in the folder of the data")
 
     def where(self, index: int) -> str:
         """Return dataset and row."""
@@ -81,9 +102,17 @@ def open_hugging_face(
     for column in wanted_columns:
         if column not in rows.column_names:
             raise UserError(f"{source.path}: {unknown_name('column', column, rows.column_names)}")
+    if len(rows) > MOST_SAMPLES:
+        raise DamagedData(f"{source.path}: {len(rows)} rows; at most {MOST_SAMPLES} are read.")
     loaded_fingerprint = rows._fingerprint
     rows = rows.select_columns(wanted_columns)
-    rows = rows.cast_column(source.image, datasets.Image(decode=False))
+    try:
+        rows = rows.cast_column(source.image, datasets.Image(decode=False))
+    except (ValueError, TypeError, NotImplementedError) as error:  # Arrow's errors are such.
+        raise DamagedData(
+            f"{source.path}: the column {source.image!r} holds no images but {rows.features[source.image]}; "
+            "name the right one (source: {image: …})."
+        ) from error
     texts = rows.remove_columns(source.image)
     keys = [f"{i:07d}" for i in range(len(rows))]
     if source.key:
@@ -94,7 +123,9 @@ def open_hugging_face(
     if captions is None and label_column:
         labels, class_names = _labels(texts, label_column, source.path)
     name = Path(source.path).name if (base_dir / source.path).exists() else source.path
-    reader = HuggingFaceReader(rows.select_columns(source.image), source.image, name)
+    reader = HuggingFaceReader(
+        rows.select_columns(source.image), source.image, name, _roots(source, base_dir)
+    )
     wanted = targets(labels, captions)
 
     def compute() -> str:
@@ -113,6 +144,28 @@ def open_hugging_face(
         captions=captions,
         class_names=class_names,
     )
+
+
+def _roots(source: HuggingFaceSource, base_dir: Path) -> tuple[Path, ...]:
+    """Return the folders where the rows' files may lie: of local data theirs, else the library's caches."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    # Local archives are unpacked there, too.
+    unpacked = Path(datasets.config.EXTRACTED_DATASETS_PATH)
+    local = base_dir / Path(source.path).expanduser()
+    files = base_dir / source.data_files if source.data_files else None
+    if local.exists():
+        return (local.absolute(), unpacked)
+    if files is not None and "://" not in str(source.data_files):
+        return (_fixed_part(files).absolute(), unpacked)
+    fetched = (datasets.config.DOWNLOADED_DATASETS_PATH, huggingface_hub.constants.HF_HUB_CACHE)
+    return (unpacked, *map(Path, fetched))
+
+
+def _fixed_part(glob: Path) -> Path:
+    """Return the folder that a pattern of files begins with."""
+    return next(path for path in glob.parents if not set("*?[") & set(str(path)))
 
 
 def names_of_copy(found: Split, copy: HuggingFaceCopy, name: str, variant: Variant) -> tuple[str, ...]:
@@ -162,6 +215,7 @@ def _load_split(source: HuggingFaceSource, split: str, base_dir: Path, offline: 
 
 def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) -> Any:
     import datasets
+    import datasets.exceptions
 
     local = base_dir / Path(source.path).expanduser()
     path = str(local) if local.exists() else source.path
@@ -171,14 +225,43 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
         is_local = "://" not in source.data_files and not local.exists()
         glob = str(base_dir / source.data_files) if is_local else source.data_files
         data_files = {split.partition("[")[0].partition("+")[0]: glob}
+    _refuse_pipes(local, data_files)
     try:
         with _offline() if offline else contextlib.nullcontext():
             return datasets.load_dataset(path, source.config, split=split, data_files=data_files)
-    except (OSError, ValueError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason = error.__cause__ or error
+        raise DamagedData(
+            f"Hugging Face dataset {source.path}, split {split}, cannot be read "
+            f"({type(reason).__name__}: {str(reason)[:300]})."
+        ) from error
+    except Exception as error:  # Builders and file formats raise errors of many kinds.
         where = "in the local cache (offline)" if offline else "there"
         raise DataNotFound(
-            f"Hugging Face dataset {source.path}, split {split}, is not {where}: {error}"
+            f"Hugging Face dataset {source.path}, split {split}, is not {where}: {str(error)[:600]}"
         ) from error
+
+
+def _refuse_pipes(local: Path, data_files: dict[str, str] | None) -> None:
+    """Refuse local files that the library would wait for.
+
+    Raises:
+        DamagedData: one is a pipe, a socket or a device.
+    """
+    found: Iterator[Path]
+    if local.is_dir():
+        found = (Path(folder, name) for folder, _, names in os.walk(local) for name in names)
+    elif data_files is not None and "://" not in (glob := next(iter(data_files.values()))):
+        top = _fixed_part(Path(glob).absolute())
+        found = top.glob(str(Path(glob).absolute().relative_to(top)))
+    else:
+        found = iter((local,))
+    for path in found:
+        # A folder that a pattern finds, or a link to nothing, is the library's to judge.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            require_regular(path, "data file", error=DamagedData)
 
 
 @contextlib.contextmanager
@@ -199,10 +282,13 @@ def _offline() -> Iterator[None]:
 
 
 def _captions(column: Any, name: str) -> list[list[str]]:
-    captions = [[value] if isinstance(value, str) else list(value or ()) for value in column]
-    bare = [str(i) for i, c in enumerate(captions) if not c]
+    values = list(column)
+    captions = [[v] if isinstance(v, str) else v if isinstance(v, list) else [] for v in values]
+    bare = [str(i) for i, c in enumerate(captions) if not c or not all(isinstance(t, str) for t in c)]
     if bare:
-        raise DamagedData(f"{name}: {len(bare)} rows have no caption: {name_some(bare)}.")
+        raise DamagedData(
+            f"{name}: {len(bare)} rows have no caption, a text or a list of texts: {name_some(bare)}."
+        )
     return captions
 
 
@@ -210,12 +296,12 @@ def _labels(texts: Any, column: str, name: str) -> tuple[np.ndarray[Any, Any], t
     """Return [n] int64 and the names a ClassLabel feature holds; texts are numbered in sorted order."""
     values = list(texts[column])
     class_names = getattr(texts.features[column], "names", None)
-    if values and isinstance(values[0], str):
+    if values and all(isinstance(value, str) for value in values):
         class_names = sorted(set(values))
         number = {c: i for i, c in enumerate(class_names)}
         values = [number[v] for v in values]
-    if not all(isinstance(v, int) and v >= 0 for v in values):
-        bad = [str(i) for i, v in enumerate(values) if not (isinstance(v, int) and v >= 0)]
+    bad = [str(i) for i, v in enumerate(values) if not (isinstance(v, int) and 0 <= v < MOST_CLASSES)]
+    if bad:
         raise DamagedData(
             f"{name}: {len(bad)} rows have no class id from 0 in column {column!r} (rows {name_some(bad)}); "
             "hub test splits often hide their labels."

@@ -14,15 +14,14 @@ names, in the order of the suite's `class_names` or sorted. Classes are numbered
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, read_text, targets
+from rwkvclip_eval.data.reading import MOST_CLASSES, below, csv_rows, whole_number
+from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 from rwkvclip_eval.registry import unknown_name
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ("image", "label", "caption", "split", "key")
 DIVIDER = ";"
+MOST_MARKS = 1 << 27
+"""Of a multilabel set: in memory they take 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ def open_manifest(
         there = ", ".join(sorted({row.split for row in rows}))
         raise NoSuchSplit(f"{path} has no rows of split {split!r}; it has: {there}.")
     for row in chosen:
-        if not (root / row.image).is_file():
-            raise DamagedData(f"{path}, line {row.line}: there is no image {root / row.image}.")
+        image = below(root, row.image, f"{path}, line {row.line}")
+        if not image.is_file():
+            raise DamagedData(f"{path}, line {row.line}: there is no image {image}.")
     labels: np.ndarray[Any, Any] | None = None
     captions: list[list[str]] | None = None
     if target == "caption":
@@ -92,7 +94,7 @@ def open_manifest(
     return Split(
         kind="retrieval" if labels is None else "multilabel" if labels.ndim == 2 else "classification",
         keys=keys,
-        images=FileReader(tuple(paths)),
+        images=FileReader(tuple(paths), root),
         source=f"manifest {path.name}",
         fingerprint=fingerprint_files(paths, keys, targets(labels, captions), root, cache_dir),
         labels=labels,
@@ -103,9 +105,22 @@ def open_manifest(
 
 def _read(path: Path) -> tuple[list[_Row], str]:
     """Return all rows, and which column (`label` or `caption`) says what they show."""
-    reader = csv.DictReader(io.StringIO(read_text(path)), restkey="")
-    columns = [column.strip() for column in reader.fieldnames or ()]
-    reader.fieldnames = columns
+    rows: list[_Row] = []
+    target = ""
+    for line, values in csv_rows(path, check=_check_columns):
+        target = target or ("label" if "label" in values else "caption")
+        rows.append(_row(path, line, values, target))
+    if not rows:
+        raise DataNotFound(f"{path} has a header but no rows.")
+    return rows, target
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    """Refuse a header.
+
+    Raises:
+        UserError: columns are missing or unknown.
+    """
     for column in columns:
         if column not in COLUMNS:
             raise UserError(f"{path}: {unknown_name('column', column, COLUMNS)}")
@@ -115,23 +130,16 @@ def _read(path: Path) -> tuple[list[_Row], str]:
             f"{path}: expected a header with image and one of label and caption, "
             f"found {', '.join(columns) or 'nothing'}."
         )
-    rows = [_row(path, reader.line_num, raw, given[0]) for raw in reader]
-    if not rows:
-        raise DataNotFound(f"{path} has a header but no rows.")
-    return rows, given[0]
 
 
-def _row(path: Path, line: int, raw: dict[str, Any], target: str) -> _Row:
+def _row(path: Path, line: int, raw: dict[str, str], target: str) -> _Row:
     """Return one line's values.
 
     Raises:
-        DamagedData: fields are missing, superfluous or empty, or the split is none.
+        DamagedData: fields are empty, or the split is none.
     """
     where = f"{path}, line {line}"
-    if "" in raw or None in raw.values():
-        what = "more" if "" in raw else "fewer"
-        raise DamagedData(f"{where}: {what} fields than the header; put a field with commas in quotes.")
-    values = {column: str(text).strip() for column, text in raw.items()}
+    values = {column: text.strip() for column, text in raw.items()}
     for column in ("image", target, *(c for c in ("split", "key") if c in values)):
         if not values[column]:
             raise DamagedData(f"{where}: the {column} is empty.")
@@ -175,12 +183,13 @@ def _labels(
     texts = {part for listed in parts.values() for part in listed}
     known = set(class_names or ())
     if all(text.isdecimal() for text in texts) and not texts <= known:
-        number = {text: int(text) for text in texts}
-        count = len(known) or max(number.values()) + 1
+        # Behind every class there is.
+        number = {text: MOST_CLASSES if (n := whole_number(text)) is None else n for text in texts}
+        count = len(known) or min(max(number.values()) + 1, MOST_CLASSES)
         if too_high := [row for row in rows if any(number[part] >= count for part in parts[row.line])]:
             raise DamagedData(
-                f"{path}, line {too_high[0].line}: label {too_high[0].text} for {count} class names, which "
-                "are numbered from 0."
+                f"{path}, line {too_high[0].line}: label {too_high[0].text[:40]} for {count} "
+                f"{'class names' if known else 'classes at most'}, which are numbered from 0."
             )
     else:
         class_names = class_names or sorted(texts)
@@ -194,6 +203,11 @@ def _labels(
         count = len(class_names)
     if all(len(listed) == 1 for listed in parts.values()):
         return np.array([number[parts[row.line][0]] for row in chosen], dtype=np.int64), class_names
+    if len(chosen) * count > MOST_MARKS:
+        raise DamagedData(
+            f"{path}: {len(chosen)} images times {count} classes are more marks than the {MOST_MARKS} that "
+            "are kept; number the classes without gaps."
+        )
     labels = np.zeros((len(chosen), count), dtype=np.int64)
     for i, row in enumerate(chosen):
         labels[i, [number[part] for part in parts[row.line]]] = 1

@@ -18,6 +18,7 @@ from rwkvclip_eval.data.catalogue import (
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
 from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.reading import bounded_pillow, damage_named
 from rwkvclip_eval.data.samples import SampleDataset, Split
 from rwkvclip_eval.data.types import (
     Dataset,
@@ -103,7 +104,9 @@ def open_dataset(
         chosen = choose_variant(name, entry, ref.variant or variant)
     split = ref.split or (entry.evaluation_split if entry else "test")
     places = _Places(ref, name, entry, chosen, split, data_root, base_dir, offline, cache_dir)
-    found = places.explicit(explicit) if explicit is not None else places.search()
+    bounded_pillow()  # Readers of other packages open images by themselves.
+    with damage_named(f"{name}, split {split},"):
+        found = places.explicit(explicit) if explicit is not None else places.search()
     return _assemble(found, ref, name, entry, chosen, split, base_dir)
 
 

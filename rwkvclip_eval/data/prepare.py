@@ -25,11 +25,12 @@ from rwkvclip_eval.data.checksums import SUMS_NAME, file_digest, write_sums
 from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
+from rwkvclip_eval.data.reading import damage_named, plain_name, read_text
 from rwkvclip_eval.data.samples import FileReader, Split, Undecodable, decode_image, name_some
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
+from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError
-from rwkvclip_eval.results import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,7 +103,8 @@ def prepare_dataset(
     absent: dict[str, DataNotFound] = {}
     for split in splits or _default_splits(name, source):
         try:
-            opened[split] = open_source(name, source, split, variant, cache_dir)
+            with damage_named(f"{source}, split {split},"):
+                opened[split] = open_source(name, source, split, variant, cache_dir)
         except DataNotFound as error:
             if splits:
                 raise
@@ -136,9 +138,14 @@ def prepare_dataset(
 
 
 def prepared_folder(name: str, variant: str, webdataset: Sequence[str]) -> str:
-    """Return the name of the folder that gets the shards; one of `webdataset`, where there are any."""
+    """Return the name of the folder that gets the shards; one of `webdataset`, where there are any.
+
+    Raises:
+        UserError: name or variant would make another folder.
+    """
     # As opening by name does: one folder, whatever the name.
-    name = name.replace("/", "-")
+    name = plain_name(name.replace("/", "-"), "dataset name")
+    plain_name(variant, "variant")
     own = f"wds_{name}" if variant == "default" else f"wds_{name}@{variant}"
     return own if own in webdataset or not webdataset else webdataset[0]
 
@@ -176,10 +183,11 @@ def write_split(
     Raises:
         OutputError: it cannot be written, or holds another source's shards.
         DamagedData: the shards do not read back as the source.
+        UserError: the split's name would make another folder.
     """
     from filelock import FileLock, Timeout
 
-    where = folder / split
+    where = folder / plain_name(split, "split")
     try:
         where.mkdir(parents=True, exist_ok=True)
         with FileLock(where / ".prepare.lock", timeout=0):
@@ -201,8 +209,6 @@ def _write_locked(
     where, n = folder / split, len(found.keys)
     starts = range(0, n, samples_per_shard)
     _claim(found, where, samples_per_shard)
-    for left_over in where.glob(".*.tmp"):
-        left_over.unlink()
     for name, text in _beside(found).items():
         _write_once(folder / name, text)
     write_text(where / "nshards.txt", f"{len(starts)}\n")
@@ -259,7 +265,7 @@ def _claim(found: Split, where: Path, samples_per_shard: int) -> None:
             raise OutputError(
                 f"{where} holds shards that `data prepare` did not write; move that folder away."
             )
-        if state.read_text(encoding="utf-8") != text:
+        if read_text(state) != text:
             raise OutputError(
                 f"{where} holds shards of another source, or of another --samples-per-shard "
                 f"(this source: {found.fingerprint[:12]}, {samples_per_shard} a shard). Give the same ones "
@@ -282,7 +288,7 @@ def _beside(found: Split) -> dict[str, str]:
 def _write_once(path: Path, text: str) -> None:
     if not path.is_file():
         write_text(path, text)
-    elif path.read_text(encoding="utf-8") != text:
+    elif read_text(path) != text:
         raise OutputError(f"{path} says something else than this source; move {path.parent} away.")
 
 

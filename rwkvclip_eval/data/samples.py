@@ -6,21 +6,32 @@ Axes: n samples, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import io
 import json
 import os
 import re
+import stat
 from collections import Counter
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
-from rwkvclip_eval.results import write_text
+from rwkvclip_eval.data.reading import (
+    MOST_CLASSES,
+    MOST_SAMPLES,
+    check_pixels,
+    is_text,
+    open_image,
+    read_image,
+)
+from rwkvclip_eval.disk import write_text
+from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError
+from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from PIL.Image import Image
@@ -76,6 +87,56 @@ class Split:
     class_names: tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what no task could use, whichever source found it.
+
+        It joins and encodes all keys and captions and takes the extremes of the labels: some ms for 50,000
+        samples.
+
+        Raises:
+            DamagedData: names that are no text, labels or captions that do not fit the samples or the limits.
+        """
+        count = len(self.keys)
+        if not 0 < count <= MOST_SAMPLES:
+            raise DamagedData(f"{self.source} holds {count} samples; expected 1 to {MOST_SAMPLES}.")
+        self._check_texts("key", self.keys)
+        self._check_texts("class name", self.class_names or ())
+        if self.captions is not None:
+            if len(self.captions) != count or not all(self.captions):
+                raise DamagedData(f"{self.source}: expected one caption or more for each of {count} images.")
+            self._check_texts("caption", [text for captions in self.captions for text in captions])
+        if self.labels is not None:
+            self._check_labels(self.labels, count)
+
+    def _check_texts(self, what: str, texts: Sequence[str]) -> None:
+        try:
+            "".join(texts).encode()
+        except (TypeError, UnicodeEncodeError) as error:
+            bad = next(t for t in texts if not (isinstance(t, str) and is_text(t)))
+            raise DamagedData(
+                f"{self.source}: {bad!r} is no {what} that can be written as text (UTF-8); rename it."
+            ) from error
+
+    def _check_labels(self, labels: np.ndarray[Any, Any], count: int) -> None:
+        least = 0 if labels.ndim == 1 else -1
+        most = MOST_CLASSES - 1 if labels.ndim == 1 else 1
+        if (
+            labels.dtype.kind not in "iu"
+            or labels.ndim not in (1, 2)
+            or len(labels) != count
+            or not labels.size
+        ):
+            raise DamagedData(
+                f"{self.source}: expected {count} whole numbers as labels, or as many rows of them; found "
+                f"{labels.dtype} {list(labels.shape)}."
+            )
+        if labels.ndim == 2 and labels.shape[1] > MOST_CLASSES:
+            raise DamagedData(f"{self.source}: {labels.shape[1]} classes; at most {MOST_CLASSES} are scored.")
+        if labels.min() < least or labels.max() > most:
+            raise DamagedData(
+                f"{self.source}: labels from {labels.min()} to {labels.max()}; expected {least} to {most}."
+            )
+
 
 @dataclass(kw_only=True)
 class SampleDataset:
@@ -100,10 +161,12 @@ class SampleDataset:
         where = f"sample {self.keys[index]!r} of {self.info.name} ({self.images.where(index)})"
         try:
             content = self.images.read(index)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as SyntaxError.
+        except MemoryError:
+            raise
+        except Exception as error:  # Libraries that decode raise errors of many kinds on damaged bytes.
             if isinstance(error, OSError) and error.errno is not None:  # Pillow's own carry no number.
                 raise DataNotFound(f"Cannot read {where}: {error.strerror}. Check the disk.") from error
-            raise DamagedData(f"Cannot read {where}: {error}.") from error
+            raise DamagedData(f"Cannot read {where}: {str(error).rstrip('.')}.") from error
         return decode_image(content, where)
 
 
@@ -111,14 +174,16 @@ def decode_image(content: bytes | Image, where: str) -> Image:
     """Return `content` decoded and converted to RGB (transparency dropped), as webdataset's decoder does.
 
     Raises:
-        DamagedData: it is no image, cut off, or damaged; the text names `where`.
+        DamagedData: it is no image, cut off, damaged, or has too many pixels; the text names `where`.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     size = f"{len(content)} bytes" if isinstance(content, bytes) else "opened"
     try:
-        image = Image.open(io.BytesIO(content)) if isinstance(content, bytes) else content
-        return image.convert("RGB")
+        if isinstance(content, bytes):
+            return open_image(content).convert("RGB")
+        check_pixels(content)
+        return content.convert("RGB")
     except MemoryError:
         raise
     except UnidentifiedImageError as error:  # Its own text holds a memory address, another in every run.
@@ -132,10 +197,12 @@ class FileReader:
     """Reads one file per image."""
 
     paths: tuple[Path, ...]
+    root: Path | None = None
+    """Folder that they lie below, where there is one."""
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""
-        return self.paths[index].read_bytes()
+        return read_image(self.paths[index])
 
     def where(self, index: int) -> str:
         """Return the path."""
@@ -169,7 +236,7 @@ def fingerprint_files(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_image(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -207,18 +274,6 @@ def name_some(names: Iterable[str]) -> str:
     return ", ".join(listed[:NAMES_SHOWN]) + more
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file that describes the data.
-
-    Raises:
-        DamagedData: it is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DamagedData(f"{path} is not UTF-8 text ({error}); save it as UTF-8.") from error
-
-
 def check_unique(keys: Sequence[str], where: str) -> None:
     """Refuse keys that occur twice.
 
@@ -248,15 +303,42 @@ def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:
 
     Raises:
         DataNotFound: one of them cannot be looked at.
+        DamagedData: one is no file but a folder, pipe or device.
     """
-    total = hashlib.sha256(repr(parts).encode())
+    total = hashlib.sha256(repr(parts).encode(errors="backslashreplace"))
     for path in files:
         try:
-            stat = path.stat()
+            state = path.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        total.update(f"{path.relative_to(root).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        if not stat.S_ISREG(state.st_mode):
+            require_regular(path, "data file", error=DamagedData)
+        name = path.relative_to(root).as_posix()
+        total.update(f"{name}|{state.st_size}|{state.st_mtime_ns}\n".encode(errors="backslashreplace"))
     return total.hexdigest()
+
+
+_anew: ContextVar[list[str] | None] = ContextVar("anew", default=None)
+
+
+@contextlib.contextmanager
+def read_anew() -> Iterator[list[str]]:
+    """Read data in the block as if nothing were remembered of them, and mend what was remembered wrongly.
+
+    Yields:
+        A list that gets a sentence for each fingerprint or index that the data contradict.
+    """
+    found: list[str] = []
+    token = _anew.set(found)
+    try:
+        yield found
+    finally:
+        _anew.reset(token)
+
+
+def reading_anew() -> list[str] | None:
+    """Return the list of the `read_anew` around, None where there is none."""
+    return _anew.get()
 
 
 def remembered_fingerprint(signature: str, cache_dir: Path | None, compute: Callable[[], str]) -> str:
@@ -269,13 +351,27 @@ def remembered_fingerprint(signature: str, cache_dir: Path | None, compute: Call
         compute: reads all samples.
     """
     path = (cache_dir or default_cache_dir()) / "data" / f"{signature}.fingerprint"
-    if path.is_file():
-        kept = path.read_text(encoding="ascii", errors="replace")
-        if re.fullmatch("[0-9a-f]{64}", kept):
-            return kept
+    kept, anew = _kept_fingerprint(path, signature), reading_anew()
+    if kept is not None and anew is None:
+        return kept
     value = compute()
-    try:
-        write_text(path, value)
-    except OutputError:
-        return value
+    if anew is not None and kept not in (None, value):
+        anew.append(f"{path} remembered the fingerprint {kept} of these files; it is mended.")
+    with contextlib.suppress(OutputError):
+        write_text(path, f"{value} {_check_of(signature, value)}\n")
     return value
+
+
+def _kept_fingerprint(path: Path, signature: str) -> str | None:
+    try:
+        content = read_bytes(path, limit=200, what="fingerprint").decode("ascii", "replace").split()
+    except UserError:
+        return None
+    # Those of before had no check behind them.
+    fits = content and re.fullmatch("[0-9a-f]{64}", content[0]) and len(content) <= 2
+    return content[0] if fits and content[1:] in ([], [_check_of(signature, content[0])]) else None
+
+
+def _check_of(signature: str, value: str) -> str:
+    """Return what tells that a fingerprint is the one that was written, of these files."""
+    return hashlib.sha256(f"{signature} {value}".encode()).hexdigest()[:16]

@@ -21,7 +21,7 @@ from rwkvclip_eval.data.catalogue import (
 from rwkvclip_eval.data.checksums import SUMS_NAME, wrong_sums
 from rwkvclip_eval.data.formats import READERS
 from rwkvclip_eval.data.open import DATASETS, check_data_root, open_dataset, wds_folder, with_variant
-from rwkvclip_eval.data.samples import SampleDataset, name_some
+from rwkvclip_eval.data.samples import FileReader, SampleDataset, name_some, read_anew
 from rwkvclip_eval.data.webdataset import ShardReader
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
@@ -55,6 +55,10 @@ class VerifyReport:
     """SHA-256 of the decoded pixels → keys of the images that show them."""
     wrong_sums: tuple[str, ...]
     """A phrase per shard that SHA256SUMS beside the shards contradicts."""
+    num_links: int = 0
+    """Image files or shards that a symbolic link below the dataset's folder leads to."""
+    mended: tuple[str, ...] = ()
+    """A sentence per fingerprint or index that was remembered wrongly."""
 
     @property
     def duplicate_images(self) -> tuple[tuple[str, ...], ...]:
@@ -72,6 +76,7 @@ class VerifyReport:
             found.append(f"{len(self.duplicate_keys)} keys occur twice: {name_some(self.duplicate_keys)}")
         if self.wrong_sums:
             found.append(f"{len(self.wrong_sums)} shards contradict SHA256SUMS: {name_some(self.wrong_sums)}")
+        found += self.mended
         expected = self.expected_captions
         if expected is not None and self.info.verified and self.num_captions != expected:
             found.append(f"{self.num_captions} captions, the catalogue knows {expected}")
@@ -94,6 +99,8 @@ class VerifyReport:
                 f"{self.num_samples} of the catalogue's {self.info.expected_samples} images; others may "
                 "be lost"
             )
+        if self.num_links:
+            said.append(f"{self.num_links} files are reached by symbolic links")
         if self.empty_classes:
             said.append(f"{len(self.empty_classes)} classes have no image: {name_some(self.empty_classes)}")
         if self.duplicate_images:
@@ -116,12 +123,15 @@ class VerifyReport:
         return "a subset" if self.info.subset else "a copy of its own" if self.info.own_copy else "fine"
 
 
-def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+def verify_dataset(
+    dataset: Dataset, progress: Callable[[int, int], None] | None = None, mended: Sequence[str] = ()
+) -> VerifyReport:
     """Decode every image of `dataset` and report what is wrong.
 
     Args:
         dataset: as opened; opening has checked the counts and classes against the catalogue.
         progress: called with (images done, images in all) after each image.
+        mended: what `open_splits` found remembered wrongly of this split.
     """
     keys = list(dataset.keys)
     damaged: list[tuple[str, str]] = []
@@ -155,7 +165,28 @@ def verify_dataset(dataset: Dataset, progress: Callable[[int, int], None] | None
         empty_classes=empty,
         pictures={content: tuple(group) for content, group in by_content.items()},
         wrong_sums=_wrong_sums(dataset),
+        num_links=_num_links(dataset),
+        mended=tuple(mended),
     )
+
+
+def _num_links(dataset: Dataset) -> int:
+    """Return how many image files or shards are reached by a link below the dataset's folder."""
+    images = dataset.images if isinstance(dataset, SampleDataset) else None
+    if isinstance(images, ShardReader):
+        return sum(path.is_symlink() or path.parent.is_symlink() for path in images.shards)
+    if not isinstance(images, FileReader) or images.root is None:
+        return 0
+    root = images.root
+    linked: dict[Path, bool] = {root: False}
+
+    def is_linked(path: Path) -> bool:
+        """Whether a folder, or one between it and the root, is a link."""
+        if path not in linked:
+            linked[path] = path.is_symlink() or (path != path.parent and is_linked(path.parent))
+        return linked[path]
+
+    return sum(path.is_symlink() or is_linked(path.parent) for path in images.paths)
 
 
 def _wrong_sums(dataset: Dataset) -> tuple[str, ...]:
@@ -192,8 +223,19 @@ def absent_remarks(reports: Sequence[VerifyReport]) -> list[str]:
     return absent_splits(record, info.variant, entry.variant(info.variant), there)
 
 
-def open_splits(ref: DatasetRef, data_root: Path | None, splits: Sequence[str] = ()) -> list[Dataset]:
-    """Open `splits` of a dataset, by default all that are there.
+def open_splits(
+    ref: DatasetRef,
+    data_root: Path | None,
+    splits: Sequence[str] = (),
+    mended: dict[str, list[str]] | None = None,
+) -> list[Dataset]:
+    """Open `splits` of a dataset, by default all that are there; everything is read anew.
+
+    Args:
+        ref: name and variant.
+        data_root: folder of datasets.
+        splits: which.
+        mended: gets, by split, a sentence for each fingerprint or index that was remembered wrongly.
 
     Raises:
         DataNotFound: none is there, or not one that was asked for.
@@ -201,10 +243,18 @@ def open_splits(ref: DatasetRef, data_root: Path | None, splits: Sequence[str] =
     """
     ref = with_variant(ref)
     wanted = splits or ((ref.split,) if ref.split else ())
+
+    def opened(split: str | None) -> Dataset:
+        with read_anew() as wrong:
+            dataset = open_dataset(ref.model_copy(update={"split": split}), data_root=data_root)
+        if mended is not None:
+            mended[dataset.info.split] = wrong
+        return dataset
+
     if wanted:
-        return [open_dataset(ref.model_copy(update={"split": s}), data_root=data_root) for s in wanted]
+        return [opened(split) for split in wanted]
     if ref.name in DATASETS:
-        return [open_dataset(ref, data_root=data_root)]
+        return [opened(ref.split)]
     record = record_name(ref.name)
     entry = catalogue()[record] if record else None
     if record is not None and entry is not None:
@@ -220,7 +270,7 @@ def open_splits(ref: DatasetRef, data_root: Path | None, splits: Sequence[str] =
     missing: DataNotFound | None = None
     for split in dict.fromkeys(names or ["test"]):
         try:
-            found.append(open_dataset(ref.model_copy(update={"split": split}), data_root=data_root))
+            found.append(opened(split))
         except DataNotFound as error:
             missing = missing if missing is not None and split != "test" else error
     if not found:

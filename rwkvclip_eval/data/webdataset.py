@@ -5,37 +5,42 @@
     wds_NAME/classnames.txt, zeroshot_classification_templates.txt, dataset_type.txt
 
 KEY is the member's name up to the first dot of its last part, as in the webdataset library. Shards are read
-once; where each image lies, the labels or captions and the fingerprint are kept in an index beside the shards
-(or in the cache folder, where that one cannot be written).
+once; where each image lies, labels or captions and the fingerprint are kept in an index (`shard_index.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
+import itertools
 import re
-import tarfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.array_files import small_array
+from rwkvclip_eval.data.archives import Member, tar_members
+from rwkvclip_eval.data.reading import (
+    IMAGE_LIMIT_BYTES,
+    MOST_CLASSES,
+    is_text,
+    plain_name,
+    read_text,
+    whole_number,
+)
 from rwkvclip_eval.data.samples import (
     IMAGE_SUFFIXES,
+    NAMES_SHOWN,
     Split,
     check_unique,
-    default_cache_dir,
     fingerprint_samples,
     name_some,
-    read_text,
-    stat_signature,
 )
-from rwkvclip_eval.errors import DamagedData, NoSuchSplit, OutputError
-from rwkvclip_eval.results import atomic_path
+from rwkvclip_eval.data.shard_index import index_of, schema
+from rwkvclip_eval.errors import DamagedData, NoSuchSplit
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Sequence
     from pathlib import Path
 
@@ -43,10 +48,9 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetKind
 
-INDEX_NAME = ".rwkvclip-index.parquet"
-INDEX_VERSION = 1
 TARGET_SUFFIX: dict[DatasetKind, str] = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}
-BLOCK_BYTES = 512
+TARGET_LIMIT_BYTES = 16 << 20
+"""Of a label, a vector of labels, or captions."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def open_webdataset(folder: Path, split: str, cache_dir: Path | None = None) -> 
     folder = folder.absolute()
     shards = shard_paths(folder, split)
     kind = dataset_type(folder)
-    table = _index(folder / split, shards, kind, cache_dir)
+    table, fingerprint = index_of(shards, kind, cache_dir, lambda: _scan(shards, kind))
     column = table.column("target").to_pylist()
     retrieval = kind == "retrieval"
     keys = table.column("key").to_pylist()
@@ -114,7 +118,7 @@ def open_webdataset(folder: Path, split: str, cache_dir: Path | None = None) -> 
             members=tuple(table.column("member").to_pylist()),
         ),
         source=f"webdataset {folder.name}/{split}",
-        fingerprint=json.loads(table.schema.metadata[b"rwkvclip"])["fingerprint"],
+        fingerprint=fingerprint,
         labels=None if retrieval else np.asarray(column, dtype=np.int64),
         captions=column if retrieval else None,
         class_names=_lines(folder / "classnames.txt"),
@@ -143,7 +147,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         DataNotFound: no such folder.
         DamagedData: no shard in it, or nshards.txt names another number of them.
     """
-    where = folder / split
+    where = folder / plain_name(split, "split")
     if not where.is_dir():
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
@@ -155,17 +159,20 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
             raise DamagedData(f"{where} holds no .tar shard. Fetch its shards, or remove it.")
         return found
     text = read_text(count_file).strip()
-    if not text.isdecimal():
-        raise DamagedData(f"{count_file}: expected the number of shards; found {text!r}.")
-    numbered = [where / f"{i}.tar" for i in range(int(text))]
-    missing = [p.name for p in numbered if not p.is_file()]
+    count = whole_number(text)
+    if not count:
+        raise DamagedData(f"{count_file}: expected the number of shards; found {text[:40]!r}.")
+    there = {path.name for path in found}
+    # The number may be any: only as many names are made as are shown.
+    lacking = (f"{i}.tar" for i in range(count) if f"{i}.tar" not in there)
+    missing = list(itertools.islice(lacking, NAMES_SHOWN))
     if not missing:
-        return numbered
-    if len(found) == len(numbered):
+        return [where / f"{i}.tar" for i in range(count)]
+    if len(found) == count:
         return found
     raise DamagedData(
-        f"{where}: nshards.txt says {text} shards, {len(found)} are there; missing: {name_some(missing)}. "
-        "Fetch the missing shards."
+        f"{where}: nshards.txt says {count} shards, {len(found)} are there; missing: {', '.join(missing)}"
+        f"{' and others' if len(missing) == NAMES_SHOWN else ''}. Fetch the missing shards."
     )
 
 
@@ -175,50 +182,8 @@ def _lines(path: Path) -> tuple[str, ...] | None:
     return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
 
 
-def _index(where: Path, shards: Sequence[Path], kind: DatasetKind, cache_dir: Path | None) -> pa.Table:
-    """Return the index of the shards, read from beside them or the cache, made where there is none."""
-    signature = stat_signature(shards, where.parents[1], INDEX_VERSION, kind)
-    beside = where / INDEX_NAME
-    cached = (cache_dir or default_cache_dir()) / "data" / f"{signature}.parquet"
-    for path in (beside, cached):
-        table = _read_index(path, signature)
-        if table is not None:
-            return table
-    table = _scan(shards, kind, signature)
-    import pyarrow.parquet as pq
-
-    for path in (beside, cached):
-        # A folder without write permission for anyone is meant to stay as it is, even if root may write.
-        if path is beside and not (where.stat().st_mode & 0o222 and os.access(where, os.W_OK)):
-            continue
-        try:
-            with atomic_path(path) as temporary:
-                pq.write_table(table, temporary)
-        except OutputError:
-            # A full disk or a folder that cannot be written costs a second scan next time, nothing else.
-            continue
-        break
-    return table
-
-
-def _read_index(path: Path, signature: str) -> pa.Table | None:
-    """Return the index at `path` if it belongs to these very shards."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        return None
-    try:
-        # read_table would take folder names such as `split=test` for columns; ParquetFile reads one file.
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError):
-        return None
-    about = json.loads((table.schema.metadata or {}).get(b"rwkvclip", b"{}"))
-    return table if about.get("signature") == signature else None
-
-
-def _scan(shards: Sequence[Path], kind: DatasetKind, signature: str) -> pa.Table:
-    """Read all shards once; return keys, places and targets, with the fingerprint in the metadata."""
+def _scan(shards: Sequence[Path], kind: DatasetKind) -> tuple[pa.Table, str]:
+    """Read all shards once; return keys, places and targets, and the fingerprint."""
     import pyarrow as pa
 
     scan = _Scan()
@@ -238,31 +203,24 @@ def _scan(shards: Sequence[Path], kind: DatasetKind, signature: str) -> pa.Table
     if kind == "multilabel" and len({len(t) for t in scan.targets}) > 1:
         raise DamagedData(f"{where}: the .npy label vectors differ in length.")
     fingerprint = fingerprint_samples(zip(scan.keys, scan.digests, scan.targets, strict=True))
-    about = {"signature": signature, "fingerprint": fingerprint}
-    table = pa.table(
-        {
-            "key": pa.array(scan.keys, pa.string()),
-            "member": pa.array(scan.members, pa.string()),
-            "shard": pa.array(scan.shard_of, pa.int32()),
-            "offset": pa.array(scan.offsets, pa.int64()),
-            "size": pa.array(scan.sizes, pa.int64()),
-            "target": scan.targets,
-        }
-    )
-    return table.replace_schema_metadata({"rwkvclip": json.dumps(about)})
+    columns = (scan.keys, scan.members, scan.shard_of, scan.offsets, scan.sizes, scan.targets)
+    known = schema(kind)
+    return pa.table(dict(zip(known.names, columns, strict=True)), schema=known), fingerprint
 
 
 def _scan_shard(shard: Path, number: int, kind: DatasetKind, scan: _Scan) -> list[str]:
     """Append one shard's samples to `scan`; return the keys of incomplete ones."""
-    groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+    groups: dict[str, dict[str, Member]] = {}
     repeated: list[str] = []
     incomplete: list[str] = []
     with shard.open("rb") as stream:
-        for member in _members(shard, stream):
+        for member in tar_members(shard, stream):
             folder, slash, name = member.name.rpartition("/")
             stem, dot, suffix = name.partition(".")
-            if not (member.isreg() and stem and dot):
+            if not (stem and dot):
                 continue
+            if not is_text(member.name):
+                raise DamagedData(f"{shard}: the name of member {member.name!r} is not UTF-8; rename it.")
             files = groups.setdefault(folder + slash + stem, {})
             if suffix.lower() in files:
                 repeated.append(member.name)
@@ -281,46 +239,22 @@ def _scan_shard(shard: Path, number: int, kind: DatasetKind, scan: _Scan) -> lis
             scan.keys.append(key)
             scan.members.append(image.name)
             scan.shard_of.append(number)
-            scan.offsets.append(image.offset_data)
+            scan.offsets.append(image.offset)
             scan.sizes.append(image.size)
-            scan.digests.append(hashlib.sha256(_content(stream, image)).digest())
-            scan.targets.append(
-                _parse_target(_content(stream, target), kind, f"{shard}, member {target.name}")
-            )
+            scan.digests.append(hashlib.sha256(_content(shard, stream, image, IMAGE_LIMIT_BYTES)).digest())
+            content = _content(shard, stream, target, TARGET_LIMIT_BYTES)
+            scan.targets.append(_parse_target(content, kind, f"{shard}, member {target.name}"))
     return incomplete
 
 
-def _content(stream: io.BufferedReader, member: tarfile.TarInfo) -> bytes:
-    stream.seek(member.offset_data)
-    return stream.read(member.size)
-
-
-def _members(shard: Path, stream: io.BufferedReader) -> list[tarfile.TarInfo]:
-    """Return all members of an uncompressed tar.
-
-    Raises:
-        DamagedData: it is no tar, or it ends before its end mark; tarfile alone takes a damaged header in
-            the middle for the end, which would lose samples unseen.
-    """
-    members: list[tarfile.TarInfo] = []
-    problem = ""
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            for member in archive:
-                members.append(member)
-            stream.seek(archive.offset)
-            end = stream.read(BLOCK_BYTES)
-            if len(end) < BLOCK_BYTES or end.strip(b"\0"):
-                problem = "no end mark where its last readable member ends"
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        problem = str(error)
-    if problem:
-        after = f" after member {members[-1].name}" if members else ""
+def _content(shard: Path, stream: io.BufferedReader, member: Member, limit: int) -> bytes:
+    if member.size > limit:
         raise DamagedData(
-            f"{shard} is cut off or damaged ({problem}): {len(members)} members are readable{after}. "
+            f"{shard}, member {member.name}: {member.size} bytes; at most {limit} are read. "
             "Fetch this shard again."
         )
-    return members
+    stream.seek(member.offset)
+    return stream.read(member.size)
 
 
 def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[int] | list[str]:
@@ -331,13 +265,13 @@ def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[i
     """
     try:
         if kind == "classification":
-            label = int(content)
-            if label < 0:
-                raise ValueError("below 0")
+            label = whole_number(content.decode("ascii"))
+            if label is None or label >= MOST_CLASSES:
+                raise ValueError(f"{content[:40]!r}, at most {MOST_CLASSES - 1}")
             return label
         if kind == "multilabel":
-            vector = np.load(io.BytesIO(content), allow_pickle=False)
-            if vector.ndim != 1 or not np.isin(vector, (-1, 0, 1)).all():
+            vector = small_array(content)
+            if vector.ndim != 1 or len(vector) > MOST_CLASSES or not np.isin(vector, (-1, 0, 1)).all():
                 raise ValueError(f"shape {vector.shape}, expected a vector of 0, 1 and -1")
             listed: list[int] = vector.astype(np.int64).tolist()
             return listed

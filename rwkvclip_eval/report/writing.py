@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.results import atomic_path, write_text
+from rwkvclip_eval.disk import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

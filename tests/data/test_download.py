@@ -199,7 +199,7 @@ def test_of_a_hub_copy_with_a_short_training_split_the_test_split_alone_is_taken
     monkeypatch.setattr(
         "rwkvclip_eval.data.http.fetch_file", lambda download, folder, _: published.append(download.file)
     )
-    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    monkeypatch.setattr("rwkvclip_eval.data.archives.unpack", lambda path: None)
     hub_says(monkeypatch, {"test/0.tar": b""})
     (tmp_path / f"wds_vtab-{name}" / "test").mkdir(parents=True)
     (tmp_path / f"wds_vtab-{name}" / "test" / "0.tar").write_bytes(b"")
@@ -228,7 +228,7 @@ def test_where_the_hub_cannot_be_reached_the_published_files_are_tried_and_both_
         fetch(DatasetRef(name="dtd"), tmp_path)
     asked = []
     monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", lambda d, *a: asked.append(d.file))
-    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    monkeypatch.setattr("rwkvclip_eval.data.archives.unpack", lambda path: None)
     if fetch is download_dataset:
         said = fetch(DatasetRef(name="dtd"), tmp_path)
         assert "no such repository" in said and "Then: 1 files are at" in said

@@ -141,4 +141,4 @@ def test_a_remembered_fingerprint_that_was_damaged_is_computed_again(tmp_path):
     cut.parent.mkdir()
     cut.write_text("")
     assert remembered_fingerprint("signature", tmp_path, lambda: "f" * 64) == "f" * 64
-    assert cut.read_text() == "f" * 64
+    assert cut.read_text().split()[0] == "f" * 64

@@ -11,7 +11,8 @@ import pytest
 
 from rwkvclip_eval.data import webdataset as source
 from rwkvclip_eval.data.samples import fingerprint_samples
-from rwkvclip_eval.data.webdataset import INDEX_NAME, open_webdataset
+from rwkvclip_eval.data.shard_index import INDEX_NAME
+from rwkvclip_eval.data.webdataset import open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.results import atomic_path, write_text
 from rwkvclip_models.device import resolve_device
 from rwkvclip_train.data import Pairs, open_sources, pair_loader
 from rwkvclip_train.losses import contrastive_loss

@@ -5,36 +5,28 @@ Axes: n samples.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
-import pickle
+import math
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rwkvclip_eval.data.formats.array_pickle import load_pickle
 from rwkvclip_eval.data.formats.image_arrays import ArrayReader, H5Reader, MappedReader, array_split
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import read_text
+from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows, read_text, whole_number
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from rwkvclip_eval.data.samples import Split
 
-PICKLED = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
-"""What a pickle of arrays, lists, mappings and texts names; nothing in it runs code."""
 MNIST_FILES = {"train": "train", "test": "t10k"}
 IDX_IMAGES, IDX_LABELS = 2051, 2049
 """Magic numbers of idx files of bytes with three axes and with one."""
@@ -49,46 +41,10 @@ FER2013_USAGE = {
     ("clip-benchmark", "test"): ("PublicTest", "PrivateTest"),
 }
 FER2013_FOLDERS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+ARRAY_LIMIT_BYTES = 1 << 30
+"""Of a file of arrays that is read whole, unpacked; MNIST's largest has 47 MB."""
 STL10_SHAPE = (3, 96, 96)
 PCAM_SPLITS = {"train": "train", "val": "valid", "test": "test"}
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stand for `_codecs.encode`, with which protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r} is not allowed")
-    return text.encode("latin1")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds arrays, bytes, texts, lists and mappings, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _latin1
-        if (module, name) not in PICKLED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
-        return super().find_class(module, name)
-
-
-def load_pickle(path: Path) -> dict[str, Any]:
-    """Return the mapping in a pickle of arrays; nothing else in it is built or run.
-
-    Raises:
-        DataNotFound: there is no such file.
-        DamagedData: it is cut off, no mapping, or names something other than arrays.
-    """
-    if not path.is_file():
-        raise DataNotFound(f"There is no {path}. Unpack the published archive there.")
-    try:
-        content = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except MemoryError:
-        raise
-    except Exception as error:  # Damaged pickles raise errors of many kinds.
-        raise DamagedData(f"{path} is no pickle of arrays: {error}. Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise DamagedData(f"{path} holds a {type(content).__name__}, expected a mapping. Fetch it again.")
-    return content
 
 
 def open_cifar10(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
@@ -128,6 +84,7 @@ def _cifar(
             or rows.shape[1] != 3072
             or not isinstance(found, list)
             or len(found) != len(rows)
+            or not all(type(label) is int and 0 <= label < 1000 for label in found)
         ):
             raise DamagedData(
                 f"{base / batch}: expected data [n, 3072] uint8 and n {labels_key}. Fetch it again."
@@ -135,8 +92,8 @@ def _cifar(
         pixels.append(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels += found
     class_names = load_pickle(base / meta).get(names_key)
-    if not isinstance(class_names, list):
-        raise DamagedData(f"{base / meta} has no list {names_key}. Fetch it again.")
+    if not isinstance(class_names, list) or not all(isinstance(text, str) for text in class_names):
+        raise DamagedData(f"{base / meta} has no list of texts {names_key}. Fetch it again.")
     files = [base / batch for batch in [*batches[split], meta]]
     reader = ArrayReader(np.concatenate(pixels), f"{folder} {split}")
     return array_split(
@@ -169,19 +126,23 @@ def _read_idx(path: Path, magic: int) -> np.ndarray[Any, Any]:
     """Return the bytes of an idx file in the shape its header states.
 
     Raises:
-        DamagedData: the magic number is another, or the length does not fit the header.
+        DamagedData: the magic number is another, the length does not fit the header, or it is too large.
     """
-    try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DamagedData(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
+    content = read_bytes(path, limit=ARRAY_LIMIT_BYTES, what="file", error=DamagedData)
+    if path.suffix == ".gz":
+        try:
+            with gzip.open(io.BytesIO(content)) as packed:
+                content = packed.read(ARRAY_LIMIT_BYTES + 1)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DamagedData(f"{path} cannot be unpacked: {error}. Fetch it again.") from error
+        if len(content) > ARRAY_LIMIT_BYTES:
+            raise DamagedData(f"{path} unpacks to more than the {ARRAY_LIMIT_BYTES} bytes that are read.")
     axes = magic & 0xFF
     if len(content) < 4 + 4 * axes or struct.unpack(">i", content[:4])[0] != magic:
         raise DamagedData(f"{path} is no idx file with magic number {magic}. Fetch it again.")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if body.size != int(np.prod(shape)):
+    if body.size != math.prod(shape):
         raise DamagedData(f"{path}: the header says {shape}, {body.size} bytes follow. Fetch it again.")
     return body.reshape(shape)
 
@@ -193,8 +154,10 @@ def open_stl10(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
     base = locate(name, root, f"stl10_binary/{split}_X.bin", f"{split}_X.bin").parent
     paths = [base / f"{split}_X.bin", need(name, base / f"{split}_y.bin")]
     images, answers = paths
-    labels = np.frombuffer(answers.read_bytes(), np.uint8).astype(np.int64) - 1
-    size, expected = images.stat().st_size, len(labels) * int(np.prod(STL10_SHAPE))
+    content = read_bytes(answers, limit=ARRAY_LIMIT_BYTES, what="file", error=DamagedData)
+    labels = np.frombuffer(content, np.uint8).astype(np.int64) - 1
+    size = require_regular(images, "file", error=DamagedData).st_size
+    expected = len(labels) * math.prod(STL10_SHAPE)
     if size != expected:
         raise DamagedData(f"{images} has {size} bytes; {len(labels)} labels need {expected}. Fetch it again.")
     names = read_text(need(name, base / "class_names.txt")).split()
@@ -204,8 +167,10 @@ def open_stl10(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         paths.append(folds)
         try:
             rows = np.array(read_text(folds).splitlines()[0].split(), dtype=np.int64)
+            if rows.min() < 0:
+                raise ValueError("a row below 0")
             labels = labels[rows]
-        except (IndexError, ValueError) as error:
+        except (IndexError, ValueError, OverflowError) as error:
             raise DamagedData(f"{folds} does not fit {answers.name}: {error}. Fetch it again.") from error
     reader = MappedReader(images, STL10_SHAPE, tuple(rows.tolist()))
     return array_split(name, root, paths, reader, labels, names, cache_dir, (split, variant))
@@ -229,22 +194,22 @@ def open_fer2013(root: Path, split: str, variant: str, cache_dir: Path | None) -
         return image_split("fer2013", root, [f for f, _ in pairs], [i for _, i in pairs], names, cache_dir)
     path = locate("fer2013", root, *places)
     pixels, labels = [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, raw in enumerate(csv.DictReader(file, skipinitialspace=True), start=2):
-            found = raw.get("Usage") if path.name != "train.csv" else "Training"
-            if found not in ("Training", "PublicTest", "PrivateTest"):
-                raise DamagedData(f"{path} line {number}: unknown Usage {found!r}. Fetch it again.")
-            if found not in usage:
-                continue
-            try:
-                image = np.array(raw["pixels"].split(), dtype=np.uint8).reshape(48, 48)
-                labels.append(FER2013_ORDER[int(raw["emotion"])])
-            except (KeyError, ValueError, OverflowError, IndexError, AttributeError, TypeError) as error:
-                raise DamagedData(
-                    f"{path} line {number}: expected an emotion 0 to 6 and 48 x 48 pixels ({error}). "
-                    "Fetch it again."
-                ) from error
-            pixels.append(image)
+    for line, raw in csv_rows(path, skipinitialspace=True):
+        found = raw.get("Usage") if path.name != "train.csv" else "Training"
+        if found not in ("Training", "PublicTest", "PrivateTest"):
+            raise DamagedData(f"{path}, line {line}: unknown Usage {found!r}. Fetch it again.")
+        if found not in usage:
+            continue
+        try:
+            image = np.array(raw["pixels"].split(), dtype=np.uint8).reshape(48, 48)
+            emotion = whole_number(raw["emotion"])
+            labels.append(FER2013_ORDER[len(FER2013_ORDER) if emotion is None else emotion])
+        except (KeyError, ValueError, OverflowError, IndexError) as error:
+            raise DamagedData(
+                f"{path}, line {line}: expected an emotion 0 to 6 and 48 x 48 pixels ({error}). "
+                "Fetch it again."
+            ) from error
+        pixels.append(image)
     if not pixels:
         raise DamagedData(f"{path} has no rows with Usage {' or '.join(usage)}. Fetch it again.")
     reader = ArrayReader(np.stack(pixels), path.name)
@@ -255,10 +220,13 @@ def open_pcam(root: Path, split: str, variant: str, cache_dir: Path | None) -> S
     """Open the HDF5 files `camelyonpatch_level_2_split_SPLIT_{x,y}.h5`, unpacked."""
     need_split("pcam", split, PCAM_SPLITS)
     images, answers = (_pcam_path(root, f"{PCAM_SPLITS[split]}_{part}") for part in "xy")
-    shape, _ = _h5(images, "x")
-    _, labels = _h5(answers, "y")
-    if len(shape) != 4 or shape[3] != 3 or shape[0] != len(labels):
-        raise DamagedData(f"{images} holds x of shape {shape} for {len(labels)} labels. Fetch it again.")
+    x, y = _h5(images, "x"), _h5(answers, "y")
+    shape, count = x.shape, x.shape[0] if x.shape else 0
+    if len(shape) != 4 or shape[3] != 3 or x.dtype != np.uint8 or shape[1] * shape[2] > MAX_PIXELS:
+        raise DamagedData(f"{images} holds x of {x.dtype} {shape}; expected uint8 [n, 96, 96, 3].")
+    if y.dtype.kind not in "iu" or math.prod(y.shape) != count:
+        raise DamagedData(f"{images} holds x of shape {shape} for y of {y.dtype} {y.shape}. Fetch it again.")
+    labels = y.read()
     reader = H5Reader(images, "x")
     names = shipped("labels", "pcam") or ()
     return array_split(
@@ -274,17 +242,40 @@ def _pcam_path(root: Path, part: str) -> Path:
     return locate("pcam", root, f"pcam/{file}", file)
 
 
-def _h5(path: Path, name: str) -> tuple[tuple[int, ...], np.ndarray[Any, Any]]:
-    """Return the shape of a dataset, and its values if it is the labels `y`.
+class _Numbers(NamedTuple):
+    """A dataset of an HDF5 file."""
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """Return its numbers."""
+        import h5py
+
+        try:
+            with h5py.File(self.path, "r") as file:
+                return np.asarray(file[self.name][()])
+        except (OSError, RuntimeError) as error:
+            raise DamagedData(f"{self.path} cannot be read: {error}. Fetch it again.") from error
+
+
+def _h5(path: Path, name: str) -> _Numbers:
+    """Return what an HDF5 file says of one of its datasets.
 
     Raises:
-        DamagedData: the file is cut off or has no such dataset.
+        DamagedData: the file is cut off, or has no such dataset of its own: it may name other files.
     """
     import h5py
 
+    require_regular(path, "file", error=DamagedData)
     try:
         with h5py.File(path, "r") as file:
-            found = file[name]
-            return tuple(found.shape), found[()] if name == "y" else np.empty(0)
-    except (OSError, KeyError) as error:
+            link = file.get(name, getlink=True)
+            found = file[name] if isinstance(link, h5py.HardLink) else None
+            if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+                raise KeyError("no dataset of its own")
+            return _Numbers(path, name, tuple(found.shape or ()), found.dtype)
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedData(f"{path} is no HDF5 file with {name!r}: {error}. Fetch it again.") from error

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, TypeAdapter
 
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import name_some, read_text
+from rwkvclip_eval.data.reading import below, csv_rows, read_json, whole_number
+from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def open_gtsrb(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         file = "GT-final_test.csv"
         answers = locate(name, root, f"gtsrb/{file}", file, f"GTSRB/{file}")
         pairs = []
-        for row in csv.DictReader(read_text(answers).splitlines(), delimiter=";", skipinitialspace=True):
-            try:
-                pairs.append((base / row["Filename"], int(row["ClassId"])))
-            except (KeyError, TypeError, ValueError) as error:
+        columns = ("Filename", "ClassId")
+        for line, row in csv_rows(answers, columns, delimiter=";", skipinitialspace=True):
+            label = whole_number(row["ClassId"])
+            if label is None:
                 raise DamagedData(
-                    f"{answers}: expected the columns Filename and ClassId ({error}). Fetch it again."
-                ) from error
+                    f"{answers}, line {line}: {row['ClassId'][:40]!r} is no ClassId. Fetch it again."
+                )
+            pairs.append((below(base, row["Filename"], str(answers)), label))
     return _split(name, root, pairs, names, cache_dir)
 
 
@@ -123,6 +125,20 @@ def _draw_rank(base: Path) -> Callable[[tuple[Path, int]], bytes]:
     return rank
 
 
+class _Scene(BaseModel):
+    image_filename: str
+    objects: list[object]
+
+
+class _Scenes(BaseModel):
+    """CLEVR's answers."""
+
+    scenes: list[_Scene]
+
+
+_SCENES = TypeAdapter(_Scenes)
+
+
 def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Open `CLEVR_v1.0`; the label is the number of objects less three. Its test answers are unpublished."""
     known = CLEVR_VTAB if variant == "vtab" else CLEVR_DRAW
@@ -132,11 +148,8 @@ def open_clevr(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         "clevr", root, f"CLEVR_v1.0/scenes/CLEVR_{folder}_scenes.json", f"scenes/CLEVR_{folder}_scenes.json"
     )
     images = base.parent.parent / "images" / folder
-    try:
-        scenes = json.loads(read_text(base))["scenes"]
-        pairs = [(images / s["image_filename"], len(s["objects"]) - CLEVR_FEWEST) for s in scenes]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamagedData(f"{base} holds no list of scenes: {error}. Fetch it again.") from error
+    scenes = read_json(base, _SCENES, "CLEVR's list of scenes").scenes
+    pairs = [(below(images, s.image_filename, str(base)), len(s.objects) - CLEVR_FEWEST) for s in scenes]
     if any(not 0 <= label < len(names) for _, label in pairs):
         raise DamagedData(f"{base}: expected 3 to 10 objects in each scene. Fetch it again.")
     if variant == "draw":

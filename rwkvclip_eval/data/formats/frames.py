@@ -12,7 +12,6 @@ hundreds of thousands of clips some cannot be decoded: those are damaged images,
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import os
 import re
@@ -29,6 +28,7 @@ from rwkvclip_eval.data.formats.image_files import (
     need_split,
     read_lines,
 )
+from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows
 from rwkvclip_eval.data.samples import Undecodable, name_some
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
@@ -95,7 +95,10 @@ def middle_frame(path: Path) -> Image:
     try:
         # Headers lie about the number of frames; packets do not, and reading them decodes nothing.
         with av.open(str(path)) as container:
-            wanted = sum(packet.size > 0 for packet in container.demux(video=0)) // 2
+            stream = container.streams.video[0]
+            if stream.codec_context.width * stream.codec_context.height > MAX_PIXELS:
+                raise Undecodable(f"its frames have more than {MAX_PIXELS} pixels")
+            wanted = sum(packet.size > 0 for packet in container.demux(stream)) // 2
         with av.open(str(path)) as container:
             frame = None
             for number, frame in enumerate(container.decode(video=0)):  # noqa: B007  The last one is used.
@@ -166,20 +169,18 @@ def read_kinetics700(root: Path, split: str, variant: str, cache_dir: Path | Non
 def _kinetics_rows(path: Path) -> list[tuple[str, str]]:
     """Return label and file stem of each video."""
     rows = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        for row in reader:
-            try:
-                start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-                label, youtube_id = row["label"].strip(), row["youtube_id"].strip()
-                if not label or not youtube_id:
-                    raise ValueError("an empty label or youtube_id")
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise DamagedData(
-                    f"{path}, line {reader.line_num}: expected label, youtube_id, time_start and time_end "
-                    f"({error!r}). The first test.csv had no labels."
-                ) from error
-            rows.append((label, f"{youtube_id}_{start:06d}_{end:06d}"))
+    for line, row in csv_rows(path):
+        try:
+            start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+            label, youtube_id = row["label"].strip(), row["youtube_id"].strip()
+            if not label or not youtube_id:
+                raise ValueError("an empty label or youtube_id")
+        except (KeyError, ValueError, OverflowError) as error:
+            raise DamagedData(
+                f"{path}, line {line}: expected label, youtube_id, time_start and time_end "
+                f"({error!r}). The first test.csv had no labels."
+            ) from error
+        rows.append((label, f"{youtube_id}_{start:06d}_{end:06d}"))
     if not rows:
         raise DamagedData(f"{path} has no rows; fetch it again.")
     return rows

@@ -6,11 +6,12 @@ Each line is {"id": …, "img": "img/01235.png", "label": 0 or 1, "text": …}. 
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, TypeAdapter
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.data.reading import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +25,16 @@ TEMPLATES = ("a {c}.",)
 """Both from CLIP's data/prompts.md; clip-benchmark has none."""
 
 
+class _Row(BaseModel):
+    """A meme; its text is part of the image."""
+
+    img: str
+    label: Literal[0, 1]
+
+
+_FORM = TypeAdapter(_Row)
+
+
 def read_hateful_memes(root: Path, split: str, variant: str, cache_dir: Path | None) -> Split:
     """Read `train`, or the seen development memes as `test`."""
     need_split(NAME, split, FILES, "the labelled development memes are the test split")
@@ -33,13 +44,7 @@ def read_hateful_memes(root: Path, split: str, variant: str, cache_dir: Path | N
     files: list[str] = []
     labels: list[int] = []
     for number, line in enumerate(read_lines(NAME, path), start=1):
-        try:
-            row = json.loads(line)
-            file, label = row["img"], row["label"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DamagedData(f"{path}, line {number}: expected img and label ({error!r}).") from error
-        if label not in (0, 1):
-            raise DamagedData(f"{path}, line {number}: expected label 0 or 1, found {label!r}.")
-        files.append(file)
-        labels.append(label)
+        row = parse_json(line, _FORM, f"{path}, line {number}", "img and label, 0 or 1")
+        files.append(row.img)
+        labels.append(row.label)
     return image_split(NAME, base, files, labels, CLASS_NAMES, cache_dir, TEMPLATES)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import catalogue
+from rwkvclip_eval.data.reading import below, read_text
 from rwkvclip_eval.data.samples import (
     FileReader,
     Split,
     check_unique,
     fingerprint_files,
     name_some,
-    read_text,
     targets,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit
@@ -145,11 +145,12 @@ def image_split(
 
     Raises:
         DataNotFound: the list is empty.
-        DamagedData: images that are not there or listed twice, or labels outside the class names.
+        DamagedData: images that are not there, listed twice or outside `base`, or labels outside the class
+            names.
     """
     if not files:
         raise DataNotFound(f"{name}: no images below {base}.")
-    paths = tuple(base / file for file in files)
+    paths = tuple(below(base, file, name) for file in files)
     if missing := [file for file, path in zip(files, paths, strict=True) if not path.is_file()]:
         raise DamagedData(
             f"{name}: {len(missing)} of {len(files)} images are not below {base}: {name_some(missing)}. "
@@ -165,7 +166,7 @@ def image_split(
     return Split(
         kind="classification" if array.ndim == 1 else "multilabel",
         keys=list(files),
-        images=FileReader(paths),
+        images=FileReader(paths, base),
         source=f"published files of {name}",
         fingerprint=fingerprint_files(paths, files, targets(array, None), base, cache_dir),
         labels=array,

@@ -6,8 +6,9 @@ of its species ids.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
 
 from rwkvclip_eval.data.formats.image_files import (
     class_ids,
@@ -18,7 +19,7 @@ from rwkvclip_eval.data.formats.image_files import (
     read_lines,
 )
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import read_text
+from rwkvclip_eval.data.reading import below, read_json, whole_number
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -35,12 +36,9 @@ def read_food101(root: Path, split: str, variant: str, cache_dir: Path | None) -
     need_split("food101", split, ("train", "test"))
     base = find_base("food101", root, ["food-101"], "images")
     path = need("food101", base / "meta" / f"{split}.json")
-    try:
-        listed: dict[str, list[str]] = json.loads(read_text(path))
-        files = [f"images/{image}.jpg" for images in listed.values() for image in images]
-        classes = [name for name, images in listed.items() for _ in images]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedData(f"food101: {path} is no JSON of class to list of images: {error}.") from error
+    listed = read_json(path, TypeAdapter(dict[str, list[str]]), "food101's mapping of class to images")
+    files = [f"images/{image}.jpg" for images in listed.values() for image in images]
+    classes = [name for name, images in listed.items() for _ in images]
     order = sorted(listed)
     labels = class_ids("food101", classes, order, path)
     return image_split("food101", base, files, labels, [c.replace("_", " ") for c in order], cache_dir)
@@ -57,8 +55,11 @@ def read_birdsnap(root: Path, split: str, variant: str, cache_dir: Path | None) 
     species = _table(base / "species.txt", ("id", "common"))
     images = _table(base / "images.txt", ("path", "species_id"))
     test = set(read_lines(name, base / "test_images.txt")[1:])
-    number = {row["id"]: i for i, row in enumerate(sorted(species, key=lambda row: int(row["id"])))}
-    class_names = [row["common"] for row in sorted(species, key=lambda row: int(row["id"]))]
+    if wrong := [row["id"] for row in species if whole_number(row["id"]) is None]:
+        raise DamagedData(f"{name}: species.txt has the id {wrong[0][:40]!r}; expected a number.")
+    species = sorted(species, key=lambda row: int(row["id"]))
+    number = {row["id"]: i for i, row in enumerate(species)}
+    class_names = [row["common"] for row in species]
     if absent := test - {row["path"] for row in images}:
         raise DamagedData(f"{name}: test_images.txt lists {len(absent)} images that images.txt has not.")
     folder = next((f for f in ("download/images", "images", "download") if (base / f).is_dir()), None)
@@ -67,7 +68,7 @@ def read_birdsnap(root: Path, split: str, variant: str, cache_dir: Path | None) 
             f"{name}: there is no folder download/images in {base}; run get_birdsnap.py there."
         )
     wanted = [row for row in images if (row["path"] in test) == (split == "test")]
-    there = [row for row in wanted if (base / folder / row["path"]).is_file()]
+    there = [row for row in wanted if below(base / folder, row["path"], name).is_file()]
     labels = class_ids(name, [row["species_id"] for row in there], list(number), base / "images.txt")
     files = [f"{folder}/{row['path']}" for row in there]
     return image_split(name, base, files, labels, class_names, cache_dir, BIRDSNAP_TEMPLATES)
@@ -121,7 +122,7 @@ def read_pets(root: Path, split: str, variant: str, cache_dir: Path | None) -> S
     base = find_base(name, root, ["oxford-iiit-pet"], "annotations")
     path = base / "annotations" / ("trainval.txt" if split == "train" else "test.txt")
     rows = [line.split() for line in read_lines(name, path) if not line.startswith("#")]
-    if wrong := [row for row in rows if len(row) != 4 or not row[1].isdecimal()]:
+    if wrong := [row for row in rows if len(row) != 4 or whole_number(row[1]) is None]:
         raise DamagedData(
             f"{name}: {path}: expected IMAGE CLASS SPECIES BREED, found {' '.join(wrong[0])!r}."
         )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.formats.image_files import class_ids, find_base, image_split, need_split, read_lines
 from rwkvclip_eval.data.formats.mat_files import load_mat
 from rwkvclip_eval.data.prompts import shipped
+from rwkvclip_eval.data.reading import whole_number
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -108,11 +109,11 @@ def _flat_classes(root: Path, base: Path, images: list[str]) -> tuple[list[str],
             f"unpack ILSVRC2012_devkit_t12.tar.gz into {root}."
         )
     truth = data / "ILSVRC2012_validation_ground_truth.txt"
-    numbers = [int(line) if line.isdecimal() else -1 for line in read_lines(NAME, truth)]
+    numbers = [-1 if (n := whole_number(line)) is None else n for line in read_lines(NAME, truth)]
     by_number = _numbered(data)
     places = [image.rpartition(".")[0].rpartition("_")[2] for image in images]
     if bad := [
-        i for i, p in zip(images, places, strict=True) if not p.isdecimal() or not 1 <= int(p) <= len(numbers)
+        i for i, p in zip(images, places, strict=True) if not 1 <= (whole_number(p) or 0) <= len(numbers)
     ]:
         raise DamagedData(
             f"{NAME}: {truth} has {len(numbers)} labels, none for {len(bad)} images, such as {bad[0]}."

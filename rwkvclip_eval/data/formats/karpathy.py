@@ -10,19 +10,20 @@ coco_test_karpathy.json), that is read. COCO's fourth split `restval` joins `tra
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, TypeAdapter
 
 from rwkvclip_eval.data.clip_benchmark import RETRIEVAL, open_clip_benchmark
 from rwkvclip_eval.data.formats.image_files import need_split
+from rwkvclip_eval.data.reading import below, read_json
 from rwkvclip_eval.data.samples import (
     FileReader,
     Split,
     check_unique,
     fingerprint_files,
     name_some,
-    read_text,
     targets,
 )
 from rwkvclip_eval.data.types import SPLITS
@@ -74,51 +75,56 @@ def _read(name: str, root: Path, split: str, variant: str, cache_dir: Path | Non
             f"{name}: there is no {FILES[name]}{also} in {root}. Karpathy's caption_datasets.zip has the "
             "former."
         )
-    rows = [row for row in _rows(name, file) if row["split"] in wanted]
+    content = read_json(file, _FORM, f"{name} in Karpathy's form")
+    rows = [row for row in content.images if row.split in wanted]
     if not rows:
         raise DataNotFound(f"{name}: {file} has no images of split {split}.")
     base, paths = _paths(name, root, rows)
     keys = [path.relative_to(base).as_posix() for path in paths]
     check_unique(keys, str(file))
-    captions = [[sentence["raw"] for sentence in row["sentences"]] for row in rows]
+    captions = [[sentence.raw for sentence in row.sentences] for row in rows]
     if bare := [k for k, c in zip(keys, captions, strict=True) if not c or not all(map(str.strip, c))]:
         raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
     return Split(
         kind="retrieval",
         keys=keys,
-        images=FileReader(tuple(paths)),
+        images=FileReader(tuple(paths), base),
         source=f"published files of {name}",
         fingerprint=fingerprint_files(paths, keys, targets(None, captions), base, cache_dir),
         captions=captions,
     )
 
 
-def _rows(name: str, file: Path) -> list[dict[str, Any]]:
-    """Return the file's images.
-
-    Raises:
-        DamagedData: it is not of that form.
-    """
-    try:
-        rows: list[dict[str, Any]] = json.loads(read_text(file))["images"]
-        for row in rows:
-            if not isinstance(row["filename"], str) or not isinstance(row["split"], str):
-                raise TypeError("filename and split must be texts")
-            if not all(isinstance(sentence["raw"], str) for sentence in row["sentences"]):
-                raise TypeError("sentences[].raw must be texts")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise DamagedData(f"{name}: {file} is not of Karpathy's form ({error!r}); fetch it again.") from error
-    return rows
+class _Sentence(BaseModel):
+    raw: str
 
 
-def _paths(name: str, root: Path, rows: Sequence[dict[str, Any]]) -> tuple[Path, list[Path]]:
+class _Row(BaseModel):
+    """An image of Karpathy's file."""
+
+    filename: str
+    split: str
+    sentences: list[_Sentence]
+    filepath: str = ""
+
+
+class _Content(BaseModel):
+    images: list[_Row]
+
+
+_FORM = TypeAdapter(_Content)
+
+
+def _paths(name: str, root: Path, rows: Sequence[_Row]) -> tuple[Path, list[Path]]:
     """Return the folder of the images, and each image's path.
 
     Raises:
         DataNotFound: no folder has the first image.
         DamagedData: some are missing.
     """
-    files = [Path(row.get("filepath") or "", row["filename"]) for row in rows]
+    files = [Path(row.filepath, row.filename) for row in rows]
+    for file in files:
+        below(root, str(file), name)
     bases = [root / folder for folder in IMAGE_FOLDERS[name]]
     base = next((base for base in bases if (base / files[0]).is_file()), None)
     if base is None:

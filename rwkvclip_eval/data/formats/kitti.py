@@ -18,6 +18,7 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
 from rwkvclip_eval.data.prompts import shipped
+from rwkvclip_eval.data.reading import read_text, whole_number
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
@@ -58,7 +59,7 @@ def nearest_vehicle(path: Path) -> int:
         DamagedData: a line has not the published fields.
     """
     distance = NO_VEHICLE_M
-    lines = need(NAME, path).read_text(encoding="ascii", errors="replace").splitlines()
+    lines = read_text(need(NAME, path)).splitlines()
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:
@@ -104,7 +105,7 @@ def _mapping(root: Path, base: Path) -> tuple[list[str], list[int]]:
         )
     rows = [line.split() for line in read_lines(NAME, folder / "train_mapping.txt")]
     texts = ",".join(read_lines(NAME, folder / "train_rand.txt")).split(",")
-    places = [int(text) if text.strip().isdecimal() else 0 for text in texts if text.strip()]
+    places = [whole_number(text) or 0 for text in texts if text.strip()]
     if any(len(row) < 2 for row in rows) or not places or not 1 <= min(places) <= max(places) <= len(rows):
         raise DamagedData(f"{NAME}: train_rand.txt and train_mapping.txt in {folder} do not fit each other.")
     return [row[1] for row in rows], places

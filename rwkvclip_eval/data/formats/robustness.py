@@ -13,14 +13,16 @@ For imagenet_a and imagenet_r that means a choice among their own 200 classes, n
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.samples import name_some, read_text
+from rwkvclip_eval.data.reading import open_image, read_image, read_json
+from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
 if TYPE_CHECKING:
@@ -122,10 +124,8 @@ class BorderlessReader:
 
     def read(self, index: int) -> Image:
         """Return the image without its border."""
-        from PIL import Image
-
-        with Image.open(self.paths[index]) as image:
-            return image.crop((BORDER_PX, BORDER_PX, image.width - BORDER_PX, image.height - BORDER_PX))
+        image = open_image(read_image(self.paths[index]))
+        return image.crop((BORDER_PX, BORDER_PX, image.width - BORDER_PX, image.height - BORDER_PX))
 
     def where(self, index: int) -> str:
         """Return the path."""
@@ -167,8 +167,4 @@ def read_objectnet(root: Path, split: str, variant: str, cache_dir: Path | None)
 
 
 def _mapping(name: str, path: Path) -> dict[str, str]:
-    try:
-        content: dict[str, str] = json.loads(read_text(need(name, path)))
-    except json.JSONDecodeError as error:
-        raise DamagedData(f"{name}: {path} is not JSON: {error}.") from error
-    return content
+    return read_json(need(name, path), TypeAdapter(dict[str, str]), f"a mapping of texts for {name}")

@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
+from rwkvclip_eval.data.reading import below, open_image, read_image, read_text, whole_number
 from rwkvclip_eval.data.samples import (
     Split,
     fingerprint_samples,
@@ -53,6 +54,8 @@ CLASSES = (
     "tvmonitor",
 )
 NAME = "voc2007"
+MAX_SIDE_PX = 65535
+"""Of a box: a JPEG is no larger. Pillow makes an image of the box's size, wherever that lies."""
 
 _MARKS = {"-1": 0, "0": -1, "1": 1}
 """The lists' absent, only difficult and present as labels, of which −1 is left open."""
@@ -76,10 +79,7 @@ class CropReader:
 
     def read(self, index: int) -> Image:
         """Return the crop in RGB."""
-        from PIL import Image
-
-        with Image.open(self.paths[index]) as image:
-            return image.convert("RGB").crop(self.boxes[index])
+        return open_image(read_image(self.paths[index])).convert("RGB").crop(self.boxes[index])
 
     def where(self, index: int) -> str:
         """Return path and box."""
@@ -138,13 +138,15 @@ def _objects(base: Path, image: str) -> list[ObjectBox]:
         DataNotFound: there is no such file.
         DamagedData: it is no such XML, or names an unknown class.
     """
-    path = need(NAME, base / "Annotations" / f"{image}.xml")
+    path = need(NAME, below(base, f"Annotations/{image}.xml", NAME))
     found = []
     try:
-        for one in ElementTree.parse(path).getroot().iter("object"):
+        for one in ElementTree.fromstring(_without_types(read_text(path))).iter("object"):
             left, top, right, bottom = (
-                int(one.findtext(f"bndbox/{e}", "")) for e in ("xmin", "ymin", "xmax", "ymax")
+                _coordinate(one.findtext(f"bndbox/{e}", "")) for e in ("xmin", "ymin", "xmax", "ymax")
             )
+            if left > right or top > bottom:
+                raise ValueError(f"a box {left, top, right, bottom}")
             label = CLASSES.index(one.findtext("name", "").strip())
             found.append(ObjectBox(label, (left, top, right, bottom), one.findtext("difficult") == "1"))
     except (ElementTree.ParseError, ValueError) as error:
@@ -152,18 +154,36 @@ def _objects(base: Path, image: str) -> list[ObjectBox]:
     return found
 
 
+def _without_types(text: str) -> str:
+    """Return an XML text that defines no entities, which could name each other without end.
+
+    Raises:
+        ValueError: it defines some.
+    """
+    if "<!" in text.replace("<!--", ""):
+        raise ValueError("it defines types of its own")
+    return text
+
+
+def _coordinate(text: str) -> int:
+    number = whole_number(text)
+    if number is None or number > MAX_SIDE_PX:
+        raise ValueError(f"a coordinate {text[:40]!r}")
+    return number
+
+
 def _crops(base: Path, ids: list[str], objects: list[list[ObjectBox]], cache_dir: Path | None) -> Split:
     """Return one sample per object; keys are the image's path and the object's place in its annotation."""
     pairs = [(image, i, o) for image, found in zip(ids, objects, strict=True) for i, o in enumerate(found)]
     if missing := [image for image in ids if not (base / "JPEGImages" / f"{image}.jpg").is_file()]:
         raise DamagedData(f"{NAME}@crops: {len(missing)} images are not in {base}: {name_some(missing)}.")
-    paths = tuple(base / "JPEGImages" / f"{image}.jpg" for image, _, _ in pairs)
+    paths = tuple(below(base, f"JPEGImages/{image}.jpg", NAME) for image, _, _ in pairs)
     keys = [f"JPEGImages/{image}-{i}" for image, i, _ in pairs]
     boxes = tuple(o.box for _, _, o in pairs)
     labels = np.array([o.label for _, _, o in pairs], dtype=np.int64)
 
     def compute() -> str:
-        whole = {path: hashlib.sha256(path.read_bytes()).digest() for path in set(paths)}
+        whole = {path: hashlib.sha256(read_image(path)).digest() for path in set(paths)}
         digests = (
             hashlib.sha256(whole[p] + repr(b).encode()).digest() for p, b in zip(paths, boxes, strict=True)
         )

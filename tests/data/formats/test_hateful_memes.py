@@ -35,7 +35,7 @@ def test_what_is_missing_or_damaged_is_named(memes):
     with pytest.raises(DataNotFound, match="no official split 'val'"):
         read(base, "val", "default", memes)
     (base / "train.jsonl").write_text('{"img": "img/42953.png", "label": 2}\n')
-    with pytest.raises(DamagedData, match=r"train\.jsonl, line 1: expected label 0 or 1, found 2"):
+    with pytest.raises(DamagedData, match=r"train\.jsonl, line 1: expected img and label, 0 or 1;.*found 2"):
         read(base, "train", "default", memes)
     (base / "train.jsonl").write_text('{"img": "img/42953.png", "label": 0}\n{"img": "img/23058.png"}\n')
     with pytest.raises(DamagedData, match="line 2: expected img and label"):

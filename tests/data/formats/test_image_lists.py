@@ -50,7 +50,7 @@ def test_lists_and_images_that_disagree_are_damage(food101):
     listed = food101 / "food-101" / "meta" / "train.json"
     whole = listed.read_text()
     listed.write_text(whole[:20])
-    with pytest.raises(DamagedData, match=r"train\.json is no JSON of class to list"):
+    with pytest.raises(DamagedData, match=r"train\.json cannot be read: Invalid JSON"):
         read_food101(food101, "train", "default", food101)
     listed.write_text(whole.replace("waffles/10", "waffles/11"))
     with pytest.raises(DamagedData, match=r"1 of 3 images are not below .*images/waffles/11\.jpg"):

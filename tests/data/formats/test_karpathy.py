@@ -71,9 +71,9 @@ def test_what_is_missing_is_named(tmp_path, jpegs):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("[]", "not of Karpathy's form"),
-        ('{"images": [{"filename": "a.jpg"}]}', "not of Karpathy's form"),
-        ("{", "not of Karpathy's form"),
+        ("[]", "expected flickr30k in Karpathy's form"),
+        ('{"images": [{"filename": "a.jpg"}]}', r"in Karpathy's form; \['images'\]\[0\]\['split'\]"),
+        ("{", r"dataset_flickr30k\.json cannot be read"),
         (json.dumps({"images": [image("a.jpg", "test")]}), "an empty caption or none: a.jpg"),
         (json.dumps({"images": [image("a.jpg", "test", " ")]}), "an empty caption or none: a.jpg"),
         (json.dumps({"images": [image("a.jpg", "test", "x")] * 2}), "occur more than once"),

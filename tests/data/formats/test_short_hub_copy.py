@@ -18,7 +18,7 @@ def published_cifar10(monkeypatch):
         return folder / "cifar-10-batches-py" / "batches.meta"
 
     monkeypatch.setattr("rwkvclip_eval.data.http.fetch_file", fetch)
-    monkeypatch.setattr("rwkvclip_eval.data.http.unpack", lambda path: None)
+    monkeypatch.setattr("rwkvclip_eval.data.archives.unpack", lambda path: None)
 
 
 def test_a_short_training_split_of_the_hub_gives_way_to_the_published_files(tmp_path, write_wds, monkeypatch):

@@ -1,0 +1,151 @@
+"""Reads files of which nothing is known yet: regular ones only, up to a size, with a message for the rest."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rwkvclip_models.errors import UserError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+TEXT_LIMIT_BYTES = 16 << 20
+"""Of a file that people or programs write as text: a suite, a configuration, prompts."""
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_regular(
+    path: str | os.PathLike[str], what: str, *, error: type[UserError] = UserError
+) -> os.stat_result:
+    """Return the state of the file at `path`, through symbolic links, without opening it.
+
+    A pipe would be waited for and a device read for ever, so whatever opens a file from elsewhere asks here.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "suite", "checkpoint".
+        error: class of what is raised.
+
+    Raises:
+        UserError: there is none, it cannot be looked at, or it is a folder, pipe, socket or device.
+    """
+    try:
+        state = Path(path).stat()
+    except (OSError, ValueError) as problem:
+        raise error(f"Cannot read the {what} {path}: {_reason(problem)}.") from problem
+    if not stat.S_ISREG(state.st_mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(state.st_mode)), "no regular file")
+        raise error(f"Cannot read the {what} {path}: expected a file, found {kind}.")
+    return state
+
+
+def read_bytes(
+    path: str | os.PathLike[str], *, limit: int, what: str, error: type[UserError] = UserError
+) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes.
+
+    Args:
+        path: the file.
+        limit: most bytes it may have.
+        what: what it should be, for messages.
+        error: class of what is raised.
+
+    Raises:
+        UserError: it is none, cannot be read, or is larger.
+    """
+    size = require_regular(path, what, error=error).st_size
+    if size <= limit:
+        try:
+            with Path(path).open("rb") as stream:
+                # The size that the file system gives is not binding: it may grow, and is 0 under /proc.
+                content = stream.read(limit + 1)
+        except OSError as problem:
+            raise error(f"Cannot read the {what} {path}: {_reason(problem)}.") from problem
+        if len(content) <= limit:
+            return content
+        size = len(content)
+    raise error(f"The {what} {path} has {size} bytes or more; at most {limit} are read.")
+
+
+def read_text(
+    path: str | os.PathLike[str],
+    *,
+    what: str,
+    limit: int = TEXT_LIMIT_BYTES,
+    error: type[UserError] = UserError,
+) -> str:
+    """Return the text of a regular UTF-8 file of at most `limit` bytes, its line ends as in Python.
+
+    Raises:
+        UserError: it is none, cannot be read, is larger, or holds other bytes.
+    """
+    content = read_bytes(path, limit=limit, what=what, error=error)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(
+            f"The {what} {path} is not UTF-8 text: byte {problem.start} is 0x{content[problem.start]:02x}."
+        ) from problem
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    *,
+    what: str,
+    limit: int = TEXT_LIMIT_BYTES,
+    error: type[UserError] = UserError,
+) -> Any:
+    """Return what a JSON file says.
+
+    Raises:
+        UserError: it cannot be read (see `read_text`) or is not JSON (see `parse_json`).
+    """
+    return parse_json(read_text(path, what=what, limit=limit, error=error), f"{what} {path}", error=error)
+
+
+def parse_json(text: str, where: str, *, error: type[UserError] = UserError) -> Any:
+    """Return what `text` says, which may hold no number that is not finite (NaN, Infinity, 1e999).
+
+    Args:
+        text: JSON.
+        where: what holds it, for messages: "configuration a.json".
+        error: class of what is raised.
+
+    Raises:
+        UserError: it is not JSON, nested too deeply, or holds a number that is not finite.
+    """
+
+    def refuse(name: str) -> NoReturn:
+        raise error(f"The {where} holds {name[:40]}; expected a finite number.")
+
+    def finite(digits: str) -> float:
+        number = float(digits)
+        return number if math.isfinite(number) else refuse(digits)
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
+    except RecursionError as problem:
+        raise error(f"The {where} is nested too deeply to be read.") from problem
+    except json.JSONDecodeError as problem:
+        raise error(f"The {where} is not JSON: {problem}.") from problem
+    except ValueError as problem:
+        if isinstance(problem, UserError):
+            raise
+        # Python converts no integer of more than 4,300 digits.
+        raise error(f"The {where} holds a number of too many digits.") from problem
+
+
+def _reason(problem: Exception) -> str:
+    return (problem.strerror if isinstance(problem, OSError) else None) or str(problem)

@@ -1,0 +1,33 @@
+"""What looks like Ctrl-C to the command-line library, and is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rwkvclip_eval import store_upkeep
+
+
+@pytest.mark.parametrize("raised", [EOFError("No data left in file"), EOFError()])
+def test_a_file_that_ends_too_early_is_not_called_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, run: Any, raised: EOFError
+) -> None:
+    def ends(root: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(store_upkeep, "entries", ends)
+    code, _, said = run("cache", "show")
+    assert code == 1
+    assert "Internal error (EOFError)" in said
+    assert "Interrupted" not in said
+
+
+def test_ctrl_c_is_still_called_one(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    def interrupted(root: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store_upkeep, "entries", interrupted)
+    code, _, said = run("cache", "show")
+    assert code == 130
+    assert "Interrupted" in said
