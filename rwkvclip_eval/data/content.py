@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.limit import SubsetDataset
 from rwkvclip_eval.data.samples import SampleDataset, default_cache_dir, targets
+from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.results import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
