@@ -133,11 +133,13 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) ->
         return Cell(metric=metric, status="none", missing=missing, num_datasets=len(members))
     mean = math.fsum(values) / len(values)
     low = high = None
-    bounds = [(c.value, c.low, c.high) for c in cells.values()]
-    if all(lo is not None and hi is not None for _, lo, hi in bounds):
-        below = math.sqrt(math.fsum((v - lo) ** 2 for v, lo, _ in bounds if v is not None and lo is not None))
-        above = math.sqrt(math.fsum((hi - v) ** 2 for v, _, hi in bounds if v is not None and hi is not None))
-        low, high = mean - below / len(values), mean + above / len(values)
+    bounds = [
+        (c.value, c.low, c.high)
+        for c in cells.values()
+        if c.value is not None and c.low is not None and c.high is not None
+    ]
+    if len(bounds) == len(cells):
+        low, high = average_interval(bounds)
     return Cell(
         metric=metric,
         value=mean,
@@ -147,3 +149,11 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) ->
         missing=missing,
         num_datasets=len(members),
     )
+
+
+def average_interval(members: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """Return the ends of the interval of a mean of independent numbers, given value, low and high of each."""
+    mean = math.fsum(value for value, _, _ in members) / len(members)
+    below = math.sqrt(math.fsum((value - low) ** 2 for value, low, _ in members))
+    above = math.sqrt(math.fsum((high - value) ** 2 for value, _, high in members))
+    return mean - below / len(members), mean + above / len(members)

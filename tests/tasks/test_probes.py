@@ -125,6 +125,8 @@ def test_several_labels_an_image_are_independent_binary_problems():
         assert np.abs(scores[:, k] - reference.decision_function(test_x)).max() < 0.02
     assert value(result, metric) > 0.8
     assert {m.notes["form"] for m in result.metrics} == {"11-point", "area"}
+    assert {(m.ci_resamples, m.ci_seed) for m in result.metrics} == {(1000, 0)}
+    assert all("expected mAP" in m.ci_method for m in result.metrics)
 
 
 def test_the_gap_noted_is_that_of_the_last_fit_in_the_table():
