@@ -2,8 +2,8 @@
 
 Images are the unit. All captions of an image are drawn together, since they are not independent; the
 retrieval gallery is held fixed. An interval covers the truth in about 95 of 100 draws of the test images: in
-93 at least on average over truths near the one at hand, and in 90 at every single one. `tests/test_coverage.py`
-holds each function to that. Where few images decide a number, it costs width: see `Interval.conservative`.
+93 at least on average over truths near the one at hand and in 90 at every single one, as simulated in
+`tests/test_coverage.py`. Where few images decide, it costs width: see `Interval.conservative`.
 
 Every interval but those of classes and medians is `wilson` at an effective number of images (`_proportion`).
 
@@ -103,9 +103,9 @@ def mean_per_class(hit: NDArray[np.bool_], labels: NDArray[np.int64]) -> Interva
     its variance. For one class this is Wilson's interval, for classes that are all hits Wilson's of all their
     images. Variances are p (1 − p) / (n_c − 1), without bias at the observed accuracies.
 
-    Classes of fewer than `FEW_IN_CLASS` images take the accuracy of all classes with as many images: one image
-    says nothing of the variance inside its class, and one accuracy for all is the largest variance that their
-    mean allows. Classes without images are left out.
+    Classes of fewer than `FEW_IN_CLASS` images take the accuracy of all classes with as many images: one
+    image says nothing of the variance inside its class, and one accuracy for all is the largest variance that
+    their mean allows. Classes without images are left out.
 
     What else was simulated: the class-stratified bootstrap covers 0.00 at one image a class and 0.68 to 0.82
     at one to five; MOVER of each class' Wilson limits 0.76 and 0.81; a normal interval with half a hit and

@@ -131,29 +131,34 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) ->
     values = [c.value for c in cells.values() if c.value is not None]
     if not values:
         return Cell(metric=metric, status="none", missing=missing, num_datasets=len(members))
-    mean = math.fsum(values) / len(values)
-    low = high = None
-    bounds = [
-        (c.value, c.low, c.high)
-        for c in cells.values()
-        if c.value is not None and c.low is not None and c.high is not None
-    ]
-    if len(bounds) == len(cells):
-        low, high = average_interval(bounds)
+    low, high = average_interval(list(cells.values()))
+    older = [name for name, cell in cells.items() if cell.older]
     return Cell(
         metric=metric,
-        value=mean,
+        value=math.fsum(values) / len(values),
         low=low,
         high=high,
+        conservative=any(c.conservative for c in cells.values()),
+        older=f"that of {', '.join(older)}" if older else "",
         trained=all(c.trained for c in cells.values()),
         missing=missing,
         num_datasets=len(members),
     )
 
 
-def average_interval(members: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
-    """Return the ends of the interval of a mean of independent numbers, given value, low and high of each."""
-    mean = math.fsum(value for value, _, _ in members) / len(members)
-    below = math.sqrt(math.fsum((value - low) ** 2 for value, low, _ in members))
-    above = math.sqrt(math.fsum((high - value) ** 2 for value, _, high in members))
-    return mean - below / len(members), mean + above / len(members)
+def average_interval(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
+    """Return both ends of the interval of a mean of independent numbers; None where one of them has none."""
+    values: list[float] = []
+    below: list[float] = []
+    above: list[float] = []
+    for cell in cells:
+        if cell.value is None or cell.low is None or cell.high is None:
+            return None, None
+        values.append(cell.value)
+        below.append((cell.value - cell.low) ** 2)
+        above.append((cell.high - cell.value) ** 2)
+    mean = math.fsum(values) / len(values)
+    return (
+        mean - math.sqrt(math.fsum(below)) / len(values),
+        mean + math.sqrt(math.fsum(above)) / len(values),
+    )
