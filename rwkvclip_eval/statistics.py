@@ -126,19 +126,18 @@ def mean_per_class(hit: NDArray[np.bool_], labels: NDArray[np.int64]) -> Interva
             accuracy[same] = accuracy[same].mean()
             alike[same] = np.count_nonzero(same)
     images = np.maximum(counts - 1 / alike, 1)
-    of_minority = float(np.minimum(correct, counts - correct).sum())
-    return Interval(
-        _least_mean(accuracy, images, counts),
-        1 - _least_mean(1 - accuracy, images, counts),
-        "score over classes",
-        conservative=bool(counts.min() < FEW_IN_CLASS) or of_minority < FEW,
-    )
+    low, worth_low = _least_mean(accuracy, images, counts)
+    misses, worth_high = _least_mean(1 - accuracy, images, counts)
+    few = counts.min() < FEW_IN_CLASS or min(worth_low, worth_high) < FEW / 2
+    return Interval(low, 1 - misses, "score over classes", conservative=bool(few))
 
 
 def _least_mean(
     accuracy: NDArray[np.float64], images: NDArray[np.float64], counts: NDArray[np.int64]
-) -> float:
-    """Return the lower end of `mean_per_class`.
+) -> tuple[float, float]:
+    """Return the lower end of `mean_per_class`, and how many images' worth of variance it rests on.
+
+    That is n p (1 − p) of one class: about half as many as there are hits, where these are few.
 
     Args:
         accuracy: [K] observed accuracy p̂ of each class.
@@ -148,7 +147,7 @@ def _least_mean(
     from scipy import optimize
 
     if not accuracy.any():
-        return 0.0
+        return 0.0, math.inf
 
     def likely(log_pull: float) -> NDArray[np.float64]:
         """Return [K], the most likely accuracies of one mean: p̂ − p = λ p (1 − p) / ν, λ the pull."""
@@ -156,16 +155,20 @@ def _least_mean(
         p = 2 * accuracy / (1 + a + np.sqrt((1 - a) ** 2 + 4 * a * (1 - accuracy)))
         return np.minimum(p, 1)
 
-    def excess(log_pull: float) -> float:
-        """Return by how much their sum lies further from the observed one than it may."""
-        p = likely(log_pull)
+    def scatter(p: NDArray[np.float64]) -> tuple[float, float]:
+        """Return the standard deviation of their sum, and the weight of a typical image in it."""
         variances = p * (1 - p) / images
         variance = max(float(variances.sum()), 1e-300)
-        deviation = math.sqrt(variance)
-        image = float((variances / counts).sum()) / variance
-        return math.exp(log_pull) * variance - max(Z * deviation, Z_ONE_SIDED * deviation + image / 2)
+        return math.sqrt(variance), float((variances / counts).sum()) / variance
 
-    return float(likely(optimize.brentq(excess, -30, 30, xtol=1e-9)).mean())
+    def excess(log_pull: float) -> float:
+        """Return by how much their sum lies further from the observed one than it may."""
+        deviation, image = scatter(likely(log_pull))
+        return math.exp(log_pull) * deviation**2 - max(Z * deviation, Z_ONE_SIDED * deviation + image / 2)
+
+    lowest = likely(optimize.brentq(excess, -30, 30, xtol=1e-9))
+    deviation, image = scatter(lowest)
+    return float(lowest.mean()), (deviation / image) ** 2
 
 
 def recall(hit: NDArray[np.bool_], owner: NDArray[np.int64]) -> Interval:

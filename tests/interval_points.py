@@ -83,6 +83,8 @@ PER_CLASS_FURTHER = [
     per_class("half perfect, half at 0, tiny", SMALL, HALF),
     per_class("one image beside large classes", [500] * 10 + [1], [0.9] * 10 + [0.8]),
     per_class("three images beside large classes", [500] * 10 + [3], [0.98] * 10 + [0.1]),
+    per_class("ten large classes and two of five", [500] * 10 + [5, 5], [0.9] * 10 + [0.95, 0.95]),
+    per_class("two large classes and one of five", [5, 500, 500], [0.8, 0.6, 0.9]),
     per_class("two classes", np.full(2, 50), 0.5),
     per_class("five classes of eight", np.full(5, 8), 0.8),
     per_class("ten classes of twenty", np.full(10, 20), 0.5),
@@ -102,9 +104,9 @@ def proportion(n, rate):
     return Point(f"{rate} of {n}", lambda g: np.clip(rate + g.uniform(-1, 1) / n, 0, 1), draw)
 
 
-def captions(num_images, rate, correlation):
-    """Five captions an image, whose hits correlate within it (Beta-binomial)."""
-    owner = np.repeat(np.arange(num_images), 5)
+def captions(num_images, rate, correlation, counts=5):
+    """Captions, five an image, whose hits correlate within it (Beta-binomial)."""
+    owner = np.repeat(np.arange(num_images), counts)
 
     def near(generator):
         # One image, or half the way to 1 where that is nearer.
@@ -121,7 +123,8 @@ def captions(num_images, rate, correlation):
         hit = generator.random(len(owner)) < each[owner]
         return Draw(statistics.recall(hit, owner), hit.mean(), truth)
 
-    return Point(f"{rate} of {num_images} images, correlation {correlation}", near, draw)
+    ragged = "" if np.isscalar(counts) else ", ragged"
+    return Point(f"{rate} of {num_images} images{ragged}, correlation {correlation}", near, draw)
 
 
 PROPORTIONS = [proportion(n, rate) for n in (100, 1000) for rate in (0.0, 0.5, 0.9, 0.995)]
@@ -135,6 +138,7 @@ RECALLS = [
     captions(1000, 0.995, 0.6),
 ]
 RECALLS_FURTHER = [
+    captions(300, 0.9, 0.5, SHAPES.integers(1, 11, 300)),
     captions(n, rate, correlation)
     for n in (100, 1000, 5000)
     for rate in (0.5, 0.9, 0.98, 0.995)
@@ -247,7 +251,7 @@ DISTANCES = np.random.default_rng(3).normal(2, 0.5, 20)
 """Of the mean score of each label's positives from that of its negatives."""
 
 
-def mean_ap(name, num_images, shares, shift, form, *, num_resamples=100, num_expected=300):
+def mean_ap(name, num_images, shares, shift, form, *, num_resamples=100, num_expected=200):
     """Twenty labels with normal scores; the truth is the expected mAP of so many images."""
 
     def test_set(distances, generator):

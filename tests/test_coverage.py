@@ -29,7 +29,7 @@ def test_intervals_cover_the_truth(point):
 
 @pytest.mark.parametrize("point", named({PRECISION: PRECISIONS}))
 def test_intervals_of_mean_average_precision_cover_its_expectation(point):
-    check(point, simulate(point, num_truths=2, num_draws=50))
+    check(point, simulate(point, num_truths=1, num_draws=60))
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_intervals_of_no_width_or_a_tenth_are_found_out(point, scale):
 def test_intervals_of_mean_average_precision_of_no_width_or_a_tenth_are_found_out(scale):
     point = PRECISIONS[0]
     with pytest.raises(AssertionError, match="too little"):
-        check(point, simulate(point, num_truths=1, num_draws=30, scale=scale))
+        check(point, simulate(point, num_truths=1, num_draws=20, scale=scale))
 
 
 def makers(path):
