@@ -321,8 +321,8 @@ def _proportion(
     n = (fewest * spread + _BOUND_WEIGHT) / (fewest * variance + _BOUND_WEIGHT / fewest)
     n = min(n, most)
     low, high = wilson(value * n, n)[:2]
-    conservative = fewest * min(value, 1 - value) < FEW or variance == 0
-    return Interval(low, high, method, conservative=conservative)
+    few = fewest * min(value, 1 - value) < FEW or fewest**2 * variance < FEW / 4
+    return Interval(low, high, method, conservative=few)
 
 
 def mean_over_seeds(values: Sequence[float]) -> Interval | None:

@@ -139,10 +139,12 @@ RECALLS = [
 ]
 RECALLS_FURTHER = [
     captions(300, 0.9, 0.5, SHAPES.integers(1, 11, 300)),
-    captions(n, rate, correlation)
-    for n in (100, 1000, 5000)
-    for rate in (0.5, 0.9, 0.98, 0.995)
-    for correlation in (0, 0.1, 0.3, 0.6, 1)
+    *(
+        captions(n, rate, correlation)
+        for n in (100, 1000, 5000)
+        for rate in (0.5, 0.9, 0.98, 0.995)
+        for correlation in (0, 0.1, 0.3, 0.6, 1)
+    ),
 ]
 
 
