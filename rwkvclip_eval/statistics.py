@@ -276,10 +276,11 @@ def mean_over_labels(
         means = _resampled_means(statistic, labels[~few], num_images, seed, num_resamples)
         variance += float(means.var(ddof=1)) * (np.count_nonzero(~few) / len(labels)) ** 2
     fewest = len(labels) ** 2 / float((1 / positives).sum())
-    method = "wilson, bootstrap deviation over images, of the expected mAP of so many images"
+    deviation = "largest variance" if few.all() else "bootstrap deviation over images"
+    method = f"wilson, {deviation}, of the expected mAP of so many images"
     interval = _proportion(float(values.mean()), variance, fewest, method)
-    conservative = interval.conservative or bool(few.any())
-    return interval._replace(conservative=conservative, resamples=num_resamples, seed=seed)
+    interval = interval._replace(conservative=interval.conservative or bool(few.any()))
+    return interval if few.all() else interval._replace(resamples=num_resamples, seed=seed)
 
 
 def _resampled_means(

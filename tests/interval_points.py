@@ -284,7 +284,7 @@ def mean_ap(name, num_images, shares, shift, form, *, num_resamples=100, num_exp
         )
         return Draw(interval, value(scores, positive), expected)
 
-    return Point(f"{form} mAP of {num_images}, {name}", near, draw)
+    return Point(f"{form} mAP of {num_images}, {name} at {2 + shift:.1f}", near, draw)
 
 
 PRECISIONS = [

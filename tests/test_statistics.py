@@ -162,6 +162,16 @@ def test_a_bootstrap_repeats_exactly_and_names_its_seed_and_resamples(monkeypatc
     assert interval() == first
 
 
+def test_labels_of_few_positives_take_their_largest_variance_and_no_bootstrap():
+    values = np.array([0.4, 0.8])
+    found = statistics.mean_over_labels(
+        lambda label, weights: np.full(len(weights), values[label]), np.array([2, 4]), 50
+    )
+    # Mean 0.6, 0.24 (1/2 + 1/4) / 4 of variance: that of a proportion over 4 / (1/2 + 1/4) images.
+    assert found[:2] == pytest.approx(statistics.wilson(0.6 * 16 / 3, 16 / 3)[:2], abs=1e-12)
+    assert (found.resamples, found.seed, found.conservative) == (None, None, True)
+
+
 def test_an_interval_says_when_few_images_decide_it():
     labels = np.repeat(np.arange(10), 20)
     hit = np.random.default_rng(13).random(200) < 0.7

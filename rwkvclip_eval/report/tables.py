@@ -169,7 +169,7 @@ def _older_note(entries: Iterable[Entry]) -> list[str]:
     return [
         "“older version”: an earlier task version made its interval, which can be too narrow where few "
         "images decide the number, or searched its λ, where it could pass the best one over; no lead is "
-        f"claimed from it: {', '.join(older)}. The suite run again uses the stored features."
+        f"claimed from it: {', '.join(older)}. Running the suite again uses the stored features."
     ]
 
 
