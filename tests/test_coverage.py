@@ -47,7 +47,7 @@ def test_intervals_of_mean_average_precision_cover_its_expectation_at_length(poi
 @pytest.mark.slow
 @pytest.mark.parametrize("point", named({PRECISION: PRECISIONS_LARGE}))
 def test_intervals_of_mean_average_precision_cover_its_expectation_on_large_sets(point):
-    check(point, simulate(point, num_truths=1, num_draws=150, seed=1))
+    check(point, simulate(point, num_truths=1, num_draws=60, seed=1))
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1])
