@@ -71,6 +71,13 @@ class Record:
     """Upper end of the 95 % interval."""
     ci_method: str = ""
     """How it was computed, named as in `statistics`; empty where there is no interval."""
+    ci_conservative: bool = False
+    """Few images decide the number, so that the interval covers more than 95 %; unknown (False) in records of
+    before there was this field."""
+    ci_resamples: int | None = None
+    """Resamples of the interval's bootstrap; None where it has none."""
+    ci_seed: int | None = None
+    """Seed of the interval's bootstrap; None where it has none."""
     primary: bool = False
     """Whether this is the metric the field (or the protocol) reports for this dataset."""
     prompt_hash: str = ""

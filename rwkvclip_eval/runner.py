@@ -163,6 +163,9 @@ def run_unit(
             ci_low=metric.ci_low,
             ci_high=metric.ci_high,
             ci_method=metric.ci_method,
+            ci_conservative=metric.ci_conservative,
+            ci_resamples=metric.ci_resamples,
+            ci_seed=metric.ci_seed,
             primary=metric.name == primary,
             notes={**result.notes, **metric.notes} | ({"differences": differences} if differences else {}),
         )

@@ -24,6 +24,7 @@ from toy import (
 )
 
 import rwkvclip_eval as rc
+from rwkvclip_eval import statistics
 from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import OutputError, UserError
@@ -75,6 +76,15 @@ def test_a_dataset_that_cannot_be_scored_leaves_the_others_their_numbers(
     assert first.status == "failed"
     assert "29 labels name no class" in first.reason
     assert {r.status for r in others} == {"ok"}
+
+
+def test_a_record_says_how_its_interval_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = statistics.Interval(0.25, 0.75, "made up", conservative=True, resamples=9, seed=3)
+    monkeypatch.setattr(statistics, "wilson", lambda successes, n: made)
+    register(monkeypatch, colours=ColourDataset())
+    record = rc.evaluate(ColourEncoder(), suite("colours")).records[0]
+    found = {name: getattr(record, f"ci_{name}") for name in made._fields}
+    assert found == made._asdict()
 
 
 def test_a_metric_the_task_does_not_give_is_refused_with_near_matches(

@@ -131,22 +131,19 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) ->
     values = [c.value for c in cells.values() if c.value is not None]
     if not values:
         return Cell(metric=metric, status="none", missing=missing, num_datasets=len(members))
-    mean = math.fsum(values) / len(values)
-    low = high = None
-    bounds = [(c.value, c.low, c.high) for c in cells.values()]
-    if all(lo is not None and hi is not None for _, lo, hi in bounds):
-        below = math.sqrt(math.fsum((v - lo) ** 2 for v, lo, _ in bounds if v is not None and lo is not None))
-        above = math.sqrt(math.fsum((hi - v) ** 2 for v, _, hi in bounds if v is not None and hi is not None))
-        low, high = mean - below / len(values), mean + above / len(values)
     tied = any(c.ties_low is not None for c in cells.values())
+    low, high = average_interval(list(cells.values()))
+    older = [name for name, cell in cells.items() if cell.older]
     return Cell(
         metric=metric,
-        value=mean,
+        value=math.fsum(values) / len(values),
         low=low,
         high=high,
         chance=_mean([c.chance for c in cells.values()]),
         ties_low=_mean([_first(c.ties_low, c.value) for c in cells.values()]) if tied else None,
         ties_high=_mean([_first(c.ties_high, c.value) for c in cells.values()]) if tied else None,
+        conservative=any(c.conservative for c in cells.values()),
+        older=f"that of {', '.join(older)}" if older else "",
         trained=all(c.trained for c in cells.values()),
         missing=missing,
         num_datasets=len(members),
@@ -161,3 +158,21 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
+
+
+def average_interval(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
+    """Return both ends of the interval of a mean of independent numbers; None where one of them has none."""
+    values: list[float] = []
+    below: list[float] = []
+    above: list[float] = []
+    for cell in cells:
+        if cell.value is None or cell.low is None or cell.high is None:
+            return None, None
+        values.append(cell.value)
+        below.append((cell.value - cell.low) ** 2)
+        above.append((cell.high - cell.value) ** 2)
+    mean = math.fsum(values) / len(values)
+    return (
+        mean - math.sqrt(math.fsum(below)) / len(values),
+        mean + math.sqrt(math.fsum(above)) / len(values),
+    )

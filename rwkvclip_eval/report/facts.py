@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.report.averages import AVERAGE_METHOD
 from rwkvclip_eval.report.probe import other_notes, probe_facts, spread_text
+from rwkvclip_eval.report.versions import what_changed
 from rwkvclip_eval.report.wording import (
     STATUS_WORDS,
     TASK_TITLES,
@@ -22,17 +23,25 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.loading import Entry
     from rwkvclip_eval.report.probe import RegularisationCurve
     from rwkvclip_eval.report.rows import Cell, Row
+    from rwkvclip_eval.results import Record
 
+COVERS = (
+    "An interval holds the draw of the test images, while model, classes and retrieval gallery stay as they "
+    "are; that of a few-shot probe also the draws of its seeds: training images, validation images and thus "
+    "λ. It does not hold the model's own training run, so that numbers describe these checkpoints, not "
+    "training methods; nor, of a linear probe, its draw of train and validation images and its choice of λ; "
+    "nor, of a k-NN probe, the draw of the images that vote."
+)
+"""Which variation is inside and which is not; said here and nowhere else in a report."""
 READING = (
-    "Intervals are 95 %: Wilson for top-k accuracy, a class-stratified bootstrap for mean per class, and for "
-    "retrieval a bootstrap over images that keeps the captions of one image together. Each number's own "
-    "method stands beside it.",
+    "Intervals are 95 %: Wilson's, at the number of images that the data are worth (the captions of one "
+    "image count together), and a score interval for mean per class. Each number's own method stands beside "
+    "it. Simulated, they cover the truth in 93 to 97 of 100, and in more where they are called conservative.",
+    COVERS,
     f"An average is the plain mean over its datasets; its interval is {AVERAGE_METHOD}. It speaks of these "
     "datasets only.",
     "A lead is claimed only where the 95 % intervals do not overlap. Overlapping intervals do not show that "
     "two models are equal: a paired test on the predictions the run keeps can tell more.",
-    "Numbers describe these checkpoints, not training methods: a second training run of the same method "
-    "would differ too.",
     "Never compare across protocols, dataset variants or task versions; subsets with full splits; incomplete "
     "averages with complete ones; or published numbers with these as if measured alike.",
     "Untrained models show what data, task and random weights give before any training, which for probes is "
@@ -90,9 +99,14 @@ def unit_metrics(entries: Iterable[Entry]) -> list[tuple[str, str, str, str, str
         low, high = format_value(r.metric, r.ci_low), format_value(r.metric, r.ci_high)
         label = metric_label(r.metric) + (", %" if is_percent(r.metric) else "")
         interval = f"{low}–{high}" if r.ci_low is not None and r.ci_high is not None else "none"
-        method = "; ".join(filter(None, (r.ci_method, spread_text(r.notes)))) or "none"
+        method = "; ".join(filter(None, (_method(r), spread_text(r.notes)))) or "none"
         rows.append((label, format_value(r.metric, r.value), interval, str(r.n or ""), method))
     return rows
+
+
+def _method(r: Record) -> str:
+    drawn = f"{r.ci_resamples:,} resamples, seed {r.ci_seed}" if r.ci_resamples else ""
+    return ", ".join(filter(None, (r.ci_method, drawn, "conservative" if r.ci_conservative else "")))
 
 
 def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[tuple[str, str]]:
@@ -107,6 +121,7 @@ def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[t
         ("status", "" if r.status == "ok" else f"{STATUS_WORDS[r.status]}: {r.reason}"),
         ("protocol", f"{r.protocol}, task version {r.task_version}"),
         ("dataset", f"{dataset_title(entry)}, split {r.split}"),
+        ("older version", what_changed(r)),
         ("checked", _checked(entry)),
         ("known differences", str(r.notes.get("differences", ""))),
         ("neighbours", str(r.notes.get("bank", ""))),
@@ -149,12 +164,14 @@ def _checked(entry: Entry) -> str:
 def average_facts(row: Row, cell: Cell) -> list[tuple[str, str]]:
     """Return how an average was made."""
     covered = [d for d in row.datasets if d not in cell.missing]
+    conservative = "; conservative, as one of them is" if cell.conservative else ""
     facts = [
         ("mean of", ", ".join(covered)),
         ("covers", f"{cell.coverage} datasets, so it is compared with nothing" if cell.missing else ""),
         ("leaves out", ", ".join(row.leaves_out)),
         ("missing", ", ".join(cell.missing)),
-        ("95 % interval", f"{cell.interval}; {AVERAGE_METHOD}" if cell.interval else "none"),
+        ("95 % interval", f"{cell.interval}; {AVERAGE_METHOD}{conservative}" if cell.interval else "none"),
+        ("older version", cell.older),
         ("ranked", f"no: {row.problem}" if row.problem else ""),
     ]
     return [(name, text) for name, text in facts if text]

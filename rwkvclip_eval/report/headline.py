@@ -169,9 +169,10 @@ def _clause(row: Row, task: str) -> str:
     gap = _gap(row, best, runner_up)
     apart = intervals_apart(best, runner_up)
     if apart is None:
+        older = "made as today " if best.older or runner_up.older else ""
         return (
-            f"{first} has {_figure(best)} on {where}, {gap} from {second}, but without intervals no lead is "
-            "claimed"
+            f"{first} has {_figure(best)} on {where}, {gap} from {second}, but without intervals {older}no "
+            "lead is claimed"
         )
     if apart:
         return (
@@ -272,6 +273,10 @@ def _caveats(loaded: Loaded, tables: Sequence[Table]) -> Iterable[str]:
     ):
         if n := statuses.count(status):
             yield f"{n} {'unit' if n == 1 else 'units'} {words}; see “Without a number”."
+    older = sum(bool(c.older) for t in tables for r in (*t.rows, *t.further) for c in r.cells.values())
+    if older:
+        numbers = "number is" if older == 1 else "numbers are"
+        yield f"{older} {numbers} of an older task version, with an interval or search made otherwise today."
     flagged = sum(bool(r.problem) for t in tables for r in (*t.rows, *t.further))
     if flagged:
         rows = "row is" if flagged == 1 else "rows are"

@@ -30,6 +30,10 @@ class Cell:
     """Where it would fall if equal logits all went against it; None where the ranking leaves none open."""
     ties_high: float | None = None
     """Where it would fall if they all went its way."""
+    conservative: bool = False
+    """Its interval covers more than 95 %, since few images decide it."""
+    older: str = ""
+    """What of it an older task version made otherwise; no lead is claimed from it. Empty where nothing is."""
     trained: bool = True
     entry: Entry | None = None
     """The record behind it; None for averages and where nothing was run."""
@@ -156,7 +160,9 @@ def mark_best(row: Row) -> Row:
 
 
 def intervals_apart(first: Cell, second: Cell) -> bool | None:
-    """Return whether the 95 % intervals do not overlap; None where one is missing."""
+    """Return whether the 95 % intervals do not overlap; None where one is missing or of an older version."""
+    if first.older or second.older:
+        return None
     if first.low is None or first.high is None or second.low is None or second.high is None:
         return None
     return first.low > second.high or second.low > first.high

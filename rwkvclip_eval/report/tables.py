@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.report.averages import build_averages
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
 from rwkvclip_eval.report.series import find_series
-from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_version, num_shots
+from rwkvclip_eval.report.versions import what_changed
+from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_version, metric_label, num_shots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -139,7 +140,14 @@ def _build(
         rows=tuple(rows),
         averages=averages,
         further=tuple(further),
-        notes=(*notes, *_edge_note(entries), *_copy_note(entries), *_tie_note((*rows, *averages, *further))),
+        notes=(
+            *notes,
+            *_conservative_note(entries),
+            *_older_note(entries),
+            *_edge_note(entries),
+            *_copy_note(entries),
+            *_tie_note((*rows, *averages, *further)),
+        ),
     )
 
 
@@ -175,6 +183,32 @@ def _chance(record: Record) -> float | None:
 def _note(record: Record, name: str) -> float | None:
     value = record.notes.get(name)
     return float(value) if isinstance(value, int | float) else None
+
+
+def _conservative_note(entries: Iterable[Entry]) -> list[str]:
+    """Return which intervals cover more than they say."""
+    numbers: dict[str, None] = {}
+    for e in entries:
+        if e.record.ci_conservative:
+            numbers[f"{dataset_title(e)} {metric_label(e.record.metric)} ({e.model})"] = None
+    if not numbers:
+        return []
+    return [
+        "Conservative intervals, which cover more than 95 % because few images decide the number: "
+        f"{', '.join(numbers)}."
+    ]
+
+
+def _older_note(entries: Iterable[Entry]) -> list[str]:
+    """Return which numbers are marked as of an older version, and what that means."""
+    older = dict.fromkeys(f"{dataset_title(e)} ({e.model})" for e in entries if what_changed(e.record))
+    if not older:
+        return []
+    return [
+        "“older version”: an earlier task version made its interval, which can be too narrow where few "
+        "images decide the number, or searched its λ, where it could pass the best one over; no lead is "
+        f"claimed from it: {', '.join(older)}. Running the suite again uses the stored features."
+    ]
 
 
 def _edge_note(entries: Iterable[Entry]) -> list[str]:
@@ -225,6 +259,8 @@ def _dataset_row(
                 chance=_chance(r),
                 ties_low=_note(r, "ties_worst"),
                 ties_high=_note(r, "ties_best"),
+                conservative=r.ci_conservative,
+                older=what_changed(r),
                 trained=ok.trained,
                 entry=ok,
             )

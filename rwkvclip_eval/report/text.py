@@ -89,7 +89,13 @@ def table_csv(tables: Sequence[Table]) -> str:
 def _state(cell: Cell) -> str:
     if cell.value is None:
         return cell.status
-    states = [cell.mark, "" if cell.trained else "untrained", "incomplete" if cell.missing else ""]
+    states = [
+        cell.mark,
+        "" if cell.trained else "untrained",
+        "incomplete" if cell.missing else "",
+        "older" if cell.older else "",
+        "conservative" if cell.conservative else "",
+    ]
     return " ".join(filter(None, states)) or "ok"
 
 
@@ -100,6 +106,7 @@ def _markdown_cell(cell: Cell | None) -> str:
     text += " =" if cell.mark == "tie" else ""
     text += f" ({cell.interval})" if cell.interval else ""
     text += f" ties {cell.ties}" if cell.ties else ""
+    text += " older version" if cell.older else ""
     text += " untrained" if cell.value is not None and not cell.trained else ""
     return text + (f" incomplete, {cell.coverage}" if cell.missing and cell.value is not None else "")
 

@@ -89,6 +89,9 @@ class MetricValue:
         ci_low: lower end of the 95 % interval; None where none is defined.
         ci_high: upper end.
         ci_method: names in `statistics`, empty where there is no interval.
+        ci_conservative: few images decide the number, so that the interval covers more than 95 %.
+        ci_resamples: of the interval's bootstrap; None for all else.
+        ci_seed: of the interval's bootstrap; None for all else.
         notes: extra figures that belong to this number (tied rows, attainable best and worst, …).
     """
 
@@ -98,6 +101,9 @@ class MetricValue:
     ci_low: float | None = None
     ci_high: float | None = None
     ci_method: str = ""
+    ci_conservative: bool = False
+    ci_resamples: int | None = None
+    ci_seed: int | None = None
     notes: Mapping[str, float | int | str] = field(default_factory=dict)
 
 

@@ -167,7 +167,7 @@ def chance_levels(labels: NDArray[np.int64], num_classes: int) -> dict[str, dict
 
 def interval_fields(interval: statistics.Interval) -> dict[str, Any]:
     """Return the interval as keyword arguments of `MetricValue`."""
-    return {"ci_low": interval.low, "ci_high": interval.high, "ci_method": interval.method}
+    return {f"ci_{name}": value for name, value in interval._asdict().items()}
 
 
 def _tie_notes(ties: metrics.Ties | None, metric: Any) -> dict[str, float | int | str]:

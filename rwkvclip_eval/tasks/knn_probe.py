@@ -40,7 +40,7 @@ class KnnProbe(ProbeTask):
     """Weighted vote of the k nearest training images."""
 
     name = "knn_probe"
-    version = 2
+    version = 3
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
     options = frozenset({"normalize", "standardize", "k", "temperature"})

@@ -304,21 +304,22 @@ def _judge_labels(
         positive = labels[known, label] == 1
         return _FORMS[form](ranking.precision_recall(scores[known, label], positive, weights[:, known]))
 
-    values = []
+    values, positives = [], (labels == 1).sum(axis=0)
     for name, form in (
         ("mean_average_precision_11_point", "11-point"),
         ("mean_average_precision", "area"),
     ):
-        interval = statistics.mean_over_labels(functools.partial(resampled, form=form), n, num_labels)
+        statistic = functools.partial(resampled, form=form)
+        interval = statistics.mean_over_labels(statistic, positives, n) if positives.any() else None
         values.append(
             MetricValue(
                 name=name,
                 value=_mean_average_precision(scores, labels, form),
                 n=n,
-                **interval_fields(interval),
+                **(interval_fields(interval) if interval else {}),
                 notes={
                     "form": form,
-                    "labels_absent": int((~(labels == 1).any(axis=0)).sum()),
+                    "labels_absent": int((positives == 0).sum()),
                     "chance": _chance_average_precision(labels, form),
                 },
             )

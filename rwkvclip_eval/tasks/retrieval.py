@@ -25,6 +25,7 @@ from rwkvclip_eval.tasks.base import (
     TaskResult,
     hash_prompts,
 )
+from rwkvclip_eval.tasks.classification import interval_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +47,7 @@ class ZeroShotRetrieval:
     """Recall@1/5/10 and median rank; text retrieval is image → text, image retrieval text → image."""
 
     name = "zero_shot_retrieval"
-    version = 1
+    version = 2
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"retrieval"})
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
@@ -115,30 +116,25 @@ def _direction(
     num_candidates: int,
 ) -> list[MetricValue]:
     """Return recalls and median rank of one direction; `owner` [queries] is each query's image."""
-    recalls, median = statistics.retrieval(ranks, owner, KS)
     values = [
         MetricValue(
             name=f"{name}_recall@{k}",
             value=metrics.recall_at_k(ranks, k),
             n=len(ranks),
-            ci_low=interval.low,
-            ci_high=interval.high,
-            ci_method=interval.method,
+            **interval_fields(statistics.recall(ranks <= k, owner)),
             notes={
                 "chance": metrics.chance_recall(num_right, num_candidates, k),
                 "num_candidates": num_candidates,
             },
         )
-        for k, interval in zip(KS, recalls, strict=True)
+        for k in KS
     ]
     values.append(
         MetricValue(
             name=f"{name}_median_rank",
             value=metrics.median_rank(ranks),
             n=len(ranks),
-            ci_low=median.low,
-            ci_high=median.high,
-            ci_method=median.method,
+            **interval_fields(statistics.median_rank(ranks, owner, num_candidates)),
             notes={"num_candidates": num_candidates},
         )
     )

@@ -35,7 +35,7 @@ class ZeroShotClassification:
     """Top-1, top-5 (from 5 classes up) and mean per-class accuracy of single-label sets."""
 
     name = "zero_shot_classification"
-    version = 1
+    version = 2
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
@@ -133,6 +133,7 @@ def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricVa
         ci_low=padded(top1.ci_low),
         ci_high=padded(top1.ci_high),
         ci_method=top1.ci_method,
+        ci_conservative=top1.ci_conservative,
         notes={
             **top1.notes,
             **moved,

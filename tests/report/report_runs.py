@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from rwkvclip_eval.report.versions import FIRST_VERSIONS
 from rwkvclip_eval.results import Record, write_records
 
 ELEVEN = {
@@ -80,7 +81,7 @@ def record(
         "model": model,
         "model_info": info(model, **(model_info or {})),
         "task": task,
-        "task_version": 1,
+        "task_version": FIRST_VERSIONS.get(task, 1),
         "dataset": dataset,
         "protocol": protocol,
         "metric": metric,

@@ -90,7 +90,7 @@ def test_every_number_opens_how_it_was_made(full_report: ReportPaths) -> None:
     for fact in (
         "rwkvclip-eval run zero-shot-11",
         "10000" if "cifar10" in first else "25250",
-        "standard, task version 1",
+        "standard, task version 2",
         "wilson",
         "webdataset wds_",
         "dataset fingerprint",
@@ -119,7 +119,10 @@ def test_failures_published_numbers_and_provenance_are_shown(full_report: Report
     assert "deepglint/RWKV-CLIP README" in text
     assert "NVIDIA H200" in text
     assert "clean tree" in text
-    assert "Wilson for top-k" in text
+    assert "Intervals are 95 %: Wilson's" in text
+    # Which variation is inside is said in one place.
+    assert text.count("does not hold the model's own training run") == 1
+    assert text.count("training methods") == 1
     assert "logits cut to integers" in text
 
 

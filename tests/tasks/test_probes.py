@@ -131,6 +131,8 @@ def test_several_labels_an_image_are_independent_binary_problems():
     chance = {m.notes["form"]: m.notes["chance"] for m in result.metrics}
     assert chance["area"] == pytest.approx(0.5, abs=0.03)
     assert chance["area"] < chance["11-point"] < 0.6
+    assert {(m.ci_resamples, m.ci_seed) for m in result.metrics} == {(1000, 0)}
+    assert all("expected mAP" in m.ci_method for m in result.metrics)
 
 
 def test_the_gap_noted_is_that_of_the_last_fit_in_the_table():

@@ -1,0 +1,40 @@
+"""Numbers of older task versions whose interval, or search for λ, is made otherwise today."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.results import Record
+
+FIRST_VERSIONS = {
+    "zero_shot_classification": 2,
+    "zero_shot_retrieval": 2,
+    "knn_probe": 3,
+    "linear_probe": 7,
+    "few_shot_linear_probe": 7,
+}
+"""Task → its first version with today's intervals, and, of linear probes, with today's search for λ."""
+
+_OTHER_INTERVAL = re.compile(r"mean_per_class|mean_top1_top5|roc_auc|average_precision|retrieval|_shot$")
+_FEW = 10
+"""Of fewer hits or misses the interval of a proportion is wider today."""
+
+
+def what_changed(record: Record) -> str:
+    """Return what of a number is made otherwise since its task version, in words; empty where nothing is."""
+    first = FIRST_VERSIONS.get(record.task, 0)
+    if record.status != "ok" or record.task_version >= first:
+        return ""
+    searched = "linear_probe" in record.task and not str(record.notes.get("validation")).startswith("none")
+    changed = ["interval"] if _has_other_interval(record) else []
+    changed += ["search for λ"] if searched else []
+    return f"{' and '.join(changed)} of before task version {first}" if changed else ""
+
+
+def _has_other_interval(record: Record) -> bool:
+    if record.ci_low is None or record.value is None:
+        return False
+    hits = (record.n or 0) * record.value
+    return bool(_OTHER_INTERVAL.search(record.metric)) or 0 < min(hits, (record.n or 0) - hits) < _FEW
