@@ -182,18 +182,6 @@ def mean_over_labels(
     return _percentile(np.concatenate(means), "image bootstrap")
 
 
-def mean_over_seeds(values: Sequence[float]) -> Interval | None:
-    """Return Student's t interval of a mean over independent draws; None for a single one."""
-    from scipy import stats
-
-    n = len(values)
-    if n < 2:
-        return None
-    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return Interval(max(0.0, mean - half), min(1.0, mean + half), f"t over {n} seeds")
-
-
 def _draw(generator: np.random.Generator, num_resamples: int, num_images: int) -> NDArray[np.float64]:
     """Return [R, n], how often each resample of n images with replacement drew each image."""
     drawn = generator.integers(0, num_images, size=(num_resamples, num_images))

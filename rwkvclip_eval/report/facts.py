@@ -27,6 +27,8 @@ READING = (
     "Intervals are 95 %: Wilson for top-k accuracy, a class-stratified bootstrap for mean per class, and for "
     "retrieval a bootstrap over images that keeps the captions of one image together. Each number's own "
     "method stands beside it.",
+    "A few-shot interval covers both draws: of the images that each seed learns from and chooses λ on, and "
+    "of the test images. A number of one seed has none.",
     f"An average is the plain mean over its datasets; its interval is {AVERAGE_METHOD}. It speaks of these "
     "datasets only.",
     "A lead is claimed only where the 95 % intervals do not overlap. Overlapping intervals do not show that "
