@@ -167,7 +167,7 @@ def test_averages_over_ten_sets_cover_at_their_level() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sets", TEN_SETS)
 def test_averages_over_ten_sets_of_any_size_cover_at_their_level(sets: str) -> None:
-    check_averages(TEN_SETS[sets], 1000)
+    check_averages(TEN_SETS[sets], 400)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.1])
