@@ -172,7 +172,7 @@ def decoded_batches(
         collate_fn=_collate,
         worker_init_fn=_leave_signals_to_parent,
         prefetch_factor=2 if num_workers else None,
-        pin_memory=encoder.info.device == "cuda",
+        pin_memory=encoder.info.device.startswith("cuda"),
         # Without one of its own it draws from the global generator, which a training loop around it uses.
         generator=torch.Generator(),
     )

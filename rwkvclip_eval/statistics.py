@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -324,18 +324,6 @@ def _proportion(
     low, high = wilson(value * n, n)[:2]
     few = fewest * min(value, 1 - value) < FEW or fewest**2 * variance < FEW / 4
     return Interval(low, high, method, conservative=few)
-
-
-def mean_over_seeds(values: Sequence[float]) -> Interval | None:
-    """Return Student's t interval of a mean over independent draws; None for a single one."""
-    from scipy import stats
-
-    n = len(values)
-    if n < 2:
-        return None
-    mean, sd = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = float(stats.t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return Interval(max(0.0, mean - half), min(1.0, mean + half), f"t over {n} seeds")
 
 
 def _draw(generator: np.random.Generator, num_resamples: int, num_images: int) -> NDArray[np.float64]:

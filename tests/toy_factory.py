@@ -2,6 +2,7 @@
 
 TOY_DELAY_S slows encoding, so that kills land in it; the torchrun rank TOY_KILLED_RANK kills itself at its
 third batch of four. A model of `afraid_of_black` gives NaN for black images unless TOY_BRAVE is set.
+`pixels` makes a module that the suite runs like its own.
 """
 
 import os
@@ -9,7 +10,9 @@ import signal
 import time
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from toy import ColourEncoder
 
 
@@ -53,3 +56,24 @@ def broken(checkpoint: str | None, device: str) -> ColourEncoder:
             return features
 
     return Broken(name="broken")
+
+
+class Pixels(torch.nn.Module):
+    """Features are the image in 8 × 8 grey pixels; it has no text tower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(64))
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.adaptive_avg_pool2d(pixels.mean(1), 8)
+        return self.gain * small.flatten(1)
+
+
+def grey(image: Image.Image) -> torch.Tensor:
+    array = np.asarray(image.convert("RGB").resize((8, 8)), dtype=np.float32) / 255
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def pixels(checkpoint: str | None, device: str) -> tuple[torch.nn.Module, Any, None]:
+    return Pixels(), grey, None

@@ -63,7 +63,7 @@ class EncoderInfo:
     precision: str = "fp32"
     """`fp32`, `bf16` or `fp16`: the arithmetic of the towers."""
     device: str = "cpu"
-    """`cpu`, `cuda` or `mps`."""
+    """`cpu`, `cuda`, `cuda:1` or `mps`, as asked for."""
     implementation: str = ""
     """The operator implementation that really ran (`torch` for Bi-WKV, `sdpa` for attention, …)."""
     num_parameters: int = 0

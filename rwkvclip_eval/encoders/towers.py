@@ -193,7 +193,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
         logit_scale=None if tokens is None else towers.logit_scale,
         logit_bias=None if tokens is None else towers.logit_bias,
         precision=precision,
-        device=target.type,
+        device=str(target),
         implementation=towers.implementation(),
         num_parameters=sum(p.numel() for p in towers.module.parameters()),
         trained=towers.trained,

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.results import Average
 
 AVERAGE_METHOD = (
-    "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008)"
+    "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008), "
+    "in which the seeds' part of few-shot numbers has the degrees of freedom of Welch and Satterthwaite"
 )
 
 
@@ -161,18 +162,47 @@ def _first(*values: float | None) -> float | None:
 
 
 def average_interval(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
-    """Return both ends of the interval of a mean of independent numbers; None where one of them has none."""
+    """Return both ends of the interval of a mean of numbers; None where one of them has none.
+
+    Distances to the ends of independent numbers add as squares. The ends of a few-shot number hold a factor
+    for how little its few seeds tell of their variance; all datasets' seeds together tell more. So those
+    numbers give what test images alone make of them, and the variance of their seeds.
+
+    Args:
+        cells: numbers with their intervals, at least one.
+    """
+    if len(cells) == 1:
+        return cells[0].low, cells[0].high
     values: list[float] = []
     below: list[float] = []
     above: list[float] = []
+    seeds: list[tuple[float, float]] = []
     for cell in cells:
         if cell.value is None or cell.low is None or cell.high is None:
             return None, None
+        notes = cell.entry.record.notes if cell.entry else {}
+        low, high = cell.low, cell.high
+        if "seeds_se" in notes:
+            low, high = notes["images_low"], notes["images_high"]
+            seeds.append((notes["seeds_se"] ** 2, notes["seeds"] - 1))
         values.append(cell.value)
-        below.append((cell.value - cell.low) ** 2)
-        above.append((cell.high - cell.value) ** 2)
+        below.append((cell.value - low) ** 2)
+        above.append((high - cell.value) ** 2)
+    of_seeds = _squared_half_width(seeds)
     mean = math.fsum(values) / len(values)
-    return (
-        mean - math.sqrt(math.fsum(below)) / len(values),
-        mean + math.sqrt(math.fsum(above)) / len(values),
+    low, high = (
+        mean + sign * math.sqrt(math.fsum(squares) + of_seeds) / len(values)
+        for sign, squares in ((-1, below), (1, above))
     )
+    return (max(0.0, low), min(1.0, high)) if seeds else (low, high)
+
+
+def _squared_half_width(parts: Sequence[tuple[float, float]]) -> float:
+    """Return t² · Σ variance, for variances with degrees of freedom (Welch 1938, Satterthwaite 1946)."""
+    total = math.fsum(variance for variance, _ in parts)
+    if total == 0:
+        return 0.0
+    from scipy.special import stdtrit
+
+    freedom = total**2 / math.fsum(variance**2 / own for variance, own in parts)
+    return float(stdtrit(freedom, 0.975)) ** 2 * total

@@ -38,6 +38,7 @@ READING = (
     "image count together), and a score interval for mean per class. Each number's own method stands beside "
     "it. Simulated, they cover the truth in 93 to 97 of 100, and in more where they are called conservative.",
     COVERS,
+    "A few-shot number of one seed has no interval.",
     f"An average is the plain mean over its datasets; its interval is {AVERAGE_METHOD}. It speaks of these "
     "datasets only.",
     "A lead is claimed only where the 95 % intervals do not overlap. Overlapping intervals do not show that "

@@ -35,7 +35,16 @@ _STATUS_WORDS = {
 }
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _TOLD = {"l2", "l2_at_edge", "validation", "num_train", "num_val"}
-_OF_SHOTS = {"shots", "seeds", "std", "l2_at_edge"}
+_OF_SHOTS = {
+    "shots",
+    "seeds",
+    "std",
+    "l2_at_edge",
+    "seeds_se",
+    "images_low",
+    "images_high",
+    "interval_covers",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,13 +180,17 @@ def _fit_text(fit: Fit) -> str:
 
 
 def spread_text(notes: Mapping[str, Any]) -> str:
-    """Return over how many seeds a few-shot number is the mean, with their deviation and λ at the edge."""
-    if "shots" not in notes or notes.get("std") is None:
+    """Return what the interval of a few-shot number covers, and how its seeds differ, in words."""
+    if "shots" not in notes:
         return ""
-    edge = notes.get("l2_at_edge")
+    seeds, edge = int(notes["seeds"]), notes.get("l2_at_edge")
+    at_edge = f", {edge} with their best λ at the edge of the range searched" if edge else ""
+    if seeds == 1:
+        return f"no interval, since one seed does not tell what another draw would give{at_edge}"
+    covers = notes.get("interval_covers")
     return (
-        f"mean of {notes.get('seeds')} seeds, standard deviation {100 * float(notes['std']):.1f} points"
-        f"{f', {edge} with their best λ at the edge of the range searched' if edge else ''}"
+        f"{f'covers {covers}' if covers else 'without the test images, and so too narrow'}; mean of {seeds} "
+        f"seeds, standard deviation {100 * float(notes['std']):.1f} points{at_edge}"
     )
 
 
@@ -247,21 +260,25 @@ def regularisation_plot(
 def few_shot_plot(
     table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]
 ) -> Plot | None:
-    """Return a panel per dataset with the score against shots, ± one standard deviation over seeds."""
+    """Return a panel per dataset with the score against shots, its 95 % interval as a band."""
     by_title: dict[str, list[tuple[int, Row]]] = {}
     for row in rows:
         shots = num_shots(row.metric)
         if shots is not None:
             by_title.setdefault(row.title, []).append((shots, row))
-    panels: dict[str, dict[str, list[tuple[int, float, float]]]] = {}
+    # Shots, value and both ends in points; NaN ends draw no band.
+    panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
+    without_images = False
     for title, own in by_title.items():
         for model in shown:
-            line = []
+            line: list[tuple[float, ...]] = []
             for shots, row in sorted(own, key=lambda item: item[0]):
                 cell = row.cells.get(model)
                 if cell is not None and cell.value is not None and cell.entry is not None:
-                    spread = float(cell.entry.record.notes.get("std") or 0.0)
-                    line.append((shots, 100 * cell.value, 100 * spread))
+                    ends = [math.nan if end is None else 100 * end for end in (cell.low, cell.high)]
+                    line.append((shots, 100 * cell.value, *ends))
+                    covers = cell.entry.record.notes.get("interval_covers")
+                    without_images = without_images or (cell.low is not None and not covers)
             if line:
                 panels.setdefault(title, {})[model] = line
     if not panels:
@@ -271,26 +288,21 @@ def few_shot_plot(
     words = []
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for model, line in lines.items():
-            x, y = [k for k, _, _ in line], [v for _, v, _ in line]
+            x, y, low, high = zip(*line, strict=True)
             (drawn[model],) = ax.plot(x, y, color=colours[model], linewidth=1.6, marker="o", markersize=3.5)
-            ax.fill_between(
-                x,
-                [v - s for _, v, s in line],
-                [v + s for _, v, s in line],
-                color=colours[model],
-                alpha=0.2,
-                linewidth=0,
-            )
-            words.append(f"{title}, {model}: " + ", ".join(f"{k} shots {v:.1f}" for k, v, _ in line))
+            ax.fill_between(x, low, high, color=colours[model], alpha=0.2, linewidth=0)
+            said = ", ".join(f"{k} shots {v:.1f}" for k, v in zip(x, y, strict=True))
+            words.append(f"{title}, {model}: {said}")
         ax.set_xscale("log", base=2)
         ax.minorticks_off()
-        every = sorted({k for line in lines.values() for k, _, _ in line})
+        every = sorted({k for line in lines.values() for k, *_ in line})
         ax.set_xticks(every, [str(k) for k in every])
         _title(ax, title, "")
     figure.legend(list(drawn.values()), list(drawn))
     figure.figure.supxlabel("training images per class", color=MUTED, fontsize=9.5)
     figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
-    title = f"{table.title}: mean over seeds, bands are one standard deviation"
+    older = ", those of task versions before 7 without the test images" if without_images else ""
+    title = f"{table.title}: mean over seeds, bands are 95 % intervals over seeds and test images{older}"
     return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
 

@@ -12,25 +12,38 @@ Table `few_shot`, one row per seed × shots:
     status   how the solver ended at λ; see `probe.solution.Status`
     score    primary metric on the test split
 
-Axes: n images, F features, K classes.
+Table `predictions`, one row per test image × seed × shots, an image's rows together, so that another run of
+the same seeds can be paired with this one:
+    key         sample key
+    label       class id
+    shots       as above
+    seed        as above
+    prediction  class id
+    hit_5       whether the label is among the five best; where the metric is the mean of top-1 and top-5
+    score       logit of class 1 minus that of class 0; where the metric is ROC AUC
+
+Axes: S seeds, n images, F features, K classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval import statistics
+from rwkvclip_eval import seed_statistics
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import checked_labels, interval_fields
+from rwkvclip_eval.tasks.classification import checked_labels
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
 from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data, standardized
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetKind
@@ -44,7 +57,7 @@ class FewShotLinearProbe(ProbeTask):
     """The linear probe with 1, 2, 4, … training images a class."""
 
     name = "few_shot_linear_probe"
-    version = 6
+    version = 7
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
     options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})
@@ -67,7 +80,7 @@ class FewShotLinearProbe(ProbeTask):
     def score(
         self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
     ) -> TaskResult:
-        """Return the primary metric for every number of shots: mean over seeds, deviation in the notes.
+        """Return the primary metric for every number of shots: mean over seeds, with its interval.
 
         Raises:
             DamagedData: a class has fewer training images than shots; and see `probe_data`.
@@ -82,7 +95,8 @@ class FewShotLinearProbe(ProbeTask):
         metric = SCORES[name]
         most = max(options.shots)
         _require_shots({split: given for split, (given, _) in features.fit.items()}, options)
-        total, rows = len(options.shots) * options.num_seeds, []
+        total = len(options.shots) * options.num_seeds
+        judged: list[_Judged] = []
         for seed in range(options.seed, options.seed + options.num_seeds):
             drawn = _orders(train.y, seed)
             held_out = _orders(data.val.y, seed) if official else [order[most:] for order in drawn]
@@ -101,26 +115,33 @@ class FewShotLinearProbe(ProbeTask):
                 else:
                     l2, at_edge = 1 / options.C, 0
                 solution = fit(few, l2, data, options.method, compute)
-                score = metric(predict(test.x, solution, compute), test.y)
-                rows.append(
-                    {
-                        "shots": shots,
-                        "seed": seed,
-                        "l2": l2,
-                        "at_edge": at_edge,
-                        "status": solution.status,
-                        "score": score,
-                    }
-                )
+                logits = predict(test.x, solution, compute)
+                row = {
+                    "shots": shots,
+                    "seed": seed,
+                    "l2": l2,
+                    "at_edge": at_edge,
+                    "status": solution.status,
+                    "score": metric(logits, test.y),
+                }
+                judged.append(_judge(row, logits, test.y, name))
                 compute.on_progress(
-                    len(rows), total, f"{encoder.name} · {samples.info.name} · few-shot probe"
+                    len(judged), total, f"{encoder.name} · {samples.info.name} · few-shot probe"
                 )
         return TaskResult(
             metrics=[
-                _mean([row for row in rows if row["shots"] == shots], shots, name, data)
+                _mean(
+                    [one for one in judged if one.row["shots"] == shots],
+                    name,
+                    data.test.y,
+                    chosen=options.C is None,
+                )
                 for shots in sorted(options.shots, reverse=True)
             ],
-            predictions={"few_shot": _table(rows)},
+            predictions={
+                "few_shot": _table([one.row for one in judged]),
+                "predictions": _predictions(samples, judged),
+            },
             notes={
                 "validation": "official validation split" if official else "further training images",
                 "num_classes": data.num_classes,
@@ -129,20 +150,101 @@ class FewShotLinearProbe(ProbeTask):
         )
 
 
-def _mean(rows: list[dict[str, Any]], shots: int, metric: str, data: Any) -> MetricValue:
-    scores = [row["score"] for row in rows]
-    interval = statistics.mean_over_seeds(scores)
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """What the probe of one seed and number of shots makes of the n test images.
+
+    Attributes:
+        row: of the table `few_shot`.
+        prediction: [n] class ids.
+        values: [n] what the metric is a mean of; see `seed_statistics`.
+        further: name → [n], what the metric reads beside the prediction.
+    """
+
+    row: dict[str, Any]
+    prediction: NDArray[np.int64]
+    values: NDArray[Any]
+    further: Mapping[str, NDArray[Any]]
+
+
+def _judge(
+    row: dict[str, Any], logits: NDArray[np.float32], labels: NDArray[np.int64], metric: str
+) -> _Judged:
+    prediction = logits.argmax(axis=1)
+    values: NDArray[Any] = prediction == labels
+    further: dict[str, NDArray[Any]] = {}
+    if metric == "mean_top1_top5_accuracy":
+        values = classification.mean_of_top1_and_top5(logits, labels)
+        # 1 where both hit, ½ where the second alone does.
+        further["hit_5"] = values > 0
+    elif metric == "roc_auc":
+        positive = labels == 1
+        further["score"] = logits[:, 1] - logits[:, 0]
+        area = ranking.roc_auc(further["score"], positive)
+        values = np.empty(len(labels))
+        values[positive], values[~positive] = area.per_positive, area.per_negative
+    return _Judged(row=row, prediction=prediction, values=values, further=further)
+
+
+def _mean(judged: Sequence[_Judged], metric: str, labels: NDArray[np.int64], *, chosen: bool) -> MetricValue:
+    """Return the mean over the seeds of one number of shots; `chosen` says that each seed chose its λ."""
+    scores, shots = [one.row["score"] for one in judged], judged[0].row["shots"]
+    values = np.stack([one.values for one in judged])
+    if metric == "mean_per_class_accuracy":
+        interval = seed_statistics.of_mean_per_class(values, labels)
+    elif metric == "roc_auc":
+        interval = seed_statistics.of_area_under_curve(values, labels == 1)
+    else:
+        interval = seed_statistics.of_mean(values)
+    notes: dict[str, float | int | str] = {
+        "shots": shots,
+        "seeds": len(scores),
+        "l2_at_edge": sum(one.row["at_edge"] for one in judged),
+    }
+    if interval is None:
+        # One over the images alone would stand beside intervals that hold the larger part, the draws, too.
+        return MetricValue(
+            name=f"{metric}_{shots}_shot", value=float(np.mean(scores)), n=len(labels), notes=notes
+        )
+    draws = "training images, validation images and the λ chosen on them" if chosen else "training images"
+    notes |= {
+        "std": float(np.std(scores, ddof=1)),
+        "seeds_se": interval.seeds_se,
+        "images_low": interval.images_low,
+        "images_high": interval.images_high,
+        "interval_covers": f"draws of {draws}; draws of test images; not the model's own training",
+    }
     return MetricValue(
         name=f"{metric}_{shots}_shot",
         value=float(np.mean(scores)),
-        n=len(data.test.y),
-        **(interval_fields(interval) if interval else {}),
-        notes={
-            "shots": shots,
-            "seeds": len(scores),
-            "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else 0.0,
-            "l2_at_edge": sum(row["at_edge"] for row in rows),
-        },
+        n=len(labels),
+        ci_low=interval.low,
+        ci_high=interval.high,
+        ci_method=f"score interval over {len(scores)} seeds × test images",
+        notes=notes,
+    )
+
+
+def _predictions(samples: Samples, judged: Sequence[_Judged]) -> pa.Table:
+    """Return the table `predictions` of the top of this file."""
+    import pyarrow as pa
+
+    n = len(samples.keys)
+    # Rows of one image side by side make runs of equal keys and labels, which take next to no room on disk.
+    image = np.repeat(np.arange(n), len(judged))
+
+    def side_by_side(columns: Sequence[NDArray[Any]]) -> pa.Array:
+        return pa.array(np.stack(columns, axis=1).ravel())
+
+    return pa.table(
+        {
+            "key": pa.array(list(samples.keys), pa.string()).take(pa.array(image)),
+            "label": pa.array(np.asarray(samples.labels, np.int64)[image]),
+            "shots": pa.array(np.tile([one.row["shots"] for one in judged], n)),
+            "seed": pa.array(np.tile([one.row["seed"] for one in judged], n)),
+            "prediction": side_by_side([one.prediction for one in judged]),
+            **{name: side_by_side([one.further[name] for one in judged]) for name in judged[0].further},
+        }
     )
 
 

@@ -207,7 +207,7 @@ def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDA
     """Return [n, K] logits."""
     from rwkvclip_eval.probe import scores
 
-    return scores(x, solution, memory_budget=compute.memory_budget)
+    return scores(x, solution, memory_budget=compute.memory_budget, device=compute.device)
 
 
 def score_name(primary: str, data: ProbeData) -> str:

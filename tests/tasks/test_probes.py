@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from rwkvclip_eval.data.types import DatasetInfo
@@ -246,6 +246,78 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value == pytest.approx(four.mean())
     assert result.metrics[0].notes["std"] == pytest.approx(four.std())
     assert result.metrics[0].value > result.metrics[1].value > 0.2
+
+
+def test_a_few_shot_interval_holds_seeds_and_images_and_says_so():
+    options = ProbeOptions(shots=(2,), num_seeds=3, C=1.0)
+    result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
+    (metric,) = result.metrics
+    notes = metric.notes
+    assert metric.ci_method == "score interval over 3 seeds × test images"
+    assert metric.ci_low < notes["images_low"] < metric.value < notes["images_high"] < metric.ci_high
+    assert notes["seeds_se"] == pytest.approx(notes["std"] / 3**0.5)
+    assert notes["interval_covers"] == (
+        "draws of training images; draws of test images; not the model's own training"
+    )
+
+
+def test_one_seed_of_few_shots_has_a_value_and_no_interval():
+    options = ProbeOptions(shots=(1,), num_seeds=1, C=1.0)
+    result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
+    (metric,) = result.metrics
+    assert (metric.ci_low, metric.ci_high, metric.ci_method) == (None, None, "")
+    assert not {"std", "seeds_se", "interval_covers"} & set(metric.notes)
+    assert len(result.predictions["predictions"]) == metric.n
+
+
+def binary(y):
+    return (y > 4).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("metric", "case", "again"),
+    [
+        ("top1_accuracy", {}, lambda t: (t.prediction == t.label).mean()),
+        (
+            "mean_per_class_accuracy",
+            {},
+            lambda t: (t.prediction == t.label).groupby(t.label).mean().mean(),
+        ),
+        ("mean_top1_top5_accuracy", {}, lambda t: ((t.prediction == t.label).mean() + t.hit_5.mean()) / 2),
+        ("roc_auc", {"labels": binary, "names": 2}, lambda t: roc_auc_score(t.label, t.score)),
+    ],
+)
+def test_predictions_of_each_seed_give_its_score_again(metric, case, again):
+    options = ProbeOptions(shots=(1, 4), num_seeds=2, seed=5, C=1.0)
+    result, samples, _ = probe(
+        "few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), metric=metric, every=4, **case
+    )
+    table = result.predictions["predictions"].to_pandas()
+    rows = result.predictions["few_shot"].to_pandas().set_index(["shots", "seed"])
+    assert len(table) == 4 * len(samples.keys)
+    assert set(table.key) == set(samples.keys)
+    for (shots, seed), own in table.groupby(["shots", "seed"]):
+        assert own.label.tolist() == samples.labels.tolist()
+        assert again(own) == pytest.approx(rows.score[shots, seed])
+    assert {m.name for m in result.metrics} == {f"{metric}_1_shot", f"{metric}_4_shot"}
+    assert all(m.ci_low < m.value < m.ci_high for m in result.metrics)
+
+
+def test_few_shot_runs_of_two_models_pair_image_by_image_and_seed_by_seed():
+    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(2,), num_seeds=3, C=1.0))
+    samples, features = digits("test", every=4)
+    train, x = digits("train", every=4)
+    tables = []
+    for width in (64, 32):
+        cut = Features(image_probe=x.image_probe[:, :width])
+        own = dataclasses.replace(
+            features, image_probe=features.image_probe[:, :width], fit={"train": (train, cut)}
+        )
+        result = TASKS.get("few_shot_linear_probe").score(samples, own, ENCODER, protocol)
+        tables.append(result.predictions["predictions"].to_pandas())
+    paired = tables[0].merge(tables[1], on=["key", "shots", "seed"], validate="one_to_one")
+    assert len(paired) == len(tables[0]) == 3 * len(samples.keys)
+    assert (paired.label_x == paired.label_y).all()
 
 
 @pytest.mark.parametrize(("C", "at_edge"), [(None, 2), (1.0, 0)])
