@@ -243,14 +243,15 @@ class _Places:
         if tried:
             lines.append(f"Looked for: {', '.join(tried)}.")
         known = self.entry.variant(self.variant) if self.entry else None
-        if known and known.sources:
-            lines.append(f"To get it: rwkvclip-eval data download {self._label} (from {known.sources}).")
+        if known is not None:
+            from rwkvclip_eval.data.listing import obtain_command
+
+            command = obtain_command(self.name, self.variant, self.data_root)
+            how = f"To get it, from {known.sources}" if known.sources else "How to get it"
+            lines.append(f"{how}: {command}")
         if known and known.hugging_face:
-            lines.append(f"Or in the suite: source: {{kind: hugging_face}} ({known.hugging_face.path}).")
-        if self.entry and self.entry.by_hand:
-            lines.append(f"By hand: {self.entry.by_hand}")
-        if self.entry:
-            lines.append(f"Home: {self.entry.homepage}")
+            copy = known.hugging_face.path
+            lines.insert(-1, f"In the suite, source: {{kind: hugging_face}} takes {copy}.")
         return " ".join(lines)
 
 
