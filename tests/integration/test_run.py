@@ -196,7 +196,7 @@ def test_no_cache_gives_the_same_outcome_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("extra", "said"),
-    [(["--limit", "10"], "limit: None there, 10 now"), (["--precision", "bf16"], "precision")],
+    [(["--limit", "10"], "limit: none there, 10 now"), (["--precision", "bf16"], "precision")],
 )
 def test_other_options_into_the_same_directory_are_refused(
     cli: Cli, colour_suite: Path, whole_run: Path, extra: list[str], said: str
