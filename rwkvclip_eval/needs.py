@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import catalogue, record_name
-from rwkvclip_eval.data.listing import ROOT_UNKNOWN, CatalogueRow, rows_of
+from rwkvclip_eval.data.listing import ROOT_UNKNOWN, CatalogueRow, other_versions, rows_of
 from rwkvclip_eval.data.open import DATASETS, known_splits
 from rwkvclip_eval.errors import DataNotFound
 
@@ -101,7 +101,13 @@ def tell_coverage(
             continue
         automatic = " data download " in row.obtain
         (fetched if automatic else by_hand).append(need.label if automatic else row.name)
-        facts = (f"no {', '.join(absent)}", row.state.removeprefix("no: "), _size(row))
+        there = other_versions(row.name, row.variant, absent[0], data_root)
+        facts = (
+            f"no {', '.join(absent)}",
+            f"but {', '.join(there)} is there" if there else "",
+            row.state.removeprefix("no: "),
+            _size(row),
+        )
         lines.append(f"  {need.label}: {'; '.join(filter(None, facts))}")
     if fetched or by_hand:
         lines.append("To get them:")

@@ -157,6 +157,19 @@ def _found(name: str, variant: Variant, splits: Sequence[str], data_root: Path |
     return " + ".join(found)
 
 
+def other_versions(name: str, variant: str, split: str, data_root: Path | None) -> list[str]:
+    """Return `sun397@full (wds_sun397)` for each other version of a dataset of which shards are there."""
+    found = []
+    for other, known in catalogue()[name].variants.items() if data_root is not None else ():
+        for pattern in known.webdataset:
+            for folder in sorted(data_root.glob(pattern)) if data_root is not None else ():
+                # `seed*` stands for what its folder says.
+                label = f"{name}@{folder.name.rpartition('@')[2] if '*' in other else other}"
+                if (folder / split).is_dir() and label != f"{name}@{variant}":
+                    found.append(f"{label} ({folder.name})")
+    return list(dict.fromkeys(found))
+
+
 def _own_row(ref: DatasetRef, data_root: Path | None) -> CatalogueRow:
     """Return the row of a set that a suite brings itself or finds by its folder's name."""
     short = canonical_name(ref.name)

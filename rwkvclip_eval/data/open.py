@@ -244,8 +244,10 @@ class _Places:
             lines.append(f"Looked for: {', '.join(tried)}.")
         known = self.entry.variant(self.variant) if self.entry else None
         if known is not None:
-            from rwkvclip_eval.data.listing import obtain_command
+            from rwkvclip_eval.data.listing import obtain_command, other_versions
 
+            if there := other_versions(self.name, self.variant, self.split, self.data_root):
+                lines.append(f"There is {', '.join(there)}: name it so where that version is meant.")
             command = obtain_command(self.name, self.variant, self.data_root)
             how = f"To get it, from {known.sources}" if known.sources else "How to get it"
             lines.append(f"{how}: {command}")

@@ -1,12 +1,18 @@
 import csv
 import io
+import json
 import shlex
 
 import pytest
 
 from rwkvclip_eval.data.catalogue import catalogue, choose_variant
 from rwkvclip_eval.data.listing import catalogue_rows, describe
+from rwkvclip_eval.data.open import open_dataset
+from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DataNotFound, UserError
+from rwkvclip_eval.needs import tell_coverage
+from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.units import plan
 
 
 def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
@@ -169,3 +175,25 @@ def test_one_dataset_that_cannot_be_had_does_not_stop_the_others(run, tmp_path, 
     assert code == 3
     assert out.splitlines() == ["dtd: failed: The server is away.", "pets: done"]
     assert run("data", "download", "dtd", "--data-root", tmp_path)[0] == 2
+
+
+def test_where_another_version_is_there_the_message_names_it(tmp_path, write_wds):
+    write_wds(tmp_path, "fer2013", [[0]])
+    write_wds(tmp_path, "sun397@seed7", [[0]])
+    with pytest.raises(DataNotFound, match=r"There is fer2013@clip-benchmark \(wds_fer2013\): name it so"):
+        open_dataset(DatasetRef(name="fer2013"), data_root=tmp_path)
+    with pytest.raises(DataNotFound, match=r"There is sun397@seed7 \(wds_sun397@seed7\)"):
+        open_dataset(DatasetRef(name="sun397@seed3"), data_root=tmp_path)
+    with pytest.raises(DataNotFound) as caught:
+        open_dataset(DatasetRef(name="dtd"), data_root=tmp_path)
+    assert "There is" not in str(caught.value)
+
+
+def test_a_run_says_which_other_version_is_there(tmp_path, write_wds):
+    write_wds(tmp_path, "fer2013", [[0]])
+    tasks = [{"task": "zero_shot_classification", "datasets": ["fer2013"]}]
+    units = plan(parse_suite(json.dumps({"name": "s", "tasks": tasks})))
+    problems = {units[0].name(""): DataNotFound("absent")}
+    assert tell_coverage(units, problems, tmp_path)[1].startswith(
+        "  fer2013@official: no test; but fer2013@clip-benchmark (wds_fer2013) is there; by hand"
+    )
