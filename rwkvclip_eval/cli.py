@@ -18,7 +18,6 @@ from rwkvclip_eval.cli_data import cache_app, data_app
 from rwkvclip_eval.cli_options import (
     AllowMissingOption,
     BatchSizeOption,
-    CacheOption,
     DataRootOption,
     DeviceOption,
     DryRunOption,
@@ -32,6 +31,10 @@ from rwkvclip_eval.cli_options import (
     PluginOption,
     PrecisionOption,
     ReportOption,
+    RunCacheOption,
+    RunDataRootOption,
+    RunModelOption,
+    RunPluginOption,
     ShardOption,
     SharedCacheOption,
     ShotsOption,
@@ -74,13 +77,13 @@ def _main(
 @app.command()
 def run(
     suite: SuiteArgument,
-    model: ModelOption,
+    model: RunModelOption,
     out: OutOption,
     shard: ShardOption = None,
     dry_run: DryRunOption = False,
     report: ReportOption = True,
-    plugin: PluginOption = None,
-    data_root: DataRootOption = None,
+    plugin: RunPluginOption = None,
+    data_root: RunDataRootOption = None,
     limit: LimitOption = None,
     shots: ShotsOption = None,
     allow_missing: AllowMissingOption = 0,
@@ -91,18 +94,18 @@ def run(
     batch_size: BatchSizeOption = 64,
     num_workers: WorkersOption = None,
     memory_budget: MemoryOption = MEMORY_BUDGET / 1e9,
-    cache: CacheOption = None,
+    cache: RunCacheOption = None,
     shared_cache: SharedCacheOption = None,
     no_cache: NoCacheOption = False,
 ) -> None:
     """Run models on a suite and write a report.
 
     Examples:
-        - `rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai -o runs/b32
-          --data-root DATA`
-        - `rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA -o runs/curve`
-        - `rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 -o runs/try`
-        - `rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few`
+    - `rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai -o runs/b32
+      --data-root DATA`
+    - `rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA -o runs/curve`
+    - `rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 -o runs/try`
+    - `rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few`
     """
     from rwkvclip_eval.cli_run import follow, print_dry_run, print_summary
     from rwkvclip_eval.distributed import TorchrunRanks, join_ranks
@@ -187,7 +190,14 @@ def models(plugin: PluginOption = None) -> None:
 
     prepare(plugin)
     rows = list_models()
-    console.table(list(rows[0]), [list(row.values()) for row in rows])
+    console.table(
+        ["name", "family", "example"], [[row["name"], row["family"], row["example"]] for row in rows]
+    )
+    forms: dict[str, list[str]] = {}
+    for row in rows:
+        forms.setdefault(row["checkpoint"], []).append(row["name"])
+    for form, names in forms.items():
+        console.note(f"{', '.join(names)} = {form}")
 
 
 @app.command()

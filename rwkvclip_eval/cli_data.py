@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
     from rwkvclip_eval.needs import Need
 
-data_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and check datasets.")
-cache_app = typer.Typer(no_args_is_help=True, help="See and clear the feature store.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="List, fetch, convert and check datasets."
+)
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="See and clear the feature store."
+)
 
 NamesArgument = Annotated[
     list[str], typer.Argument(help="Dataset names; `name@variant` or `name:split` allowed.")
@@ -53,9 +57,9 @@ def data_list(
     fetch: `~` stands before one that the copy fetched may not have to the byte, `?` where nobody says it.
 
     Examples:
-        - `rwkvclip-eval data list --suite zero-shot-11 --data-root DATA`
-        - `rwkvclip-eval data list kinetics700`
-        - `rwkvclip-eval data list | cut -f1,9,11`
+    - `rwkvclip-eval data list --suite zero-shot-11 --data-root DATA`
+    - `rwkvclip-eval data list kinetics700`
+    - `rwkvclip-eval data list | cut -f1,9,11`
     """
     from rwkvclip_eval.data.listing import ROOT_UNKNOWN, catalogue_rows, describe
     from rwkvclip_eval.needs import catalogue_rows_of
@@ -103,8 +107,8 @@ def data_verify(
     subsets itself, and published splits may overlap.
 
     Examples:
-        - `rwkvclip-eval data verify cifar10 flickr30k --data-root DATA`
-        - `rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA`
+    - `rwkvclip-eval data verify cifar10 flickr30k --data-root DATA`
+    - `rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA`
     """
     from rwkvclip_eval.data.open import check_data_root
     from rwkvclip_eval.data.verify import absent_remarks, open_splits, shared_pictures, verify_dataset
@@ -147,20 +151,20 @@ def data_prepare(
     source: Annotated[
         Path,
         typer.Option(
-            "--from", help="Folder of the published files, one folder per class, or a CSV manifest."
+            "--from", metavar="DIR", help="Folder of the published files, one folder per class, or a CSV manifest."
         ),
     ],
     data_root: RequiredRootOption,
     split: SplitOption = None,
-    samples_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 2000,
+    samples_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Images in a shard.")] = 2000,
 ) -> None:
     """Write a dataset's published files (else an image folder) as shards; run it again to continue.
 
     A split that should be there and is not is left out, with exit code 3.
 
     Examples:
-        - `rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA`
-        - `rwkvclip-eval data prepare birds --from birds --split test --data-root DATA`
+    - `rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA`
+    - `rwkvclip-eval data prepare birds --from birds --split test --data-root DATA`
     """
     from rwkvclip_eval.data.prepare import prepare_dataset
 
@@ -210,9 +214,9 @@ def data_download(
     exit code is then 3.
 
     Examples:
-        - `rwkvclip-eval data download cifar10 flickr30k --data-root DATA`
-        - `rwkvclip-eval data download cifar10 --split test --data-root DATA`
-        - `rwkvclip-eval data download --suite zero-shot-11 --data-root DATA`
+    - `rwkvclip-eval data download cifar10 flickr30k --data-root DATA`
+    - `rwkvclip-eval data download cifar10 --split test --data-root DATA`
+    - `rwkvclip-eval data download --suite zero-shot-11 --data-root DATA`
     """
     from rwkvclip_eval.data.download import download_dataset
 

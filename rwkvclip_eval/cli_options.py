@@ -10,23 +10,42 @@ import typer
 _WORK, _DATA, _COMPUTE, _STORE = "What to run", "Data", "Computing", "Stored features"
 
 
-def _option(*names: str, takes: str = "", panel: str = "Options", **more: Any) -> Any:
+def _option(*names: str, takes: str = "", panel: str | None = None, **more: Any) -> Any:
     """Return an option whose help shows `takes` for its value, nothing for a switch."""
     return typer.Option(*names, metavar=takes, rich_help_panel=panel, **more)
 
 
+def _model(panel: str | None = None) -> Any:
+    said = "Model and its checkpoint, repeatable; `rwkvclip-eval models` lists the names."
+    return _option("--model", "-m", takes="NAME[=FILE]", panel=panel, help=said)
+
+
+def _plugin(panel: str | None = None) -> Any:
+    said = "Python file that registers models, datasets or tasks; repeatable."
+    return _option("--plugin", takes="FILE", panel=panel, help=said)
+
+
+def _data_root(panel: str | None = None) -> Any:
+    said = "Folder that holds the datasets (`wds_cifar10/`, …)."
+    return _option("--data-root", takes="DIR", panel=panel, help=said)
+
+
+def _cache(panel: str | None = None) -> Any:
+    said = "Feature store; `$RWKVCLIP_EVAL_CACHE` or the user's cache folder by default."
+    return _option("--cache", takes="DIR", panel=panel, help=said)
+
+
+ModelOption = Annotated[list[str], _model()]
+PluginOption = Annotated[list[Path] | None, _plugin()]
+DataRootOption = Annotated[Path | None, _data_root()]
+CacheOption = Annotated[Path | None, _cache()]
+# The same in the groups of `run`, which has many.
+RunModelOption = Annotated[list[str], _model(_WORK)]
+RunPluginOption = Annotated[list[Path] | None, _plugin(_WORK)]
+RunDataRootOption = Annotated[Path | None, _data_root(_DATA)]
+RunCacheOption = Annotated[Path | None, _cache(_STORE)]
 SuiteArgument = Annotated[
     str, typer.Argument(metavar="SUITE", help="A shipped suite's name, or the path of a YAML file.")
-]
-ModelOption = Annotated[
-    list[str],
-    _option(
-        "--model",
-        "-m",
-        takes="NAME[=FILE]",
-        panel=_WORK,
-        help="Model and its checkpoint, repeatable; `rwkvclip-eval models` lists the names.",
-    ),
 ]
 OutOption = Annotated[
     Path,
@@ -48,21 +67,6 @@ ShardOption = Annotated[
 ]
 ReportOption = Annotated[
     bool, _option("--report/--no-report", panel=_WORK, help="Write OUT/report at the end.")
-]
-PluginOption = Annotated[
-    list[Path] | None,
-    _option(
-        "--plugin",
-        takes="FILE",
-        panel=_WORK,
-        help="Python file that registers models, datasets or tasks; repeatable.",
-    ),
-]
-DataRootOption = Annotated[
-    Path | None,
-    _option(
-        "--data-root", takes="DIR", panel=_DATA, help="Folder that holds the datasets (`wds_cifar10/`, …)."
-    ),
 ]
 RequiredRootOption = Annotated[
     Path,
@@ -139,15 +143,6 @@ MemoryOption = Annotated[
         panel=_COMPUTE,
         min=0.01,
         help="1e9 bytes that a probe's scores and gradients may take.",
-    ),
-]
-CacheOption = Annotated[
-    Path | None,
-    _option(
-        "--cache",
-        takes="DIR",
-        panel=_STORE,
-        help="Feature store; `$RWKVCLIP_EVAL_CACHE` or the user's cache folder by default.",
     ),
 ]
 SharedCacheOption = Annotated[
