@@ -151,7 +151,9 @@ def data_prepare(
     source: Annotated[
         Path,
         typer.Option(
-            "--from", metavar="DIR", help="Folder of the published files, one folder per class, or a CSV manifest."
+            "--from",
+            metavar="DIR",
+            help="Folder of the published files, one folder per class, or a CSV manifest.",
         ),
     ],
     data_root: RequiredRootOption,
