@@ -216,12 +216,17 @@ def validate(
     suite: SuiteArgument,
     plugin: PluginOption = None,
 ) -> None:
-    """Check a suite file: keys, protocols, task and dataset names; mistakes come with file and line."""
+    """Check a suite file: keys, protocols, names, and that what it brings itself is there and fits.
+
+    Mistakes come with file and line. Folders and manifests that the suite names are opened as by a run; data of
+    the catalogue are not looked for (`rwkvclip-eval data list --suite SUITE --data-root DATA` does that).
+    """
+    from rwkvclip_eval.cli_run import units_text
     from rwkvclip_eval.suite import load_suite
-    from rwkvclip_eval.units import plan
+    from rwkvclip_eval.suite_check import check_suite
 
     prepare(plugin)
-    console.say(f"{suite}: fine; {_units(len(plan(load_suite(suite))))} a model.")
+    console.say(f"{suite}: fine; {units_text(check_suite(load_suite(suite)))} a model.")
 
 
 @app.command()
@@ -286,10 +291,6 @@ def _command_line() -> str:
     return shlex.join(
         [*(["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]), *sys.argv[1:]]
     )
-
-
-def _units(count: int) -> str:
-    return f"{count} unit" if count == 1 else f"{count} units"
 
 
 def _write_report(runs: list[Path], out: Path) -> None:
