@@ -218,8 +218,8 @@ def validate(
 ) -> None:
     """Check a suite file: keys, protocols, names, and that what it brings itself is there and fits.
 
-    Mistakes come with file and line. Folders and manifests that the suite names are opened as by a run; data of
-    the catalogue are not looked for (`rwkvclip-eval data list --suite SUITE --data-root DATA` does that).
+    Mistakes come with file and line. Folders and manifests that the suite names are opened as by a run; data
+    of the catalogue are not looked for (`rwkvclip-eval data list --suite SUITE --data-root DATA` does that).
     """
     from rwkvclip_eval.cli_run import units_text
     from rwkvclip_eval.suite import load_suite
