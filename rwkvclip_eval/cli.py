@@ -169,7 +169,8 @@ def run(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories; members of a job array are found inside.")
+        list[Path],
+        typer.Argument(help="Run directories, or a folder of them; members of a job array are found inside."),
     ],
     out: Annotated[
         Path | None,
@@ -180,7 +181,16 @@ def report(
 
     Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
     """
-    _write_report(runs, out or runs[0] / "report")
+    from rwkvclip_eval.results import runs_below
+
+    found: list[Path] = []
+    for path in runs:
+        inside = runs_below(path)
+        if inside:
+            names = ", ".join(folder.name for folder in inside)
+            console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
+        found += inside or [path]
+    _write_report(found, out or runs[0] / "report")
 
 
 @app.command()
