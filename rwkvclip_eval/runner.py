@@ -137,7 +137,7 @@ def run_unit(
         result = dataclasses.replace(result, predictions=_with_content(result.predictions, dataset, options))
         examples = _examples(dataset, kept, result)
     except DataNotFound as error:
-        return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
+        return UnitOutcome(records=[blank_record(unit, info, "missing_data", error.brief)])
     except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
     infos = [dataset.info, *(other.info for other in others.values())]

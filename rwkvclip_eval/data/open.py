@@ -203,7 +203,7 @@ class _Places:
                 tried.append(str(root))
             if there:
                 return self._shards(there[0])
-        raise DataNotFound(self._not_found(tried))
+        raise DataNotFound(self._not_found(tried), self._briefly_not_found())
 
     def _shards(self, path: Path) -> Split:
         from rwkvclip_eval.data.webdataset import open_webdataset
@@ -233,6 +233,14 @@ class _Places:
     @property
     def _label(self) -> str:
         return self.name if self.variant == "default" else f"{self.name}@{self.variant}"
+
+    def _briefly_not_found(self) -> str:
+        from rwkvclip_eval.data.listing import obtain_command
+
+        said = f"No data for {self._label}, split {self.split}"
+        if self.entry is None:
+            return f"{said}."
+        return f"{said}: {obtain_command(self.name, self.variant, None)}"
 
     def _not_found(self, tried: list[str]) -> str:
         lines = [f"No data for {self._label}, split {self.split}."]

@@ -197,3 +197,12 @@ def test_a_run_says_which_other_version_is_there(tmp_path, write_wds):
     assert tell_coverage(units, problems, tmp_path)[1].startswith(
         "  fer2013@official: no test; but fer2013@clip-benchmark (wds_fer2013) is there; by hand"
     )
+
+
+def test_what_records_keep_of_missing_data_names_no_folder_of_this_machine(tmp_path):
+    with pytest.raises(DataNotFound) as caught:
+        open_dataset(DatasetRef(name="dtd"), data_root=tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.brief == (
+        "No data for dtd, split test: rwkvclip-eval data download dtd --data-root DATA"
+    )
