@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rwkvclip_eval.errors import UserError
+from rwkvclip_models.dependencies import what_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,6 +201,11 @@ def run_app(app: typer.Typer) -> NoReturn:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
+    except ModuleNotFoundError as error:
+        text = what_to_install(error)
+        if debug or text is None:
+            _fail_internal(error, debug=debug)
+        _fail(f"Error: {text}", UserError.exit_code)
     except Exception as error:  # the last resort: a defect is one line, the traceback on request
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.
