@@ -107,6 +107,10 @@ def test_a_dry_run_says_what_is_to_be_done_and_leaves_nothing(run: Run, suite: P
     again = run(*command, "--dry-run")[1]
     assert "9 units to do, 3 finished; 0 images and 0 texts to encode." in again
     assert run(*command, "--dry-run", "--limit", "3")[0] == 2
+    # Another run finds in the store what this one encoded.
+    other = run(*command[:-1], tmp_path / "other", "--dry-run")[1]
+    assert "12 units to do, 0 finished; 0 images and 0 texts to encode." in other
+    assert "Encoding takes" not in other
 
 
 def test_a_run_of_something_else_says_in_what_it_differs(suite: Path, tmp_path: Path) -> None:
