@@ -61,7 +61,8 @@ def data_list(
     - `rwkvclip-eval data list kinetics700`
     - `rwkvclip-eval data list | cut -f1,9,11`
     """
-    from rwkvclip_eval.data.listing import ROOT_UNKNOWN, catalogue_rows, describe
+    from rwkvclip_eval.data.absence import ROOT_UNKNOWN
+    from rwkvclip_eval.data.listing import catalogue_rows, describe
     from rwkvclip_eval.needs import catalogue_rows_of
 
     prepare(plugin)

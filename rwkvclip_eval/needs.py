@@ -6,8 +6,9 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.data.absence import ROOT_UNKNOWN, other_versions
 from rwkvclip_eval.data.catalogue import catalogue, record_name
-from rwkvclip_eval.data.listing import ROOT_UNKNOWN, CatalogueRow, other_versions, rows_of
+from rwkvclip_eval.data.listing import CatalogueRow, rows_of
 from rwkvclip_eval.data.open import DATASETS, known_splits
 from rwkvclip_eval.errors import DataNotFound
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.data.absence import ROOT_UNKNOWN, obtain_command
 from rwkvclip_eval.data.catalogue import Entry, canonical_name, catalogue, choose_variant, record_name
 from rwkvclip_eval.data.formats import READERS
 from rwkvclip_eval.data.open import check_data_root, with_variant
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.catalogue import Variant
     from rwkvclip_eval.data.types import DatasetRef
-
-ROOT_UNKNOWN = "DATA"
-"""The folder that printed commands name where the user gave none; `data download` makes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +56,6 @@ class CatalogueRow:
             return self.found
         how = "download" if " data download " in self.obtain else "by hand"
         return f"no: {how}" + (f" ({self.terms})" if self.terms else "")
-
-
-def obtain_command(name: str, variant: str, data_root: Path | None) -> str:
-    """Return the command that fetches a dataset of the catalogue, else the one that says how it is got.
-
-    It works as it is printed: `seed*` is named as one of the seeds it stands for.
-    """
-    entry = catalogue()[name]
-    first = next(iter(entry.variants))
-    label = name if variant == first else f"{name}@{variant.replace('*', '0')}"
-    if not entry.variant(variant).sources:
-        return f"rwkvclip-eval data list {name}{_root_option(data_root)}"
-    return f"rwkvclip-eval data download {label} --data-root {shlex.quote(str(data_root or ROOT_UNKNOWN))}"
-
-
-def _root_option(data_root: Path | None) -> str:
-    return f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
 
 
 def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
@@ -155,19 +136,6 @@ def _found(name: str, variant: Variant, splits: Sequence[str], data_root: Path |
             return ""
         found[(shards or whole)[0]] = None
     return " + ".join(found)
-
-
-def other_versions(name: str, variant: str, split: str, data_root: Path | None) -> list[str]:
-    """Return `sun397@full (wds_sun397)` for each other version of a dataset of which shards are there."""
-    found = []
-    for other, known in catalogue()[name].variants.items() if data_root is not None else ():
-        for pattern in known.webdataset:
-            for folder in sorted(data_root.glob(pattern)) if data_root is not None else ():
-                # `seed*` stands for what its folder says.
-                label = f"{name}@{folder.name.rpartition('@')[2] if '*' in other else other}"
-                if (folder / split).is_dir() and label != f"{name}@{variant}":
-                    found.append(f"{label} ({folder.name})")
-    return list(dict.fromkeys(found))
 
 
 def _own_row(ref: DatasetRef, data_root: Path | None) -> CatalogueRow:
