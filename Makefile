@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SHELL = /bin/bash
 
-.PHONY: install quickstart test lint format types unit test-data bench clean
+.PHONY: install quickstart test lint format types unit test-data bench notebook clean
 
 # Reinstalls when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -41,6 +41,10 @@ test-data: install
 
 bench: install
 	$(BIN)/pytest tests/benchmarks --benchmark-only -m '' -s
+
+# Executes docs/results.ipynb and keeps its outputs.
+notebook: install
+	OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build dist

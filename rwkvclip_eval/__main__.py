@@ -1,5 +1,12 @@
-"""`python -m rwkvclip_eval`."""
+"""`python -m rwkvclip_eval`, and the program `rwkvclip-eval`."""
 
-from rwkvclip_eval.cli import main
+from rwkvclip_models.dependencies import run_main
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    run_main("rwkvclip_eval.cli")
+
+
+if __name__ == "__main__":
+    main()

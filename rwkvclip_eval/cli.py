@@ -16,11 +16,30 @@ import typer
 from rwkvclip_eval import console
 from rwkvclip_eval.cli_data import cache_app, data_app
 from rwkvclip_eval.cli_options import (
-    CacheOption,
+    AllowMissingOption,
+    BatchSizeOption,
     DataRootOption,
+    DeviceOption,
+    DryRunOption,
+    ImplementationOption,
+    LimitOption,
+    MemoryOption,
     ModelOption,
+    NoCacheOption,
     OfflineOption,
+    OutOption,
     PluginOption,
+    PrecisionOption,
+    ReportOption,
+    RunCacheOption,
+    RunDataRootOption,
+    RunModelOption,
+    RunPluginOption,
+    ShardOption,
+    SharedCacheOption,
+    ShotsOption,
+    SuiteArgument,
+    WorkersOption,
     prepare,
 )
 from rwkvclip_eval.errors import UserError
@@ -57,66 +76,40 @@ def _main(
 
 @app.command()
 def run(
-    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
-    model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run directory; the same command continues it.")],
-    data_root: DataRootOption = None,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 or mps (whose probes are solved on the CPU).")
-    ] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    implementation: Annotated[
-        str, typer.Option(help="Bi-WKV implementation; auto says what it chose.")
-    ] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images or texts per forward pass.")] = 64,
-    num_workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Decoding processes; by default up to 8, on CPU a quarter of the cores."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Deterministic stratified subset of N samples (of what a probe learns from, at least two a "
-            "class); marked in every report.",
-        ),
-    ] = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(help="Training images a class in few-shot probes, such as 1,2,4,8,16."),
-    ] = None,
-    allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
+    suite: SuiteArgument,
+    model: RunModelOption,
+    out: OutOption,
+    shard: ShardOption = None,
+    dry_run: DryRunOption = False,
+    report: ReportOption = True,
+    plugin: RunPluginOption = None,
+    data_root: RunDataRootOption = None,
+    limit: LimitOption = None,
+    shots: ShotsOption = None,
+    allow_missing: AllowMissingOption = 0,
     offline: OfflineOption = False,
-    shard: Annotated[
-        str | None,
-        typer.Option(help="I/N: member I (from 1) of a job array of N; `report` merges."),
-    ] = None,
-    cache: CacheOption = None,
-    shared_cache: Annotated[
-        Path | None,
-        typer.Option(help="Read-only feature store for what your own lacks."),
-    ] = None,
-    no_cache: Annotated[
-        bool, typer.Option("--no-cache", help="Keep features only while this command runs.")
-    ] = False,
-    memory_budget: Annotated[
-        float, typer.Option(min=0.01, help="GB (1e9 bytes) that a probe's scores and gradients may take.")
-    ] = MEMORY_BUDGET / 1e9,
-    plugin: PluginOption = None,
-    report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "fp32",
+    implementation: ImplementationOption = "auto",
+    batch_size: BatchSizeOption = 64,
+    num_workers: WorkersOption = None,
+    memory_budget: MemoryOption = MEMORY_BUDGET / 1e9,
+    cache: RunCacheOption = None,
+    shared_cache: SharedCacheOption = None,
+    no_cache: NoCacheOption = False,
 ) -> None:
     """Run models on a suite and write a report.
 
     Examples:
-        rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai --data-root D -o x
-
-        rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA --out runs/curve
-
-        rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 --out runs/try
-
-        rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few
+    - `rwkvclip-eval run zero-shot-11 -m rwkv-clip-b32=model_31.pt -m clip-vit-b32=openai -o runs/b32
+      --data-root DATA`
+    - `rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA -o runs/curve`
+    - `rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 -o runs/try`
+    - `rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few`
     """
+    from rwkvclip_eval.cli_run import follow, print_dry_run, print_summary
     from rwkvclip_eval.distributed import TorchrunRanks, join_ranks
+    from rwkvclip_eval.dry_run import dry_run as look_ahead
     from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
     from rwkvclip_eval.runner import RunOptions
     from rwkvclip_eval.shots import parse_shots, with_shots
@@ -146,20 +139,26 @@ def run(
                 on_message=progress.say,
                 ranks=ranks,
             ),
-            on_unit=lambda unit, outcome: progress.say(f"{unit}  {outcome}"),
         )
         loaded = load_suite(suite)
         if shots is not None:
             loaded = with_shots(loaded, parse_shots(shots))
+        if dry_run:
+            if ranks.size > 1:
+                raise UserError("--dry-run is for one process: leave out torchrun.")
+            found = look_ahead(loaded, model, out, options=options, shard=_parse_shard(shard))
+            print_dry_run(found)
+            raise typer.Exit(0 if found.complete else 3)
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
             options.encode.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
             code = help_suite(loaded, model, ranks=ranks, options=options)
         else:
-            options.encode.on_progress = progress.update
+            follow(options, progress)
             summary = run_suite(
                 loaded, model, out, options=options, shard=_parse_shard(shard), command=_command_line()
             )
-            console.say(_summary_text(summary))
+            progress.clear()
+            print_summary(summary)
             if report:
                 _write_report([summary.out], summary.out / "report")
             code = summary.exit_code
@@ -170,7 +169,8 @@ def run(
 @app.command()
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run directories; members of a job array are found inside.")
+        list[Path],
+        typer.Argument(help="Run directories, or a folder of them; members of a job array are found inside."),
     ],
     out: Annotated[
         Path | None,
@@ -181,7 +181,16 @@ def report(
 
     Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
     """
-    _write_report(runs, out or runs[0] / "report")
+    from rwkvclip_eval.results import runs_below
+
+    found: list[Path] = []
+    for path in runs:
+        inside = runs_below(path)
+        if inside:
+            names = ", ".join(folder.name for folder in inside)
+            console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
+        found += inside or [path]
+    _write_report(found, out or runs[0] / "report")
 
 
 @app.command()
@@ -191,7 +200,14 @@ def models(plugin: PluginOption = None) -> None:
 
     prepare(plugin)
     rows = list_models()
-    console.table(list(rows[0]), [list(row.values()) for row in rows])
+    console.table(
+        ["name", "family", "example"], [[row["name"], row["family"], row["example"]] for row in rows]
+    )
+    forms: dict[str, list[str]] = {}
+    for row in rows:
+        forms.setdefault(row["checkpoint"], []).append(row["name"])
+    for form, names in forms.items():
+        console.note(f"{', '.join(names)} = {form}")
 
 
 @app.command()
@@ -207,20 +223,25 @@ def suites() -> None:
 
 @app.command()
 def validate(
-    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
+    suite: SuiteArgument,
     plugin: PluginOption = None,
 ) -> None:
-    """Check a suite file: keys, protocols, task and dataset names; mistakes come with file and line."""
+    """Check a suite file: keys, protocols, names, and that what it brings itself is there and fits.
+
+    Mistakes come with file and line. Folders and manifests that the suite names are opened as by a run; data
+    of the catalogue are not looked for (`rwkvclip-eval data list --suite SUITE --data-root DATA` does that).
+    """
+    from rwkvclip_eval.cli_run import units_text
     from rwkvclip_eval.suite import load_suite
-    from rwkvclip_eval.units import plan
+    from rwkvclip_eval.suite_check import check_suite
 
     prepare(plugin)
-    console.say(f"{suite}: fine; {_units(len(plan(load_suite(suite))))} a model.")
+    console.say(f"{suite}: fine; {units_text(check_suite(load_suite(suite)))} a model.")
 
 
 @app.command()
 def prefetch(
-    suite: Annotated[str, typer.Argument(help="A shipped suite's name, or the path of a YAML file.")],
+    suite: SuiteArgument,
     model: ModelOption,
     data_root: DataRootOption = None,
     plugin: PluginOption = None,
@@ -280,32 +301,6 @@ def _command_line() -> str:
     return shlex.join(
         [*(["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]), *sys.argv[1:]]
     )
-
-
-def _summary_text(summary: object) -> str:
-    from rwkvclip_eval.suite_run import RunSummary
-
-    assert isinstance(summary, RunSummary)
-    total = summary.seconds["total"] or 1.0
-    shares = ", ".join(
-        f"{stage} {spent / total:.0%}" for stage, spent in summary.seconds.items() if stage != "total"
-    )
-    bad = [record for record in summary.records if record.status in ("failed", "missing_data")]
-    lines = [
-        f"{_units(summary.num_run)} in {total:.1f} s ({shares}); {summary.num_skipped} were finished before."
-    ]
-    # Several protocols and models lack the same data: the cure is said once.
-    alike: dict[tuple[str, str], list[str]] = {}
-    for record in bad:
-        alike.setdefault((record.status, record.reason), []).append(record.unit)
-    for (status, reason), units in alike.items():
-        others = f" (and {len(units) - 1} more)" if len(units) > 1 else ""
-        lines.append(f"{units[0]}{others}: {status}: {reason}")
-    return "\n".join(lines)
-
-
-def _units(count: int) -> str:
-    return f"{count} unit" if count == 1 else f"{count} units"
 
 
 def _write_report(runs: list[Path], out: Path) -> None:

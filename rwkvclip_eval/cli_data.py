@@ -4,58 +4,88 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from pathlib import Path
+import shlex
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli_options import CacheOption, DataRootOption, PluginOption, prepare
-from rwkvclip_eval.errors import DamagedData, NoSuchSplit
+from rwkvclip_eval.cli_options import (
+    CacheOption,
+    DataRootOption,
+    PluginOption,
+    RequiredRootOption,
+    SuiteOption,
+    prepare,
+)
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
 
 if TYPE_CHECKING:
+    from rwkvclip_eval.data.listing import CatalogueRow
     from rwkvclip_eval.data.types import DatasetRef
+    from rwkvclip_eval.needs import Need
 
-data_app = typer.Typer(no_args_is_help=True, help="List, fetch, convert and check datasets.")
-cache_app = typer.Typer(no_args_is_help=True, help="See and clear the feature store.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="List, fetch, convert and check datasets."
+)
+cache_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="markdown", help="See and clear the feature store."
+)
 
 NamesArgument = Annotated[
     list[str], typer.Argument(help="Dataset names; `name@variant` or `name:split` allowed.")
 ]
 SplitOption = Annotated[
     list[str] | None,
-    typer.Option("--split", help="train, val or test; repeatable; all there are by default."),
-]
-RequiredRootOption = Annotated[
-    Path, typer.Option("--data-root", help="Folder that holds the datasets; made where there is none.")
+    typer.Option("--split", metavar="NAME", help="train, val or test; repeatable; all there are by default."),
 ]
 
 
 @data_app.command("list")
-def data_list(data_root: DataRootOption = None, plugin: PluginOption = None) -> None:
-    """List the datasets of the catalogue and which of them are under the data root.
+def data_list(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Say all that is known of these, and how to get them.")
+    ] = None,
+    suite: SuiteOption = None,
+    data_root: DataRootOption = None,
+    plugin: PluginOption = None,
+) -> None:
+    """List the datasets of the catalogue, or of a suite, and which of them are under the data root.
 
-    A terminal shows what to have and how to get it; a pipe gets every column (licence, homepage, …).
+    A terminal shows what to have and how to get it; a pipe gets every column, tab-separated. Sizes are GB to
+    fetch: `~` stands before one that the copy fetched may not have to the byte, `?` where nobody says it.
 
-    Example:  rwkvclip-eval data list --data-root DATA | cut -f1,7,9
+    Examples:
+    - `rwkvclip-eval data list --suite zero-shot-11 --data-root DATA`
+    - `rwkvclip-eval data list kinetics700`
+    - `rwkvclip-eval data list | cut -f1,9,11`
     """
-    from rwkvclip_eval.data.verify import catalogue_rows
+    from rwkvclip_eval.data.absence import ROOT_UNKNOWN
+    from rwkvclip_eval.data.listing import catalogue_rows, describe
+    from rwkvclip_eval.needs import catalogue_rows_of
 
     prepare(plugin)
-    entries = catalogue_rows(data_root)
+    if names:
+        if suite is not None:
+            raise UserError("Give dataset names or --suite, not both.")
+        console.say("\n\n".join(describe(name, data_root) for name in names))
+        return
+    entries = (
+        catalogue_rows(data_root) if suite is None else catalogue_rows_of(_needs_of_suite(suite), data_root)
+    )
     rows = [dataclasses.asdict(entry) for entry in entries]
-    brief = [
-        (
-            e.name if e.variant == "default" else f"{e.name}@{e.variant}",
-            f"{e.num_test:,}" if e.num_test else "",
-            e.found or f"no: {e.obtain}",
-        )
-        for e in entries
-    ]
+    brief = [(e.label, f"{e.num_test:,}" if e.num_test else "", e.size_gb, e.state) for e in entries]
     console.table(
         list(rows[0]),
         [list(row.values()) for row in rows],
-        brief=(("name", "images", "found, or how to get it"), brief),
+        brief=(("name", "test images", "GB", "found below the data root"), brief),
+    )
+    if suite is not None:
+        console.note(_sum_up(entries))
+    console.note(
+        "One dataset, step by step: rwkvclip-eval data list NAME. To fetch: rwkvclip-eval data download NAME "
+        f"--data-root {shlex.quote(str(data_root or ROOT_UNKNOWN))}"
     )
 
 
@@ -78,9 +108,8 @@ def data_verify(
     subsets itself, and published splits may overlap.
 
     Examples:
-        rwkvclip-eval data verify cifar10 flickr30k --data-root DATA
-
-        rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA
+    - `rwkvclip-eval data verify cifar10 flickr30k --data-root DATA`
+    - `rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA`
     """
     from rwkvclip_eval.data.open import check_data_root
     from rwkvclip_eval.data.verify import absent_remarks, open_splits, shared_pictures, verify_dataset
@@ -123,21 +152,22 @@ def data_prepare(
     source: Annotated[
         Path,
         typer.Option(
-            "--from", help="Folder of the published files, one folder per class, or a CSV manifest."
+            "--from",
+            metavar="DIR",
+            help="Folder of the published files, one folder per class, or a CSV manifest.",
         ),
     ],
     data_root: RequiredRootOption,
     split: SplitOption = None,
-    samples_per_shard: Annotated[int, typer.Option(min=1, help="Images in a shard.")] = 2000,
+    samples_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Images in a shard.")] = 2000,
 ) -> None:
     """Write a dataset's published files (else an image folder) as shards; run it again to continue.
 
     A split that should be there and is not is left out, with exit code 3.
 
     Examples:
-        rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA
-
-        rwkvclip-eval data prepare birds --from birds --split test --data-root DATA
+    - `rwkvclip-eval data prepare sun397@partition1 --from SUN397 --data-root DATA`
+    - `rwkvclip-eval data prepare birds --from birds --split test --data-root DATA`
     """
     from rwkvclip_eval.data.prepare import prepare_dataset
 
@@ -171,24 +201,92 @@ def data_prepare(
 
 
 @data_app.command("download")
-def data_download(names: NamesArgument, data_root: RequiredRootOption, split: SplitOption = None) -> None:
+def data_download(
+    data_root: RequiredRootOption,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Dataset names; `name@variant` or `name:split` allowed.")
+    ] = None,
+    suite: SuiteOption = None,
+    split: SplitOption = None,
+    plugin: PluginOption = None,
+) -> None:
     """Fetch datasets with public sources; a broken download is continued, checksums are checked.
 
-    Shards on the Hugging Face hub go to DATA/wds_NAME; other public files to DATA/NAME, unpacked.
+    Shards on the Hugging Face hub go to DATA/wds_NAME; other public files to DATA/NAME, unpacked. A --suite
+    is what it needs and the data root lacks. Of several, one that cannot be had does not stop the others; the
+    exit code is then 3.
 
     Examples:
-        rwkvclip-eval data download cifar10 flickr30k --data-root DATA
-
-        rwkvclip-eval data download cifar10 --split test --data-root DATA
+    - `rwkvclip-eval data download cifar10 flickr30k --data-root DATA`
+    - `rwkvclip-eval data download cifar10 --split test --data-root DATA`
+    - `rwkvclip-eval data download --suite zero-shot-11 --data-root DATA`
     """
     from rwkvclip_eval.data.download import download_dataset
 
-    for name in names:
-        ref = dataset_ref(name)
-        splits = split or ([ref.split] if ref.split else [])
-        with console.Progress() as progress:
-            said = download_dataset(ref, data_root, splits, on_progress=progress.update)
+    prepare(plugin)
+    if bool(names) == (suite is not None):
+        raise UserError("Give dataset names or --suite NAME, one of the two.")
+    lacking: list[str] = []
+    if suite is not None:
+        wanted, lacking = _missing_of_suite(suite, data_root)
+    else:
+        wanted = [(name, dataset_ref(name), split or []) for name in names or ()]
+    for name, ref, splits in wanted:
+        try:
+            with console.Progress() as progress:
+                said = download_dataset(
+                    ref, data_root, splits or ([ref.split] if ref.split else []), on_progress=progress.update
+                )
+        except (DataNotFound, DamagedData) as error:
+            if len(wanted) == 1 and suite is None:
+                raise
+            said = f"{name}: failed: {error}"
+            lacking.append(said)
         console.say(said)
+    raise typer.Exit(3 if lacking else 0)
+
+
+def _needs_of_suite(suite: str) -> list[Need]:
+    from rwkvclip_eval.needs import needs_of
+    from rwkvclip_eval.suite import load_suite
+    from rwkvclip_eval.units import plan
+
+    return needs_of(plan(load_suite(suite)))
+
+
+def _missing_of_suite(
+    suite: str, data_root: Path
+) -> tuple[list[tuple[str, DatasetRef, list[str]]], list[str]]:
+    """Return what a suite lacks and can be fetched, and the names of what must be got by hand."""
+    from rwkvclip_eval.needs import absent_splits_of, catalogue_rows_of
+
+    data_root.mkdir(parents=True, exist_ok=True)
+    wanted: list[tuple[str, DatasetRef, list[str]]] = []
+    by_hand: list[str] = []
+    for need in _needs_of_suite(suite):
+        (row,) = catalogue_rows_of([need], data_root)
+        absent = absent_splits_of(need, data_root)
+        if not absent or not row.obtain:
+            console.say(f"{need.label}: already there ({row.found or 'the suite says where'}).")
+        elif " data download " in row.obtain:
+            wanted.append((need.label, dataset_ref(need.label), absent))
+        else:
+            by_hand.append(need.label)
+            console.say(f"{need.label}: by hand; {row.obtain} says how.")
+    return wanted, by_hand
+
+
+def _sum_up(rows: list[CatalogueRow]) -> str:
+    """Return how much of a suite is there, how much there is to fetch, and what has terms."""
+    lacking = [row for row in rows if not row.found]
+    sizes = [row.size_gb.removeprefix("~") for row in lacking]
+    known = [float(size) for size in sizes if size not in ("", "?")]
+    unknown = f" and {len(lacking) - len(known)} of unknown size" if len(known) < len(lacking) else ""
+    said = f"{len(rows) - len(lacking)} of {len(rows)} datasets found."
+    if lacking:
+        said += f" To fetch: about {sum(known):,.0f} GB{unknown}."
+    terms = [f"{row.label} ({row.terms})" for row in lacking if row.terms]
+    return said + (f" With terms of their own: {'; '.join(terms)}." if terms else "")
 
 
 @cache_app.command("show")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     ProgressColumn,
     Task,
     TaskID,
@@ -23,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rwkvclip_eval.errors import UserError
+from rwkvclip_models.dependencies import what_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,11 @@ def say(text: str) -> None:
     _out.print(text, markup=False)
 
 
+def note(text: str) -> None:
+    """Print a line beside the output, which a pipe does not get."""
+    _err.print(text, markup=False)
+
+
 def table(
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
@@ -63,8 +68,7 @@ def table(
         brief: columns and rows for a terminal, where the full ones are too wide for it.
     """
     if not _out.is_terminal:
-        for row in (columns, *rows):
-            say("\t".join(str(cell) for cell in row))
+        _write("".join(f"{_tab_separated(row)}\n" for row in (columns, *rows)))
         return
     made = Table(header_style="bold", show_edge=False, pad_edge=False)
     columns, rows = brief or (columns, rows)
@@ -76,30 +80,58 @@ def table(
     _out.print(made)
 
 
-class _Rate(ProgressColumn):
+def _tab_separated(row: Sequence[object]) -> str:
+    """Return a row whose cells hold no tab and no line end of their own."""
+    return "\t".join(" ".join(str(cell).split()) for cell in row)
+
+
+def _write(text: str) -> None:
+    """Write `text` past the console, which would turn tabs into spaces."""
+    try:
+        _out.file.write(text)
+        _out.file.flush()
+    except BrokenPipeError:
+        _out.on_broken_pipe()
+
+
+class _Detail(ProgressColumn):
+    """Count, rate and time left of what is being done now; the whole's text says its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = TimeRemainingColumn()
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.1f}/s" if task.speed else "")
+        if task.total is None or task.fields.get("whole"):
+            return Text("")
+        rate = f"  {task.speed:,.1f}/s" if task.speed else ""
+        return Text(f"{task.completed:,.0f}/{task.total:,.0f}{rate}  {self._left.render(task)}")
 
 
 class Progress:
     """Progress bars on a terminal, none elsewhere; `say` prints on both.
 
+    One line tells how far the whole is, one bar what is being done now.
+
     Args:
         bars: False shows none on a terminal either.
+
+    Attributes:
+        shown: whether there are bars.
     """
 
     def __init__(self, *, bars: bool = True) -> None:
+        self.shown = bars and _err.is_terminal
         self._bars = RichProgress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-            TimeRemainingColumn(),
+            _Detail(),
             console=_err,
             transient=True,
-            disable=not (bars and _err.is_terminal),
+            disable=not self.shown,
         )
-        self._tasks: dict[str, TaskID] = {}
+        self._whole: TaskID | None = None
+        self._now: tuple[str, TaskID] | None = None
 
     def __enter__(self) -> Progress:
         self._bars.start()
@@ -108,14 +140,34 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def whole(self, text: str, share: float) -> None:
+        """Say how far the whole is: `share` of it, from 0 to 1, and in words."""
+        if self._whole is None:
+            self._whole = self._bars.add_task(text, total=1.0, whole=True)
+        self._bars.update(self._whole, description=text, completed=share)
+
     def update(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` items of `what` are done."""
-        if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, completed=done)
+        """Show that `done` of `total` items of `what` are done; what was shown before has ended."""
+        if self._now is None or self._now[0] != what:
+            self.end()
+            self._now = (what, self._bars.add_task(what, total=total, completed=done))
         else:
-            self._bars.update(self._tasks[what], completed=done, total=total)
+            self._bars.update(self._now[1], completed=done, total=total)
         if done >= total:
-            self._bars.remove_task(self._tasks.pop(what))
+            self.end()
+
+    def end(self) -> None:
+        """Take away the bar of what was being done."""
+        if self._now is not None:
+            self._bars.remove_task(self._now[1])
+            self._now = None
+
+    def clear(self) -> None:
+        """Take away all bars."""
+        self.end()
+        if self._whole is not None:
+            self._bars.remove_task(self._whole)
+            self._whole = None
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -149,6 +201,11 @@ def run_app(app: typer.Typer) -> NoReturn:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
+    except ModuleNotFoundError as error:
+        text = what_to_install(error)
+        if debug or text is None:
+            _fail_internal(error, debug=debug)
+        _fail(f"Error: {text}", UserError.exit_code)
     except Exception as error:  # the last resort: a defect is one line, the traceback on request
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.

@@ -66,10 +66,11 @@ class Datasets:
                     raise
                 if split in known_splits(unit.ref, unit.variant):
                     cure = how_to_complete(unit.dataset, unit.variant or "default")
-                    raise DataNotFound(
-                        f"{error} {unit.dataset} has an official split {split}; without it, numbers are not "
+                    why = (
+                        f"{unit.dataset} has an official split {split}; without it, numbers are not "
                         f"comparable. Where a copy lacks it, {cure}."
-                    ) from error
+                    )
+                    raise DataNotFound(f"{error} {why}", f"{error.brief} {why}") from error
         return found
 
     def _open(self, unit: Unit, split: str | None) -> Dataset:

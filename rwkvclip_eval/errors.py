@@ -23,7 +23,15 @@ class SuiteError(UserError):
 
 
 class DataNotFound(UserError):
-    """A dataset that is not where it was looked for. The runner records it and goes on with the others."""
+    """A dataset that is not where it was looked for. The runner records it and goes on with the others.
+
+    Attributes:
+        brief: what records keep: the same without the places of this machine.
+    """
+
+    def __init__(self, message: str, brief: str = "") -> None:
+        super().__init__(message)
+        self.brief = brief or message
 
 
 class NoSuchSplit(DataNotFound):

@@ -10,6 +10,7 @@ from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.html_table import html_table
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.preflight import find_problems
 from rwkvclip_eval.results import Record, records_to_frame
@@ -36,13 +37,31 @@ class Results:
     def __repr__(self) -> str:
         """Return the primary metrics, one line each; the fields would fill pages."""
         lines = [
-            f"{r.dataset} {r.metric} {r.value:.4f}" + (f" (n={r.n}, subset)" if r.subset else f" (n={r.n})")
-            if r.status == "ok" and r.value is not None
-            else f"{r.dataset} {r.status}: {r.reason}"
-            for r in self.records
-            if r.primary or r.status != "ok"
+            f"  {dataset} {metric} {value} ({'; '.join(filter(None, (n, interval, task)))})"
+            if metric
+            else f"  {dataset} {value} ({task})"
+            for dataset, task, metric, value, interval, n in self._rows()
         ]
-        return "\n".join(["Results:", *(f"  {line}" for line in lines)])
+        return "\n".join(["Results:", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the primary metrics as a table, for notebooks."""
+        return html_table(
+            ["dataset", "task, protocol", "metric", "value", "95 % interval", "n"], self._rows()
+        )
+
+    def _rows(self) -> list[list[str]]:
+        rows = []
+        for r in self.records:
+            dataset = r.dataset if r.variant in ("", "default") else f"{r.dataset}@{r.variant}"
+            task = f"{r.task}, {r.protocol}"
+            if r.status != "ok" or r.value is None:
+                rows.append([dataset, task, "", f"{r.status}: {r.reason}", "", ""])
+            elif r.primary:
+                interval = f"[{r.ci_low:.4f}, {r.ci_high:.4f}]" if None not in (r.ci_low, r.ci_high) else ""
+                n = f"n={r.n}" + (", subset" if r.subset else "")
+                rows.append([dataset, task, r.metric, f"{r.value:.4f}", interval, n])
+        return rows
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per record, as `load_results` does."""

@@ -127,14 +127,7 @@ class FeatureStore:
         """
         unique = sorted(set(texts))
         info = encoder.info
-        key = make_fingerprint(
-            format=FORMAT_VERSION,
-            kind="text",
-            layout="rows",
-            encoder=info.fingerprint,
-            precision=info.precision,
-            texts=unique,
-        )
+        key = text_key(info, unique)
         shapes = {"embedding": (len(unique), info.embed_dim), "rows": (len(unique),)}
         entry = self._get(key, shapes, lambda: self._encode_texts(encoder, unique, key, options), options)
         row = dict(zip(unique, entry.arrays["rows"], strict=True))
@@ -324,6 +317,18 @@ def image_key(info: EncoderInfo, dataset_fingerprint: str) -> str:
         encoder=info.fingerprint,
         precision=info.precision,
         dataset=dataset_fingerprint,
+    )
+
+
+def text_key(info: EncoderInfo, unique: Sequence[str]) -> str:
+    """Return the store key of one encoder's embeddings of `unique` texts, each once and sorted."""
+    return make_fingerprint(
+        format=FORMAT_VERSION,
+        kind="text",
+        layout="rows",
+        encoder=info.fingerprint,
+        precision=info.precision,
+        texts=unique,
     )
 
 

@@ -6,42 +6,64 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.datasets import samples_of
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.needs import tell_coverage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rwkvclip_eval.datasets import Datasets
     from rwkvclip_eval.errors import UserError
     from rwkvclip_eval.units import Unit
 
 
-def check_all(pending: Sequence[Unit], datasets: Datasets) -> None:
+def check_all(
+    pending: Sequence[Unit], wanted: Sequence[Unit], datasets: Datasets, data_root: Path | None
+) -> tuple[dict[str, UserError], list[str]]:
     """Open every split once, and let tasks refuse what they cannot work on.
 
     One dataset's problem is left to its record, so that the others run.
+
+    Args:
+        pending: what is to be done.
+        wanted: the same and what is finished.
+        datasets: opens the splits.
+        data_root: for what is said.
+
+    Returns:
+        Name of a unit (without a model) → why it cannot be worked on; and lines that say how many datasets
+        were found, see `tell_coverage`.
 
     Raises:
         UserError: one is asked for in a way that cannot be met (its prompts, its variant), or none of the
             units can be worked on.
     """
-    problems = find_problems(pending, datasets)
-    if problems and len(problems) == len(pending):
-        text = "\n".join(dict.fromkeys(str(problem) for problem in problems))
-        raise type(problems[0])(f"No dataset of the suite can be used:\n{text}")
+    units = _once(pending)
+    problems = find_problems(units, datasets)
+    said = tell_coverage(_once(wanted), problems, data_root)
+    if problems and len(problems) == len(units):
+        left = "that is left to do " if len(units) < len(_once(wanted)) else ""
+        text = "\n".join(said)
+        raise type(next(iter(problems.values())))(f"No dataset of the suite {left}can be used: {text}")
+    return problems, said
 
 
-def find_problems(pending: Sequence[Unit], datasets: Datasets) -> list[UserError]:
-    """Return what is wrong with the data of each unit that cannot be worked on.
+def _once(units: Sequence[Unit]) -> list[Unit]:
+    return list({unit.name(""): unit for unit in units}.values())
+
+
+def find_problems(units: Sequence[Unit], datasets: Datasets) -> dict[str, UserError]:
+    """Return what is wrong with the data of each unit that cannot be worked on, by the unit's name.
 
     Raises:
         UserError: one is asked for in a way that cannot be met (its prompts, its variant).
     """
-    problems: list[UserError] = []
-    for unit in pending:
+    problems: dict[str, UserError] = {}
+    for unit in units:
         try:
             check_unit(unit, datasets)
         except (DataNotFound, DamagedData) as error:
-            problems.append(error)
+            problems[unit.name("")] = error
     return problems
 
 

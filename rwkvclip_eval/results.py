@@ -222,6 +222,14 @@ def run_dirs(path: Path) -> list[Path]:
     return found
 
 
+def runs_below(path: Path) -> list[Path]:
+    """Return the run directories in a folder that is none itself; nothing for one that is, or holds none."""
+    if (path / "results.jsonl").is_file() or list(path.glob("shard-*-of-*/results.jsonl")):
+        return []
+    found = [*path.glob("*/results.jsonl"), *path.glob("*/shard-*-of-*/results.jsonl")]
+    return sorted({path / file.relative_to(path).parts[0] for file in found})
+
+
 def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Return one tidy row per record of the run directories `paths`.
 

@@ -9,15 +9,53 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.results import Record, RunInfo, read_records, write_records
+from rwkvclip_eval.run_identity import differences
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.runner import UnitOutcome
 
 FINISHED = ("ok", "not_applicable")
 """Outcomes that a continued run does not try again."""
+
+
+def is_finished(records: Sequence[Record], task_version: int) -> bool:
+    """Whether a unit with these records needs no further work."""
+    return bool(records) and all(
+        record.status in FINISHED and record.task_version == task_version for record in records
+    )
+
+
+def read_run(out: Path, info: RunInfo) -> tuple[list[Record], RunInfo | None]:
+    """Return what a run directory holds of the run that `info` describes.
+
+    A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
+
+    Raises:
+        OutputError: it holds another run, or results of which nothing says what they are of.
+    """
+    found = out / "results.jsonl"
+    records = read_records(found) if found.is_file() else []
+    known = {f.name for f in dataclasses.fields(RunInfo)}
+    try:
+        old = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        before = RunInfo(**{key: value for key, value in old.items() if key in known})
+        said = differences(before, info)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        if not records:
+            return records, None
+        raise OutputError(
+            f"{out} holds results, but no run.json that says of what; choose another --out."
+        ) from error
+    if said and not records:
+        return records, None
+    if said:
+        raise OutputError(
+            f"{out} holds another run ({'; '.join(said)}). Choose another --out, or the same options."
+        )
+    return records, before
 
 
 class RunDirectory:
@@ -48,41 +86,12 @@ class RunDirectory:
             raise
 
     def _continue(self, info: RunInfo) -> RunInfo:
-        """Return the run's info with this command counted, after checking that it is the same run.
-
-        A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
-        """
-        if (self.out / "results.jsonl").is_file():
-            for record in read_records(self.out / "results.jsonl"):
-                self.records.setdefault(record.unit, []).append(record)
-        known = {f.name for f in dataclasses.fields(RunInfo)}
-        try:
-            old = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
-            before = RunInfo(**{key: value for key, value in old.items() if key in known})
-            identity = dict(before.identity)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            if not self.records:
-                return info
-            raise OutputError(
-                f"{self.out} holds results, but no run.json that says of what; choose another --out."
-            ) from error
-        differing = [
-            key
-            for key in dict.fromkeys((*info.identity, *identity))
-            if identity.get(key) != info.identity.get(key)
-        ]
-        if differing and not self.records:
+        """Return the run's info with this command counted, after checking that it is the same run."""
+        records, before = read_run(self.out, info)
+        for record in records:
+            self.records.setdefault(record.unit, []).append(record)
+        if before is None:
             return info
-        if differing:
-            said = "; ".join(
-                "a different suite"
-                if key == "suite"
-                else f"{key}: {identity.get(key)!r} there, {info.identity.get(key)!r} now"
-                for key in differing
-            )
-            raise OutputError(
-                f"{self.out} holds another run ({said}). Choose another --out, or the same options."
-            )
         return dataclasses.replace(before, num_commands=before.num_commands + 1, environment=info.environment)
 
     def _write_info(self) -> None:
@@ -110,9 +119,7 @@ class RunDirectory:
 
     def finished(self, unit: str, task_version: int) -> bool:
         """Whether the unit needs no further work: it has its outcome, of this version of its task."""
-        return unit in self.records and all(
-            record.status in FINISHED and record.task_version == task_version for record in self.records[unit]
-        )
+        return is_finished(self.records.get(unit, ()), task_version)
 
     def add(self, unit: str, outcome: UnitOutcome) -> None:
         """Put a unit's outcome on disk: predictions and examples first, then its records."""

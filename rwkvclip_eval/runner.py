@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.datasets import Datasets
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.units import Unit
+    from rwkvclip_eval.workload import Standing
 
 
 @dataclass(kw_only=True)
@@ -58,6 +59,9 @@ class RunOptions:
     """Bytes that a probe's scores and gradients may take at once."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
+    """Told each unit's name and outcome."""
+    on_standing: Callable[[Standing], None] = lambda standing: None
+    """Told how far the run is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +137,7 @@ def run_unit(
         result = dataclasses.replace(result, predictions=_with_content(result.predictions, dataset, options))
         examples = _examples(dataset, kept, result)
     except DataNotFound as error:
-        return UnitOutcome(records=[blank_record(unit, info, "missing_data", str(error))])
+        return UnitOutcome(records=[blank_record(unit, info, "missing_data", error.brief)])
     except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
         return UnitOutcome(records=[blank_record(unit, info, "failed", str(error))])
     infos = [dataset.info, *(other.info for other in others.values())]

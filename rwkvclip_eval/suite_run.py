@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.averages import resolve_averages
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.datasets import Datasets, fit_fingerprint
 from rwkvclip_eval.encoding import Timings, encode_batches
@@ -18,21 +16,23 @@ from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
 from rwkvclip_eval.features import image_key
 from rwkvclip_eval.partial_entry import PartialEntry
 from rwkvclip_eval.preflight import check_all
-from rwkvclip_eval.results import Record, RunInfo, load_results
+from rwkvclip_eval.results import Record, load_results
 from rwkvclip_eval.run_directory import FINISHED, RunDirectory
-from rwkvclip_eval.runner import RunOptions, UnitOutcome, make_store, run_unit, utc_now
+from rwkvclip_eval.run_identity import run_info, shard_folder
+from rwkvclip_eval.runner import RunOptions, UnitOutcome, make_store, run_unit
 from rwkvclip_eval.suite import LoadedSuite, load_suite
 from rwkvclip_eval.units import Unit, in_shard, plan
+from rwkvclip_eval.workload import Pace, work_load
 from rwkvclip_models.checkpoint import checkpoint_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.distributed import TorchrunRanks
-    from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.encoders.spec import EncoderSpec
 
 KEPT_LOADED = 3
@@ -90,8 +90,6 @@ def run_suite(
         UserError: bad input, found before any encoding, or an output that cannot be written.
     """
     from rwkvclip_eval.encoders import expand_specs
-    from rwkvclip_eval.encoders.spec import parse_spec
-    from rwkvclip_eval.environment import environment
 
     started = time.perf_counter()
     options = options or RunOptions()
@@ -101,30 +99,8 @@ def run_suite(
     units = plan(loaded)
     specs = expand_specs(models)
     wanted = in_shard(units, specs, shard or (1, 1))
-    directory = Path(out)
-    if shard and shard[1] > 1:
-        directory = directory / f"shard-{shard[0]:04d}-of-{shard[1]:04d}"
-    public_models = [parse_spec(model).public_text for model in models]
-    info = RunInfo(
-        command=command,
-        suite_name=loaded.suite.name,
-        suite_text=loaded.text,
-        suite_sha256=loaded.sha256,
-        models=public_models,
-        identity={
-            "suite": loaded.sha256,
-            "models": public_models,
-            "precision": options.precision,
-            "limit": options.limit,
-            "allow_missing": options.allow_missing,
-            "shard": f"{shard[0]}/{shard[1]}" if shard else "",
-            "model_configs": _config_hashes(specs),
-        },
-        environment=environment(),
-        started_utc=utc_now(),
-        averages=[dataclasses.asdict(average) for average in resolve_averages(loaded, units)],
-        shard=f"{shard[0]}/{shard[1]}" if shard else "",
-    )
+    directory = shard_folder(Path(out), shard)
+    info = run_info(loaded, models, specs, units, options=options, shard=shard, command=command)
     run = RunDirectory(directory, info)
     try:
         work = [
@@ -149,17 +125,36 @@ def run_suite(
         ]
         with timings.stage("load"):
             _check_same_data(run, finished, datasets)
-            encoders = _load_all(run, [spec for spec, pending in work if pending], options)
-            check_all([u for _, pending in work for u in pending], datasets)
+            encoders, infos = _load_all(run, [spec for spec, pending in work if pending], options)
+            problems, said = check_all(
+                [u for _, pending in work for u in pending],
+                [units[j] for _, j in sorted(wanted)],
+                datasets,
+                options.data_root,
+            )
+        if num_run:
+            options.encode.on_message("\n".join(said))
         with make_store(options) as store:
+            loads = work_load(
+                [(infos[spec.name], pending) for spec, pending in work if pending], datasets, store, problems
+            )
+            pace = Pace(
+                num_run,
+                sum(load.images for load in loads),
+                lambda: timings.images * options.encode.ranks.size,
+            )
+            number = 0
             for spec, pending in work:
                 if not pending:
                     continue
                 with timings.stage("load"):
-                    encoder = encoders.pop(spec.name, None) or _load(spec, options)
+                    encoder = encoders.pop(spec.name, None) or load_model(spec, options)
                 for unit in pending:
+                    number += 1
+                    options.on_standing(pace.standing(number))
                     options.encode.ranks.working_on = (spec.name, unit.name(""))
-                    outcome = run_unit(encoder, unit, datasets, store, options)
+                    with _told_standing(options, pace, number):
+                        outcome = run_unit(encoder, unit, datasets, store, options)
                     name = unit.name(spec.name)
                     run.add(name, outcome)
                     options.on_unit(name, _outcome_text(outcome))
@@ -208,7 +203,7 @@ def help_suite(
         if encoder is None or current != job.model:
             # The one before goes first: two may not fit into memory.
             encoder = None
-            encoder, current = _load(specs[job.model], options), job.model
+            encoder, current = load_model(specs[job.model], options), job.model
         dataset = _split(datasets, units[job.unit], job.split)
         if image_key(encoder.info, dataset.info.fingerprint) != job.key:
             raise UserError(
@@ -238,17 +233,8 @@ def _split(datasets: Datasets, unit: Unit, split: str) -> Dataset:
     return own if own.info.split == split else datasets.get(unit, split)
 
 
-def _config_hashes(specs: Sequence[EncoderSpec]) -> dict[str, str]:
-    """Return name of the configuration file → SHA-256, for models given as a JSON file of the user's."""
-    files = {Path(spec.model.partition(":")[2] or spec.model).expanduser() for spec in specs}
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(files)
-        if file.suffix == ".json" and file.is_file()
-    }
-
-
-def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:
+def load_model(spec: EncoderSpec, options: RunOptions) -> Encoder:
+    """Return the encoder of `spec` as the options ask for it."""
     from rwkvclip_eval.encoders import load_encoder
 
     return load_encoder(
@@ -260,19 +246,42 @@ def _load(spec: EncoderSpec, options: RunOptions) -> Encoder:
     )
 
 
-def _load_all(run: RunDirectory, specs: Sequence[EncoderSpec], options: RunOptions) -> dict[str, Encoder]:
-    """Load every model once, so that a bad checkpoint is found before any encoding; return those kept.
+def _load_all(
+    run: RunDirectory, specs: Sequence[EncoderSpec], options: RunOptions
+) -> tuple[dict[str, Encoder], dict[str, EncoderInfo]]:
+    """Load every model once, so that a bad checkpoint is found before any encoding.
+
+    Returns:
+        Those kept, and what each says of itself.
 
     Raises:
         OutputError: the run already scored another model under one of the names.
     """
     kept: dict[str, Encoder] = {}
+    infos: dict[str, EncoderInfo] = {}
     for spec in specs:
-        encoder = _load(spec, options)
+        encoder = load_model(spec, options)
+        infos[spec.name] = encoder.info
         run.refuse_other_model(spec.name, encoder.info.fingerprint)
         if len(kept) < KEPT_LOADED:
             kept[spec.name] = encoder
-    return kept
+    return kept, infos
+
+
+@contextlib.contextmanager
+def _told_standing(options: RunOptions, pace: Pace, number: int) -> Iterator[None]:
+    """Say how far the run is with every step of a unit."""
+    on_progress = options.encode.on_progress
+
+    def told(done: int, total: int, what: str) -> None:
+        on_progress(done, total, what)
+        options.on_standing(pace.standing(number))
+
+    options.encode.on_progress = told
+    try:
+        yield
+    finally:
+        options.encode.on_progress = on_progress
 
 
 def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Sequence[Unit]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from rwkvclip_eval import statistics
 from rwkvclip_eval.datasets import Datasets
 from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.html_table import html_table
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.results import Record, read_records, write_records
 from rwkvclip_eval.runner import make_store, run_unit
@@ -176,6 +178,21 @@ def test_results_print_as_one_line_per_primary_metric(monkeypatch: pytest.Monkey
     assert failed.startswith("  wrong failed: ")
     assert "29 labels name no class" in failed
     assert f"colours top1_accuracy {results.value('colours'):.4f} (n=" in scored
+    assert re.search(r"n=30; \[0\.\d{4}, 1\.0000\]; zero_shot_classification, standard\)$", scored)
+    table = results._repr_html_()
+    assert table.count("<tr>") == 3 and "29 labels name no class" in table
+    assert "<td>top1_accuracy</td><td>" in table
+
+
+def test_an_encoder_prints_what_it_is_and_a_notebook_shows_it_as_a_table() -> None:
+    encoder = rc.load_encoder("python:toy_factory:make=random:0")
+    said = repr(encoder)
+    assert said.startswith("<Encoder python:toy_factory:make: family python; weights random, untrained;")
+    assert "image 8 × 8 px; text 77 tokens; embedding 3 wide" in said and len(said) < 300
+    assert "<td>arithmetic</td><td>fp32 on cpu</td>" in encoder._repr_html_()  # type: ignore[attr-defined]
+    assert html_table(["<b>"], [["a & b"]]) == (
+        "<table><tr><th>&lt;b&gt;</th></tr><tr><td>a &amp; b</td></tr></table>"
+    )
 
 
 def test_a_probe_learns_on_train_and_is_judged_on_test(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_models.checkpoint_family import refuse_other_family
 from rwkvclip_models.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -106,9 +107,10 @@ def fit_state_dict(
     """Return `state` in the order and dtypes of `expected` after checking that it fits.
 
     Raises:
-        CheckpointError: keys are missing, unexpected or of another shape (all listed), or weights hold
-            NaN or infinity.
+        CheckpointError: they are of another kind of model; keys are missing, unexpected or of another shape
+            (all listed); or weights hold NaN or infinity.
     """
+    refuse_other_family(state, expected, source)
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     misshapen = [

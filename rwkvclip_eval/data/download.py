@@ -123,7 +123,7 @@ def prefetch_dataset(
             count(split)
     elif missing:
         what = f"{record}@{chosen}, split {' and '.join(missing)},"
-        raise DataNotFound(f"{what} cannot be fetched automatically. By hand: {_by_hand(entry)}")
+        raise DataNotFound(f"{what} cannot be fetched automatically. {_by_hand(record, entry)}")
     remarks = trust_remarks(known.downloads) if published else []
     return " ".join([f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}.", *remarks])
 
@@ -192,7 +192,7 @@ def download_dataset(
                 raise
             failure, rest = f"{error} Then: ", list(wanted)
     if rest and not known.downloads:
-        raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. By hand: {_by_hand(entry)}")
+        raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. {_by_hand(record, entry)}")
     if rest:
         with _after(failure):
             folder = _fetch_published(record, entry, known, data_root, on_progress)
@@ -246,12 +246,14 @@ def _fetch_published(
         try:
             unpack(fetch_file(download, folder, on_progress))
         except DataNotFound as error:
-            raise DataNotFound(f"{error} By hand: {_by_hand(entry)}") from error
+            raise DataNotFound(f"{error} {_by_hand(record, entry)}") from error
     return folder
 
 
-def _by_hand(entry: Entry) -> str:
-    return entry.by_hand or f"see {entry.homepage}"
+def _by_hand(record: str, entry: Entry) -> str:
+    if entry.by_hand:
+        return f"By hand: rwkvclip-eval data list {record} says how."
+    return f"By hand: see {entry.homepage}"
 
 
 def wrong_hub_files(files: Sequence[HubFile], target: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.data.absence import not_found
 from rwkvclip_eval.data.catalogue import (
     LEAST_OF_LOSSY,
     Entry,
@@ -203,7 +204,7 @@ class _Places:
                 tried.append(str(root))
             if there:
                 return self._shards(there[0])
-        raise DataNotFound(self._not_found(tried))
+        raise not_found(self.name, self.variant, self.split, self.data_root, tried)
 
     def _shards(self, path: Path) -> Split:
         from rwkvclip_eval.data.webdataset import open_webdataset
@@ -233,25 +234,6 @@ class _Places:
     @property
     def _label(self) -> str:
         return self.name if self.variant == "default" else f"{self.name}@{self.variant}"
-
-    def _not_found(self, tried: list[str]) -> str:
-        lines = [f"No data for {self._label}, split {self.split}."]
-        if self.data_root is None:
-            lines.append("There is no data root: give one with --data-root DIR.")
-        elif not self.data_root.is_dir():
-            lines.append(f"The data root {self.data_root} does not exist.")
-        if tried:
-            lines.append(f"Looked for: {', '.join(tried)}.")
-        known = self.entry.variant(self.variant) if self.entry else None
-        if known and known.sources:
-            lines.append(f"To get it: rwkvclip-eval data download {self._label} (from {known.sources}).")
-        if known and known.hugging_face:
-            lines.append(f"Or in the suite: source: {{kind: hugging_face}} ({known.hugging_face.path}).")
-        if self.entry and self.entry.by_hand:
-            lines.append(f"By hand: {self.entry.by_hand}")
-        if self.entry:
-            lines.append(f"Home: {self.entry.homepage}")
-        return " ".join(lines)
 
 
 def check_data_root(data_root: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Checks an opened dataset image by image, and lists what the catalogue knows and the data root holds."""
+"""Checks an opened dataset image by image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import itertools
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,7 @@ from rwkvclip_eval.data.catalogue import (
     record_name,
 )
 from rwkvclip_eval.data.checksums import SUMS_NAME, wrong_sums
-from rwkvclip_eval.data.formats import READERS
-from rwkvclip_eval.data.open import DATASETS, check_data_root, open_dataset, wds_folder, with_variant
+from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.samples import FileReader, SampleDataset, name_some, read_anew
 from rwkvclip_eval.data.webdataset import ShardReader
 from rwkvclip_eval.errors import DamagedData, DataNotFound
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.data.catalogue import Variant
     from rwkvclip_eval.data.types import Dataset, DatasetInfo, DatasetRef
 
 
@@ -277,93 +274,3 @@ def open_splits(
         assert missing is not None
         raise missing
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class CatalogueRow:
-    """One line of `data list`: a dataset × variant and whether the data root has it."""
-
-    name: str
-    variant: str
-    title: str
-    kind: str
-    num_test: int | None
-    """Images of the evaluation split; None for folders the catalogue does not know."""
-    metric: str
-    found: str
-    """Folder below the data root, `embedded`, or empty where it is not there."""
-    obtain: str
-    """How to get it."""
-    licence: str
-    homepage: str
-
-
-def catalogue_rows(data_root: Path | None) -> list[CatalogueRow]:
-    """Return every dataset × variant of the catalogue, then webdataset folders it does not know.
-
-    Raises:
-        DataNotFound: the data root is not a folder.
-    """
-    check_data_root(data_root)
-    rows = []
-    known_folders: set[str] = set()
-    for name, entry in catalogue().items():
-        for variant_name, variant in entry.variants.items():
-            known_folders.update(variant.webdataset)
-            label = name if variant_name == next(iter(entry.variants)) else f"{name}@{variant_name}"
-            by_download = f"rwkvclip-eval data download {label}" if variant.sources else ""
-            rows.append(
-                CatalogueRow(
-                    name=name,
-                    variant=variant_name,
-                    title=entry.title,
-                    kind=entry.kind_of(variant_name),
-                    num_test=variant.counts[entry.evaluation_split],
-                    metric=entry.metric_of(variant_name),
-                    found=_found(name, variant, entry.evaluation_split, data_root),
-                    obtain=by_download or entry.by_hand or f"see {entry.homepage}",
-                    licence=entry.licence,
-                    homepage=entry.homepage,
-                )
-            )
-    for folder in sorted(data_root.glob("wds_*")) if data_root is not None else []:
-        if folder.is_dir() and not any(fnmatchcase(folder.name, known) for known in known_folders):
-            rows.append(_unknown_row(folder))
-    return rows
-
-
-def _found(name: str, variant: Variant, split: str, data_root: Path | None) -> str:
-    if variant.embedded:
-        return "embedded"
-    if data_root is None:
-        return ""
-    for folder in variant.webdataset:
-        if (data_root / folder / split).is_dir():
-            return folder
-    published = (variant.clip_benchmark, name) if variant.clip_benchmark or name in READERS else ()
-    for folder in filter(None, published):
-        if (data_root / folder).is_dir():
-            return folder
-    return ""
-
-
-def _unknown_row(folder: Path) -> CatalogueRow:
-    from rwkvclip_eval.data.webdataset import dataset_type
-
-    title = "not in the catalogue: runs unverified"
-    try:
-        kind: str = dataset_type(folder)
-    except DamagedData as error:
-        kind, title = "unknown", str(error)
-    return CatalogueRow(
-        name=folder.name.removeprefix("wds_"),
-        variant="default",
-        title=title,
-        kind=kind,
-        num_test=None,
-        metric="image_retrieval_recall@1" if kind == "retrieval" else "top1_accuracy",
-        found=folder.name,
-        obtain="",
-        licence="",
-        homepage="",
-    )

@@ -11,6 +11,7 @@ import torch
 
 from rwkvclip_eval.encoders.protocol import ImageFeatures
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.html_table import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,15 @@ class CheckedEncoder:
         self.info = encoder.info
         # Taken over as it is: a method of this class would drag the model into every worker process.
         self.preprocess = encoder.preprocess
+
+    def __repr__(self) -> str:
+        """Return what the encoder is, in one line."""
+        facts = "; ".join(f"{name} {text}" for name, text in self.info.facts().items() if name != "model")
+        return f"<Encoder {self.info.name}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        """Return what the encoder is as a table, for notebooks."""
+        return html_table([self.info.name, ""], [list(fact) for fact in self.info.facts().items()])
 
     def encode_image(self, pixels: Tensor) -> ImageFeatures:
         """Return embedding [B, D] and probe [B, F] of `pixels` [B, 3, H, W] float32.

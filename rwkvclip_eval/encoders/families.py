@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.spec import EncoderSpec
 
 
+_CHECKPOINTS = {".pt", ".pth", ".bin", ".safetensors", ".ckpt"}
+
+
 class LoadFunction(Protocol):
     """Makes the encoder of a spec; what a plugin registers."""
 
@@ -79,15 +82,24 @@ def family_of(spec: EncoderSpec) -> EncoderFamily:
     for name in (spec.model, f"{prefix}{colon}", f"*{PurePath(spec.model).suffix}"):
         if name in ENCODERS:
             return ENCODERS.get(name)
-    looks_like_path = bool(PurePath(spec.model).suffix) or os.sep in spec.model
-    if looks_like_path and os.path.exists(spec.model):  # noqa: PTH110  # Path's raises in unreadable folders
-        kind = "folder" if Path(spec.model).is_dir() else "file"
+    if kind := _kind_of_path(spec.model):
         raise UserError(
-            f"{spec.model!r} is a {kind}, not the name of a model; "
-            "write NAME=CHECKPOINT, for example rwkv-clip-b32=model_31.pt or config.json=model_31.pt. "
+            f"{spec.model!r} is {kind}, not the name of a model; write NAME={spec.model}, for example "
+            f"'rwkv-clip-b32={spec.model}', or config.json={spec.model} with your own configuration. "
             "`rwkvclip-eval models` lists the names."
         )
     raise UserError(unknown_name("model", spec.model, ENCODERS))
+
+
+def _kind_of_path(text: str) -> str:
+    """Return what sort of path `text` is, empty where it looks like none."""
+    path = PurePath(text)
+    if any(sign in text for sign in "*?["):
+        return "a pattern of files"
+    # Path's own raises in folders that cannot be read.
+    if (path.suffix or os.sep in text) and os.path.exists(text):  # noqa: PTH110
+        return "a folder" if Path(text).is_dir() else "a file"
+    return "the path of a checkpoint" if path.suffix in _CHECKPOINTS else ""
 
 
 def list_models() -> list[dict[str, str]]:

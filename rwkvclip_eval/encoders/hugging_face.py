@@ -24,6 +24,7 @@ from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
 from rwkvclip_eval.encoders.weights import seeded, sha256_file
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
 from rwkvclip_models.checkpoint import fit_state_dict
+from rwkvclip_models.checkpoint_family import refuse_other_family
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +142,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
         for key, got, expected in sorted(report["mismatched_keys"])
     ]
     if problems:
+        refuse_other_family(report["unexpected_keys"], model.state_dict(), files[0].name)
         raise CheckpointError(
             f"Model {spec.text!r}: the weights do not fit config.json in {len(problems)} tensors: "
             f"{'; '.join(problems[:8])}{'; …' if len(problems) > 8 else ''}."

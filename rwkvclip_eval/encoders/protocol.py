@@ -80,6 +80,23 @@ class EncoderInfo:
         """Whether the encoder has a text tower."""
         return self.context_length is not None
 
+    def facts(self) -> dict[str, str]:
+        """Return what a reader wants to know of it, in words."""
+        height, width = self.image_size_px
+        where = f"{self.device} ({self.implementation})" if self.implementation else self.device
+        facts = {
+            "model": self.spec,
+            "family": self.family,
+            "weights": "trained" if self.trained else "random, untrained",
+            "parameters": f"{self.num_parameters:,}" if self.num_parameters else "",
+            "image": f"{height} × {width} px",
+            "text": f"{self.context_length} tokens" if self.has_text else "none: vision only",
+            "embedding": f"{self.embed_dim} wide, probes see {self.probe_dim}",
+            "arithmetic": f"{self.precision} on {where}",
+            "fingerprint": self.fingerprint[:12],
+        }
+        return {name: text for name, text in facts.items() if text}
+
 
 def make_fingerprint(**parts: object) -> str:
     """Return the SHA-256 (hex) of `parts` as canonical JSON; every part must be JSON-serialisable."""

@@ -10,7 +10,6 @@ from rwkvclip_eval.report.probe import other_notes, probe_facts, spread_text
 from rwkvclip_eval.report.versions import what_changed
 from rwkvclip_eval.report.wording import (
     STATUS_WORDS,
-    TASK_TITLES,
     dataset_title,
     format_value,
     is_percent,
@@ -48,14 +47,6 @@ READING = (
     "Untrained models show what data, task and random weights give before any training, which for probes is "
     "more than chance; they are never called best.",
 )
-_CURES = {
-    "missing_data": (
-        "Bring the data under --data-root (rwkvclip-eval data list says what is expected and where to get "
-        "it), then run the same command again; what is finished is kept."
-    ),
-    "failed": "Mend the cause, then run the same command again; what is finished is kept.",
-    "not_applicable": "Nothing to mend: this model does not offer what the task needs.",
-}
 
 
 def protocol_texts(entries: Iterable[Entry]) -> dict[str, str]:
@@ -71,23 +62,6 @@ def _description(name: str) -> str:
         return "A protocol this installation does not know."
     said = PROTOCOLS.get(own).description
     return f"{said} With {options.removesuffix(')')}." if options else said
-
-
-def problem_rows(entries: Iterable[Entry]) -> list[dict[str, str]]:
-    """Return what has no number, why, and what to do."""
-    return [
-        {
-            "model": e.model,
-            "task": TASK_TITLES.get(e.record.task, e.record.task),
-            "protocol": e.record.protocol,
-            "dataset": dataset_title(e),
-            "word": STATUS_WORDS.get(e.record.status, e.record.status),
-            "reason": e.record.reason or "no reason was recorded",
-            "cure": _CURES.get(e.record.status, ""),
-        }
-        for e in entries
-        if e.record.status != "ok"
-    ]
 
 
 def unit_metrics(entries: Iterable[Entry]) -> list[tuple[str, str, str, str, str]]:

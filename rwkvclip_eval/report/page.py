@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.report.coverage import WHOLE, coverage, cures, problems
 from rwkvclip_eval.report.drawing import themed
 from rwkvclip_eval.report.facts import (
     READING,
@@ -16,7 +17,6 @@ from rwkvclip_eval.report.facts import (
     duration_text,
     flatten,
     model_facts,
-    problem_rows,
     protocol_texts,
     unit_facts,
     unit_metrics,
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 MAX_PAGE_BYTES = 5_000_000
+MAX_HEAD_COLUMNS = 7
+"""Numbers side by side in a headline table: as many as a screen of 1400 pixels and a printed page hold."""
 # What is given up, step by step, until the page fits: (queries per gallery, pictures per query, layouts of
 # each plot, how each number was made).
 _LEVELS = (
@@ -85,6 +87,7 @@ def render_page(
             gallery=gallery,
             per_query=pictures,
             examples_left_out=len(loaded.examples) - shown,
+            too_large=(queries, pictures) != _LEVELS[0][:2],
             layouts=layouts,
             details=details,
             popovers=popovers if details else [],
@@ -151,7 +154,6 @@ def _content(
     plots: Sequence[Plot],
     published: Sequence[PublishedTable],
 ) -> dict[str, Any]:
-    columns = headline.columns
     names = list(dict.fromkeys([*loaded.models, *(c.model for c in loaded.curves)]))
     titles = list(dict.fromkeys(run.info.suite_name for run in loaded.runs if run.info)) or ["Results"]
     infos = {
@@ -168,17 +170,7 @@ def _content(
         "title": " + ".join(titles),
         "version": __version__,
         "headline": headline,
-        "head_columns": [{"row": row, "strip": _strips(row)} for _, row in columns],
-        "head_groups": [
-            {
-                "title": table.task_title,
-                "protocol": table.protocol,
-                "subset": table.subset,
-                "span": len(group),
-            }
-            for table, group in ((t, [c for c in columns if c[0] is t]) for t in tables)
-            if group
-        ],
+        "head_parts": _head_parts(headline.columns),
         "models": loaded.models,
         "head_models": headline.models,
         "model_line": lines,
@@ -187,12 +179,36 @@ def _content(
         "tables": tables,
         "plots": plots,
         "published": published,
-        "problems": problem_rows(loaded.entries),
+        "problems": problems(loaded.entries),
+        "cures": cures(loaded.entries),
+        "coverage": coverage(loaded.entries),
+        "whole": WHOLE,
         "protocol_text": protocol_texts(loaded.entries),
         "reading": READING,
         "model_facts": model_facts(loaded.models, infos),
         "runs": [_run(run) for run in loaded.runs],
     }
+
+
+def _head_parts(columns: Sequence[tuple[Table, Row]]) -> list[dict[str, Any]]:
+    """Return the headline's columns in tables that a page is wide enough for; a task stays in one."""
+    groups = [(table, [row for _, row in own]) for table, own in groupby(columns, key=lambda c: c[0])]
+    parts: list[list[tuple[Table, list[Row]]]] = []
+    for group in groups:
+        wide = sum(len(rows) for _, rows in parts[-1]) + len(group[1]) > MAX_HEAD_COLUMNS if parts else True
+        if wide:
+            parts.append([])
+        parts[-1].append(group)
+    return [
+        {
+            "groups": [
+                {"title": t.task_title, "protocol": t.protocol, "subset": t.subset, "span": len(rows)}
+                for t, rows in part
+            ],
+            "columns": [{"row": row, "strip": _strips(row)} for _, rows in part for row in rows],
+        }
+        for part in parts
+    ]
 
 
 def _strips(row: Row) -> dict[str, tuple[str, str, str] | None]:
@@ -213,7 +229,10 @@ def _strips(row: Row) -> dict[str, tuple[str, str, str] | None]:
 
 
 def _gallery(loaded: Loaded, queries: int) -> list[dict[str, Any]]:
-    """Return examples by dataset, then query, models below each other; queries most models share first."""
+    """Return examples by dataset, then query, models below each other; queries most models share first.
+
+    Where several models have examples, a query that only one of them has compares nothing and is left out.
+    """
     titles = {}
     for entry in loaded.entries:
         protocol = entry.record.protocol
@@ -225,8 +244,13 @@ def _gallery(loaded: Loaded, queries: int) -> list[dict[str, Any]]:
         asked: dict[tuple[str, int], list[Example]] = {}
         for example in members:
             asked.setdefault((example.query, example.target), []).append(example)
-        shared = sorted(asked.items(), key=lambda item: -len(item[1]))[:queries]
-        items = [{"query": query, "examples": found} for (query, _), found in shared]
+        shared = sorted(asked.items(), key=lambda item: -len(item[1]))
+        most = len(shared[0][1])
+        items = [
+            {"query": query, "examples": found}
+            for (query, _), found in shared[:queries]
+            if len(found) > 1 or most == 1
+        ]
         if items:
             groups.append({"title": title, "queries": items})
     return groups

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.rows import Cell, Row
     from rwkvclip_eval.report.tables import Table
 
+# Okabe & Ito's and two more; those after them are darker, then lighter forms of these.
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
 _UNITS = {"step": "training step", "epoch": "epoch", "": "training step or epoch"}
 """What checkpoints' numbers count → how an axis says it; steps and epochs share none."""
@@ -29,7 +30,19 @@ _MARKERS = "osD^vPX*"
 def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
     """Return a colour per model; the checkpoints of one series share theirs."""
     keys = list(dict.fromkeys(series.get(m, m) for m in models))
-    return {m: _PALETTE[keys.index(series.get(m, m)) % len(_PALETTE)] for m in models}
+    return {m: _colour(keys.index(series.get(m, m))) for m in models}
+
+
+def _colour(number: int) -> str:
+    """Return a colour of its own for each number: the palette, then its darker and lighter forms."""
+    base = _PALETTE[number % len(_PALETTE)]
+    tier = number // len(_PALETTE)
+    if tier == 0:
+        return base
+    # Steps of the golden ratio never meet again.
+    towards, share = (0, 255)[tier % 2 == 0], 0.3 + 0.4 * ((tier - 1) * 0.618034 % 1)
+    channels = (int(base[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (towards - c) * share):02x}" for c in channels)
 
 
 def draw_plots(tables: Sequence[Table], loaded: Loaded) -> list[Plot]:
@@ -227,8 +240,8 @@ def _against_step(
                 linewidth=0,
             )
         ax.set_xlabel(f"{_UNITS[unit]} of the checkpoint")
-        ax.set_ylabel("%")
-        ax.set_title(f"{row.title}, {metric_label(row.metric)}", color=INK, fontsize=10.5)
+        ax.set_ylabel(f"{metric_label(row.metric)}, %")
+        ax.set_title(row.title, color=INK, fontsize=10.5)
         ax.grid(axis="y", color=GRID, linewidth=0.8)
     if drawn:
         figure.legend(list(drawn.values()), list(drawn))

@@ -9,12 +9,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
     duration_text,
     flatten,
     model_facts,
-    problem_rows,
     protocol_texts,
 )
 from rwkvclip_eval.results import Record
@@ -178,12 +178,35 @@ def markdown(
         lines += [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
         parts.append(_grid(lines, ["Method", *(esc(" ".join(c)) for c in reference.columns)]))
         parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
-    if problems := problem_rows(loaded.entries):
-        keys = ("model", "task", "protocol", "dataset", "word", "reason", "cure")
-        head = ["Model", "Task", "Protocol", "Dataset", "What", "Why", "What to do"]
-        parts += ["## Without a number", _grid([[esc(p[k]) for k in keys] for p in problems], head)]
+    parts += _missing(loaded.entries)
     parts.append(_provenance(loaded))
     return "\n\n".join(parts) + "\n"
+
+
+def _missing(entries: Sequence[Entry]) -> list[str]:
+    """Return what has no number: dataset × task, then the reasons; nothing where all have theirs."""
+    esc = escape_markdown
+    found = problems(entries)
+    if not found:
+        return []
+    table = coverage(entries)
+    grid = [[esc(dataset), *map(esc, cells)] for dataset, cells in table.rows.items()]
+    lines = [
+        [
+            esc(p.dataset),
+            esc(p.word),
+            esc("; ".join(p.tasks)),
+            esc(", ".join(p.models) or "all"),
+            esc(p.reason),
+        ]
+        for p in found
+    ]
+    return [
+        "## Without a number",
+        _grid(grid, ["Dataset", *map(esc, table.tasks)]),
+        "\n".join(f"- {esc(text)}" for text in cures(entries)),
+        _grid(lines, ["Dataset", "What", "Tasks", "Models", "Why"]),
+    ]
 
 
 def _picture(plot: Plot) -> str:

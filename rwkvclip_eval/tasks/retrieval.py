@@ -164,17 +164,23 @@ def _tables(
 
 
 def _choose_examples(ranks: NDArray[np.int64], owner: NDArray[np.int64]) -> list[int]:
-    """Return up to `NUM_EXAMPLES` captions of different images, half of them hits where possible."""
+    """Return up to `NUM_EXAMPLES` captions of different images, half of them hits where possible.
+
+    The first half is drawn whatever the ranks, so that models are shown on the same captions; the other half
+    makes up what it has too few of, hits or misses.
+    """
     generator = np.random.default_rng(0)
     shuffled = generator.permutation(len(ranks))
     # One caption per image, the first in shuffled order.
     _, first = np.unique(owner[shuffled], return_index=True)
-    candidates = shuffled[np.sort(first)]
-    hits = [int(q) for q in candidates if ranks[q] == 1]
-    misses = [int(q) for q in candidates if ranks[q] > 1]
+    candidates = [int(q) for q in shuffled[np.sort(first)]]
     half = NUM_EXAMPLES // 2
-    num_hits = min(len(hits), max(half, NUM_EXAMPLES - len(misses)))
-    return hits[:num_hits] + misses[: NUM_EXAMPLES - num_hits]
+    chosen, others = candidates[:half], candidates[half:]
+    hits = [q for q in others if ranks[q] == 1]
+    misses = [q for q in others if ranks[q] > 1]
+    wanted_hits = half - sum(ranks[q] == 1 for q in chosen)
+    num_hits = min(len(hits), max(wanted_hits, NUM_EXAMPLES - half - len(misses)))
+    return [*chosen, *hits[:num_hits], *misses[: NUM_EXAMPLES - half - num_hits]]
 
 
 def _example(

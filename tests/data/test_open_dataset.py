@@ -55,7 +55,9 @@ def test_absent_data_name_every_place_and_how_to_get_them(tmp_path):
     for place in ("wds_fgvc_aircraft", "wds_aircraft", "fgvc_aircraft", "aircraft"):
         assert str(tmp_path / place) in text
     assert "rwkvclip-eval data download aircraft" in text
-    with pytest.raises(DataNotFound, match=r"data download voc2007 \(from published files\)"):
+    with pytest.raises(
+        DataNotFound, match=r"from published files: rwkvclip-eval data download voc2007 --data-root \S+$"
+    ):
         open_dataset(ref("voc2007"), data_root=tmp_path)
     with pytest.raises(DataNotFound, match="--data-root"):
         open_dataset(ref("aircraft"), data_root=None)

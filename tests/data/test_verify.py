@@ -3,11 +3,10 @@ from dataclasses import replace
 
 import pytest
 
-from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.checksums import file_digest, write_sums
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
-from rwkvclip_eval.data.verify import catalogue_rows, open_splits, shared_pictures, verify_dataset
+from rwkvclip_eval.data.verify import open_splits, shared_pictures, verify_dataset
 from rwkvclip_eval.errors import DataNotFound
 
 
@@ -81,49 +80,6 @@ def test_embedded_digits_verify_without_a_problem():
         assert report.ok, report.problems
         assert report.duplicate_images == ()
         assert report.num_captions == report.expected_captions
-
-
-def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
-    write_wds(tmp_path, "vtab-cifar10", [[0]])
-    write_wds(tmp_path, "my_birds", [["a"]], dataset_type="retrieval")
-    write_wds(tmp_path, "sun397@seed5", [[0]])
-    for published in ("dtd", "birdsnap"):
-        (tmp_path / published).mkdir()
-    rows = {(r.name, r.variant): r for r in catalogue_rows(tmp_path)}
-    assert rows["cifar10", "default"].found == "wds_vtab-cifar10"
-    assert rows["cifar10", "default"].num_test == 10000
-    assert rows["dtd", "default"].found == "dtd"
-    assert rows["digits", "default"].found == "embedded"
-    assert rows["pets", "default"].found == ""
-    assert rows["my_birds", "default"].kind == "retrieval"
-    assert rows["birdsnap", "default"].found == "birdsnap"
-    assert rows["voc2007", "crops"].kind == "classification"
-    assert "sun397@seed5" not in {name for name, _ in rows}
-    assert ("sun397", "partition1") in rows and ("sun397", "full") in rows
-    assert all(r.found in ("", "embedded") for r in catalogue_rows(None))
-
-
-def test_every_version_says_how_to_get_it_and_published_files_are_named_as_what_download_fetches():
-    rows = {(r.name, r.variant): r for r in catalogue_rows(None)}
-    assert rows["voc2007", "default"].obtain == "rwkvclip-eval data download voc2007"
-    assert rows["stl10", "fold0"].obtain == "rwkvclip-eval data download stl10@fold0"
-    assert rows["hateful_memes", "default"].obtain == catalogue()["hateful_memes"].by_hand
-    assert all(r.obtain for r in rows.values() if r.found != "embedded")
-
-
-def test_a_data_root_that_is_no_folder_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    for root in (tmp_path / "absent", tmp_path / "file"):
-        with pytest.raises(DataNotFound, match="is not a folder"):
-            catalogue_rows(root)
-
-
-def test_a_broken_folder_does_not_hide_the_others(tmp_path, write_wds):
-    write_wds(tmp_path, "bad", [[0]], dataset_type="segmentation")
-    write_wds(tmp_path, "good", [[0]], classnames="a")
-    rows = {row.name: row for row in catalogue_rows(tmp_path)}
-    assert rows["good"].kind == "classification"
-    assert "found 'segmentation'" in rows["bad"].title
 
 
 def test_pictures_of_train_that_are_in_test_too_are_counted_and_named(tmp_path, write_shard, png):

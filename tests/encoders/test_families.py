@@ -98,3 +98,11 @@ def test_a_path_where_a_model_is_named_says_how_to_name_one(tmp_path: Path) -> N
         load_encoder(str(tmp_path / "model_31.pt"))
     with pytest.raises(UserError, match="is a folder"):
         load_encoder(str(tmp_path))
+    for text, kind in (
+        (f"{tmp_path}/step_*.pt", "a pattern of files"),
+        ("runs/absent.safetensors", "the path of a checkpoint"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load_encoder(text)
+        assert f"{text!r} is {kind}, not the name of a model; write NAME={text}" in str(caught.value)
+        assert f"'rwkv-clip-b32={text}'" in str(caught.value)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from command import ROOT, run_cli
 
 import rwkvclip_eval as rc
 
@@ -14,27 +20,28 @@ if TYPE_CHECKING:
     Cli = Callable[..., subprocess.CompletedProcess[str]]
 
 PLUGIN = Path(__file__).with_name("my_plugin.py")
-SUITE = """\
-name: mine
-tasks:
-  - task: margin
-    datasets: [my-images]
-  - task: zero_shot_classification
-    datasets: [my-images]
-"""
+TOLD = PLUGIN.read_text().split('"""')[1]
+SUITE = textwrap.dedent(TOLD.split("as mine.yaml\n")[1].split("\nit runs by")[0]).lstrip()
 
 
-def test_a_plugins_encoder_dataset_and_task_run_to_a_report(cli: Cli, tmp_path: Path) -> None:
+def test_a_plugins_encoder_dataset_and_task_run_to_a_report_by_the_command_it_tells(tmp_path: Path) -> None:
+    """As a reader would: the file alone, and nothing of the tests on the path."""
     (tmp_path / "mine.yaml").write_text(SUITE)
-    assert cli("validate", "mine.yaml", "--plugin", PLUGIN).returncode == 0
-    done = cli("run", "mine.yaml", "--model", "my-colours", "--plugin", PLUGIN, "--out", "run")
+    shutil.copy(PLUGIN, tmp_path)
+    paths = ":".join(str(ROOT / folder) for folder in (".", "models", "train"))
+    extra = {"PYTHONPATH": paths}
+    checked = run_cli(tmp_path, tmp_path / "c", "validate", "mine.yaml", "--plugin", "my_plugin.py", **extra)
+    assert checked.returncode == 0, checked.stderr
+    told = re.search(r"`rwkvclip-eval (run .*?)`", TOLD)
+    assert told
+    done = run_cli(tmp_path, tmp_path / "c", *shlex.split(told[1]), **extra)
     assert done.returncode == 0, done.stderr
-    frame = rc.load_results(tmp_path / "run").set_index("metric")
+    run = tmp_path / "runs" / "mine"
+    frame = rc.load_results(run).set_index("metric")
     assert frame.loc["mean_margin", "value"] > 0
     assert frame.loc["mean_margin", "n"] == 12
-    unit = frame.loc["mean_margin", "unit"]
-    assert len(rc.load_predictions(tmp_path / "run", unit)) == 12
-    assert "mean margin" in (tmp_path / "run" / "report" / "report.md").read_text()
+    assert len(rc.load_predictions(run, frame.loc["mean_margin", "unit"])) == 12
+    assert "mean margin" in (run / "report" / "report.md").read_text()
 
 
 def test_without_the_plugin_its_names_are_unknown(cli: Cli, tmp_path: Path) -> None:

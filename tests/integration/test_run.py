@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 from command import environment, run_cli
+from PIL import Image
 
 import rwkvclip_eval as rc
 
@@ -196,7 +197,7 @@ def test_no_cache_gives_the_same_outcome_and_leaves_nothing(
 
 @pytest.mark.parametrize(
     ("extra", "said"),
-    [(["--limit", "10"], "limit: None there, 10 now"), (["--precision", "bf16"], "precision")],
+    [(["--limit", "10"], "limit: none there, 10 now"), (["--precision", "bf16"], "precision")],
 )
 def test_other_options_into_the_same_directory_are_refused(
     cli: Cli, colour_suite: Path, whole_run: Path, extra: list[str], said: str
@@ -360,9 +361,13 @@ def test_a_file_the_system_refuses_is_named(cli: Cli) -> None:
 
 def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
-        "name: n\ntasks:\n- task: zero_shot_classification\n  datasets: [{name: größe, folder: x}]\n",
+        "name: n\ntasks:\n- task: zero_shot_classification\n"
+        "  datasets: [{name: größe, folder: x, templates: ['{c}']}]\n",
         encoding="utf-8",
     )
+    for name in ("a", "b"):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "x" / name / "0.png")
     done = cli("validate", "s.yaml", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.returncode == 0
     (tmp_path / "s.yaml").rename(tmp_path / "größe.yaml")

@@ -168,3 +168,20 @@ def test_importing_reports_loads_no_plotting_library() -> None:
         "sys.exit(1 if {'matplotlib', 'pandas', 'jinja2'} & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
+
+
+def test_a_folder_of_runs_is_looked_into_one_level_down_and_that_is_said(run, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    write_run(folder / "a", [record("a")])
+    write_run(folder / "b" / "shard-0001-of-0002", [record("b")])
+    (folder / "notes").mkdir()
+    code, out, err = run("report", folder)
+    assert code == 0
+    assert f"{folder} is no run directory itself; it holds 2: a, b." in err
+    assert f"Report: {folder / 'report' / 'index.html'}" in out
+    text = (folder / "report" / "report.md").read_text()
+    assert "| a " in text and "| b " in text
+    code, _, err = run("report", folder / "a")
+    assert code == 0 and "no run directory" not in err
+    code, _, err = run("report", folder / "notes")
+    assert code == 2 and "expected a run directory" in err

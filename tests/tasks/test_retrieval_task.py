@@ -119,3 +119,12 @@ def test_examples_fill_up_where_there_are_no_misses():
 def test_an_image_without_captions_is_named():
     with pytest.raises(DamagedData, match="image 'i1' has no caption"):
         TASK.texts(samples([["a"], []]), STANDARD)
+
+
+def test_models_of_unlike_quality_are_shown_on_the_same_captions_for_half_of_the_gallery():
+    queries = []
+    for noise in (0.0, 0.5, 5.0):
+        case, features, _ = random_case(noise=noise)
+        queries.append([e.query for e in TASK.score(case, features, None, STANDARD).examples])
+    shared = set(queries[0]) & set(queries[1]) & set(queries[2])
+    assert len(shared) >= 4

@@ -1,9 +1,12 @@
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rwkvclip_train.cli import main
 from rwkvclip_train.recipe import Recipe, RecipeError, load_recipe, shipped_recipes
+from rwkvclip_train.recipe_keys import recipe_page, recipe_rows
 
 GOOD = {
     "name": "small",
@@ -99,3 +102,19 @@ def test_epochs_count_whole_batches_only():
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_loads_under_its_own_name(name):
     assert load_recipe(name).name == name
+
+
+def test_every_key_of_a_recipe_is_documented_on_its_page_and_by_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = recipe_rows()
+    assert all(meaning for _, _, meaning in rows), [key for key, _, meaning in rows if not meaning]
+    keys = {key for key, _, _ in rows}
+    assert {"batch_size", "model.family", "data.texts", "augmentation.crop_area"} <= keys
+    page = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+    assert page.read_text(encoding="utf-8") == recipe_page()
+    monkeypatch.setattr(sys, "argv", ["rwkvclip-train", "--keys"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [r[0] for r in rows]

@@ -1,5 +1,12 @@
-"""`python -m rwkvclip_train`."""
+"""`python -m rwkvclip_train`, and the program `rwkvclip-train`."""
 
-from rwkvclip_train.cli import main
+from rwkvclip_models.dependencies import run_main
 
-main()
+
+def main() -> None:
+    """Run the command line."""
+    run_main("rwkvclip_train.cli")
+
+
+if __name__ == "__main__":
+    main()

@@ -33,6 +33,7 @@ def train(
     num_workers: int = typer.Option(0, min=0, help="Processes that decode images; results stay the same."),
     threads: int | None = typer.Option(None, min=1, help="CPU threads; by default as many as cores."),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
+    keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),
     quiet: bool = typer.Option(False, help="No progress bar."),
     debug: bool = typer.Option(False, help="Show the traceback of an error."),
@@ -40,6 +41,10 @@ def train(
     """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
     if list_recipes:
         _list_recipes()
+    elif keys:
+        from rwkvclip_train.recipe_keys import recipe_rows
+
+        console.table(["key", "default", "meaning"], recipe_rows())
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:

@@ -98,7 +98,7 @@ class Recipe(_Strict):
     weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
     clip_norm: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, order and crops")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
     log_every: int = Field(10, gt=0, description="steps")
     checkpoint_every: int = Field(1000, gt=0, description="steps; also at the end")

@@ -3,7 +3,9 @@
 The entries lie beside this file, one YAML file per kind of picture, datasets by record name. Counts are those
 of the whole sets; of several variants the first is the default. `counts` of a split that nothing here can
 give are left out. `class_list: none`: clip-benchmark has no such list. `unverified` in a licence or note: it
-is what the field says, and no text of the authors could be read for it.
+is what the field says, and no text of the authors could be read for it. Sizes are those that
+tensorflow_datasets/url_checksums states of the published archives, but for country211 (its authors' page),
+imagenet and imagenet_sketch (cards of Hugging Face copies) and resisc45 (TensorFlow Datasets' page).
 """
 
 from __future__ import annotations
@@ -132,6 +134,10 @@ class Entry(BaseModel):
     evaluation_split: str = "test"
     homepage: str
     licence: str
+    terms: str = Field("", description="what one must accept or ask for before fetching it")
+    size_gb: float | None = Field(
+        None, description="of all published files (1e9 bytes), where the downloads do not say it"
+    )
     by_hand: str = Field("", description="what must be fetched by hand, and how")
     layout: str = Field("", description="what the folder of the published files holds, for `data prepare`")
 
@@ -164,6 +170,20 @@ class Entry(BaseModel):
     def kind_of(self, variant: str) -> DatasetKind:
         """Return what one variant's labels or captions make it."""
         return self.variant(variant).kind or self.kind
+
+    def size_of(self, variant: str) -> str:
+        """Return how many GB of one variant to fetch: `39.1`, `~5` where copies differ, `?` if unknown."""
+        known = self.variant(variant)
+        if known.embedded:
+            return "0"
+        sizes = [download.bytes for download in known.downloads]
+        whole = sum(size or 0 for size in sizes) / 1e9 if sizes and None not in sizes else None
+        if whole and not known.hub:
+            return f"{whole:.3g}"
+        size_gb = whole or self.size_gb
+        if size_gb is None:
+            return "?"
+        return f"~{size_gb:.0f}" if size_gb >= 10 else f"~{size_gb:.2g}"
 
     def metric_of(self, variant: str) -> Metric:
         """Return what the field reports of one variant."""

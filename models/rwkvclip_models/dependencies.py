@@ -1,0 +1,40 @@
+"""Says what to install where a package is missing. Imports nothing but Python's own."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import sys
+from typing import NoReturn
+
+OURS = ("rwkvclip_eval", "rwkvclip_models", "rwkvclip_train")
+EXIT_CODE = 2
+
+
+def run_main(module: str) -> NoReturn:
+    """Run `main` of `module`; where a package it needs is missing, say what to install and exit with 2.
+
+    Args:
+        module: of the command line, with its package.
+    """
+    try:
+        command = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        text = what_to_install(error)
+        if text is None:
+            raise
+        sys.stderr.write(f"Error: {text}\n")
+        sys.exit(EXIT_CODE)
+    sys.exit(command.main())
+
+
+def what_to_install(error: ModuleNotFoundError) -> str | None:
+    """Return what to do about a module that is not installed; None where it is one of ours or has no name."""
+    name = (error.name or "").partition(".")[0]
+    if not name or name in OURS:
+        return None
+    pip = f"{shlex.quote(sys.executable or 'python')} -m pip install"
+    return (
+        f"this Python has no module {name!r}, which rwkvclip-eval needs. Install the project with what it "
+        f"depends on: {pip} rwkvclip-eval; in a checkout: {pip} --editable ."
+    )

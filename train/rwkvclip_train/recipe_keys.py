@@ -1,0 +1,57 @@
+"""The keys of a recipe as a table: what `rwkvclip-train --keys` prints and docs/recipes.md holds."""
+
+from __future__ import annotations
+
+import typing
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from rwkvclip_train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+TITLE = "# Recipe keys\n\nWhat a YAML file for `rwkvclip-train` says; other keys are refused.\n"
+
+
+def recipe_rows() -> list[tuple[str, str, str]]:
+    """Return key (nested ones behind a dot), default (`needed` where there is none) and meaning."""
+    return list(_rows(Recipe, ""))
+
+
+def recipe_page() -> str:
+    """Return the keys as a page of Markdown."""
+    lines = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in recipe_rows()]
+    return "\n".join([TITLE, "| key | default | meaning |", "|---|---|---|", *lines]) + "\n"
+
+
+def _rows(model: type[BaseModel], before: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        inner = _model_in(field.annotation)
+        said = field.description or ""
+        if inner is not None and not said:
+            first = (inner.__doc__ or "").partition("\n")[0].rstrip(".")
+            said = f"{'' if inner is field.annotation else 'a list, each: '}{first[:1].lower()}{first[1:]}"
+        yield f"{before}{name}", _default(field, inner), said.replace("|", "or")
+        if inner is not None:
+            yield from _rows(inner, f"{before}{name}.")
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field is, or is a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _default(field: FieldInfo, inner: type[BaseModel] | None) -> str:
+    if field.is_required():
+        return "needed"
+    if inner is not None or field.default in (None, PydanticUndefined):
+        return ""
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{value}`"
