@@ -91,6 +91,24 @@ def test_one_image_a_class_is_a_proportion():
     assert found.conservative
 
 
+def test_every_accuracy_near_all_hits_is_covered_nine_times_in_ten():
+    # Two classes of 20, exactly: every number of hits, and accuracies that miss 0.02 to 3 images.
+    labels, hits = np.repeat([0, 1], 20), np.arange(14, 21)
+    ends = np.array(
+        [
+            statistics.mean_per_class(np.tile(np.arange(20), 2) < np.repeat([one, other], 20), labels)[:2]
+            for one in hits
+            for other in hits
+        ]
+    )
+    accuracy = 1 - np.linspace(0.02, 3, 300) / 40
+    each = binom.pmf(hits[:, None], 20, accuracy)
+    chance = (each[:, None] * each[None, :]).reshape(-1, len(accuracy))
+    assert chance.sum(axis=0).min() > 0.999
+    covers = (ends[:, :1] <= accuracy) & (accuracy <= ends[:, 1:])
+    assert (chance * covers).sum(axis=0).min() > 0.9
+
+
 def test_classes_without_images_are_left_out():
     labels = np.repeat([0, 3, 7], [20, 30, 40])
     hit = np.random.default_rng(8).random(90) < 0.6
