@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # CLIP keeps the multiplier of the cosine similarity at 100 or less.
 MAX_LOGIT_SCALE = math.log(100)
+MAX_LOG_BYTES = 256 << 20
 
 
 class TrainingError(UserError):
@@ -259,11 +260,10 @@ def read_log(path: Path, *, last_step: int) -> list[str]:
     """
     if not path.exists():
         return []
+    text = read_text(path, what="training log", limit=MAX_LOG_BYTES, error=OutputError)
     kept = []
-    for number, line in enumerate(
-        read_text(path, what="training log", error=OutputError).split("\n")[:-1], 1
-    ):
-        # A killed run may have left a line without its end, which is the one cut off above.
+    # What stands behind the last line end is a line that a killed run has left unfinished.
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
         row = parse_json(line, f"training log {path}, line {number},", error=OutputError)
         step = row.get("step") if isinstance(row, dict) else None
         if not isinstance(step, int):
