@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvclip_models.errors import CheckpointError, ConfigError, UserError, joined, shortened
+from rwkvclip_models.errors import CheckpointError, ConfigError, UserError, joined, shortened, shown
 
 __all__ = [
     "CheckpointError",
@@ -17,6 +17,7 @@ __all__ = [
     "UserError",
     "joined",
     "shortened",
+    "shown",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import shortened
+from rwkvclip_eval.errors import shortened, shown
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -29,9 +29,6 @@ def misfits(error: ValidationError) -> list[str]:
 def came(value: Any) -> str:
     """Return ` (got VALUE)` for a value that can be shown, the kind of it for others."""
     if isinstance(value, str | int | float | None):
-        # Python writes out no integer of more than 4,300 digits.
-        if isinstance(value, int) and value.bit_length() > 1000:
-            return " (got a number of more than 300 digits)"
-        return f" (got {shortened(repr(value))})"
+        return f" (got {shown(value)})"
     kinds = {"dict": "a mapping", "list": "a list", "tuple": "a list"}
     return f" (got {kinds.get(name := type(value).__name__, name)})"

@@ -39,6 +39,14 @@ def joined(problems: Sequence[str], separator: str = "\n") -> str:
     )
 
 
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, whatever a file says."""
+    # Python writes out no whole number of more than 4,300 digits.
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    return shortened(repr(value))
+
+
 def shortened(text: str, length: int = 80) -> str:
     """Return `text`, cut to `length` characters where it is longer."""
     return text if len(text) <= length else f"{text[: length - 1]}…"
