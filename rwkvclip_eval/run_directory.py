@@ -7,8 +7,8 @@ import json
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.disk import atomic_path, write_text
-from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.results import Record, RunInfo, read_records, write_records
+from rwkvclip_eval.errors import OutputError, shown
+from rwkvclip_eval.results import Record, RunInfo, read_records, read_run_info, write_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,20 +52,19 @@ class RunDirectory:
 
         A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
         """
-        if (self.out / "results.jsonl").is_file():
+        if (self.out / "results.jsonl").exists():
             for record in read_records(self.out / "results.jsonl"):
                 self.records.setdefault(record.unit, []).append(record)
-        known = {f.name for f in dataclasses.fields(RunInfo)}
         try:
-            old = json.loads((self.out / "run.json").read_text(encoding="utf-8"))
-            before = RunInfo(**{key: value for key, value in old.items() if key in known})
-            identity = dict(before.identity)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            before = read_run_info(self.out / "run.json")
+        except OutputError as error:
             if not self.records:
                 return info
             raise OutputError(
-                f"{self.out} holds results, but no run.json that says of what; choose another --out."
+                f"{self.out} holds results, but no run.json that says of what ({str(error).rstrip('.')}); "
+                "choose another --out."
             ) from error
+        identity = before.identity
         differing = [
             key
             for key in dict.fromkeys((*info.identity, *identity))
@@ -77,7 +76,7 @@ class RunDirectory:
             said = "; ".join(
                 "a different suite"
                 if key == "suite"
-                else f"{key}: {identity.get(key)!r} there, {info.identity.get(key)!r} now"
+                else f"{key}: {shown(identity.get(key))} there, {shown(info.identity.get(key))} now"
                 for key in differing
             )
             raise OutputError(

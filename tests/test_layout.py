@@ -72,8 +72,10 @@ def test_reports_see_records_only() -> None:
         "rwkvclip_eval.results",
         "rwkvclip_eval.disk",
         "rwkvclip_eval.errors",
+        "rwkvclip_eval.printable",
         "rwkvclip_eval.protocols",
         "rwkvclip_eval.version",
+        "rwkvclip_models.files",
         "rwkvclip_models.resources",
     )
     for path in (PACKAGES["rwkvclip_eval"] / "report").rglob("*.py"):
