@@ -23,7 +23,7 @@ from rwkvclip_eval.cli_options import (
     PluginOption,
     prepare,
 )
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
 
@@ -68,15 +68,20 @@ def run(
     implementation: Annotated[
         str, typer.Option(help="Bi-WKV implementation; auto says what it chose.")
     ] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images or texts per forward pass.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=65_536, help="Images or texts per forward pass.")
+    ] = 64,
     num_workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Decoding processes; by default up to 8, on CPU a quarter of the cores."),
+        typer.Option(
+            min=0, max=1024, help="Decoding processes; by default up to 8, on CPU a quarter of the cores."
+        ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=1,
+            max=10**9,
             help="Deterministic stratified subset of N samples (of what a probe learns from, at least two a "
             "class); marked in every report.",
         ),
@@ -85,7 +90,9 @@ def run(
         str | None,
         typer.Option(help="Training images a class in few-shot probes, such as 1,2,4,8,16."),
     ] = None,
-    allow_missing: Annotated[int, typer.Option(min=0, help="Damaged images that may be left out.")] = 0,
+    allow_missing: Annotated[
+        int, typer.Option(min=0, max=10**9, help="Damaged images that may be left out.")
+    ] = 0,
     offline: OfflineOption = False,
     shard: Annotated[
         str | None,
@@ -100,7 +107,8 @@ def run(
         bool, typer.Option("--no-cache", help="Keep features only while this command runs.")
     ] = False,
     memory_budget: Annotated[
-        float, typer.Option(min=0.01, help="GB (1e9 bytes) that a probe's scores and gradients may take.")
+        float,
+        typer.Option(min=0.01, max=1e6, help="GB (1e9 bytes) that a probe's scores and gradients may take."),
     ] = MEMORY_BUDGET / 1e9,
     plugin: PluginOption = None,
     report: Annotated[bool, typer.Option(help="Write OUT/report at the end.")] = True,
@@ -270,8 +278,9 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
+    short = len(text) < 20 and index.isdecimal() and count.isdecimal()
+    if not (short and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {shown(text)}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
     return int(index), int(count)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -22,7 +23,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shortened, shown
+from rwkvclip_eval.printable import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_MAX_MESSAGE = 1900
+"""Characters of an error, whatever a file or a library puts into it."""
 
 _out = Console(highlight=False, soft_wrap=True, emoji=False)
 _err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -45,8 +49,8 @@ def silence() -> None:
 
 
 def say(text: str) -> None:
-    """Print `text` as it is."""
-    _out.print(text, markup=False)
+    """Print `text` as it is, control characters of files and data written out."""
+    _out.print(printable(text), markup=False)
 
 
 def table(
@@ -64,7 +68,7 @@ def table(
     """
     if not _out.is_terminal:
         for row in (columns, *rows):
-            say("\t".join(str(cell) for cell in row))
+            say("\t".join(one_line(str(cell)) for cell in row))
         return
     made = Table(header_style="bold", show_edge=False, pad_edge=False)
     columns, rows = brief or (columns, rows)
@@ -72,7 +76,7 @@ def table(
         # Cut cells could not be copied.
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*[Text(str(cell)) for cell in row])
+        made.add_row(*[Text(printable(str(cell))) for cell in row])
     _out.print(made)
 
 
@@ -90,7 +94,7 @@ class Progress:
 
     def __init__(self, *, bars: bool = True) -> None:
         self._bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
@@ -111,7 +115,7 @@ class Progress:
     def update(self, done: int, total: int, what: str) -> None:
         """Show that `done` of `total` items of `what` are done."""
         if what not in self._tasks:
-            self._tasks[what] = self._bars.add_task(what, total=total, completed=done)
+            self._tasks[what] = self._bars.add_task(printable(what), total=total, completed=done)
         else:
             self._bars.update(self._tasks[what], completed=done, total=total)
         if done >= total:
@@ -119,7 +123,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        _err.print(text, markup=False)
+        _err.print(printable(text), markup=False)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -142,7 +146,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         code = INTERRUPTED
     except UserError as error:
         if debug:
-            raise
+            _fail_traced(error)
         _fail(f"Error: {error}", error.exit_code)
     except OSError as error:
         if debug or error.filename is None:
@@ -153,7 +157,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.
             error = error.__context__
-        code = _click_exit_code(error)
+        code = _click_exit_code(error, arguments)
         if code is None:
             _fail_internal(error, debug=debug)
     # The command-line library turns Ctrl-C into this code without a word.
@@ -172,19 +176,24 @@ def _show_warning(
 ) -> None:
     """Print a warning of ours as its text alone; others as Python does."""
     if category.__module__.startswith("rwkvclip_"):
-        _err.print(f"Warning: {message}", markup=False)
+        _err.print(printable(f"Warning: {message}"), markup=False)
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        sys.stderr.write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _click_exit_code(error: Exception) -> int | None:
-    """Return the code of an exception of the command-line library (usage errors, aborts); None for others."""
+def _click_exit_code(error: Any, arguments: Sequence[str]) -> int | None:
+    """Return the code of an exception of the command-line library (usage errors, aborts); None for others.
+
+    The library says what an option's value should be; what came is added.
+    """
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
+        given = _given(getattr(getattr(error, "param", None), "opts", ()), arguments)
+        error.message = printable(f"{error.message}{'' if given is None else f' (got {shown(given)})'}")
         show()
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
@@ -192,14 +201,30 @@ def _click_exit_code(error: Exception) -> int | None:
     return None
 
 
-def _fail_internal(error: Exception, *, debug: bool) -> NoReturn:
+def _given(options: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return the last value that the command line gives one of `options`; None where there is none."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in options:
+            found = value if equals else following
+    return found
+
+
+def _fail_internal(error: BaseException, *, debug: bool) -> NoReturn:
     """Report a defect of ours: one line for the user, the traceback on request."""
     if debug:
-        raise error
+        _fail_traced(error)
     _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+
+
+def _fail_traced(error: BaseException) -> NoReturn:
+    """Print a traceback as Python would, but for control characters in what it quotes."""
+    sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    sys.exit(1)
 
 
 def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
-        _err.print(text, markup=False)
+        _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)
