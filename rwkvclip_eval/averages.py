@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import canonical_name
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.errors import SuiteError, joined
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.results import Average
 
@@ -48,7 +48,7 @@ def resolve_averages(loaded: LoadedSuite, units: Sequence[Unit]) -> list[Average
         except _Mistake as mistake:
             problems.append(f"{loaded.where('averages', i, *mistake.keys)}: {mistake}")
     if problems:
-        raise SuiteError("\n".join(problems))
+        raise SuiteError(joined(problems))
     return found
 
 

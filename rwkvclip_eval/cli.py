@@ -42,7 +42,7 @@ from rwkvclip_eval.cli_options import (
     WorkersOption,
     prepare,
 )
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
 
@@ -291,8 +291,9 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     index, _, count = text.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {text!r}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
+    short = len(text) < 20 and index.isdecimal() and count.isdecimal()
+    if not (short and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {shown(text)}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
     return int(index), int(count)
 
 

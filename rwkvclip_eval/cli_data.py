@@ -328,9 +328,21 @@ def cache_clear(cache: CacheOption = None) -> None:
 
 
 def dataset_ref(text: str) -> DatasetRef:
-    """Return the reference that `name`, `name@variant`, `name:split` or `name@variant:split` means."""
+    """Return the reference that `name`, `name@variant`, `name:split` or `name@variant:split` means.
+
+    Raises:
+        UserError: a part is empty or could be no name.
+    """
+    from pydantic import ValidationError
+
     from rwkvclip_eval.data.types import DatasetRef
 
     name, _, split = text.partition(":")
     name, _, variant = name.partition("@")
-    return DatasetRef.model_validate({"name": name, "variant": variant or None, "split": split or None})
+    try:
+        return DatasetRef.model_validate({"name": name, "variant": variant or None, "split": split or None})
+    except ValidationError as error:
+        part = error.errors()[0]["loc"][0]
+        raise UserError(
+            f"Dataset {text!r}: expected NAME, NAME@VARIANT or NAME:SPLIT; its {part} is none."
+        ) from error

@@ -85,6 +85,7 @@ LimitOption = Annotated[
         takes="N",
         panel=_DATA,
         min=1,
+        max=10**9,
         help="Stratified subset of N samples, the same every time, marked in reports; a probe learns from "
         "at least two a class.",
     ),
@@ -99,7 +100,10 @@ ShotsOption = Annotated[
     ),
 ]
 AllowMissingOption = Annotated[
-    int, _option("--allow-missing", takes="N", panel=_DATA, min=0, help="Damaged images left out at most.")
+    int,
+    _option(
+        "--allow-missing", takes="N", panel=_DATA, min=0, max=10**9, help="Damaged images left out at most."
+    ),
 ]
 OfflineOption = Annotated[
     bool,
@@ -123,7 +127,9 @@ ImplementationOption = Annotated[
 ]
 BatchSizeOption = Annotated[
     int,
-    _option("--batch-size", takes="N", panel=_COMPUTE, min=1, help="Images or texts per forward pass."),
+    _option(
+        "--batch-size", takes="N", panel=_COMPUTE, min=1, max=65_536, help="Images or texts per forward pass."
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -132,6 +138,7 @@ WorkersOption = Annotated[
         takes="N",
         panel=_COMPUTE,
         min=0,
+        max=1024,
         help="Decoding processes; by default up to 8, on a CPU a quarter of the cores.",
     ),
 ]
@@ -142,6 +149,7 @@ MemoryOption = Annotated[
         takes="GB",
         panel=_COMPUTE,
         min=0.01,
+        max=1e6,
         help="1e9 bytes that a probe's scores and gradients may take.",
     ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import traceback
 import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -21,7 +22,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shortened, shown
+from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_models.dependencies import what_to_install
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_MAX_MESSAGE = 1900
+"""Characters of an error, whatever a file or a library puts into it."""
 
 _out = Console(highlight=False, soft_wrap=True, emoji=False)
 _err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -45,13 +49,13 @@ def silence() -> None:
 
 
 def say(text: str) -> None:
-    """Print `text` as it is."""
-    _out.print(text, markup=False)
+    """Print `text` as it is, control characters of files and data written out."""
+    _out.print(printable(text), markup=False)
 
 
 def note(text: str) -> None:
     """Print a line beside the output, which a pipe does not get."""
-    _err.print(text, markup=False)
+    _err.print(printable(text), markup=False)
 
 
 def table(
@@ -76,13 +80,13 @@ def table(
         # Cut cells could not be copied.
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*[Text(str(cell)) for cell in row])
+        made.add_row(*[Text(printable(str(cell))) for cell in row])
     _out.print(made)
 
 
 def _tab_separated(row: Sequence[object]) -> str:
     """Return a row whose cells hold no tab and no line end of their own."""
-    return "\t".join(" ".join(str(cell).split()) for cell in row)
+    return "\t".join(one_line(" ".join(str(cell).split())) for cell in row)
 
 
 def _write(text: str) -> None:
@@ -123,7 +127,7 @@ class Progress:
     def __init__(self, *, bars: bool = True) -> None:
         self.shown = bars and _err.is_terminal
         self._bars = RichProgress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             _Detail(),
             console=_err,
@@ -150,7 +154,7 @@ class Progress:
         """Show that `done` of `total` items of `what` are done; what was shown before has ended."""
         if self._now is None or self._now[0] != what:
             self.end()
-            self._now = (what, self._bars.add_task(what, total=total, completed=done))
+            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done))
         else:
             self._bars.update(self._now[1], completed=done, total=total)
         if done >= total:
@@ -171,7 +175,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        _err.print(text, markup=False)
+        _err.print(printable(text), markup=False)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -194,7 +198,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         code = INTERRUPTED
     except UserError as error:
         if debug:
-            raise
+            _fail_traced(error)
         _fail(f"Error: {error}", error.exit_code)
     except OSError as error:
         if debug or error.filename is None:
@@ -210,7 +214,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.
             error = error.__context__
-        code = _click_exit_code(error)
+        code = _click_exit_code(error, arguments)
         if code is None:
             _fail_internal(error, debug=debug)
     # The command-line library turns Ctrl-C into this code without a word.
@@ -229,19 +233,24 @@ def _show_warning(
 ) -> None:
     """Print a warning of ours as its text alone; others as Python does."""
     if category.__module__.startswith("rwkvclip_"):
-        _err.print(f"Warning: {message}", markup=False)
+        _err.print(printable(f"Warning: {message}"), markup=False)
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+        sys.stderr.write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _click_exit_code(error: Exception) -> int | None:
-    """Return the code of an exception of the command-line library (usage errors, aborts); None for others."""
+def _click_exit_code(error: Any, arguments: Sequence[str]) -> int | None:
+    """Return the code of an exception of the command-line library (usage errors, aborts); None for others.
+
+    The library says what an option's value should be; what came is added.
+    """
     show = getattr(error, "show", None)
     if show is not None and hasattr(error, "exit_code"):
+        given = _given(getattr(getattr(error, "param", None), "opts", ()), arguments)
+        error.message = printable(f"{error.message}{'' if given is None else f' (got {shown(given)})'}")
         show()
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
@@ -249,14 +258,30 @@ def _click_exit_code(error: Exception) -> int | None:
     return None
 
 
-def _fail_internal(error: Exception, *, debug: bool) -> NoReturn:
+def _given(options: Sequence[str], arguments: Sequence[str]) -> str | None:
+    """Return the last value that the command line gives one of `options`; None where there is none."""
+    found = None
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in options:
+            found = value if equals else following
+    return found
+
+
+def _fail_internal(error: BaseException, *, debug: bool) -> NoReturn:
     """Report a defect of ours: one line for the user, the traceback on request."""
     if debug:
-        raise error
+        _fail_traced(error)
     _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+
+
+def _fail_traced(error: BaseException) -> NoReturn:
+    """Print a traceback as Python would, but for control characters in what it quotes."""
+    sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    sys.exit(1)
 
 
 def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
-        _err.print(text, markup=False)
+        _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)

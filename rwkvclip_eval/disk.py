@@ -81,7 +81,8 @@ def _locked_temporary(path: Path) -> tuple[int, str]:
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically (UTF-8)."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A name of other bytes than UTF-8 brings half a surrogate pair, which no text file can hold.
+        temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def sync_file(path: Path) -> None:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import EncodingFailed, UserError
+from rwkvclip_eval.errors import EncodingFailed, UserError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -305,20 +305,25 @@ def join_ranks() -> Iterator[Ranks]:
     Where the block fails, all ranks stop, and the first that failed is the only one whose error is printed.
 
     Raises:
-        UserError: the others do not come.
+        UserError: the others do not come, or the environment does not say who they are.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     # Job schedulers set WORLD_SIZE as well.
-    if "TORCHELASTIC_RUN_ID" not in os.environ or size == 1:
+    if "TORCHELASTIC_RUN_ID" not in os.environ or (size := _count("WORLD_SIZE", least=1)) == 1:
         yield Ranks()
         return
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    rank = int(os.environ["RANK"])
+    rank, local_rank = _count("RANK"), _count("LOCAL_RANK")
+    local_size, _ = _count("LOCAL_WORLD_SIZE", least=1), _count("MASTER_PORT")
+    if rank >= size or local_rank >= local_size:
+        raise UserError(
+            f"The environment says RANK {rank} of WORLD_SIZE {size}, LOCAL_RANK {local_rank} of "
+            f"LOCAL_WORLD_SIZE {local_size}; ranks count from 0. torchrun sets them."
+        )
     try:
         store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=JOIN_S)))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UserError(
             f"Rank {rank} of {size} does not reach the others ({_first_line(error)}); check the network "
             "between the machines, or use one."
@@ -328,10 +333,25 @@ def join_ranks() -> Iterator[Ranks]:
         dist.PrefixStore(f"rwkvclip-eval/{attempt}", store),  # type: ignore[attr-defined]  # public, unlisted
         rank=rank,
         size=size,
-        local_rank=int(os.environ["LOCAL_RANK"]),
-        local_size=int(os.environ["LOCAL_WORLD_SIZE"]),
+        local_rank=local_rank,
+        local_size=local_size,
     ) as ranks:
         yield ranks
+
+
+def _count(name: str, least: int = 0) -> int:
+    """Return a whole number that torchrun puts into the environment.
+
+    Raises:
+        UserError: it is none.
+    """
+    text = os.environ.get(name, "")
+    if not (text.isdecimal() and len(text) < 10 and int(text) >= least):
+        raise UserError(
+            f"The environment variable {name} must be a whole number of at least {least}, got {shown(text)}. "
+            "torchrun sets it; without torchrun, unset TORCHELASTIC_RUN_ID."
+        )
+    return int(text)
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rwkvclip_models.errors import CheckpointError, ConfigError, UserError
+from rwkvclip_models.errors import CheckpointError, ConfigError, UserError, joined, shortened, shown
 
 __all__ = [
     "CheckpointError",
@@ -15,6 +15,9 @@ __all__ = [
     "OutputError",
     "SuiteError",
     "UserError",
+    "joined",
+    "shortened",
+    "shown",
 ]
 
 

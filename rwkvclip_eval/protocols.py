@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetInfo
 
+MAX_SHOTS = 1_000_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Padding:
@@ -63,7 +65,7 @@ class ProbeOptions(BaseModel):
         default="clip", description="CLIP's binary search over 97 strengths, or all of them"
     )
     C: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="a fixed strength C = 1/λ instead of a search"
+        default=None, ge=1e-12, le=1e12, description="a fixed strength C = 1/λ instead of a search"
     )
     normalize: bool = Field(default=False, description="scale every feature vector to unit length")
     standardize: bool = Field(
@@ -72,14 +74,14 @@ class ProbeOptions(BaseModel):
     validation_fraction: float = Field(
         default=0.2, gt=0, lt=1, description="of train, drawn where there is no official validation split"
     )
-    seed: int = Field(default=0, ge=0, description="of every draw")
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        default=(1, 2, 4, 8, 16), min_length=1, description="training images a class"
+    seed: int = Field(default=0, ge=0, lt=2**32, description="of every draw")
+    shots: tuple[Annotated[int, Field(ge=1, le=MAX_SHOTS)], ...] = Field(
+        default=(1, 2, 4, 8, 16), min_length=1, max_length=20, description="training images a class"
     )
-    num_seeds: int = Field(default=3, ge=1, description="few-shot draws")
-    k: int = Field(default=20, ge=1, description="neighbours that vote")
+    num_seeds: int = Field(default=3, ge=1, le=1000, description="few-shot draws")
+    k: int = Field(default=20, ge=1, le=1_000_000, description="neighbours that vote")
     temperature: float = Field(
-        default=0.07, gt=0, description="a neighbour's vote weighs exp(cosine / temperature)"
+        default=0.07, ge=1e-3, le=1e3, description="a neighbour's vote weighs exp(cosine / temperature)"
     )
 
     @field_validator("shots")

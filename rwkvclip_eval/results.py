@@ -13,22 +13,46 @@ A run directory holds
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence  # pydantic reads annotations at run time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from rwkvclip_eval.disk import write_text
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.schema import facts, misfits
+from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     import pandas as pd
 
 SCHEMA_VERSION = 1
+RESULTS_LIMIT_BYTES = 256 << 20
+RUN_LIMIT_BYTES = 16 << 20
+MAX_RECORDS = 50_000
+MAX_LISTED = 10_000
+
+# What is read back was perhaps written by others.
+Short = Annotated[str, Field(max_length=1000)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Facts = Annotated[Mapping[str, Any], facts()]
+_ENCODER_FACTS = facts(
+    name=str, spec=str, fingerprint=str, checkpoint_sha256=str, precision=str, step=int, num_parameters=int,
+    trained=bool,
+)  # fmt: skip
+_NOTES = facts(
+    chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
+    seeds=int, shots=int, std=float,
+)  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]
 
@@ -37,39 +61,39 @@ Status = Literal["ok", "not_applicable", "missing_data", "failed"]
 class Record:
     """One number of one model on one dataset under one protocol; `metric` is empty where there is none."""
 
-    unit: str
+    unit: Short
     """Identifies model × task × dataset variant × protocol; names the folder under predictions/."""
     status: Status
     """`ok`; `not_applicable`: the encoder lacks what the task needs; `missing_data`; `failed`."""
     reason: str = ""
     """Why there is no number; empty when status is ok."""
-    model: str
+    model: Short
     """Display name, `EncoderInfo.name`."""
-    model_info: Mapping[str, Any]
+    model_info: Annotated[Mapping[str, Any], _ENCODER_FACTS]
     """`EncoderInfo` as a mapping; only `name` and `spec` where the model did not load."""
-    task: str
+    task: Short
     """`zero_shot_classification`, `zero_shot_retrieval`, …"""
-    task_version: int
+    task_version: Count
     """Raised whenever the same features could give other numbers."""
-    dataset: str
+    dataset: Short
     """Record name of the dataset."""
-    variant: str = "default"
+    variant: Short = "default"
     """Version in circulation."""
-    split: str = "test"
+    split: Short = "test"
     """Split scored."""
-    protocol: str
+    protocol: Short
     """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
-    metric: str = ""
+    metric: Annotated[Short, Field(max_length=200)] = ""
     """Metric name; empty where status is not ok."""
-    value: float | None = None
+    value: Number | None = None
     """Fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks."""
-    n: int | None = None
+    n: Count | None = None
     """Units the value is a mean over."""
-    ci_low: float | None = None
+    ci_low: Number | None = None
     """Lower end of the 95 % interval."""
-    ci_high: float | None = None
+    ci_high: Number | None = None
     """Upper end of the 95 % interval."""
-    ci_method: str = ""
+    ci_method: Short = ""
     """How it was computed, named as in `statistics`; empty where there is no interval."""
     ci_conservative: bool = False
     """Few images decide the number, so that the interval covers more than 95 %; unknown (False) in records of
@@ -80,14 +104,14 @@ class Record:
     """Seed of the interval's bootstrap; None where it has none."""
     primary: bool = False
     """Whether this is the metric the field (or the protocol) reports for this dataset."""
-    prompt_hash: str = ""
+    prompt_hash: Short = ""
     """SHA-256 of ordered class names + templates + caption prefix."""
-    dataset_fingerprint: str = ""
+    dataset_fingerprint: Short = ""
     """SHA-256 of the samples as opened, of the split scored."""
-    fit_fingerprint: str = ""
+    fit_fingerprint: Short = ""
     """SHA-256 of the fingerprints of the splits a probe learned from; empty for other tasks, and unknown in
     records of before there was this field."""
-    feature_key: str = ""
+    feature_key: Short = ""
     """Key of the image features in the feature store, for `load_features`."""
     dataset_source: str = ""
     """Where the samples came from, without folders of this machine."""
@@ -97,15 +121,15 @@ class Record:
     """A partial copy of a split used, or `--limit`: never compared with full runs."""
     own_copy: bool = False
     """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
-    num_missing: int = 0
+    num_missing: Count = 0
     """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
-    seconds: float | None = None
+    seconds: Number | None = None
     """Wall time of the unit: encoding (or reading the cache) and scoring."""
-    notes: Mapping[str, Any] = field(default_factory=dict)
+    notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
     """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences."""
-    created_utc: str = ""
+    created_utc: Short = ""
     """ISO 8601, when the unit ended."""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     """Of this record."""
 
 
@@ -117,17 +141,17 @@ PRIMARY = "primary"
 class Average:
     """A mean over datasets that a suite names, under one protocol."""
 
-    name: str
+    name: Short
     """As reports call it."""
-    task: str
+    task: Short
     """Whose numbers it averages."""
-    protocol: str
+    protocol: Short
     """Under which they were made."""
-    datasets: Sequence[str]
+    datasets: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
     """Record names with the variant where it is not the default: `cifar10`, `sun397@partition1`."""
-    leaves_out: Sequence[str] = ()
+    leaves_out: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)] = ()
     """The other datasets on which the suite runs that task under that protocol."""
-    metric: str = PRIMARY
+    metric: Short = PRIMARY
     """Metric name, or `primary`: every dataset's own."""
 
 
@@ -137,33 +161,33 @@ class RunInfo:
 
     command: str
     """Command line as typed (program name without its folder)."""
-    suite_name: str
+    suite_name: Short
     """`name:` of the suite."""
     suite_text: str
     """The suite file, word for word."""
-    suite_sha256: str
+    suite_sha256: Short
     """Of that text, and of what the command line put in its place (`--shots`)."""
-    models: Sequence[str]
+    models: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
     """Model specs as given, file names only."""
-    identity: Mapping[str, Any]
+    identity: Facts
     """What must agree for a later command to continue this run: suite (its text's hash), models, precision,
     limit, allow_missing, shard."""
-    environment: Mapping[str, Any]
+    environment: Facts
     """Versions, hardware, commit, clean tree or not."""
-    started_utc: str
+    started_utc: Short
     """ISO 8601."""
-    averages: Sequence[Mapping[str, Any]] = ()
+    averages: Annotated[Sequence[Facts], Field(max_length=MAX_LISTED)] = ()
     """The averages the suite names, each an `Average` as a mapping."""
-    duration_s: float | None = None
+    duration_s: Number | None = None
     """Wall seconds spent, all continuations together; None until the first ends."""
-    stage_seconds: Sequence[Mapping[str, float]] = ()
+    stage_seconds: Annotated[Sequence[Mapping[str, Number]], Field(max_length=MAX_LISTED)] = ()
     """Wall seconds by stage of each command that ended (a killed one leaves none): load, decode, encode,
     score and other add up to total; see `encoding.Timings`."""
-    num_commands: int = 1
+    num_commands: Count = 1
     """How many commands worked on this directory (1 + continuations)."""
-    shard: str = ""
+    shard: Short = ""
     """`I/N` for a member of a job array."""
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Count = SCHEMA_VERSION
     """Of this file."""
 
 
@@ -192,21 +216,54 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         OutputError: the file is not a results file.
     """
-    known = {f.name for f in dataclasses.fields(Record)}
-    records = []
     # Not as text lines: names may hold characters that Python takes for line ends.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not line:
-            continue
-        try:
-            fields = json.loads(line)
-            records.append(Record(**{k: v for k, v in fields.items() if k in known}))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise OutputError(
-                f"{path}:{number}: not a result record ({error}). Something else wrote or cut this file: "
-                "delete it and run the same command again (features in the store are used again)."
-            ) from error
-    return records
+    lines = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError).split(b"\n")
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    if len(filled) > MAX_RECORDS:
+        raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
+    try:
+        return [parsed(Record, line, f"{path}:{number}: not a result record") for number, line in filled]
+    except OutputError as error:
+        raise OutputError(
+            f"{error} Something else wrote or cut this file: delete it and run the same command again "
+            "(features in the store are used again)."
+        ) from error
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """Return the content of one run.json; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a run's description.
+    """
+    content = read_bytes(path, limit=RUN_LIMIT_BYTES, what="run description", error=OutputError)
+    return parsed(RunInfo, content, f"{path} is not a run description")
+
+
+T = TypeVar("T")
+
+
+def parsed(kind: type[T], content: bytes, what: str) -> T:
+    """Return the JSON text `content` as a `kind`, whose annotations it must fit exactly.
+
+    Args:
+        kind: a dataclass or pydantic model; keys that it does not know are left out.
+        content: of a file, or a line of it.
+        what: says for messages that it is none: "FILE is not a run description".
+
+    Raises:
+        OutputError: it does not fit; every field that does not is named with what came.
+    """
+    try:
+        found: T = _adapter(cast("Any", kind)).validate_json(content, strict=True)
+        return found
+    except ValidationError as error:
+        raise OutputError(f"{what}: {joined(misfits(error), '; ')}.") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def run_dirs(path: Path) -> list[Path]:
@@ -216,7 +273,7 @@ def run_dirs(path: Path) -> list[Path]:
         OutputError: there is no results.jsonl.
     """
     members = [p.parent for p in sorted(path.glob("shard-*-of-*/results.jsonl"))]
-    found = ([path] if (path / "results.jsonl").is_file() else []) + members
+    found = ([path] if (path / "results.jsonl").exists() else []) + members
     if not found:
         raise OutputError(f"No results in {path}: expected a run directory (with results.jsonl).")
     return found
@@ -266,14 +323,18 @@ def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> 
     """Return per-sample outputs of one unit of a run directory as a frame.
 
     Raises:
-        OutputError: there is no such table; the text lists those there are.
+        OutputError: there is no such table, and the text lists those there are; or it cannot be read.
     """
     import pandas as pd
 
     for directory in run_dirs(Path(run)):
         path = directory / "predictions" / unit / f"{table}.parquet"
-        if path.is_file():
-            return pd.read_parquet(path)
+        if path.exists():
+            require_regular(path, "predictions", error=OutputError)
+            try:
+                return pd.read_parquet(path)
+            except Exception as error:  # the library raises what it likes on a file that is none
+                raise OutputError(f"{path} is not a table of predictions ({error!r}).") from error
     tables = sorted(
         f"{p.parent.name}/{p.stem}" for d in run_dirs(Path(run)) for p in d.glob("predictions/*/*.parquet")
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.results import Record, RunInfo, read_records, write_records
+from rwkvclip_eval.results import Record, RunInfo, read_records, read_run_info, write_records
 from rwkvclip_eval.run_identity import differences
 
 if TYPE_CHECKING:
@@ -37,18 +37,18 @@ def read_run(out: Path, info: RunInfo) -> tuple[list[Record], RunInfo | None]:
         OutputError: it holds another run, or results of which nothing says what they are of.
     """
     found = out / "results.jsonl"
-    records = read_records(found) if found.is_file() else []
-    known = {f.name for f in dataclasses.fields(RunInfo)}
+    # A link to nothing is no absent file.
+    records = read_records(found) if (found.exists() or found.is_symlink()) else []
     try:
-        old = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        before = RunInfo(**{key: value for key, value in old.items() if key in known})
-        said = differences(before, info)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        before = read_run_info(out / "run.json")
+    except OutputError as error:
         if not records:
             return records, None
         raise OutputError(
-            f"{out} holds results, but no run.json that says of what; choose another --out."
+            f"{out} holds results, but no run.json that says of what ({str(error).rstrip('.')}); "
+            "choose another --out."
         ) from error
+    said = differences(before, info)
     if said and not records:
         return records, None
     if said:

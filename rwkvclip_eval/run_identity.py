@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.averages import resolve_averages
+from rwkvclip_eval.errors import shown
 from rwkvclip_eval.results import RunInfo
 from rwkvclip_eval.runner import utc_now
 
@@ -125,4 +126,4 @@ def _set_differences(what: str, before: Iterable[Any], after: Iterable[Any]) -> 
 
 
 def _plain(value: object) -> str:
-    return "none" if value in (None, "") else str(value)
+    return "none" if value in (None, "") else shown(value)

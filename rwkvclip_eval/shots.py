@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.protocols import ProbeOptions
+from rwkvclip_eval.errors import SuiteError, UserError, shortened
+from rwkvclip_eval.protocols import MAX_SHOTS, ProbeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,11 @@ def parse_shots(text: str) -> list[int]:
         UserError: it is another text.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise UserError(f"--shots {text!r}: expected numbers divided by commas, such as 1,2,4,8,16.")
+    if len(parts) > 20 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+        raise UserError(
+            f"--shots {shortened(text)!r}: expected numbers divided by commas, such as 1,2,4,8,16 (at most "
+            "20)."
+        )
     return [int(part) for part in parts]
 
 
@@ -39,8 +42,11 @@ def with_shots(loaded: LoadedSuite, shots: Sequence[int]) -> LoadedSuite:
         return name in TASKS and "shots" in getattr(TASKS.get(name), "options", ())
 
     given = dict.fromkeys(shots)
-    if not given or min(given) < 1:
-        raise SuiteError(f"Shots are training images a class, from 1 up, not {', '.join(map(str, shots))}.")
+    if not given or min(given) < 1 or max(given) > MAX_SHOTS:
+        raise SuiteError(
+            f"Shots are training images a class, from 1 up, not {', '.join(map(str, shots))}, and at most "
+            f"{MAX_SHOTS}."
+        )
     if not any(reads(entry.task) for entry in loaded.suite.tasks):
         able = " or ".join(sorted(name for name in TASKS if reads(name)))
         raise SuiteError(

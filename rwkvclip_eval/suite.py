@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rwkvclip_eval.data.types import DatasetRef, PromptFiles, Source
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.data.types import DatasetRef, Name, PromptFiles, Source
+from rwkvclip_eval.errors import SuiteError, joined, shortened
 from rwkvclip_eval.protocols import PROTOCOLS, ProbeOptions
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.results import PRIMARY
+from rwkvclip_eval.schema import came
+from rwkvclip_eval.yaml_text import YAML_LIMIT_BYTES, line_of, parse_yaml
+from rwkvclip_models.files import read_text
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
+    import yaml
+
     from rwkvclip_eval.tasks.base import Task
 
 Location = tuple[str | int, ...]
@@ -29,14 +33,14 @@ class SuiteTask(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: str
+    task: Name
     protocol: tuple[str, ...] | None = Field(
-        None, min_length=1, description="a name or a list of names; the task's own by default"
+        None, min_length=1, max_length=20, description="a name or a list of names; the task's own by default"
     )
     options: ProbeOptions | None = Field(
         None, description="of a probe, where they differ from the protocol's"
     )
-    datasets: tuple[DatasetRef, ...] = Field(min_length=1)
+    datasets: tuple[DatasetRef, ...] = Field(min_length=1, max_length=1000)
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -62,13 +66,15 @@ class SuiteAverage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
-    task: str
+    name: Name
+    task: Name
     protocol: str | None = Field(None, description="every one its datasets run under by default")
     datasets: tuple[str, ...] = Field(
-        (), description="names as under tasks; all that the task runs on by default"
+        (), max_length=100, description="names as under tasks; all that the task runs on by default"
     )
-    leaves_out: tuple[str, ...] = Field((), description="those of the task's datasets that it is not over")
+    leaves_out: tuple[str, ...] = Field(
+        (), max_length=100, description="those of the task's datasets that it is not over"
+    )
     metric: str = Field(PRIMARY, description="'primary': every dataset's own; or the name of one")
 
     @model_validator(mode="after")
@@ -83,10 +89,10 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
-    description: str = ""
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1)
-    averages: tuple[SuiteAverage, ...] = ()
+    name: Name
+    description: str = Field("", max_length=10_000)
+    tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=100)
+    averages: tuple[SuiteAverage, ...] = Field((), max_length=50)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,7 @@ class LoadedSuite:
         sha256: of the text, and of what the command line puts in its place.
         base_dir: folder that relative paths in the suite start from.
         source: file name for messages.
+        tree: the text's nodes, for line numbers.
     """
 
     suite: Suite
@@ -106,10 +113,11 @@ class LoadedSuite:
     sha256: str
     base_dir: Path
     source: str = "suite"
+    tree: yaml.Node | None = field(default=None, repr=False, compare=False)
 
     def where(self, *location: str | int) -> str:
         """Return `file:line` of the entry at `location`, such as ("tasks", 0, "datasets", 2)."""
-        return f"{self.source}:{_line(yaml.compose(self.text, Loader=yaml.SafeLoader), location)}"
+        return f"{self.source}:{line_of(self.tree, location)}"
 
 
 def _expand_short_name(entry: object) -> object:
@@ -136,14 +144,11 @@ def load_suite(name_or_path: str | Path) -> LoadedSuite:
         path = shipped[str(name_or_path)]
     elif path.is_dir():
         raise SuiteError(f"{path} is a folder; give the path of a YAML file in it.")
-    elif not path.is_file():
+    elif not path.exists():
         raise SuiteError(
             unknown_name("suite", str(name_or_path), shipped) + " Or give the path of a YAML file."
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"Cannot read the suite {path}: {error}.") from error
+    text = read_text(path, what="suite", limit=YAML_LIMIT_BYTES, error=SuiteError)
     return parse_suite(text, source=str(path), base_dir=path.resolve().parent)
 
 
@@ -158,38 +163,23 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
     Raises:
         SuiteError: the text is not a suite; every mistake is listed with its line.
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise SuiteError(
-            f"{source}{line}: not valid YAML: {getattr(error, 'problem', None) or error}."
-        ) from error
+    node, data = parse_yaml(text, source, error=SuiteError)
     if not isinstance(data, dict):
         raise SuiteError(
             f"{source}:1: expected a mapping with 'name' and 'tasks', got {type(data).__name__}."
         )
     try:
-        duplicates = list(_duplicate_keys(node))
-    except RecursionError as error:
-        raise SuiteError(f"{source}: an alias (*name) stands inside what it stands for.") from error
-    if duplicates:
-        raise SuiteError(
-            "\n".join(f"{source}:{line}: the key {key!r} occurs twice." for key, line in duplicates)
-        )
-    try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
         messages = [_message(problem, node, source) for problem in _own_problems(error)]
-        raise SuiteError("\n".join(messages)) from error
+        raise SuiteError(joined(messages)) from error
     return LoadedSuite(
         suite=suite,
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
         base_dir=base_dir or Path.cwd(),
         source=source,
+        tree=node,
     )
 
 
@@ -230,7 +220,7 @@ def check_names(loaded: LoadedSuite) -> None:
                 kinds = " or ".join(sorted(TASKS.get(entry.task).kinds))
                 problems.append(f"{where}: {entry.task} scores {kinds} sets; {record} is a {kind} set.")
     if problems:
-        raise SuiteError("\n".join(problems))
+        raise SuiteError(joined(problems))
 
 
 def protocols_of(task: Task) -> tuple[str, ...]:
@@ -274,6 +264,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "options": ProbeOptions,
     "prompts": PromptFiles,
 }
+_MAX_PROBLEMS = 100
 _PROMPTS = "expected 'dataset', 'clip-benchmark', or a mapping with 'labels' and 'templates'."
 _PLAIN_TEXTS = {
     "too_short": "the list is empty; it needs at least one entry.",
@@ -290,7 +281,8 @@ def _own_problems(error: ValidationError) -> list[Any]:
     Such are lists called empty because an entry is wrong, keys called missing where one was misspelt, and
     the forms of `prompts` that were not meant.
     """
-    problems = error.errors()
+    # Each is compared with all others below.
+    problems = error.errors()[:_MAX_PROBLEMS]
     misspelt = {
         (*one["loc"][:-1], near[0])
         for one in problems
@@ -317,11 +309,11 @@ def _own_problems(error: ValidationError) -> list[Any]:
 def _message(problem: Any, node: yaml.Node | None, source: str) -> str:
     location, model = _place(problem["loc"])
     text = str(problem["msg"]).removeprefix("Value error, ")
-    where = ".".join(str(part) for part in location)
+    where = ".".join(shortened(str(part)) for part in location)
     if problem["type"] == "extra_forbidden":
         near = _near_keys(problem["loc"])
         hint = f" Did you mean {near[0]!r}?" if near else f" Allowed: {', '.join(model.model_fields)}."
-        text = f"unknown key {location[-1]!r}.{hint}"
+        text = f"unknown key {shortened(str(location[-1]))!r}.{hint}"
     elif problem["type"] == "missing":
         text = f"the key {location[-1]!r} is missing."
         location = location[:-1]
@@ -329,13 +321,15 @@ def _message(problem: Any, node: yaml.Node | None, source: str) -> str:
         text = unknown_name("kind of source", problem["ctx"]["tag"], _SOURCES)
     elif problem["type"] == "literal_error" and "prompts" in location:
         text = _PROMPTS
+    elif problem["type"] not in (*_PLAIN_TEXTS, "value_error"):
+        text += came(problem["input"])
     text = _PLAIN_TEXTS.get(problem["type"], text)
-    return f"{source}:{_line(node, location)}: {where}: {text}"
+    return f"{source}:{line_of(node, location)}: {where}: {text}"
 
 
 def _near_keys(location: Location) -> list[str]:
     own, model = _place(location)
-    return difflib.get_close_matches(str(own[-1]), list(model.model_fields), n=1)
+    return difflib.get_close_matches(shortened(str(own[-1])), list(model.model_fields), n=1)
 
 
 def _place(location: Location) -> tuple[Location, type[BaseModel]]:
@@ -351,37 +345,3 @@ def _place(location: Location) -> tuple[Location, type[BaseModel]]:
             if i < len(location) - 1:
                 model = _PARTS.get(str(part), model)
     return tuple(kept), model
-
-
-def _line(node: yaml.Node | None, location: Location) -> int:
-    """Return the line (from 1) of the deepest node on the way to `location`."""
-    line = node.start_mark.line if node else 0
-    for part in location:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == part:
-                    line, node = key.start_mark.line, value
-                    break
-            else:
-                break
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return line + 1
-
-
-def _duplicate_keys(node: yaml.Node | None) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                found.append((key.value, key.start_mark.line + 1))
-            seen.add(key.value)
-            found += _duplicate_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            found += _duplicate_keys(item)
-    return found

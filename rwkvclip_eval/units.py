@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.spec import EncoderSpec
     from rwkvclip_eval.tasks.base import Task
 
+MAX_UNITS = 2000
+"""Of one suite, for each model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
@@ -56,10 +59,14 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     """Return the units of a suite in its order, duplicates once.
 
     Raises:
-        SuiteError: a name is unknown, two different datasets have one name, so that the results of one
-            would replace those of the other, or an average is not one over the suite's datasets.
+        SuiteError: there are too many, a name is unknown, two different datasets have one name, so that the
+            results of one would replace those of the other, or an average is not one over the suite's
+            datasets.
     """
     check_names(loaded)
+    asked = sum(len(entry.datasets) * len(entry.protocol or "1") for entry in loaded.suite.tasks)
+    if asked > MAX_UNITS:
+        raise SuiteError(f"{loaded.source} asks for {asked} units of work; at most {MAX_UNITS} are run.")
     units: dict[str, Unit] = {}
     for i, entry in enumerate(loaded.suite.tasks):
         task = TASKS.get(entry.task)

@@ -47,7 +47,8 @@ def test_eval_imports_train_only_for_the_quickstart() -> None:
 
 
 def test_train_uses_only_data_and_the_public_interface_of_eval() -> None:
-    shared = ("console", "data", "disk", "errors", "registry", "results")
+    shared = ("console", "data", "disk", "errors", "registry", "results", "schema", "yaml_text")
+    shared += ("encoders.hugging_face_config", "encoders.open_clip_config")
     allowed = tuple(f"rwkvclip_eval.{module}" for module in shared)
     for path in files("rwkvclip_train"):
         for name in imports_of(path):
@@ -71,8 +72,10 @@ def test_reports_see_records_only() -> None:
         "rwkvclip_eval.results",
         "rwkvclip_eval.disk",
         "rwkvclip_eval.errors",
+        "rwkvclip_eval.printable",
         "rwkvclip_eval.protocols",
         "rwkvclip_eval.version",
+        "rwkvclip_models.files",
         "rwkvclip_models.resources",
     )
     for path in (PACKAGES["rwkvclip_eval"] / "report").rglob("*.py"):

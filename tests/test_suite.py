@@ -99,7 +99,10 @@ def test_an_unknown_suite_lists_the_shipped_ones() -> None:
 def test_a_list_with_a_wrong_entry_is_not_called_empty() -> None:
     with pytest.raises(SuiteError) as caught:
         parse_suite(GOOD.replace("owl", "3"), source="s.yaml")
-    assert str(caught.value) == "s.yaml:10: tasks.0.datasets.2.class_names.0: Input should be a valid string"
+    assert (
+        str(caught.value)
+        == "s.yaml:10: tasks.0.datasets.2.class_names.0: Input should be a valid string (got 3)"
+    )
 
 
 def test_a_folder_is_not_called_an_unknown_suite(tmp_path: Path) -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import pickle
 import re
 import tempfile
-import warnings
-import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.checkpoint_family import refuse_other_family
-from rwkvclip_models.errors import CheckpointError
+from rwkvclip_models.errors import CheckpointError, shortened
+from rwkvclip_models.files import require_regular
+from rwkvclip_models.torch_file import check_torch_file, read_torch_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "weights", "params")
 _EMA_WRAPPERS = ("state_dict_ema", "ema_state_dict", "model_ema", "ema_model", "ema")
 _WRAPPER_PARTS = {"module", "_orig_mod"}
+_MAX_WRAPPERS = 8
+_MAX_NAMED = 12
+"""Keys in a message."""
+_MAX_HEADER_BYTES = 16 << 20
 
 
 def checkpoint_file(source: str | Path, *, offline: bool = False) -> Path:
@@ -46,8 +49,9 @@ def checkpoint_file(source: str | Path, *, offline: bool = False) -> Path:
             f"{path} is a folder; give the checkpoint file itself. "
             f"Checkpoints in it: {', '.join(inside) or 'none'}."
         )
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"No checkpoint at {path}: check the path, or give hf://owner/repo/file.")
+    require_regular(path, "checkpoint", error=CheckpointError)
     return path
 
 
@@ -73,15 +77,18 @@ def read_checkpoint(source: str | Path, *, offline: bool = False, ema: bool = Fa
         CheckpointError: missing, unreadable, unsafe, or without weights; the text says which and what to do.
     """
     path = checkpoint_file(source, offline=offline)
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
-    _refuse_other_files(path, head)
-    is_safetensors = head[8:9] == b"{"
-    content = _read_safetensors(path) if is_safetensors else _read_torch(path)
+    content: object = _read_safetensors(path) if _is_safetensors(path) else read_torch_file(path)
     return strip_prefixes(_unwrap(content, path, ema=ema), str(path))
+
+
+def check_weights_file(path: Path) -> None:
+    """Look at a file of weights that another library will read.
+
+    Raises:
+        CheckpointError: it is no such file, is damaged, or reading it would take endless time or memory.
+    """
+    if not _is_safetensors(path):
+        check_torch_file(path)
 
 
 def strip_prefixes(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -95,7 +102,8 @@ def strip_prefixes(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor
         name = ".".join(part for part in key.split(".") if part not in _WRAPPER_PARTS)
         if name in stripped:
             raise CheckpointError(
-                f"In {source}, {key!r} and another key both mean {name!r}: save one of them."
+                f"In {source}, {shortened(key)!r} and another key both mean {shortened(name)!r}: save one of "
+                "them."
             )
         stripped[name] = value
     return stripped
@@ -110,11 +118,12 @@ def fit_state_dict(
         CheckpointError: they are of another kind of model; keys are missing, unexpected or of another shape
             (all listed); or weights hold NaN or infinity.
     """
+    _refuse_kinds(state, source)
     refuse_other_family(state, expected, source)
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
     misshapen = [
-        f"{key} is {list(state[key].shape)}, expected {list(value.shape)}"
+        f"{shortened(key)} is {list(state[key].shape)}, expected {list(value.shape)}"
         for key, value in expected.items()
         if key in state and state[key].shape != value.shape
     ]
@@ -122,15 +131,24 @@ def fit_state_dict(
         lines = [f"{source} does not fit the model."]
         for what, keys in (("Missing", missing), ("Unexpected", unexpected), ("Of another shape", misshapen)):
             if keys:
-                lines.append(f"{what} ({len(keys)}): {'; '.join(_grouped(keys))}.")
+                lines.append(f"{what} ({len(keys)}): {_some(_grouped(keys))}.")
         raise CheckpointError("\n".join(lines))
-    bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    whole = [
+        f"{key} is {state[key].dtype}"
+        for key, value in expected.items()
+        if value.is_floating_point() and not state[key].is_floating_point()
+    ]
+    if whole:
+        raise CheckpointError(f"{source}: expected floating-point weights, but {_some(whole)}.")
+    fitted = {key: state[key].to(value.dtype).contiguous() for key, value in expected.items()}
+    # After the cast: what float64 holds may be too large for float32.
+    bad = [key for key, value in fitted.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise CheckpointError(
-            f"{source} holds NaN or infinity in {len(bad)} tensors: {'; '.join(_grouped(bad))}. "
+            f"{source} holds NaN or infinity in {len(bad)} tensors: {_some(_grouped(bad))}. "
             "Use a checkpoint from before training diverged."
         )
-    return {key: state[key].to(value.dtype).contiguous() for key, value in expected.items()}
+    return fitted
 
 
 def save_state_dict(state: Mapping[str, Tensor], path: Path) -> None:
@@ -201,8 +219,32 @@ def _refuse_other_files(path: Path, head: bytes) -> None:
         )
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the file it stands for: run `git lfs pull`.")
-    if not (head.startswith((b"PK", b"\x80")) or head[8:9] == b"{"):
+    if not head.startswith((b"PK", b"\x80")):
+        if head[8:9] == b"{":
+            raise CheckpointError(f"{path} is damaged or cut short: download or save it again.")
         raise CheckpointError(f"{path} is neither a PyTorch nor a safetensors file.")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether `path` is a safetensors file: the length of a header, which it holds whole, and a brace.
+
+    Raises:
+        CheckpointError: its first bytes show that it is no checkpoint at all, or its header is too long.
+    """
+    size = require_regular(path, "checkpoint", error=CheckpointError).st_size
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read {path}: {error.strerror or error}.") from error
+    length = int.from_bytes(head[:8], "little")
+    # The length comes first and may look like anything, a page's first sign among it.
+    if head[8:9] != b"{" or 8 + length > size:
+        _refuse_other_files(path, head)
+        return False
+    if length > _MAX_HEADER_BYTES:
+        raise CheckpointError(f"{path} has a header of {length} bytes; at most {_MAX_HEADER_BYTES} are read.")
+    return True
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -211,46 +253,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     try:
         state: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is damaged or cut short ({error}): download or save it again."
         ) from error
     return state
-
-
-def _read_torch(path: Path) -> object:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            # The error below says it better.
-            warnings.filterwarnings("ignore", message=".*TorchScript")
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        # The first byte of a pickle; anything else that came this far is an archive cut short.
-        with path.open("rb") as file:
-            is_pickle = file.read(1) == b"\x80"
-        if needed is None and not (is_pickle and "Unsupported" in str(error)):
-            raise CheckpointError(
-                f"{path} is damaged or not a checkpoint: download or save it again."
-            ) from error
-        what = f" ({needed.group(1)})" if needed else ""
-        raise CheckpointError(
-            f"{path} holds Python objects beside tensors{what}; opening it could execute code: refused. "
-            "Where you trust it, load it in the program that made it and save only model.state_dict()."
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if "TorchScript" in reason:
-            raise CheckpointError(
-                f"{path} is a TorchScript program; opening it could execute code: refused. "
-                "Where you trust it, save only its state_dict()."
-            ) from error
-        raise CheckpointError(
-            f"{path} is damaged or cut short ({reason}): download or save it again."
-        ) from error
 
 
 def _unwrap(content: object, path: Path, *, ema: bool) -> dict[str, Tensor]:
@@ -259,34 +266,81 @@ def _unwrap(content: object, path: Path, *, ema: bool) -> dict[str, Tensor]:
 
     top: Any = content
     found_ema = False
-    while isinstance(content, Mapping):
+    # A wrapper may hold itself.
+    for _ in range(_MAX_WRAPPERS):
+        if not isinstance(content, Mapping):
+            break
         names = _EMA_WRAPPERS if ema and not found_ema else _WRAPPERS
         name = next((n for n in names if isinstance(content.get(n), Mapping)), None)
         if name is None:
             break
         found_ema = found_ema or name in _EMA_WRAPPERS
         content = content[name]
-    keys = ", ".join(map(str, list(top)[:12])) if isinstance(top, Mapping) else type(top).__name__
+    keys = ", ".join(map(_key, list(top)[:12])) if isinstance(top, Mapping) else type(top).__name__
     if ema and not found_ema:
         raise CheckpointError(f"{path} holds no averaged (EMA) weights. It holds: {keys}.")
     state = (
-        {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        {k: v for k, v in content.items() if isinstance(v, torch.Tensor) and isinstance(k, str)}
         if isinstance(content, Mapping)
         else {}
     )
     if not state:
         raise CheckpointError(f"{path} holds no weights: expected a state dict. It holds: {keys}.")
+    _refuse_kinds(state, str(path))
     return state
+
+
+def _refuse_kinds(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise for tensors that hold no plain numbers: 8-bit floats, sparse, quantized, without data."""
+    import torch
+
+    dtypes = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
+    dtypes |= {torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8}
+    odd = {
+        key: ", ".join(
+            word
+            for word, is_so in (
+                (str(value.layout).removeprefix("torch."), value.layout is not torch.strided),
+                ("nested", value.is_nested),
+                ("without data", value.is_meta),
+                (str(value.dtype).removeprefix("torch."), value.dtype not in dtypes),
+            )
+            if is_so
+        )
+        for key, value in state.items()
+    }
+    found = [f"{shortened(key)} ({what})" for key, what in odd.items() if what]
+    if found:
+        raise CheckpointError(
+            f"{source}: {len(found)} tensors are none that a model can take: {_some(found)}. Expected dense "
+            "ones of float32, float16, bfloat16 or float64; save the weights so."
+        )
+
+
+def _key(key: object) -> str:
+    # The text form of any other object may be endless.
+    return shortened(str(key)) if isinstance(key, str | int) else type(key).__name__
+
+
+def _some(words: Sequence[str]) -> str:
+    """Return the first of `words` and how many more there are."""
+    more = len(words) - _MAX_NAMED
+    return "; ".join([*words[:_MAX_NAMED], *([f"… and {more} more"] if more > 0 else [])])
 
 
 def _grouped(keys: Iterable[str]) -> list[str]:
     """Return `keys` with those that differ in one layer number written once: `blocks.{0,1}.ln1.weight`."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key in keys:
-        match = re.match(r"(.*?\.)(\d+)(\..*)", key)
+        match = re.fullmatch(r"(.*?\.)(\d{1,9})(\..*)", key, re.DOTALL)
         before, number, after = match.groups() if match else (key, "", "")
         groups[before, after].append(number)
     return [
-        f"{before}{numbers[0] if len(numbers) == 1 else '{' + ','.join(numbers) + '}'}{after}"
+        f"{shortened(before)}{numbers[0] if len(numbers) == 1 else _braced(numbers)}{shortened(after)}"
         for (before, after), numbers in groups.items()
     ]
+
+
+def _braced(numbers: Sequence[str]) -> str:
+    kept = numbers if len(numbers) <= _MAX_NAMED else [*numbers[: _MAX_NAMED - 1], "…", numbers[-1]]
+    return "{" + ",".join(kept) + "}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rwkvclip_models.errors import ConfigError
+from rwkvclip_models.errors import ConfigError, joined, shortened, shown
+from rwkvclip_models.files import read_json
+from rwkvclip_models.limits import check_parameters, check_sizes
 
+CONFIG_LIMIT_BYTES = 1 << 20
 _SHIPPED = Path(__file__).parent / "configs"
 
 _IGNORED = {"workers", "precision", "data_type", "text_initialization", "text_num_head", "tiny_att_layer"}
@@ -61,20 +63,26 @@ class RWKVCLIPConfig:
     """Activation checkpointing in training."""
 
     def __post_init__(self) -> None:
-        if self.dim_att == 0:
-            object.__setattr__(self, "dim_att", self.n_embd)
-        if self.dim_ffn == 0:
-            object.__setattr__(self, "dim_ffn", int(self.n_embd * 3.5) // 32 * 32)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in ("drop_path_rate", "dropout"):
                 if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                    raise ConfigError(f"{field.name} must be a number in [0, 1), got {value!r}.")
+                    raise ConfigError(f"{field.name} must be a number in [0, 1), got {shown(value)}.")
             elif field.name == "with_cp":
                 if not isinstance(value, bool):
-                    raise ConfigError(f"with_cp must be true or false, got {value!r}.")
-            elif isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{field.name} must be a whole number of at least 1, got {value!r}.")
+                    raise ConfigError(f"with_cp must be true or false, got {shown(value)}.")
+            else:
+                least = 0 if field.default == 0 else 1
+                if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                    raise ConfigError(
+                        f"{field.name} must be a whole number of at least {least}, got {shown(value)}."
+                    )
+        check_sizes(self.to_dict())
+        if self.dim_att == 0:
+            object.__setattr__(self, "dim_att", self.n_embd)
+        if self.dim_ffn == 0:
+            object.__setattr__(self, "dim_ffn", int(self.n_embd * 3.5) // 32 * 32)
+        check_parameters(self._num_parameters())
         if self.image_embed_dims != self.n_embd:
             raise ConfigError(
                 f"image_embed_dims ({self.image_embed_dims}) and n_embd ({self.n_embd}) must be equal: "
@@ -87,8 +95,20 @@ class RWKVCLIPConfig:
         ):
             if heads < 1 or width % heads or (width // heads) % 4:
                 raise ConfigError(f"{names} must be a head width divisible by 4, got {width} / {heads}.")
+        if self.dim_ffn < 1 or self.image_patch_size > self.input_size:
+            raise ConfigError(
+                f"n_embd ({self.n_embd}) is too small for a dim_ffn of its own, or image_patch_size "
+                f"({self.image_patch_size}) is larger than input_size ({self.input_size})."
+            )
         if self.dim_att % self.head_size or self.n_embd % self.head_size:
             raise ConfigError(f"dim_att and n_embd must be multiples of head_size ({self.head_size}).")
+
+    def _num_parameters(self) -> int:
+        """Return a little more than both towers have."""
+        image = self.image_depth * self.image_embed_dims**2 * (8 + 3 * self.image_hidden_rate)
+        text = self.n_layer * self.n_embd * (8 * self.dim_att + 3 * self.dim_ffn)
+        positions = (self.input_size // self.image_patch_size) ** 2 + self.vocab_size
+        return image + text + positions * self.n_embd
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration under its official keys, ready for JSON."""
@@ -112,17 +132,14 @@ def load_config(config: str | Path | Mapping[str, Any] | RWKVCLIPConfig) -> RWKV
         return _from_mapping(config, "the configuration")
     name = str(config)
     path = _SHIPPED / f"{name}.json" if name in config_names() else Path(name)
-    if not path.is_file():
+    if not path.exists():
         near = difflib.get_close_matches(name, config_names(), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"No configuration {name!r}.{hint} Give one of {', '.join(config_names())}, "
+            f"No configuration {shortened(name)!r}.{hint} Give one of {', '.join(config_names())}, "
             "or the path of a JSON file."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is not a readable JSON file ({error}).") from error
+    content = read_json(path, what="model configuration", limit=CONFIG_LIMIT_BYTES, error=ConfigError)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold one JSON object, got {type(content).__name__}.")
     return _from_mapping(content, str(path))
@@ -134,12 +151,13 @@ def _from_mapping(values: Mapping[str, Any], where: str) -> RWKVCLIPConfig:
     problems = [f"{key} is missing" for key in _required(fields) if key not in values]
     for key, value in values.items():
         if key in _ONLY_OFF and value:
-            problems.append(f"{key} = {value!r} is not supported: released models have it off")
+            problems.append(f"{key} = {shown(value)} is not supported: released models have it off")
         elif key not in known | _IGNORED | _ONLY_OFF:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            key = shortened(str(key))
+            near = difflib.get_close_matches(key, known, n=1)
             problems.append(f"{key!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else ""))
     if problems:
-        raise ConfigError(f"In {where}: {'; '.join(problems)}.")
+        raise ConfigError(f"In {where}: {joined(problems, '; ')}.")
     try:
         return RWKVCLIPConfig(**{key: value for key, value in values.items() if key in known})
     except ConfigError as error:

@@ -1,4 +1,9 @@
-"""Reads torchvision layouts and clip-benchmark's own through that package's `build_dataset`."""
+"""Reads torchvision layouts and clip-benchmark's own through that package's `build_dataset`.
+
+That package fetches what it does not find with commands that it puts together for a shell, from its
+arguments too. So it is only given the names and splits listed here, which none of its other code understands,
+and what it would start or fetch with is out of its reach while it runs.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +24,24 @@ from rwkvclip_eval.data.samples import (
     fingerprint_samples,
     targets,
 )
-from rwkvclip_eval.errors import DataNotFound, UserError
+from rwkvclip_eval.data.types import SPLITS
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from PIL.Image import Image
 
+# fmt: off
+NAMES = frozenset((
+    "caltech101", "cars", "cifar10", "cifar100", "country211", "dtd", "eurosat", "fer2013", "fgvc_aircraft",
+    "flickr30k", "flickr8k", "flowers", "food101", "gtsrb", "imagenet-a", "imagenet-o", "imagenet-r",
+    "imagenet1k", "imagenet1k-unverified", "imagenet_sketch", "imagenetv2", "mnist", "mscoco_captions",
+    "objectnet", "pcam", "pets", "renderedsst2", "stl10", "sun397", "voc2007", "voc2007_multilabel",
+))
+# fmt: on
+"""The datasets of that package that it reads from local files without running anything."""
 RETRIEVAL = {
     "flickr8k": "flickr8k_{split}_karpathy.txt",
     "flickr30k": "flickr30k_{split}_karpathy.txt",
@@ -65,40 +81,43 @@ def open_clip_benchmark(
     name: str,
     root: Path,
     split: str,
-    download: bool = False,
     cache_dir: Path | None = None,
 ) -> Split:
     """Open a dataset of the clip-benchmark package.
 
     Args:
-        name: its name there (`fgvc_aircraft`, `cifar10`, …).
+        name: one of `NAMES`.
         root: its folder.
         split: `train`, `val` or `test`.
-        download: let torchvision fetch it.
         cache_dir: keeps the fingerprint; the user's cache folder by default.
 
     Raises:
         DataNotFound: it is not under `root`, or has no such split.
         DamagedData: its files contradict each other.
-        UserError: that package does not know the name.
+        UserError: name or split is none of those above.
     """
+    if name not in NAMES:
+        raise UserError(unknown_name("dataset of clip-benchmark", name, NAMES))
+    if split not in SPLITS:
+        raise UserError(f"{name}: " + unknown_name("split", split, SPLITS))
     root = root.absolute()
-    if not root.is_dir() and not download:
+    if not root.is_dir():
         raise DataNotFound(f"There is no folder {root} for {name}.")
     if name in WITHOUT_SPLITS and split != "test":
         raise DataNotFound(f"{name} has no official split {split!r}: as test, every image is scored.")
-    if name in RETRIEVAL and not download:
+    if name in RETRIEVAL:
         annotations = root / RETRIEVAL[name].format(split=split)
         if not annotations.is_file():
             raise DataNotFound(
                 f"{name}: there is no {annotations}; take it from release 1.0.0 of the GitHub repository "
                 "mehdidc/retrieval_annotations."
             )
-    wrapped = _build(name, root, split, download)
-    captions = _captions(wrapped) if name in RETRIEVAL else None
-    labels = None if captions is not None else _labels(wrapped)
-    paths = _paths(wrapped)
-    rows = np.arange(len(wrapped))
+    with _reading_only(name, split, root):
+        wrapped = _build(name, root, split)
+        captions = _captions(wrapped) if name in RETRIEVAL else None
+        labels = None if captions is not None else _labels(wrapped)
+        paths = _paths(wrapped)
+        rows = np.arange(len(wrapped))
     if name in SORTED and paths is not None:
         rows = np.array(sorted(rows.tolist(), key=lambda i: str(paths[i])), dtype=np.int64)
     class_names, templates = getattr(wrapped, "classes", None), getattr(wrapped, "templates", None)
@@ -129,48 +148,53 @@ def open_clip_benchmark(
     )
 
 
-def _build(name: str, root: Path, split: str, download: bool) -> Any:
+def _build(name: str, root: Path, split: str) -> Any:
     from clip_benchmark.datasets import builder
 
     task = "zeroshot_retrieval" if name in RETRIEVAL else "zeroshot_classification"
-    guard = contextlib.nullcontext() if download else _no_downloads(builder, name)
-    try:
-        with guard, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            return builder.build_dataset(
-                name,
-                root=str(root),
-                split=SPLIT_NAMES.get((name, split), split),
-                transform=None,
-                download=download,
-                task=task,
-            )
-    except (RuntimeError, OSError, AssertionError) as error:
-        raise DataNotFound(f"{name}, split {split}, cannot be opened under {root}: {error}.") from error
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"clip-benchmark does not know {name!r}, split {split!r}: {error}.") from error
-    except ImportError as error:
-        raise UserError(f"clip-benchmark needs a further package for {name!r}: {error}.") from error
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        return builder.build_dataset(
+            name,
+            root=str(root),
+            split=SPLIT_NAMES.get((name, split), split),
+            transform=None,
+            download=False,
+            task=task,
+        )
 
 
 @contextlib.contextmanager
-def _no_downloads(builder: Any, name: str) -> Iterator[None]:
-    """Keep that package from fetching missing files by itself, which it does with wget or requests."""
+def _reading_only(name: str, split: str, root: Path) -> Iterator[None]:
+    """Take from that package, for a block, what it would run, fetch or unpack with; say what fails there.
+
+    Raises:
+        DataNotFound: it fails on what is under `root`.
+        UserError: it lacks another package.
+    """
+    from clip_benchmark.datasets import builder
 
     def refuse(*arguments: Any, **_: Any) -> NoReturn:
-        raise DataNotFound(f"{name} is incomplete: clip-benchmark would fetch {arguments[0]}.")
+        raise DataNotFound(f"{name} is incomplete: clip-benchmark would fetch or unpack {arguments[0]}.")
 
-    class Offline:
-        get = staticmethod(refuse)
+    class Refused:
+        get = open = staticmethod(refuse)
 
-    call, requests = builder.call, builder.imagenetv2.requests
-    builder.call, builder.imagenetv2.requests = refuse, Offline
+    reached = [(builder, "call"), (builder.imagenetv2, "requests"), (builder.imagenetv2, "tarfile")]
+    before = [getattr(module, attribute) for module, attribute in reached]
+    for module, attribute in reached:
+        setattr(module, attribute, refuse if attribute == "call" else Refused)
     try:
         yield
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"clip-benchmark needs a further package for {name!r}: {error}.") from error
+    except Exception as error:  # that package and torchvision raise what they like on files that do not fit
+        raise DataNotFound(f"{name}, split {split}, cannot be opened under {root}: {error!r}.") from error
     finally:
-        builder.call, builder.imagenetv2.requests = call, requests
+        for (module, attribute), value in zip(reached, before, strict=True):
+            setattr(module, attribute, value)
 
 
 def _labels(wrapped: Any) -> np.ndarray[Any, Any]:
@@ -217,6 +241,9 @@ def _paths(wrapped: Any) -> list[Path] | None:
 
 def _keys(paths: Sequence[Path] | None, root: Path, count: int) -> list[str]:
     """Return paths below the root where each sample has its own file, row numbers otherwise."""
+    outside = [p for p in paths or () if not p.is_relative_to(root) or ".." in p.parts]
+    if outside:
+        raise DamagedData(f"{outside[0]} lies outside {root}; samples must be files below it.")
     if paths is None or len(set(paths)) < count:
         return [f"{i:07d}" for i in range(count)]
     return [p.relative_to(root).as_posix() for p in paths]

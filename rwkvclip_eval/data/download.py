@@ -11,7 +11,7 @@ from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.reading import plain_name, read_text, whole_number
 from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.data.types import ClipBenchmarkSource, HuggingFaceSource
+from rwkvclip_eval.data.types import HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 from rwkvclip_eval.registry import unknown_name
 
@@ -38,9 +38,8 @@ def prefetch_dataset(
     """Fetch what `ref` needs and return a sentence that says what was done.
 
     Hub repositories of webdataset shards go to DATA_ROOT/wds_NAME (resumed where a download broke off), what
-    they lack as published files to DATA_ROOT/NAME; datasets of the Hugging Face library into its cache; those
-    that the suite lets torchvision download, to their folder. Embedded sets, local folders and what already
-    lies under the data root need nothing.
+    they lack as published files to DATA_ROOT/NAME; datasets of the Hugging Face library into its cache.
+    Embedded sets, local folders and what already lies under the data root need nothing.
 
     Args:
         ref: how the suite names it.
@@ -65,9 +64,7 @@ def prefetch_dataset(
             open_dataset(own, data_root=data_root, base_dir=base_dir, variant=variant, cache_dir=cache_dir)
         )
 
-    fetches = isinstance(ref.source, HuggingFaceSource) or (
-        isinstance(ref.source, ClipBenchmarkSource) and ref.source.download
-    )
+    fetches = isinstance(ref.source, HuggingFaceSource)
     own = ref.name in DATASETS or wds_folder(ref.name, data_root) is not None
     record = record_name(ref.name)
     if fetches or (record is None and own and ref.source is None):

@@ -10,13 +10,15 @@ from rwkvclip_eval.disk import sync_file, sync_folder
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from rwkvclip_eval.data.catalogue import Download
 
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 60
+MOST_BYTES = 1 << 40
+"""Of a file of which neither catalogue nor server say how large it is."""
 
 
 def fetch_file(
@@ -87,17 +89,23 @@ def _receive(download: Download, part: Path, on_progress: Callable[[int, int, st
                 # `part` is whole, or longer than the file: the checks that follow tell.
                 return
             answer.raise_for_status()
-            if answer.status_code != requests.codes.partial_content:
+            if answer.status_code != requests.codes.partial_content or not _goes_on(answer.headers, done):
                 done = 0
-            length = answer.headers.get("Content-Length")
-            total = done + int(length) if length else None
+            length = answer.headers.get("Content-Length", "")
+            total = done + int(length) if length.isdecimal() and len(length) < 16 else None
+            most = min(filter(None, (download.bytes, total, MOST_BYTES)))
             with part.open("ab" if done else "wb") as stream:
                 for chunk in answer.iter_content(CHUNK_BYTES):
                     stream.write(chunk)
                     done += len(chunk)
+                    if done > most:
+                        break
                     if on_progress is not None and total:
                         on_progress(done >> 20, max(total >> 20, 1), part.stem)
-            if total is not None and done < total:
+            # More than the catalogue says is told by the checks that follow.
+            if done > most and download.bytes is None:
+                raise requests.ConnectionError(f"more than {most} bytes came")
+            if total is not None and done < min(total, most):
                 raise requests.ConnectionError(f"{done} of {total} bytes came")
     except requests.RequestException as error:
         kept = part.stat().st_size if part.is_file() else 0
@@ -106,3 +114,8 @@ def _receive(download: Download, part: Path, on_progress: Callable[[int, int, st
             + (f"{kept} bytes are kept; the same command continues. " if download.has_sum else "")
             + f"Without a network, fetch the file elsewhere and put it at {part.with_suffix('')}."
         ) from error
+
+
+def _goes_on(headers: Mapping[str, str], done: int) -> bool:
+    """Return whether a partial answer begins at byte `done`, as asked."""
+    return headers.get("Content-Range", f"bytes {done}-").startswith(f"bytes {done}-")

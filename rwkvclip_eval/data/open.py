@@ -173,7 +173,7 @@ class _Places:
                 f"clip-benchmark has no {self._label}; take the published files (source: {{kind: published, "
                 "path: …}) or shards of it."
             )
-        return self._clip_benchmark(source.name or known or self.name, root, source.download)
+        return self._clip_benchmark(source.name or known or self.name, root)
 
     def search(self) -> Split:
         """Try the catalogue's places in order, then any webdataset folder of that name."""
@@ -200,7 +200,7 @@ class _Places:
                 if root.is_dir() and reader is not None:
                     return reader(root, self.split, self.variant, self.cache_dir)
                 if root.is_dir() and known is not None and known.clip_benchmark:
-                    return self._clip_benchmark(known.clip_benchmark, root, download=False)
+                    return self._clip_benchmark(known.clip_benchmark, root)
                 tried.append(str(root))
             if there:
                 return self._shards(there[0])
@@ -222,14 +222,14 @@ class _Places:
             )
         return known.hugging_face, known
 
-    def _clip_benchmark(self, name: str, root: Path | None, download: bool) -> Split:
+    def _clip_benchmark(self, name: str, root: Path | None) -> Split:
         from rwkvclip_eval.data.clip_benchmark import open_clip_benchmark
 
         if root is None:
             if self.data_root is None:
                 raise DataNotFound(f"{self.name}: give source.root or a data root (--data-root DIR).")
             root = self.data_root / name
-        return open_clip_benchmark(name, root, self.split, download and not self.offline, self.cache_dir)
+        return open_clip_benchmark(name, root, self.split, self.cache_dir)
 
     @property
     def _label(self) -> str:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import names_of
 from rwkvclip_eval.data.types import PromptFiles
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import came
+from rwkvclip_models.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,7 +87,9 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
     changed = tuple(t.replace("{}", "{c}") for t in templates)
     for template in changed:
         if "{c}" not in template:
-            raise UserError(f"{name}: the template {template!r} has no {{c}} (or {{}}) for the class name.")
+            raise UserError(
+                f"{name}: the template {shown(template)} has no {{c}} (or {{}}) for the class name."
+            )
     return changed
 
 
@@ -118,19 +122,14 @@ def _from_file(given: str, name: str, base_dir: Path | None) -> tuple[str, ...]:
         UserError: the file cannot be read, is no mapping of lists, or lacks the dataset.
     """
     path = (base_dir or Path()) / Path(given).expanduser()
-    try:
-        lists = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Cannot read the prompt file {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}.") from error
+    lists = read_json(path, what="prompt file")
     if not isinstance(lists, dict):
-        raise UserError(f"{path}: expected a mapping of dataset name to list of texts.")
+        raise UserError(f"{path}: expected a mapping of dataset name to list of texts{came(lists)}.")
     names = names_of(name)
     folded = {str(key).lower(): value for key, value in lists.items()}
     found = next((folded[n.lower()] for n in names if n.lower() in folded), None)
     if found is None:
         raise UserError(f"{path}: {unknown_name('dataset', names[0], map(str, lists))}")
     if not (isinstance(found, list) and found and all(isinstance(text, str) for text in found)):
-        raise UserError(f"{path}: {names[0]} must be a list of texts.")
+        raise UserError(f"{path}: {names[0]} must be a list of texts{came(found)}.")
     return tuple(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "val", "test")
 """What splits are called, whatever a publisher calls them."""
+
+Name = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
+"""What a file calls something or where it says that it lies: no control characters."""
+FolderName = Annotated[str, Field(max_length=100, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")]
+"""A name that becomes part of a path and can lead to no other folder."""
+_BUILDERS_THAT_READ_MORE_THAN_DATA = ("generator", "pandas", "spark", "sql")
 
 DatasetKind = Literal["classification", "multilabel", "retrieval"]
 
@@ -117,6 +123,16 @@ class HuggingFaceSource(BaseModel):
     captions: str | None = Field(None, description="caption column (text or list of texts), for retrieval")
     key: str | None = Field(None, description="column with unique sample keys; the row number by default")
 
+    @field_validator("path")
+    @classmethod
+    def _data_only(cls, path: str) -> str:
+        if path in _BUILDERS_THAT_READ_MORE_THAN_DATA:
+            raise ValueError(
+                f"the builder {path!r} can run code or reach a database; of builders, give imagefolder, "
+                "parquet, arrow, csv, json or webdataset."
+            )
+        return path
+
 
 class ClipBenchmarkSource(BaseModel):
     """A dataset built by the clip-benchmark package (torchvision layouts and its own)."""
@@ -128,7 +144,17 @@ class ClipBenchmarkSource(BaseModel):
         None, description="that package's dataset name; the catalogue's alias by default"
     )
     root: str | None = Field(None, description="folder; DATA_ROOT/<name> by default")
-    download: bool = Field(False, description="let torchvision download it")
+    download: bool = Field(False, description="no longer: that package fetches by shell commands")
+
+    @field_validator("download")
+    @classmethod
+    def _reads_only(cls, download: bool) -> bool:
+        if download:
+            raise ValueError(
+                "clip-benchmark fetches by shell commands, so it only reads now. Fetch the set with "
+                "`rwkvclip-eval data download NAME --data-root DIR`, or put its files under 'root' yourself."
+            )
+        return download
 
 
 class FolderSource(BaseModel):
@@ -172,11 +198,13 @@ class DatasetRef(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    variant: str | None = Field(None, description="version in circulation; the protocol's choice by default")
-    split: str | None = Field(None, description="the catalogue's evaluation split by default (test)")
+    name: Name
+    variant: FolderName | None = Field(
+        None, description="version in circulation; the protocol's choice by default"
+    )
+    split: FolderName | None = Field(None, description="the catalogue's evaluation split by default (test)")
     source: Source | None = Field(None, description="where to take it; tried in catalogue order by default")
-    folder: str | None = Field(
+    folder: Name | None = Field(
         None, description="short for {kind: folder, path: …} (relative to the suite file)"
     )
     class_names: tuple[str, ...] | None = Field(
@@ -188,4 +216,4 @@ class DatasetRef(BaseModel):
         description="'dataset': files beside the data, else clip-benchmark's lists; 'clip-benchmark': those "
         "lists always; {labels: label.json, templates: template.json}: official-format files",
     )
-    metric: str | None = Field(None, description="primary metric; the catalogue's by default")
+    metric: Name | None = Field(None, description="primary metric; the catalogue's by default")

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
 
 # Float32 normalisation is exact to about 1e-7, and to 4e-3 where a model normalised in bfloat16.
 _NORM_TOLERANCE = 1e-2
+# CLIP clamps its scale at 100, SigLIP learns about 112; twice the logarithm of either would be beyond this.
+_LARGEST_SCALE = 1e4
+_LEAST_SCALE = 1e-4
 
 
 class NonFiniteEmbedding(UserError):
@@ -41,9 +44,13 @@ class CheckedEncoder:
 
     Args:
         encoder: the encoder that does the work.
+
+    Raises:
+        UserError: its logit scale or bias is none that cosines can be scaled with.
     """
 
     def __init__(self, encoder: Encoder) -> None:
+        _check_logits(encoder.info)
         self._encoder = encoder
         self.info = encoder.info
         # Taken over as it is: a method of this class would drag the model into every worker process.
@@ -124,6 +131,23 @@ class CheckedEncoder:
                 f"{self.info.name}: {what} must have L2 norm 1, got {float(norm.min()):.4g} to "
                 f"{float(norm.max()):.4g}. Normalise them in the encoder; a norm of 0 means dead features."
             )
+
+
+def _check_logits(info: EncoderInfo) -> None:
+    """Refuse a logit scale or bias that would be found out only once everything is encoded."""
+    if not info.has_text:
+        return
+    scale, bias = info.logit_scale, info.logit_bias
+    if not isinstance(scale, int | float) or not _LEAST_SCALE <= scale <= _LARGEST_SCALE:
+        raise UserError(
+            f"{info.name}: the cosines would be multiplied by {scale} (exp of the weight logit_scale); "
+            f"expected {_LEAST_SCALE:g} to {_LARGEST_SCALE:g}. The weight is the scale's logarithm: for a "
+            "scale of 100 it is 4.605 = ln 100, not 100."
+        )
+    if bias is not None and not (isinstance(bias, int | float) and abs(bias) <= _LARGEST_SCALE):
+        raise UserError(
+            f"{info.name}: logit_bias is {bias}; expected a number of at most {_LARGEST_SCALE:g} in size."
+        )
 
 
 def _float32(features: Tensor) -> Tensor:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
+from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters, read_config
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
 from rwkvclip_eval.encoders.weights import seeded, sha256_file
-from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
+from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
 
@@ -51,7 +52,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
             "hf:FOLDER=random:SEED for untrained ones."
         )
     folder = _folder(spec, offline=offline)
-    config = _config(folder, spec.text)
+    check_folder(folder, _SETTINGS, _weight_files(folder) if spec.seed is None else [])
+    config = read_config(folder, spec.text)
     with hub_mode(offline=True):
         model = _build_model(folder, config, spec)
         towers = _towers(folder, config, model, spec)
@@ -73,7 +75,7 @@ def _folder(spec: EncoderSpec, *, offline: bool) -> Path:
     name = spec.model.removeprefix("hf:")
     if _is_local(spec):
         folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
+        if not (folder / "config.json").exists():
             what = "has no config.json" if folder.is_dir() else "does not exist"
             raise CheckpointError(f"Model {spec.text!r}: folder {name} {what}.")
         return folder
@@ -87,32 +89,25 @@ def _folder(spec: EncoderSpec, *, offline: bool) -> Path:
     return folder
 
 
-def _config(folder: Path, text: str) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"Model {text!r}: transformers cannot read its config.json: {error}") from error
-    if hasattr(config, "text_config") and config.model_type not in ("clip", "siglip"):
-        raise ConfigError(
-            f"Model {text!r} is a {config.model_type} model; `hf:` knows the dual encoders clip and siglip, "
-            "and vision-only models. Give others as python:package.module:factory."
-        )
-    return config
-
-
 def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
     """Return the model in float32 on the CPU."""
     from transformers import AutoModel
 
     if spec.seed is not None:
+        num_parameters(config)
         with seeded(spec.seed):
             return cast("nn.Module", AutoModel.from_config(config, dtype=torch.float32))
     files = _weight_files(folder)
     if not files:
         raise CheckpointError(
             f"Model {spec.text!r}: no weights in its folder; expected {_SAFE_WEIGHTS} or {_PICKLED_WEIGHTS}."
+        )
+    expected, found = num_parameters(config), sum(file.stat().st_size for file in files)
+    # What weights lack is made, so that a few bytes could ask for any memory.
+    if expected > found:
+        raise CheckpointError(
+            f"Model {spec.text!r}: the weights do not fit config.json, which describes {expected:,} "
+            f"parameters: the files have {found:,} bytes."
         )
     try:
         # The global generators would otherwise initialise what the checkpoint lacks.
@@ -132,7 +127,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
     except Exception as error:  # pickle, safetensors and model code raise what they like on damaged weights
         raise CheckpointError(
             f"Model {spec.text!r}: transformers cannot load {', '.join(f.name for f in files)}: "
-            f"{str(error).strip()}. A truncated download must be fetched again."
+            f"{shortened(str(error).strip(), 800)}. A truncated download must be fetched again."
         ) from error
     missing = sorted(report["missing_keys"])
     # A vision tower saved from a classifier has no pooler; its class token is taken instead.
@@ -250,8 +245,8 @@ class ProcessorTransform:
             self._processor = AutoImageProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"No image processor in {folder.name}: {error}") from error
+        except Exception as error:  # that library raises what it likes on a file that does not fit
+            raise ConfigError(f"No image processor in {folder.name}: {shortened(str(error), 500)}") from error
 
     def __call__(self, image: Image) -> Tensor:
         """Return [3, H, W] float32."""
@@ -277,8 +272,8 @@ class PaddedTokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"No tokenizer in {folder.name}: {error}") from error
+        except Exception as error:  # that library raises what it likes on a file that does not fit
+            raise ConfigError(f"No tokenizer in {folder.name}: {shortened(str(error), 500)}") from error
         self._context_length = context_length
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

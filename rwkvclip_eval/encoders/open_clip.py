@@ -10,12 +10,12 @@ Axes: B batch, D embedding, F probe features.
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import open_clip
+import torch
 from open_clip.convert import convert_state_dict
 from open_clip.model import (
     convert_to_custom_text_state_dict,
@@ -26,12 +26,15 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from open_clip.transformer import VisionTransformer
 
 from rwkvclip_eval.encoders.hub import fetch, hub_error, hub_mode
+from rwkvclip_eval.encoders.hugging_face_config import check_text_model
+from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
 from rwkvclip_eval.encoders.weights import need_checkpoint, seeded, sha256_file
-from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
+from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
+from rwkvclip_models.limits import check_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +68,8 @@ class _Architecture:
     preprocess: dict[str, Any]
     tags: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP."""
+    own: bool = False
+    """Of a file, so that it may describe anything."""
 
 
 def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str, offline: bool) -> Encoder:
@@ -74,14 +79,18 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
     """
     architecture = _architecture(spec)
     checkpoint = need_checkpoint(spec.text, spec.checkpoint, examples=_EXAMPLES)
+    sha256 = weights = None
     with hub_mode(offline=offline):
-        model = _build_model(architecture, spec.seed, offline=offline)
         tokenize = _tokenizer(architecture, offline=offline)
-    sha256 = None
+        skeleton = _skeleton(architecture, offline=offline)
+        if spec.seed is None:
+            path = _weights_file(architecture, checkpoint, offline=offline)
+            sha256 = sha256_file(path)
+            # Before memory is made for a model that they may not fit.
+            weights = _fitted(skeleton, path, spec, architecture) if skeleton else None
+        model = _build_model(architecture, spec.seed, offline=offline)
     if spec.seed is None:
-        path = _weights_file(architecture, checkpoint, offline=offline)
-        sha256 = sha256_file(path)
-        _load_weights(model, path, spec, architecture)
+        model.load_state_dict(weights or _fitted(model, path, spec, architecture))
     result = towers(
         model,
         preprocess=None,
@@ -105,9 +114,7 @@ def prefetch(spec: EncoderSpec) -> list[str]:
     if name := text.get("hf_tokenizer_name"):
         fetched.append(f"tokenizer {name}")
     if name := text.get("hf_model_name"):
-        from transformers import AutoConfig
-
-        AutoConfig.from_pretrained(name)
+        check_text_model(name)
         fetched.append(f"configuration {name}")
     return fetched
 
@@ -192,7 +199,10 @@ def _pooled(output: Any) -> Tensor:
 def _architecture(spec: EncoderSpec) -> _Architecture:
     name = ALIASES.get(spec.model) or spec.model.removeprefix("open_clip:")
     if name.endswith(".json"):
-        return _read_config(Path(name).expanduser())
+        path = Path(name).expanduser()
+        config, given = read_open_clip_config(path)
+        preprocess = merge_preprocess_dict(PreprocessCfg(), given)
+        return _Architecture(path.stem, config, preprocess, own=True)
     config = open_clip.get_model_config(name)
     if config is None:
         raise UserError(unknown_name("open_clip model", name, open_clip.list_models()))
@@ -204,24 +214,6 @@ def _architecture(spec: EncoderSpec) -> _Architecture:
         # OpenAI's weights (and a few others) were trained with QuickGELU and are wrong without it.
         config["quick_gelu"] = bool(tag.get("quick_gelu", config.get("quick_gelu", False)))
     return _Architecture(name, config, preprocess, tags)
-
-
-def _read_config(path: Path) -> _Architecture:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Model configuration {path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigError(f"Model configuration {path.name} is not JSON: {error}.") from error
-    config = content.get("model_cfg", content) if isinstance(content, dict) else {}
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    if missing:
-        raise ConfigError(
-            f"{path.name} is not an open_clip model configuration: it lacks {', '.join(missing)}. "
-            "An RWKV-CLIP configuration is given without `open_clip:`."
-        )
-    preprocess = merge_preprocess_dict(PreprocessCfg(), content.get("preprocess_cfg") or {})
-    return _Architecture(path.stem, config, preprocess)
 
 
 def _build_model(architecture: _Architecture, seed: int | None, *, offline: bool) -> nn.Module:
@@ -238,34 +230,62 @@ def _build_model(architecture: _Architecture, seed: int | None, *, offline: bool
     else:
         kind = open_clip.CLIP
     try:
+        if hugging_face_text:
+            check_text_model(hugging_face_text)
         with seeded(0 if seed is None else seed):
             model = kind(**config)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"open_clip cannot build {architecture.name}: {error}") from error
     except OSError as error:
         raise hub_error(str(hugging_face_text), error, offline=offline) from error
+    except Exception as error:  # model code raises what it likes on sizes that do not fit
+        raise ConfigError(
+            f"open_clip cannot build {architecture.name}: {shortened(str(error), 500)}"
+        ) from error
     size = getattr(model.visual, "image_size", None)
     set_model_preprocess_cfg(model, {**architecture.preprocess, **({"size": size} if size else {})})
     return cast("nn.Module", model)
 
 
+def _skeleton(architecture: _Architecture, *, offline: bool) -> nn.Module | None:
+    """Return the model without memory for weights, where a file describes it and no other library builds it.
+
+    Raises:
+        ConfigError: it cannot be built or is too large.
+    """
+    text, vision = architecture.config["text_cfg"], architecture.config["vision_cfg"]
+    if not architecture.own or text.get("hf_model_name") or vision.get("timm_model_name"):
+        return None
+    with torch.device("meta"):
+        model = _build_model(architecture, None, offline=offline)
+    check_parameters(sum(parameter.numel() for parameter in model.parameters()))
+    return model
+
+
 def _tokenizer(architecture: _Architecture, *, offline: bool) -> Tokenize:
     text = architecture.config["text_cfg"]
     length = text.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
-    options = dict(text.get("tokenizer_kwargs", {}))
+    options = dict(text.get("tokenizer_kwargs") or {})
     name = text.get("hf_tokenizer_name")
     if not name:
-        return cast("Tokenize", open_clip.SimpleTokenizer(context_length=length, **options))
+        try:
+            return cast("Tokenize", open_clip.SimpleTokenizer(context_length=length, **options))
+        except (TypeError, ValueError, AssertionError, KeyError) as error:
+            raise ConfigError(f"open_clip's tokenizer does not take {options}: {error}") from error
     try:
         with hub_mode(offline=offline):
             return cast(
                 "Tokenize",
                 open_clip.tokenizer.HFTokenizer(
-                    name, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options
+                    name,
+                    context_length=length,
+                    tokenizer_mode=text.get("tokenizer_mode"),
+                    trust_remote_code=False,
+                    **options,
                 ),
             )
     except OSError as error:
         raise hub_error(f"tokenizer {name}", error, offline=offline) from error
+    except Exception as error:  # that library raises what it likes on a file that does not fit
+        raise ConfigError(f"The tokenizer {name} cannot be read: {shortened(str(error), 500)}") from error
 
 
 def _weights_file(architecture: _Architecture, checkpoint: str, *, offline: bool) -> Path:
@@ -291,13 +311,22 @@ def _weights_file(architecture: _Architecture, checkpoint: str, *, offline: bool
     return fetch(repository, [safe, file], offline=offline)
 
 
-def _load_weights(model: nn.Module, path: Path, spec: EncoderSpec, architecture: _Architecture) -> None:
+def _fitted(
+    model: nn.Module, path: Path, spec: EncoderSpec, architecture: _Architecture
+) -> dict[str, Tensor]:
+    """Return the weights in `path` as `model`, which may be without memory, takes them."""
     state = read_checkpoint(path, ema=spec.ema)
     state = {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
-    state = dict(convert_state_dict(model, state))
     own = model.state_dict()
-    if "positional_embedding" in state and "positional_embedding" not in own:
-        state = dict(convert_to_custom_text_state_dict(state))
+    try:
+        state = dict(convert_state_dict(model, state))
+        if "positional_embedding" in state and "positional_embedding" not in own:
+            state = dict(convert_to_custom_text_state_dict(state))
+    except Exception as error:  # that library raises what it likes on keys that it half knows
+        raise CheckpointError(
+            f"open_clip cannot convert the weights in {path.name} ({type(error).__name__}: "
+            f"{shortened(str(error), 300)})."
+        ) from error
     # Made on the fly by transformers since 4.31.
     if (key := "text.transformer.embeddings.position_ids") not in own:
         state.pop(key, None)
@@ -305,7 +334,7 @@ def _load_weights(model: nn.Module, path: Path, spec: EncoderSpec, architecture:
         if key in state and key in own and state[key].numel() == 1:
             state[key] = state[key].reshape(own[key].shape)
     try:
-        model.load_state_dict(fit_state_dict(state, own, path.name))
+        return fit_state_dict(state, own, path.name)
     except CheckpointError as error:
         raise CheckpointError(f"open_clip {architecture.name}: {error}{_fitting(state)}") from None
 

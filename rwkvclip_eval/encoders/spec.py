@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
+from rwkvclip_eval.printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import StepUnit
 
 _EMA = "@ema"
-_RANDOM = re.compile(r"random:(\d+)")
+# A seed of torch's generators has 64 bits, a step is kept with 15 digits.
+_RANDOM = re.compile(r"random:(\d{1,18})")
 _NAMED_STEP = re.compile(
     r"(?:(?P<step>global_?step|step|iter|iteration)|(?P<epoch>epoch|ep|model)|ckpt|checkpoint)"
-    r"[-_=]?(?P<number>\d+)",
+    r"[-_=]?(?P<number>\d{1,15})(?!\d)",
     re.IGNORECASE,
 )
-_LAST_NUMBER = re.compile(r"(\d+)$")
+_LAST_NUMBER = re.compile(r"(?<!\d)(\d{1,15})$")
+_MAX_LENGTH = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +62,10 @@ class EncoderSpec:
     def public_text(self) -> str:
         """`NAME[=CHECKPOINT]` for records: file names only, never a folder of this machine."""
         if self.checkpoint is None:
-            return _public_model(self.model)
+            return one_line(_public_model(self.model))
         hub = self.checkpoint.startswith("hf://")
         checkpoint = self.checkpoint if hub else PurePosixPath(self.checkpoint).name
-        return f"{_public_model(self.model)}={checkpoint}{_EMA if self.ema else ''}"
+        return one_line(f"{_public_model(self.model)}={checkpoint}{_EMA if self.ema else ''}")
 
 
 def parse_spec(text: str) -> EncoderSpec:
@@ -71,21 +74,29 @@ def parse_spec(text: str) -> EncoderSpec:
     Raises:
         UserError: `text` is not `NAME` or `NAME=CHECKPOINT`.
     """
+    if len(text) > _MAX_LENGTH or "\0" in text:
+        raise UserError(
+            f"Model {shown(text)}: expected NAME=CHECKPOINT of at most {_MAX_LENGTH} characters, got "
+            f"{len(text)}."
+        )
     model, equals, checkpoint = (part.strip() for part in text.partition("="))
     ema = checkpoint.endswith(_EMA)
     checkpoint = checkpoint.removesuffix(_EMA)
     if not model or model.endswith(":") or (equals and not checkpoint):
         raise UserError(
-            f"Model {text!r} is not NAME or NAME=CHECKPOINT, for example "
+            f"Model {shown(text)} is not NAME or NAME=CHECKPOINT, for example "
             "rwkv-clip-b32=model_31.pt; `rwkvclip-eval models` lists the names."
         )
     if checkpoint.startswith("random:") and (ema or not _RANDOM.fullmatch(checkpoint)):
-        raise UserError(f"Model {text!r}: random weights are written random:SEED, for example random:0.")
+        raise UserError(
+            f"Model {shown(text)}: random weights are written random:SEED, for example random:0; a seed has "
+            "at most 18 digits."
+        )
     step, step_unit = parse_step(checkpoint)
     return EncoderSpec(
         text=text,
         model=model,
-        name=_display_model(model),
+        name=one_line(_display_model(model)),
         checkpoint=checkpoint or None,
         ema=ema,
         step=step,
@@ -166,7 +177,7 @@ def _glob(spec: EncoderSpec) -> list[EncoderSpec]:
 def _named_for_file(spec: EncoderSpec) -> EncoderSpec:
     if spec.checkpoint is None:
         return spec
-    name = f"{spec.name}@{_stem(spec.checkpoint)}{'-ema' if spec.ema else ''}"
+    name = one_line(f"{spec.name}@{_stem(spec.checkpoint)}{'-ema' if spec.ema else ''}")
     return dataclasses.replace(spec, name=name)
 
 

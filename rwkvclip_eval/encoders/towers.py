@@ -173,6 +173,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
     tokens = None
     if towers.tokenize is not None:
         tokens = _check_tokens(_call(towers.tokenize, list(_SENTENCES), f"{name}: tokenize"), name)
+        _check_text(towers, tokens, embedding.shape[1], target, precision, name)
     info = EncoderInfo(
         name=name,
         spec=spec.public_text,
@@ -297,6 +298,21 @@ def _check_pixels(pixels: object, name: str) -> Tensor:
         got = f"{list(pixels.shape)} {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
         raise UserError(f"{name}: preprocess must return a [3, H, W] float32 tensor, got {got}.")
     return pixels
+
+
+def _check_text(
+    towers: Towers, tokens: Tensor, width: int, target: torch.device, precision: str, name: str
+) -> None:
+    """Refuse a text tower that cannot encode its own tokenizer's tokens to the image embedding's width."""
+    assert towers.text is not None
+    guard = borrowed(towers.module, target) if towers.in_memory else torch.inference_mode()
+    with guard, arithmetic(target, precision):
+        embedding = _call(towers.text, tokens.to(target), f"{name}: text tower on {len(tokens)} texts")
+    if embedding.shape != (len(tokens), width):
+        raise UserError(
+            f"{name}: text embeddings of {len(tokens)} texts must be [{len(tokens)}, {width}] as those of "
+            f"images are, got {list(embedding.shape)}."
+        )
 
 
 def _check_tokens(tokens: object, name: str) -> Tensor:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.errors import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +23,8 @@ _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaV
 
 
 _WIDTH_IN, _NARROW_IN = 8.6, 4.3
+_MAX_LABEL = 60
+_NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,13 @@ class Drawing:
     def plot(self, name: str, title: str, alt: str, table: str) -> Plot:
         """Return the finished drawing."""
         height = float(self.figure.get_figheight())
+        with warnings.catch_warnings():
+            # Of glyphs that the machine's font lacks (the reader's may not), and of names that leave no room.
+            warnings.simplefilter("ignore", UserWarning)
+            return self._drawn(name, title, alt, table, height)
+
+    def _drawn(self, name: str, title: str, alt: str, table: str, height: float) -> Plot:
+        self._shorten_names()
         self._lay_out(_WIDTH_IN, height, self._columns)
         svg, png = self._svg(name), io.BytesIO()
         # The layout just found holds for the PNG too.
@@ -101,6 +113,19 @@ class Drawing:
             narrow_svg=self._svg(f"{name}-narrow"),
             png=png.getvalue(),
         )
+
+    def _shorten_names(self) -> None:
+        """Cut what is longer than any drawing has room for."""
+        handles, labels = self._handles
+        self._handles = handles, [shortened(label, _MAX_LABEL) for label in labels]
+        for ax in self.axes:
+            for place in ("left", "center", "right"):
+                title = ax.get_title(loc=place)
+                if len(title) > _MAX_LABEL:
+                    ax.set_title(shortened(title, _MAX_LABEL), loc=place)
+            names = [text.get_text() for text in ax.get_yticklabels()]
+            if any(len(name) > _MAX_LABEL for name in names):
+                ax.set_yticks(ax.get_yticks(), [shortened(name, _MAX_LABEL) for name in names])
 
     def _lay_out(self, width: float, height: float, columns: int) -> None:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -139,5 +164,7 @@ class Drawing:
         with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "DejaVu Sans"}):
             self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
         text = svg.getvalue()
+        # XML holds no control character, however it is written.
+        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
         # Readers' own fonts, not those of the machine that drew it.
         return text[text.index("<svg") :].replace("'DejaVu Sans'", _FONTS)

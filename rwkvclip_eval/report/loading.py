@@ -6,17 +6,58 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.printable import printable, printable_json
 from rwkvclip_eval.report.probe import read_curves
-from rwkvclip_eval.results import Average, Record, RunInfo, read_records, run_dirs
+from rwkvclip_eval.results import (
+    Average,
+    Count,
+    Number,
+    Record,
+    RunInfo,
+    Short,
+    parsed,
+    read_records,
+    read_run_info,
+    run_dirs,
+)
+from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.report.probe import RegularisationCurve
+
+EXAMPLES_LIMIT_BYTES = 64 << 20
+LOG_LIMIT_BYTES = 256 << 20
+_Content = TypeVar("_Content", Record, RunInfo)
+
+
+class _ExampleItem(BaseModel):
+    query: str = Field(max_length=20_000)
+    target: Count
+    retrieved: list[Count] = Field(max_length=1000)
+    scores: list[Number] = Field(max_length=1000)
+
+
+class _ExampleFile(BaseModel):
+    thumbnails: dict[str, Annotated[str, Field(max_length=4 << 20)]]
+    examples: list[_ExampleItem] = Field(max_length=10_000)
+
+
+class _LogLine(BaseModel):
+    step: Count
+    model: Short | None = None
+    loss: Number | None = None
+    lr: Number | None = None
+    val_loss: Number | None = None
+    val_metric: Number | None = None
+
 
 # Two records of one number may differ in these: when and where it was made, not what it is.
 _INCIDENTAL = {"seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason"}
@@ -106,7 +147,7 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
         raise OutputError("No run directory given: name at least one folder that holds results.jsonl.")
     folders = {d.resolve(): d for path in paths for d in run_dirs(path)}
     runs = tuple(Run(path=d, info=_read_info(d / "run.json")) for d in folders.values())
-    pairs = [(record, run) for run in runs for record in read_records(run.path / "results.jsonl")]
+    pairs = [(_printable(record), run) for run in runs for record in read_records(run.path / "results.jsonl")]
     entries = merge(pairs)
     columns = {(e.run.path, e.record.unit): e.model for e in entries}
     return Loaded(
@@ -196,26 +237,24 @@ def _column(record: Record, titles: dict[tuple[str, tuple[str, str]], str]) -> s
 
 
 def _read_info(path: Path) -> RunInfo | None:
-    if not path.is_file():
+    if not path.exists():
         return None
-    known = {f.name for f in dataclasses.fields(RunInfo)}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return RunInfo(**{k: v for k, v in fields.items() if k in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path} is not a run description ({error}); run the suite again.") from error
+    return _printable(read_run_info(path))
+
+
+def _printable(content: _Content) -> _Content:
+    """Return records and descriptions with texts that can stand in any page, table and drawing."""
+    values = {f.name: printable_json(getattr(content, f.name)) for f in dataclasses.fields(content)}
+    return dataclasses.replace(content, **values)
 
 
 def _read_averages(runs: Iterable[Run]) -> list[Average]:
     """Return what the runs' suites average; one name for two different means says which run's it is."""
-    known = {f.name for f in dataclasses.fields(Average)}
     found: list[Average] = []
     for run in runs:
         for fields in run.info.averages if run.info else ():
-            try:
-                average = Average(**{k: v for k, v in fields.items() if k in known})
-            except (TypeError, AttributeError) as error:
-                raise OutputError(f"{run.path / 'run.json'}: not an average ({error}).") from error
+            text = json.dumps(fields).encode()
+            average = parsed(Average, text, f"{run.path / 'run.json'}: not an average")
             one = (average.name, average.task, average.protocol)
             if average in found:
                 continue
@@ -232,24 +271,21 @@ def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Examp
         model = columns.get((run.path, path.stem))
         if model is None:
             continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            pictures = {int(index): str(data) for index, data in content["thumbnails"].items()}
-            for item in content["examples"]:
-                shown = {int(item["target"]), *map(int, item["retrieved"])}
-                examples.append(
-                    Example(
-                        unit=path.stem,
-                        model=model,
-                        query=str(item["query"]),
-                        target=int(item["target"]),
-                        retrieved=tuple(map(int, item["retrieved"])),
-                        scores=tuple(map(float, item["scores"])),
-                        thumbnails={i: pictures[i] for i in shown if i in pictures},
-                    )
+        content = read_bytes(path, limit=EXAMPLES_LIMIT_BYTES, what="examples", error=OutputError)
+        file = parsed(_ExampleFile, content, f"{path} is not an examples file; run the suite again")
+        for item in file.examples:
+            shown = {item.target, *item.retrieved}
+            examples.append(
+                Example(
+                    unit=path.stem,
+                    model=model,
+                    query=printable(item.query),
+                    target=item.target,
+                    retrieved=tuple(item.retrieved),
+                    scores=tuple(item.scores),
+                    thumbnails={i: file.thumbnails[str(i)] for i in shown if str(i) in file.thumbnails},
                 )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise OutputError(f"{path} is not an examples file ({error!r}); run the suite again.") from error
+            )
     return examples
 
 
@@ -257,12 +293,11 @@ def _read_curves(run: Run) -> list[TrainingCurve]:
     curves = []
     for path in sorted((run.path / "training").glob("*.jsonl")):
         by_model: dict[str, list[dict[str, Any]]] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                model = str(row.get("model", path.stem))
-                by_model.setdefault(model, []).append({**row, "step": int(row["step"])})
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise OutputError(f"{path}:{number}: not a training log line ({error!r}).") from error
+        content = read_bytes(path, limit=LOG_LIMIT_BYTES, what="training log", error=OutputError)
+        for number, line in enumerate(content.split(b"\n"), start=1):
+            if line.strip():
+                row = parsed(_LogLine, line, f"{path}:{number}: not a training log line")
+                model = printable(path.stem if row.model is None else row.model)
+                by_model.setdefault(model, []).append(row.model_dump())
         curves += [TrainingCurve(model=model, rows=tuple(rows)) for model, rows in by_model.items()]
     return curves

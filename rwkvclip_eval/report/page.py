@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.report.drawing import Plot
     from rwkvclip_eval.report.headline import Headline
-    from rwkvclip_eval.report.loading import Example, Loaded, Run
+    from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run
     from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
@@ -110,6 +110,9 @@ def _popovers(
     targets: dict[tuple[object, str], str] = {}
     ids: dict[tuple[str, str], str] = {}
     curves = {(curve.unit, curve.model): curve for curve in loaded.regularisation}
+    units: dict[tuple[str, str], list[Entry]] = {}
+    for entry in loaded.entries:
+        units.setdefault((entry.record.unit, entry.model), []).append(entry)
     for table in tables:
         for row in (*table.rows, *table.further):
             for model, cell in row.cells.items():
@@ -118,13 +121,12 @@ def _popovers(
                 key = (cell.entry.record.unit, model)
                 if key not in ids:
                     ids[key] = f"how-{len(popovers)}"
-                    unit = [e for e in loaded.entries if (e.record.unit, e.model) == key]
                     info = cell.entry.run.info
                     popovers.append(
                         {
                             "id": ids[key],
                             "title": f"{model} on {row.title}",
-                            "metrics": unit_metrics(unit),
+                            "metrics": unit_metrics(units[key]),
                             "command": info.command if info else "",
                             "facts": unit_facts(cell.entry, curves.get(key)),
                         }

@@ -65,7 +65,7 @@ def _draw(tables: Sequence[Table], loaded: Loaded) -> list[Plot]:
     shown = [m for m in names if m in final]
     plots: list[Plot] = []
     for table in tables:
-        recalls = [r for r in table.rows if "recall@" in r.metric]
+        recalls = [r for r in table.rows if re.search(r"recall@\d{1,6}$", r.metric)]
         few = [r for r in table.rows if num_shots(r.metric) is not None]
         others = [r for r in table.rows if r not in (*recalls, *few) and is_percent(r.metric)]
         if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):

@@ -10,9 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import OutputError, shortened
+from rwkvclip_eval.printable import printable
 from rwkvclip_eval.report.drawing import GRID, INK, MUTED, WARN, Drawing, Plot
 from rwkvclip_eval.report.wording import dataset_title, num_shots
+from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +30,9 @@ _LABEL_HEIGHT = 0.4
 # Filled: at its certified optimum; hollow: not.
 _STATUS_MARKERS = {"converged": "o", "stopped_early": "D", "iteration_limit": "v", "unattainable": "s"}
 _OTHER_MARKER = "^"
+_FIELDS = ["stage", "l2", "score", "status", "objective", "gap", "iterations"]
+_MAX_FITS = 10_000
+_MAX_NUMBER = 1e30
 _STATUS_WORDS = {
     "unattainable": "optimum not reached (separated classes)",
     "iteration_limit": "optimum not reached",
@@ -84,7 +89,10 @@ def read_curves(entries: Sequence[Entry]) -> list[RegularisationCurve]:
     for entry in entries:
         key = (entry.record.unit, entry.model)
         path = entry.run.path / "predictions" / entry.record.unit / "regularisation.parquet"
-        if not _is_probe(entry.record.notes) or key in curves or not path.is_file():
+        # A unit that is no name of a folder would lead out of the run.
+        if not _is_probe(entry.record.notes) or key in curves or "/" in entry.record.unit:
+            continue
+        if not path.exists():
             continue
         fits = _read_fits(path)
         search = sorted((fit for stage, fit in fits if stage == "search"), key=lambda fit: fit.l2)
@@ -99,18 +107,21 @@ def read_curves(entries: Sequence[Entry]) -> list[RegularisationCurve]:
 
 
 def _read_fits(path: Path) -> list[tuple[str, Fit]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    require_regular(path, "regularisation curve", error=OutputError)
     try:
-        rows = pq.read_table(path).to_pylist()
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > _MAX_FITS:
+                raise OutputError(f"{path} has {file.metadata.num_rows} rows; at most {_MAX_FITS} are read.")
+            rows = file.read(_FIELDS).to_pylist()
         return [
             (
                 str(row["stage"]),
                 Fit(
-                    l2=float(row["l2"]),
+                    l2=_strength(row["l2"]),
                     score=_number(row["score"]),
-                    status=str(row["status"]),
+                    status=printable(str(row["status"])[:100]),
                     objective=_number(row["objective"]),
                     gap=_number(row["gap"]),
                     iterations=None if row["iterations"] is None else int(row["iterations"]),
@@ -118,14 +129,22 @@ def _read_fits(path: Path) -> list[tuple[str, Fit]]:
             )
             for row in rows
         ]
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except OutputError:
+        raise
+    except Exception as error:  # the library raises what it likes on a file that is none
         raise OutputError(
-            f"{path} is not a regularisation curve ({error!r}); run the suite again."
+            f"{path} is not a regularisation curve ({shortened(repr(error), 300)}); run the suite again."
         ) from error
 
 
+def _strength(value: Any) -> float:
+    if not 1e-30 <= value <= 1e30:
+        raise ValueError(f"expected a strength from 1e-30 to 1e30, got {value}")
+    return float(value)
+
+
 def _number(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+    return None if value is None or not abs(value) <= _MAX_NUMBER else float(value)
 
 
 def _is_probe(notes: Mapping[str, Any]) -> bool:

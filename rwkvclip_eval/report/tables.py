@@ -19,6 +19,7 @@ from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_ver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from rwkvclip_eval.report.loading import Entry
     from rwkvclip_eval.results import Average, Record
@@ -66,9 +67,10 @@ def build_tables(entries: Sequence[Entry], averages: Sequence[Average] = ()) -> 
         entries: the numbers.
         averages: those that suites name; a table for which there are none averages all its datasets.
     """
+    tellers = _subset_tellers(entries)
     groups: dict[tuple[str, str, bool], list[Entry]] = {}
     for entry in entries:
-        key = (entry.record.task, entry.record.protocol, _counts_as_subset(entry, entries))
+        key = (entry.record.task, entry.record.protocol, _counts_as_subset(entry, tellers))
         groups.setdefault(key, []).append(entry)
     order = {task: i for i, task in enumerate(TASK_TITLES)}
     keys = sorted(groups, key=lambda k: (order.get(k[0], len(order)), k[2]))
@@ -91,17 +93,24 @@ def build_tables(entries: Sequence[Entry], averages: Sequence[Average] = ()) -> 
     ]
 
 
-def _counts_as_subset(entry: Entry, entries: Iterable[Entry]) -> bool:
+def _subset_tellers(entries: Iterable[Entry]) -> dict[tuple[Path, str, str], list[bool]]:
+    """Return whether each number of a run's task under a protocol is of a subset."""
+    found: dict[tuple[Path, str, str], list[bool]] = {}
+    for entry in entries:
+        if entry.record.status == "ok":
+            found.setdefault(_run_part(entry), []).append(entry.record.subset)
+    return found
+
+
+def _run_part(entry: Entry) -> tuple[Path, str, str]:
+    return entry.run.path, entry.record.task, entry.record.protocol
+
+
+def _counts_as_subset(entry: Entry, tellers: Mapping[tuple[Path, str, str], Sequence[bool]]) -> bool:
     """Return whether `entry` is of a subset; one without a number follows the rest of its run."""
     if entry.record.status == "ok":
         return entry.record.subset
-    beside = [
-        e.record.subset
-        for e in entries
-        if e.record.status == "ok"
-        and e.run.path == entry.run.path
-        and (e.record.task, e.record.protocol) == (entry.record.task, entry.record.protocol)
-    ]
+    beside = tellers.get(_run_part(entry), ())
     return bool(beside) and all(beside)
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.printable import csv_cell
 from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -39,18 +40,18 @@ def escape_markdown(text: str) -> str:
 def results_csv(entries: Iterable[Entry]) -> str:
     """Return one tidy row per record: its fields, `model_info.KEY` columns, `column` and `run`.
 
-    Values are fractions, not per cent; mappings are JSON.
+    Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
     """
     entries = list(entries)
     fields = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
     info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*fields, *(f"model_info.{key}" for key in info), "column", "run"])
+    writer.writerow(map(csv_cell, [*fields, *(f"model_info.{key}" for key in info), "column", "run"]))
     for e in entries:
         own = [_csv_value(getattr(e.record, name)) for name in fields]
         facts = [_csv_value(e.record.model_info.get(key)) for key in info]
-        writer.writerow([*own, *facts, e.model, e.run.name])
+        writer.writerow(map(csv_cell, [*own, *facts, e.model, e.run.name]))
     return out.getvalue()
 
 
@@ -70,7 +71,7 @@ def table_csv(tables: Sequence[Table]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     per_model = ("value", "ci_low", "ci_high", "n", "state")
     head = ["task", "protocol", "subset", "kind", "dataset", "metric", "datasets", "leaves_out", "problem"]
-    writer.writerow([*head, *(f"{m}.{column}" for m in models for column in per_model)])
+    writer.writerow(map(csv_cell, [*head, *(f"{m}.{column}" for m in models for column in per_model)]))
     for table in tables:
         for row in (*table.rows, *table.averages, *table.further):
             line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric]
@@ -82,7 +83,7 @@ def table_csv(tables: Sequence[Table]) -> str:
                     n = c.num_datasets - len(c.missing)
                 values = (c.value, c.low, c.high, n, _state(c)) if c else (None, None, None, None, "not_run")
                 line += ["" if v is None else v for v in values]
-            writer.writerow(line)
+            writer.writerow(map(csv_cell, line))
     return out.getvalue()
 
 

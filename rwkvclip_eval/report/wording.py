@@ -37,7 +37,7 @@ _METRIC_LABELS = {
 _PERCENT = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER_IS_BETTER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
 _RECALL = re.compile(r"^(image|text)_retrieval_(.+)$")
-_SHOTS = re.compile(r"^(.+)_(\d+)_shot$")
+_SHOTS = re.compile(r"^(.+)_([1-9]\d{0,8})_shot$")
 
 
 def metric_label(metric: str) -> str:

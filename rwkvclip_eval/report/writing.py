@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.disk import atomic_path, write_text
+from rwkvclip_eval.results import folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +60,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
         pictures += [svg, png]
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
-        path = out / f"{task}.csv"
+        path = out / f"{folder_name(task)}.csv"
         write_text(path, text.table_csv([t for t in tables if t.task == task]))
         task_csvs.append(path)
     paths = ReportPaths(

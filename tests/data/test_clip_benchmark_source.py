@@ -104,7 +104,7 @@ def test_nothing_is_fetched_unless_asked_for(tmp_path):
 
 def test_unknown_name_is_reported(tmp_path):
     source = ClipBenchmarkSource(kind="clip_benchmark", name="nonsense", root=".")
-    with pytest.raises(UserError, match="does not know 'nonsense'"):
+    with pytest.raises(UserError, match="Unknown dataset of clip-benchmark 'nonsense'"):
         open_dataset(DatasetRef(name="mine", source=source), data_root=None, base_dir=tmp_path)
 
 

@@ -140,19 +140,10 @@ def test_what_run_opens_without_the_catalogue_is_there_for_prefetch_too(tmp_path
     assert "2 samples are there" in prefetch_dataset(ref, tmp_path)
 
 
-def test_a_set_that_torchvision_may_download_is_downloaded(tmp_path, monkeypatch):
-    asked = []
-
-    def build(name, root, split, download):
-        asked.append((name, download))
-        raise DataNotFound("no network")
-
-    monkeypatch.setattr("rwkvclip_eval.data.clip_benchmark._build", build)
-    source = {"kind": "clip_benchmark", "download": True}
-    ref = DatasetRef.model_validate({"name": "dtd", "source": source})
-    with pytest.raises(DataNotFound, match="no network"):
-        prefetch_dataset(ref, tmp_path)
-    assert asked == [("dtd", True)]
+def test_nothing_is_fetched_for_a_layout_that_clip_benchmark_reads(tmp_path):
+    ref = DatasetRef.model_validate({"name": "dtd", "source": {"kind": "clip_benchmark"}})
+    assert prefetch_dataset(ref, tmp_path) == "dtd: local, nothing to fetch."
+    assert list(tmp_path.iterdir()) == []
 
 
 def hub_says(monkeypatch, files):

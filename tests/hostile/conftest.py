@@ -41,3 +41,22 @@ def birds(tmp_path: Path) -> Path:
         path.write_bytes(png(len(name)))
     (tmp_path / "secret.png").write_bytes(png(9))
     return tmp_path / "birds"
+
+
+@pytest.fixture
+def nano_config() -> dict[str, int]:
+    """An RWKV-CLIP configuration small enough for any machine."""
+    return {
+        "input_size": 16,
+        "image_depth": 1,
+        "image_embed_dims": 16,
+        "image_patch_size": 8,
+        "image_hidden_rate": 1,
+        "image_num_heads": 2,
+        "ctx_len": 77,
+        "vocab_size": 49408,
+        "head_size": 8,
+        "n_layer": 1,
+        "n_embd": 16,
+        "dim_ffn": 32,
+    }

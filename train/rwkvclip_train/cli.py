@@ -30,8 +30,12 @@ def train(
     out: Path | None = typer.Option(None, help="Folder of the run; runs/RECIPE by default."),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps."),
     data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
-    num_workers: int = typer.Option(0, min=0, help="Processes that decode images; results stay the same."),
-    threads: int | None = typer.Option(None, min=1, help="CPU threads; by default as many as cores."),
+    num_workers: int = typer.Option(
+        0, min=0, max=1024, help="Processes that decode images; results stay the same."
+    ),
+    threads: int | None = typer.Option(
+        None, min=1, max=4096, help="CPU threads; by default as many as cores."
+    ),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
     keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),

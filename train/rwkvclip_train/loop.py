@@ -22,6 +22,8 @@ import torch
 from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_models.device import resolve_device
+from rwkvclip_models.files import parse_json, read_text
+from rwkvclip_models.torch_file import read_torch_file
 from rwkvclip_train.data import Pairs, open_sources, pair_loader
 from rwkvclip_train.losses import contrastive_loss
 from rwkvclip_train.models import build_trainee
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
 # CLIP keeps the multiplier of the cosine similarity at 100 or less.
 MAX_LOGIT_SCALE = math.log(100)
+MAX_LOG_BYTES = 256 << 20
 
 
 class TrainingError(UserError):
@@ -220,20 +223,26 @@ def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
     """Load the state an earlier call left at `path` and return the steps it had done; 0 where there is none.
 
     Raises:
-        OutputError: the state belongs to another recipe or other data.
+        CheckpointError: the file cannot be read.
+        OutputError: the state belongs to another recipe or other data, or is none.
     """
-    if not path.is_file():
+    if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["identity"] != identity:
+    state = read_torch_file(path)
+    if not isinstance(state, dict) or state.get("identity") != identity:
         raise OutputError(
             f"{path.parent} holds a run of another recipe or of other data under the same name: choose "
             "another --out folder, or delete that one to start over."
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    step = state["step"]
-    assert isinstance(step, int)
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = int(state["step"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise OutputError(
+            f"{path} is no state that training can continue from ({type(error).__name__}); delete "
+            f"{path.parent} to start over."
+        ) from error
     return step
 
 
@@ -244,14 +253,24 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_log(path: Path, *, last_step: int) -> list[str]:
-    """Return the lines of a training log up to `last_step`; later ones are of work that was lost."""
-    if not path.is_file():
+    """Return the lines of a training log up to `last_step`; later ones are of work that was lost.
+
+    Raises:
+        OutputError: it is no training log.
+    """
+    if not path.exists():
         return []
-    # A killed run may have left a line without its end.
-    lines = [
-        line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-    return [line for line in lines if json.loads(line)["step"] <= last_step]
+    text = read_text(path, what="training log", limit=MAX_LOG_BYTES, error=OutputError)
+    kept = []
+    # What stands behind the last line end is a line that a killed run has left unfinished.
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        row = parse_json(line, f"training log {path}, line {number},", error=OutputError)
+        step = row.get("step") if isinstance(row, dict) else None
+        if not isinstance(step, int):
+            raise OutputError(f"{path}:{number}: not a training log line; delete the file to start over.")
+        if step <= last_step:
+            kept.append(line + "\n")
+    return kept
 
 
 @contextlib.contextmanager

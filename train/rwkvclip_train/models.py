@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.encoders.hugging_face_config import check_text_model
+from rwkvclip_eval.encoders.open_clip_config import check_open_clip_config
+from rwkvclip_eval.errors import ConfigError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,16 +90,21 @@ def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
 def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
     import open_clip
 
+    check_open_clip_config(config, "model.config")
     arguments = {key: value for key, value in config.items() if key != "custom_text"}
+    arguments["vision_cfg"] = {**config["vision_cfg"], "timm_model_pretrained": False}
+    arguments["text_cfg"] = {**config["text_cfg"], "hf_model_pretrained": False}
     build = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     try:
+        if name := config["text_cfg"].get("hf_model_name"):
+            check_text_model(name)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = build(**arguments)
-    except (TypeError, ValueError, AssertionError, AttributeError) as error:
+    except Exception as error:  # model code raises what it likes on sizes that do not fit
         raise ConfigError(
-            f"model.config is no open_clip config: {error}. Expected the keys embed_dim, vision_cfg and "
-            "text_cfg of open_clip's model_configs/*.json."
+            f"model.config is no open_clip config: {shortened(str(error), 500)}. Expected the keys "
+            "embed_dim, vision_cfg and text_cfg of open_clip's model_configs/*.json."
         ) from error
     height, width = module.visual.image_size
     return Trainee(

@@ -6,16 +6,21 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.data.types import FolderName
+from rwkvclip_eval.data.types import Name as DatasetName
+from rwkvclip_eval.errors import UserError, joined
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import misfits
+from rwkvclip_eval.yaml_text import YAML_LIMIT_BYTES, parse_yaml
+from rwkvclip_models.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_STEPS = 1_000_000_000
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class RecipeError(UserError):
@@ -25,7 +30,7 @@ class RecipeError(UserError):
 class _Strict(BaseModel):
     """Refuses keys it does not know and guesses which was meant."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -51,17 +56,19 @@ class ModelRecipe(_Strict):
 class DataRecipe(_Strict):
     """One dataset split to train on."""
 
-    dataset: str = Field(
+    dataset: DatasetName = Field(
         description="NAME or NAME@VARIANT, as suites write it; wds_* folders are under --data-root"
     )
-    split: str = Field("train", description="never a split that the model will be scored on")
-    texts: Literal["captions", "templates", "kinds"] | Annotated[list[str], Field(min_length=1)] = Field(
+    split: FolderName = Field("train", description="never a split that the model will be scored on")
+    texts: (
+        Literal["captions", "templates", "kinds"] | Annotated[list[str], Field(min_length=1, max_length=1000)]
+    ) = Field(
         description="what an image's texts are. captions: those of a retrieval dataset; templates: the "
         "prompts of a classification dataset with the class name in; a list: the same with these templates, "
         "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
     )
     repeat: int = Field(
-        1, gt=0, description="how often an epoch sees each of its images, to balance datasets"
+        1, gt=0, le=MAX_STEPS, description="how often an epoch sees each of its images, to balance datasets"
     )
 
 
@@ -88,20 +95,22 @@ class Recipe(_Strict):
 
     name: Name = Field(description="names the folder, the config and the log of the model")
     model: ModelRecipe
-    data: Annotated[list[DataRecipe], Field(min_length=1)]
+    data: Annotated[list[DataRecipe], Field(min_length=1, max_length=1000)]
     augmentation: AugmentationRecipe = AugmentationRecipe.model_validate({})
-    steps: int | None = Field(None, gt=0, description="optimizer steps; or epochs")
-    epochs: int | None = Field(None, gt=0, description="passes over the data; or steps")
-    batch_size: int = Field(ge=2, description="pairs per step; the other pairs of the batch are negatives")
+    steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="optimizer steps; or epochs")
+    epochs: int | None = Field(None, gt=0, le=MAX_STEPS, description="passes over the data; or steps")
+    batch_size: int = Field(
+        ge=2, le=1_000_000, description="pairs per step; the other pairs of the batch are negatives"
+    )
     lr: float = Field(gt=0, description="peak learning rate")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
     weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only")
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
     clip_norm: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
-    seed: int = Field(0, ge=0, description="of weights, order and crops")
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and crops")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
-    log_every: int = Field(10, gt=0, description="steps")
-    checkpoint_every: int = Field(1000, gt=0, description="steps; also at the end")
+    log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps")
+    checkpoint_every: int = Field(1000, gt=0, le=MAX_STEPS, description="steps; also at the end")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -142,7 +151,7 @@ def load_recipe(recipe: str | Path) -> Recipe:
         RecipeError: there is none, it is not YAML, or it does not fit the schema; every misfit is listed.
     """
     path = Path(recipe)
-    if not path.is_file():
+    if not path.exists():
         if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
             raise RecipeError(
                 f"No recipe at {path}: give the path of a YAML file or one of the shipped "
@@ -151,31 +160,11 @@ def load_recipe(recipe: str | Path) -> Recipe:
         if str(recipe) not in shipped_recipes():
             raise RecipeError(unknown_name("recipe", str(recipe), shipped_recipes()))
         path = RECIPES / f"{recipe}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not a YAML file: {error}") from error
+    text = read_text(path, what="recipe", limit=YAML_LIMIT_BYTES, error=RecipeError)
+    _, content = parse_yaml(text, str(path), error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(content).__name__}.")
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{path}: {line}" for line in _misfits(error))) from error
-
-
-def _misfits(error: ValidationError) -> list[str]:
-    lines = []
-    for misfit in error.errors():
-        # The branch of a union is no key of the file.
-        where = ".".join(
-            str(part) for part in misfit["loc"] if not str(part).startswith(("literal", "list["))
-        )
-        text = misfit["msg"].removeprefix("Value error, ")
-        given = misfit["input"]
-        shown = (
-            f" (got {given!r})"
-            if isinstance(given, str | int | float | None) and misfit["type"] != "missing"
-            else ""
-        )
-        lines.append(f"{where}: {text}{shown}" if where else f"{text}{shown}")
-    return lines
+        raise RecipeError(joined([f"{path}: {line}" for line in misfits(error)])) from error

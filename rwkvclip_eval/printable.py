@@ -1,0 +1,41 @@
+"""Text from files and data, made fit to be shown: nothing in it moves a cursor, hides or breaks a file."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# Control characters but line end and tab; marks of writing direction; what no file of text may hold.
+_UNSHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with its control characters written out, as `\x1b`; line ends and tabs stay.
+
+    Half a surrogate pair, as a file name of other bytes than UTF-8 brings it, is written out too.
+    """
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_json(value: Any) -> Any:
+    """Return a JSON value, mappings and lists included, with its texts as `printable` makes them."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(str(key)): printable_json(inner) for key, inner in value.items()}
+    return [printable_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def one_line(text: str) -> str:
+    """Return `text` as `printable` does, its line ends and tabs as spaces: for a cell of a table."""
+    return printable(re.sub(r"\s*[\r\n\t]\s*", " ", text))
+
+
+def csv_cell(value: object) -> object:
+    """Return a value for a CSV file; a text that a spreadsheet would take for a formula begins with `'`."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return value

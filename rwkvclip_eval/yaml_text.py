@@ -1,0 +1,138 @@
+"""Reads YAML that a user wrote: of bounded size, each key once, nothing but plain values."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rwkvclip_eval.errors import UserError, joined, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+YAML_LIMIT_BYTES = 1 << 20
+"""Of a file."""
+MAX_NODES = 20_000
+"""Keys, values and entries of a file, with what an alias (`*name`) stands for counted at each place."""
+
+
+class _Composer(yaml.SafeLoader):
+    """Stops at too many nodes while it composes, which takes far longer than to read the text."""
+
+    num_nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=_TOO_MANY, problem_mark=self.get_mark())
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
+_TOO_MANY = f"more than {MAX_NODES} keys, values and entries (an alias counts as what it stands for)"
+
+
+def parse_yaml(text: str, source: str, *, error: type[UserError] = UserError) -> tuple[yaml.Node | None, Any]:
+    """Return the tree of `text`, for line numbers, and the value that it says.
+
+    Args:
+        text: YAML.
+        source: file name for messages.
+        error: class of what is raised.
+
+    Raises:
+        UserError: it is not YAML, too large, nested too deeply, or holds a key twice in one mapping.
+    """
+    if len(text) > YAML_LIMIT_BYTES:
+        raise error(f"{source} has {len(text)} characters; at most {YAML_LIMIT_BYTES} are read.")
+    loader: _Composer | None = None
+    try:
+        loader = _Composer(text)
+        node = loader.get_single_node()
+        _check_size(node, source, error)
+        twice = list(_duplicate_keys(node))
+        if twice:
+            raise error(
+                joined([f"{source}:{line}: the key {shortened(key)!r} occurs twice." for key, line in twice])
+            )
+        return node, None if node is None else loader.construct_document(node)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        said = str(getattr(problem, "problem", None) or problem).partition("\n")[0]
+        raise error(f"{source}{line}: not valid YAML: {shortened(said, 300)}.") from problem
+    except RecursionError as problem:
+        raise error(f"{source}: nested too deeply to be read.") from problem
+    except (ValueError, OverflowError) as problem:
+        if isinstance(problem, UserError):
+            raise
+        # A number of too many digits, a date that is none.
+        raise error(f"{source}: not valid YAML: {shortened(str(problem), 300)}.") from problem
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def line_of(node: yaml.Node | None, location: tuple[str | int, ...]) -> int:
+    """Return the line (from 1) of the deepest node on the way to `location`."""
+    line = node.start_mark.line if node else 0
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == part:
+                    line, node = key.start_mark.line, value
+                    break
+            else:
+                break
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return line + 1
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield key
+            yield value
+    elif isinstance(node, yaml.SequenceNode):
+        yield from node.value
+
+
+def _check_size(node: yaml.Node | None, source: str, error: type[UserError]) -> None:
+    """Refuse a tree that is larger than allowed once aliases are put in, or endless."""
+    sizes: dict[int, int] = {}
+    under_way: set[int] = set()
+
+    def size(one: yaml.Node) -> int:
+        if id(one) in under_way:
+            raise error(f"{source}: an alias (*name) stands inside what it stands for.")
+        if id(one) not in sizes:
+            under_way.add(id(one))
+            sizes[id(one)] = 1 + sum(map(size, _children(one)))
+            under_way.remove(id(one))
+        return sizes[id(one)]
+
+    if node is not None and size(node) > MAX_NODES:
+        raise error(f"{source}: {_TOO_MANY}.")
+
+
+def _duplicate_keys(node: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Yield every key that stands a second time in its mapping, with its line; each mapping is seen once."""
+    waiting, seen = [node] if node is not None else [], set()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, yaml.MappingNode):
+            keys: set[Any] = set()
+            for key, _ in one.value:
+                name = str(key.value) if isinstance(key, yaml.ScalarNode) else ""
+                if name and name in keys:
+                    yield name, key.start_mark.line + 1
+                keys.add(name)
+        waiting += list(_children(one))[::-1]

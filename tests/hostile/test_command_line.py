@@ -1,0 +1,228 @@
+"""The real command line with hostile values, environments and files: exit code 2, one short message."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from rwkvclip_eval import cli, console
+from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.printable import printable
+
+SUITE = """\
+name: s
+tasks:
+  - task: zero_shot_classification
+    datasets: [{name: digits}]
+"""
+
+
+@pytest.fixture
+def suite(tmp_path):
+    (tmp_path / "s.yaml").write_text(SUITE)
+    return tmp_path / "s.yaml"
+
+
+@pytest.fixture
+def nano(tmp_path, nano_config):
+    """A model's spec that loads in no time."""
+    (tmp_path / "nano.json").write_text(json.dumps(nano_config))
+    return f"{tmp_path / 'nano.json'}=random:0"
+
+
+def said_once(code, said, expected=2):
+    assert code == expected, said
+    assert "Traceback" not in said and "Internal error" not in said
+    assert 0 < len(said) < 2000
+    assert not {c for c in said if ord(c) < 32 or 127 <= ord(c) < 160} - {"\n", "\t"}
+    return said
+
+
+OPTIONS = [
+    (("--batch-size", "-1"), "greater than or equal to 1 (got '-1')"),
+    (("--batch-size=1000000000000"), "less than or equal to 65536 (got '1000000000000')"),
+    (("--batch-size", "9" * 5000), "Invalid value for '--batch-size'"),
+    (("--memory-budget", "inf"), "(got 'inf')"),
+    (("--memory-budget", "nan"), "(got 'nan')"),
+    (("--memory-budget", "1e400"), "(got '1e400')"),
+    (("--num-workers", "100000"), "(got '100000')"),
+    (("--limit", "0"), "(got '0')"),
+    (("--limit", "1e3"), "(got '1e3')"),
+    (("--limit", "\x1b[31m"), r"(got '\x1b[31m')"),
+    (("--allow-missing", "10000000000"), "(got '10000000000')"),
+    (("--shots", "1,2,x"), "--shots '1,2,x': expected numbers"),
+    (("--shots", "9" * 5000), "expected numbers divided by commas"),
+    (("--shard", "0/3"), "--shard '0/3': expected I/N"),
+    (("--shard", "1/" + "9" * 5000), "expected I/N"),
+    (("--device", "x" * 5000), "device"),
+    (("--device", "cuda:99999999999999999999"), "Device 'cuda:99999999999999999999'"),
+    (("--precision", "\udcff"), r"Unknown precision '\udcff'"),
+    (("-m", "x" * 5000), "at most 1000 characters, got 5000"),
+    (("-m", "random:" + "9" * 30), "Unknown model"),
+    (("-m", "rwkv-clip-b32=random:" + "9" * 30), "a seed has at most 18 digits"),
+    (("-m", "rwkv-clip-b32=a\x1b[31m.pt"), r"no file matches 'a\x1b[31m.pt'"),
+    (("-m", "rwkv-clip-b32=a\x1b]0;.pt"), r"No checkpoint at a\x1b]0;.pt"),
+    (("-m", "rwkv-clip-b32=\udcff.pt"), r"No checkpoint at \udcff.pt"),
+    (("-m", "rwkv-clip-b32=/dev/zero"), "expected a file, found a device"),
+    (("-m", "/dev/zero.json=x"), "No configuration"),
+]
+
+
+@pytest.mark.parametrize("given, said", OPTIONS)
+def test_a_value_that_cannot_be_is_one_message_that_says_what_came(run, suite, tmp_path, given, said):
+    given = (given,) if isinstance(given, str) else given
+    models = () if "-m" in given else ("-m", "rwkv-clip-b32=random:0")
+    code, _, errors = run("run", suite, *models, "-o", tmp_path / "out", *given)
+    assert said in said_once(code, errors)
+
+
+@pytest.mark.parametrize("path", ["\x00", "a\x00b", "/dev/zero", "/dev/null", "x" * 5000, "\udcff", "", "."])
+@pytest.mark.parametrize("command", ["validate", "run", "report"])
+def test_a_path_that_is_none_is_one_message(run, tmp_path, command, path):
+    options = ("-m", "rwkv-clip-b32=random:0", "-o", tmp_path / "out") if command == "run" else ()
+    code, _, errors = run(command, path, *options)
+    said_once(code, errors)
+
+
+ENVIRONMENTS = [
+    ({"WORLD_SIZE": "abc"}, "WORLD_SIZE must be a whole number of at least 1, got 'abc'"),
+    ({"WORLD_SIZE": ""}, "WORLD_SIZE"),
+    ({"WORLD_SIZE": "-2"}, "got '-2'"),
+    ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE"),
+    ({"RANK": "x"}, "RANK must be a whole number of at least 0, got 'x'"),
+    ({"RANK": "5"}, "RANK 5 of WORLD_SIZE 2"),
+    ({"LOCAL_RANK": "²"}, "LOCAL_RANK must be a whole number"),
+    ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE must be a whole number of at least 1, got '0'"),
+    ({"MASTER_PORT": "http"}, "MASTER_PORT must be a whole number of at least 0, got 'http'"),
+]
+
+
+@pytest.mark.parametrize("changes, said", ENVIRONMENTS)
+def test_an_environment_that_torchrun_never_makes_is_one_message(
+    run, suite, tmp_path, monkeypatch, changes, said
+):
+    own = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "1"}
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "MASTER_ADDR": "localhost", **own, **changes}.items():
+        monkeypatch.setenv(name, value)
+    code, _, errors = run("run", suite, "-m", "rwkv-clip-b32=random:0", "-o", tmp_path / "out")
+    assert said in said_once(code, errors)
+
+
+def test_a_scheduler_s_world_size_alone_means_nothing(run, suite, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    code, _, errors = run("run", suite, "-m", "x=1", "-o", tmp_path / "out")
+    assert "Unknown model 'x'" in said_once(code, errors)
+
+
+def test_an_end_of_a_file_is_never_called_an_interruption(run, monkeypatch):
+    def fail():
+        raise EOFError("No data left in file")
+
+    monkeypatch.setattr(cli, "list_models", fail, raising=False)
+    monkeypatch.setattr("rwkvclip_eval.encoders.list_models", fail)
+    code, _, errors = run("models")
+    assert code == 1
+    assert "Internal error (EOFError): No data left in file" in errors
+    assert "Interrupted" not in errors
+
+
+def test_no_control_character_of_a_checkpoint_reaches_the_terminal(run, suite, tmp_path):
+    torch.save({f"\x1b]0;owned\x07{i}\u202e": torch.zeros(1) for i in range(3)}, tmp_path / "m.pt")
+    arguments = ("run", suite, "-m", f"rwkv-clip-b32={tmp_path / 'm.pt'}", "-o", tmp_path / "out")
+    code, _, errors = run(*arguments)
+    assert r"\x1b]0;owned\x07" in said_once(code, errors)
+    assert "\u202e" not in errors
+    code, _, errors = run(*arguments, "--debug")
+    assert code == 1 and "Traceback" in errors
+    assert "\x1b" not in errors and r"\x1b]0;owned" in errors
+
+
+def test_tables_and_progress_show_no_control_character(capfd):
+    console.table(["a\x1b", "b"], [["x\ty\nz\x07", 1]])
+    with console.Progress() as progress:
+        progress.update(1, 2, "[red]\x1b")
+        progress.say("\x1b[31m")
+    said = capfd.readouterr()
+    assert not {"\x1b", "\x07"} & set(said.out + said.err)
+    assert len(said.out.splitlines()) == 2
+
+
+def test_printable_keeps_texts_of_every_script():
+    for text in ("naïve façade 猫 птицы 🙂 × − →", "two\nlines\tand a tab", ""):
+        assert printable(text) == text
+    assert printable("a\x9bb\u2066c\ud800") == r"a\x9bb\u2066c\ud800"
+
+
+NAMES_CODE = "python:evil:factory"
+
+
+def test_no_record_names_code_that_runs(run, suite, nano, tmp_path, monkeypatch):
+    """A run directory that names a plugin and a factory is reported and continued without either."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text("import pathlib\npathlib.Path('PWNED').touch()\n")
+    out = tmp_path / "out"
+    command = ("run", suite, "-m", nano, "--limit", "20", "-o", out, "--no-report")
+    assert run(*command)[0] == 0
+    info = json.loads((out / "run.json").read_text())
+    info["command"] = f"rwkvclip-eval run s --plugin evil.py -m {NAMES_CODE}"
+    info["suite_text"] = f"plugin: evil.py\nmodels: ['{NAMES_CODE}']"
+    (out / "run.json").write_text(json.dumps(info))
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["model_info"] |= {"spec": NAMES_CODE, "family": "python"}
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("report", out)[0] == 0
+    assert run(*command)[0] == 0
+    (out / "run.json").write_text(json.dumps(info | {"models": [NAMES_CODE]}))
+    assert run("report", out)[0] == 0
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "run.json"])
+def test_a_run_directory_of_other_content_is_one_message(run, suite, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    for content in (b'{"unit": 3}', b"\xff", b"[" * 100_000, b'{"identity": {"a": 1e999}}'):
+        (out / "results.jsonl").write_bytes(b"")
+        (out / name).write_bytes(content + b"\n")
+        code, _, errors = run("report", out)
+        assert name in said_once(code, errors)
+
+
+def test_a_pipe_as_results_is_not_waited_for(run, tmp_path):
+    os.mkfifo(tmp_path / "results.jsonl")
+    code, _, errors = run("report", tmp_path)
+    assert "a named pipe" in said_once(code, errors)
+
+
+PROMPTS = [
+    (b"\xff", "not UTF-8"),
+    (b"[]", "expected a mapping of dataset name to list of texts (got a list)"),
+    (b"3", "expected a mapping of dataset name to list of texts (got 3)"),
+    (b'{"digits": 3}', "must be a list of texts (got 3)"),
+    (b'{"digits": [3]}', "must be a list of texts"),
+    (b'{"digits": []}', "must be a list of texts"),
+    (b'{"x": ["a"]}', "Unknown dataset"),
+    (b"[" * 100_000, "nested too deeply"),
+    (b'{"digits": NaN}', "holds NaN"),
+]
+
+
+@pytest.mark.parametrize("content, said", PROMPTS)
+def test_a_prompt_file_of_another_form_is_one_message(tmp_path, content, said):
+    (tmp_path / "label.json").write_bytes(content)
+    ref = DatasetRef(name="digits", prompts={"labels": "label.json"})
+    with pytest.raises(UserError) as caught:
+        resolve_prompts(ref, None, None, tmp_path)
+    assert said in str(caught.value)
+
+
+def test_a_pipe_as_prompt_file_is_not_waited_for(run, nano, tmp_path):
+    os.mkfifo(tmp_path / "label.json")
+    text = SUITE.replace("{name: digits}", "{name: digits, prompts: {labels: label.json}}")
+    (tmp_path / "s.yaml").write_text(text)
+    code, _, errors = run("run", tmp_path / "s.yaml", "-m", nano, "-o", tmp_path / "out")
+    assert "a named pipe" in said_once(code, errors)
