@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import signal
 import sys
 import traceback
@@ -261,7 +262,7 @@ def _click_exit_code(error: Any, arguments: Sequence[str]) -> int | None:
 def _given(options: Sequence[str], arguments: Sequence[str]) -> str | None:
     """Return the last value that the command line gives one of `options`; None where there is none."""
     found = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         name, equals, value = argument.partition("=")
         if name in options:
             found = value if equals else following
