@@ -124,7 +124,7 @@ def check(
         assert relative_width(found, means) <= widest * (1 + 2 / np.sqrt(2 * len(found)))
 
 
-def check_coverage(num_runs: int = 1000) -> None:
+def check_coverage(num_runs: int = 600) -> None:
     """Fail unless intervals of 300 images cover as they must."""
     generator = np.random.default_rng(2)
     for num_seeds in NUM_SEEDS:
