@@ -12,7 +12,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.errors import DamagedData, UserError
+from rwkvclip_eval.metrics.ranking import roc_auc
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOptions
+from rwkvclip_eval.seed_statistics import of_area_under_curve, of_mean_per_class
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
 from rwkvclip_eval.tasks.few_shot import _orders
@@ -301,6 +303,30 @@ def test_predictions_of_each_seed_give_its_score_again(metric, case, again):
         assert again(own) == pytest.approx(rows.score[shots, seed])
     assert {m.name for m in result.metrics} == {f"{metric}_1_shot", f"{metric}_4_shot"}
     assert all(m.ci_low < m.value < m.ci_high for m in result.metrics)
+
+
+def test_few_shot_intervals_let_images_vary_within_their_class_or_kind():
+    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(2,), num_seeds=3, C=1.0))
+    cases = (
+        ("mean_per_class_accuracy", {"labels": lambda y: np.minimum(y, 3), "names": 4}),
+        ("roc_auc", {"labels": binary, "names": 2}),
+    )
+    for metric, case in cases:
+        result, samples, _ = probe("few_shot_linear_probe", protocol, metric=metric, every=2, **case)
+        table = result.predictions["predictions"].to_pandas()
+        labels = samples.labels
+        if metric == "roc_auc":
+            scores = table.score.to_numpy().reshape(-1, 3).T
+            parts = [roc_auc(own, labels == 1) for own in scores]
+            fractions = np.zeros(scores.shape)
+            fractions[:, labels == 1] = [part.per_positive for part in parts]
+            fractions[:, labels == 0] = [part.per_negative for part in parts]
+            expected = of_area_under_curve(fractions, labels == 1)
+        else:
+            hit = (table.prediction == table.label).to_numpy().reshape(-1, 3).T
+            expected = of_mean_per_class(hit, labels)
+        (found,) = result.metrics
+        assert (found.ci_low, found.ci_high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_few_shot_runs_of_two_models_pair_image_by_image_and_seed_by_seed():
