@@ -62,7 +62,7 @@ def work_load(
     seen: set[str] = set()
 
     def new(key: str) -> bool:
-        told = key in seen or store.find(key) is not None
+        told = key in seen or store.holds(key)
         seen.add(key)
         return not told
 
