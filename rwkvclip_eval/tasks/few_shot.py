@@ -9,6 +9,7 @@ Table `few_shot`, one row per seed × shots:
     seed     of the draw
     l2       strength λ
     at_edge  1 where λ is the smallest or largest of those searched, else 0
+    unsolved strengths of the search whose score is not known to be that of an optimum
     status   how the solver ended at λ; see `probe.solution.Status`
     score    primary metric on the test split
 
@@ -36,7 +37,7 @@ from rwkvclip_eval import seed_statistics
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import checked_labels
+from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
 from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data, standardized
 
@@ -111,9 +112,9 @@ class FewShotLinearProbe(ProbeTask):
                     few, watched, test = standardized([few, watched, test])
                 if options.C is None:
                     found = search(few, watched, data, metric, options, compute)
-                    l2, at_edge = found.best.l2, int(found.at_edge)
+                    l2, at_edge, unsolved = found.best.l2, int(found.at_edge), found.unsolved
                 else:
-                    l2, at_edge = 1 / options.C, 0
+                    l2, at_edge, unsolved = 1 / options.C, 0, 0
                 solution = fit(few, l2, data, options.method, compute)
                 logits = predict(test.x, solution, compute)
                 row = {
@@ -121,6 +122,7 @@ class FewShotLinearProbe(ProbeTask):
                     "seed": seed,
                     "l2": l2,
                     "at_edge": at_edge,
+                    "unsolved": unsolved,
                     "status": solution.status,
                     "score": metric(logits, test.y),
                 }
@@ -134,6 +136,7 @@ class FewShotLinearProbe(ProbeTask):
                     [one for one in judged if one.row["shots"] == shots],
                     name,
                     data.test.y,
+                    data.num_classes,
                     chosen=options.C is None,
                 )
                 for shots in sorted(options.shots, reverse=True)
@@ -186,7 +189,9 @@ def _judge(
     return _Judged(row=row, prediction=prediction, values=values, further=further)
 
 
-def _mean(judged: Sequence[_Judged], metric: str, labels: NDArray[np.int64], *, chosen: bool) -> MetricValue:
+def _mean(
+    judged: Sequence[_Judged], metric: str, labels: NDArray[np.int64], num_classes: int, *, chosen: bool
+) -> MetricValue:
     """Return the mean over the seeds of one number of shots; `chosen` says that each seed chose its λ."""
     scores, shots = [one.row["score"] for one in judged], judged[0].row["shots"]
     values = np.stack([one.values for one in judged])
@@ -200,7 +205,10 @@ def _mean(judged: Sequence[_Judged], metric: str, labels: NDArray[np.int64], *, 
         "shots": shots,
         "seeds": len(scores),
         "l2_at_edge": sum(one.row["at_edge"] for one in judged),
+        **chance_levels(labels, num_classes)[metric],
     }
+    if unsolved := sum(one.row["unsolved"] for one in judged):
+        notes["unsolved"] = unsolved
     if interval is None:
         # One over the images alone would stand beside intervals that hold the larger part, the draws, too.
         return MetricValue(

@@ -132,6 +132,6 @@ def test_a_table_names_its_conservative_intervals(tmp_path: Path) -> None:
     assert "wilson, 1,000 resamples, seed 0" in page
 
 
-@pytest.mark.parametrize("task", ["zero_shot_classification", "zero_shot_retrieval", "knn_probe"])
+@pytest.mark.parametrize("task", FIRST_VERSIONS)
 def test_tasks_are_at_the_versions_that_reports_expect(task: str) -> None:
     assert TASKS.get(task).version >= FIRST_VERSIONS[task]

@@ -248,6 +248,8 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
     assert result.metrics[0].value == pytest.approx(four.mean())
     assert result.metrics[0].notes["std"] == pytest.approx(four.std())
     assert result.metrics[0].value > result.metrics[1].value > 0.2
+    assert {m.notes["chance"] for m in result.metrics} == {0.1}
+    assert rows.unsolved.tolist() == [0, 0, 0, 0]
 
 
 def test_a_few_shot_interval_holds_seeds_and_images_and_says_so():
