@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from rwkvclip_eval.data.reading import read_image
 from rwkvclip_eval.data.samples import (
     Split,
     decode_image,
@@ -70,7 +71,7 @@ class WrappedReader:
 
     def encoded(self, index: int) -> bytes | Image:
         """Return the image file's bytes, or the image where it has no file of its own."""
-        return self.files[index].read_bytes() if self.files else self.read(index)
+        return read_image(self.files[index]) if self.files else self.read(index)
 
     def where(self, index: int) -> str:
         """Return the wrapped dataset's class and row."""

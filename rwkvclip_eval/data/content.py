@@ -16,9 +16,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.limit import SubsetDataset
+from rwkvclip_eval.data.reading import TEXT_LIMIT_BYTES
 from rwkvclip_eval.data.samples import SampleDataset, default_cache_dir, targets
 from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,8 +68,9 @@ def content_ids(
 def _kept(path: Path, about: str, count: int) -> list[str] | None:
     """Return the digests that `path` holds of these very samples, empty where one was not known."""
     try:
-        head, _, body = path.read_text(encoding="ascii").partition("\n")
-    except (OSError, ValueError):
+        content = read_bytes(path, limit=TEXT_LIMIT_BYTES, what="list of digests")
+        head, _, body = content.decode("ascii").partition("\n")
+    except ValueError:  # A UserError is one.
         return None
     digests = body.splitlines()
     whole = head == f"{about} {hashlib.sha256(body.encode()).hexdigest()}"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from data_files import TIB, huge_png, png, wds
 
+from rwkvclip_eval.data.content import content_ids
 from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.open import open_dataset
@@ -154,6 +155,16 @@ def test_a_fingerprint_that_was_changed_is_computed_again(tmp_path: Path) -> Non
     path.unlink()
     os.mkfifo(path)
     assert remembered() == "f" * 64
+
+
+def test_digests_of_images_that_are_a_pipe_are_computed_again(birds: Path, tmp_path: Path) -> None:
+    ref = DatasetRef.model_validate({"name": "b", "folder": str(birds), "templates": ["a {c}"]})
+    dataset = open_dataset(ref, data_root=None, cache_dir=tmp_path)
+    genuine = content_ids(dataset, tmp_path)
+    (path,) = (tmp_path / "data").glob("*.content")
+    path.unlink()
+    os.mkfifo(path)
+    assert content_ids(dataset, tmp_path) == genuine
 
 
 def test_verify_recomputes_what_was_remembered_of_files(birds: Path, tmp_path: Path) -> None:
