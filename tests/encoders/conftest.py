@@ -41,6 +41,12 @@ def tiny_open_clip(seed: int = 0, **changes: Any) -> open_clip.CLIP:
     return open_clip.CLIP(**(OPEN_CLIP_CONFIG | changes)).eval()
 
 
+@pytest.fixture(scope="session")
+def tiny_configs() -> dict[str, dict[str, Any]]:
+    """The configurations of `tiny.json` and `rwkv.json`."""
+    return {"open_clip": OPEN_CLIP_CONFIG, "rwkv": RWKV_CONFIG}
+
+
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with the two tiny configurations."""

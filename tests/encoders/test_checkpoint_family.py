@@ -9,7 +9,6 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from conftest import OPEN_CLIP_CONFIG, RWKV_CONFIG, tiny_open_clip
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
@@ -34,11 +33,15 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def states(
-    tmp_path_factory: pytest.TempPathFactory, hf_clip: Path, hf_siglip: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_configs: dict[str, dict[str, Any]],
+    hf_clip: Path,
+    hf_siglip: Path,
 ) -> dict[str, dict[str, torch.Tensor]]:
     config = tmp_path_factory.mktemp("configs") / "rwkv.json"
-    config.write_text(json.dumps(RWKV_CONFIG))
-    coca = OPEN_CLIP_CONFIG | {
+    config.write_text(json.dumps(tiny_configs["rwkv"]))
+    clip = tiny_configs["open_clip"]
+    coca = clip | {
         "multimodal_cfg": {"context_length": 76, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     }
     coca["text_cfg"] = coca["text_cfg"] | {"context_length": 76, "embed_cls": True, "output_tokens": True}
@@ -49,8 +52,8 @@ def states(
     }
     models: dict[str, Any] = {
         "rwkv": load_model(config, seed=0),
-        "open_clip": tiny_open_clip(),
-        "custom": open_clip.CustomTextCLIP(**OPEN_CLIP_CONFIG),
+        "open_clip": open_clip.CLIP(**clip),
+        "custom": open_clip.CustomTextCLIP(**clip),
         "coca": open_clip.CoCa(**coca),
         "hf_vit": ViTModel(ViTConfig(**TOWER, **PICTURE)),
         "hf_dino": Dinov2Model(Dinov2Config(**TOWER, **PICTURE)),
@@ -75,9 +78,12 @@ def test_every_kind_is_told_by_its_keys(states: dict[str, dict[str, torch.Tensor
 
 @pytest.mark.parametrize("named", ["rwkv.json={}", "open_clip:tiny.json={}", "open_clip:custom.json={}"])
 def test_a_file_of_another_kind_is_told_what_it_is_and_how_it_is_given(
-    states: dict[str, dict[str, torch.Tensor]], in_tmp: Path, named: str
+    states: dict[str, dict[str, torch.Tensor]],
+    tiny_configs: dict[str, dict[str, Any]],
+    in_tmp: Path,
+    named: str,
 ) -> None:
-    Path("custom.json").write_text(json.dumps(OPEN_CLIP_CONFIG | {"custom_text": True}))
+    Path("custom.json").write_text(json.dumps(tiny_configs["open_clip"] | {"custom_text": True}))
     own = {"rwkv.json={}": {"rwkv"}}.get(named, {"open_clip", "custom"})
     for name in states.keys() - own:
         torch.save(states[name], "weights.pt")
