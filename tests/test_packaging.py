@@ -116,9 +116,10 @@ def test_without_its_dependencies_a_command_says_what_to_install(tmp_path: Path,
 
 
 def test_a_dependency_that_one_command_lacks_is_said_too(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    for name in [name for name in sys.modules if name.startswith("rwkvclip_eval.suite")]:
-        monkeypatch.delitem(sys.modules, name)
+    def lacking() -> None:
+        raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
+
+    monkeypatch.setattr("rwkvclip_eval.suite.list_suites", lacking)
     code, _, err = run("suites")
     assert code == 2
     assert "has no module 'yaml'" in err and "Traceback" not in err

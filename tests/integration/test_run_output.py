@@ -127,7 +127,7 @@ def test_a_run_of_something_else_says_in_what_it_differs(suite: Path, tmp_path: 
     model = "python:toy_factory:make"
     start(model)
     with pytest.raises(
-        OutputError, match=r"another run \(precision: fp32 there, bf16 now; limit: none there, 3 now\)"
+        OutputError, match=r"another run \(precision: 'fp32' there, 'bf16' now; limit: none there, 3 now\)"
     ):
         start(model, limit=3, precision="bf16")
     with pytest.raises(OutputError, match=r"\(models only now: python:toy_factory:make=random:1\)"):
