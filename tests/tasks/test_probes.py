@@ -358,7 +358,7 @@ def test_seeds_whose_best_strength_ends_the_range_are_counted(C, at_edge):
     protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1, 2), num_seeds=2, C=C))
     result = TASKS.get("few_shot_linear_probe").score(samples, features, ENCODER, protocol)
     rows = result.predictions["few_shot"].to_pandas()
-    assert list(rows.columns) == ["shots", "seed", "l2", "at_edge", "status", "score"]
+    assert list(rows.columns) == ["shots", "seed", "l2", "at_edge", "unsolved", "status", "score"]
     assert set(rows.status) == {"converged"}
     assert rows.groupby("shots").at_edge.sum().tolist() == [at_edge] * 2
     assert [m.notes["l2_at_edge"] for m in result.metrics] == [at_edge] * 2
