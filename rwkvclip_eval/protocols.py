@@ -65,7 +65,11 @@ class ProbeOptions(BaseModel):
         default="clip", description="CLIP's binary search over 97 strengths, or all of them"
     )
     C: float | None = Field(
-        default=None, ge=1e-12, le=1e12, description="a fixed strength C = 1/λ instead of a search"
+        default=None,
+        ge=1e-12,
+        le=1e12,
+        allow_inf_nan=False,
+        description="a fixed strength C = 1/λ instead of a search",
     )
     normalize: bool = Field(default=False, description="scale every feature vector to unit length")
     standardize: bool = Field(
