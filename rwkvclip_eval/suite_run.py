@@ -24,6 +24,8 @@ from rwkvclip_eval.runner import RunOptions, UnitOutcome, make_store, run_unit, 
 from rwkvclip_eval.suite import LoadedSuite, load_suite
 from rwkvclip_eval.units import Unit, in_shard, plan
 from rwkvclip_models.checkpoint import checkpoint_sha256
+from rwkvclip_models.config import CONFIG_LIMIT_BYTES
+from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -242,7 +244,9 @@ def _config_hashes(specs: Sequence[EncoderSpec]) -> dict[str, str]:
     """Return name of the configuration file → SHA-256, for models given as a JSON file of the user's."""
     files = {Path(spec.model.partition(":")[2] or spec.model).expanduser() for spec in specs}
     return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        file.name: hashlib.sha256(
+            read_bytes(file, limit=CONFIG_LIMIT_BYTES, what="model configuration")
+        ).hexdigest()
         for file in sorted(files)
         if file.suffix == ".json" and file.is_file()
     }
