@@ -46,12 +46,12 @@ Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Facts = Annotated[Mapping[str, Any], facts()]
 _ENCODER_FACTS = facts(
-    name=str, spec=str, fingerprint=str, checkpoint_sha256=str, precision=str, step=int, num_parameters=int,
-    trained=bool,
+    name=str, spec=str, fingerprint=str, checkpoint_sha256=str, precision=str, step=int, step_unit=str,
+    num_parameters=int, trained=bool,
 )  # fmt: skip
 _NOTES = facts(
     chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
-    seeds=int, shots=int, std=float,
+    seeds=int, shots=int, std=float, differences=str,
 )  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]

@@ -11,6 +11,8 @@ from rwkvclip_eval.averages import resolve_averages
 from rwkvclip_eval.errors import shown
 from rwkvclip_eval.results import RunInfo
 from rwkvclip_eval.runner import utc_now
+from rwkvclip_models.config import CONFIG_LIMIT_BYTES
+from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,7 +85,9 @@ def _config_hashes(specs: Sequence[EncoderSpec]) -> dict[str, str]:
     """Return name of the configuration file → SHA-256, for models given as a JSON file of the user's."""
     files = {Path(spec.model.partition(":")[2] or spec.model).expanduser() for spec in specs}
     return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        file.name: hashlib.sha256(
+            read_bytes(file, limit=CONFIG_LIMIT_BYTES, what="model configuration")
+        ).hexdigest()
         for file in sorted(files)
         if file.suffix == ".json" and file.is_file()
     }

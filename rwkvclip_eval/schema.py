@@ -26,7 +26,11 @@ def misfits(error: ValidationError) -> list[str]:
         parts = [str(part) for part in problem["loc"]]
         where = ".".join(shortened(part) for part in parts if not part.startswith(_BRANCHES))
         text = problem["msg"].removeprefix("Value error, ")
-        shown = "" if problem["type"] == "missing" else came(problem["input"])
+        # A check of ours says itself what of a mapping or list came.
+        told = problem["type"] == "missing" or (
+            problem["type"] == "value_error" and isinstance(problem["input"], dict | list | tuple)
+        )
+        shown = "" if told else came(problem["input"])
         lines.append(f"{where}: {text}{shown}" if where else f"{text}{shown}")
     return lines
 

@@ -23,7 +23,7 @@ from rwkvclip_eval.encoders.arithmetic import arithmetic, check_precision, produ
 from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.encoders.weights import sha256_state_dict
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shortened
 from rwkvclip_models.device import resolve_device
 
 if TYPE_CHECKING:
@@ -289,8 +289,10 @@ def _call(function: Callable[[Any], Any], argument: object, what: str) -> Any:
         return function(argument)
     except UserError:
         raise
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
-        raise UserError(f"{what} failed with {type(error).__name__}: {error}") from error
+    except Exception as error:  # models, transforms and tokenizers are others' code
+        raise UserError(
+            f"{what} failed with {type(error).__name__}: {shortened(str(error), 1000)}"
+        ) from error
 
 
 def _check_pixels(pixels: object, name: str) -> Tensor:
