@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,9 @@ SHIPPED = {
     "labels": "en_classnames.json",
     "templates": "en_zeroshot_classification_templates.json",
 }
+
+MOST_TEMPLATES = 10_000
+"""Of a dataset; published lists have up to 80."""
 
 
 def resolve_prompts(
@@ -82,9 +86,11 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
     """Return the templates with `{c}` where the class name goes; `{}` is accepted too.
 
     Raises:
-        UserError: one has no such place; the text quotes it.
+        UserError: one has no such place; the text quotes it. Or there are more than `MOST_TEMPLATES`.
     """
-    changed = tuple(t.replace("{}", "{c}") for t in templates)
+    changed = tuple(t.replace("{}", "{c}") for t in itertools.islice(templates, MOST_TEMPLATES + 1))
+    if len(changed) > MOST_TEMPLATES:
+        raise UserError(f"{name}: more than {MOST_TEMPLATES} templates; each class name is put into all.")
     for template in changed:
         if "{c}" not in template:
             raise UserError(
