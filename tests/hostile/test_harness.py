@@ -1,7 +1,7 @@
 """The real program on hundreds of malformed inputs: one message each, soon, in little memory, and no harm.
 
-A third of all cases runs, the same in every run; RWKVCLIP_HARNESS_PART = 1 or 2 takes another third. The table
-of kinds and outcomes is printed, and written to the file that RWKVCLIP_HARNESS_TABLE names.
+A third of all cases runs, the same in every run; RWKVCLIP_HARNESS_PART = 1 or 2 takes another third. The
+table of kinds and outcomes is printed, and written to the file that RWKVCLIP_HARNESS_TABLE names.
 """
 
 from __future__ import annotations
