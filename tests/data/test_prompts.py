@@ -116,3 +116,11 @@ def test_more_templates_than_anybody_scores_are_refused():
     assert len(normalise_templates(["a {c}"] * 10_000, "birds")) == 10_000
     with pytest.raises(UserError, match="birds: more than 10000 templates"):
         normalise_templates(["a {c}"] * 10_001, "birds")
+
+
+def test_a_class_name_or_template_longer_than_any_text_tower_reads_is_refused():
+    resolve("birds", ["x" * 2000], ["{c}" + "x" * 1997])
+    with pytest.raises(UserError, match=r"birds: the class name 'x+.* has 2001 letters; at most 2000"):
+        resolve("birds", ["x" * 2001], ["{c}"])
+    with pytest.raises(UserError, match=r"birds: the template .* has 2001 letters; at most 2000"):
+        resolve("birds", ["x"], ["{c}" + "x" * 1998])
