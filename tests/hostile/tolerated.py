@@ -38,7 +38,8 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "what follows the end of a pickle is not read": (r"CIFAR (pickle|names) / twice",),
     "equal records collapse": (r"report: results.jsonl / twice",),
-    "newer versions may add keys": (r"report: (results.jsonl|run.json|examples) / a key nobody knows",),
+    "newer versions may add keys": (r"report: (results.jsonl|run.json|examples) / a key nobody knows",
+        r"Karpathy's JSON / a key nobody knows",),
     "older versions have fewer keys": (
         r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low) is missing",
     ),
@@ -72,7 +73,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"HF preprocessor_config.json / (image_mean|resample|crop_size|size.shortest_edge) is missing",
     ),
     "dim_ffn has a value that follows from n_embd": (r"RWKV-CLIP config / dim_ffn is missing",),
-    "an archive is read from its end": (r".pt checkpoint / twice",),
+    "it is read from its end": (r"(.pt checkpoint|parquet) / twice",),
     "a prefix is taken off name by name": (r".pt checkpoint / a prefix on some",),
     "the file may be absent, and what is no file is as good as absent": (
         r"shards: (nshards|dataset_type).txt / .*",
@@ -80,8 +81,20 @@ REASONS: dict[str, tuple[str, ...]] = {
     "an index is a copy, made anew with a warning where it is none": (
         r"(shards|data verify) / an index that is .*",
     ),
-    "a caption is any text": (r"captions in shards / (captions of NUL|200,000 captions)",),
+    "a caption is any text, and is cut where a text tower ends": (
+        r"captions in shards / (captions of NUL|200,000 captions)",
+        r"captions.json / b.png is 200,000 letters",
+    ),
     "what follows the end of a picture is not read": (r"image in a folder / twice",),
+    "the captions name the images of the set; others beside them are not of it": (
+        r"captions.csv / an image without captions",
+        r"captions.json / (a|b).png is missing",
+    ),
+    "what follows the end of the content is not read": (r"(mat names|h5 images|h5 labels) / twice",),
+    "between pixels every byte is a pixel; only a download's checksum can tell": (
+        r"h5 images / a surrogate",
+    ),
+    "rows of other splits are not looked at": (r"FER2013 table / control characters",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
 }
 
