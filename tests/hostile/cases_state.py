@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from cases_inputs import RUN, cases, run
+from cases_inputs import cases, run
 from data_files import npy, npy_header
 from harness import Case
 from mutations import Change, file_damages, in_json, written
@@ -161,7 +161,7 @@ def reports() -> Iterator[Case]:
     curve = "runs/probe/predictions/tiny.linear_probe.cifar10.standard/regularisation.parquet"
     argv, parts = ("report", "runs/probe", "--out", "out"), ("runs/probe",)
     yield from cases("report: curve", argv, parts, file_damages(curve))
-    again = (*run("suite.yaml")[:-8], "--out", "runs/real", *RUN[4:])
+    again = tuple("runs/real" if word == "out" else word for word in run("suite.yaml"))
     parts = ("runs/real", "suite.yaml", "rwkv.json", "data/colours", "cache")
     for file in ("results.jsonl", "run.json", ".lock"):
         damages = file_damages(f"runs/real/{file}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,21 @@ def test_a_process_of_its_own_says_the_same(harness: Harness, results: list[tupl
         code, message = harness.run_for_real(case)
         assert code == forked.code, f"{case.kind} / {case.name}: {message[-500:]}"
         assert comparable(message) == comparable(forked.stderr), f"{case.kind} / {case.name}"
+
+
+def undamaged() -> list[Case]:
+    """Return one case without damage for each command that meets a damaged file."""
+    every = [case for module in MODULES if module is not cases_options for case in module.all_cases()]
+    found = {(case.program, tuple(case.argv), tuple(case.parts)): case for case in every if case.parts}
+    return [
+        replace(case, change=lambda work: None, tolerated="nothing is damaged") for case in found.values()
+    ]
+
+
+def test_every_command_ends_well_where_nothing_is_damaged(harness: Harness) -> None:
+    for case in undamaged():
+        outcome = harness.run(case)
+        assert not outcome.faults, f"{case.kind}: {outcome.faults} {said(outcome)}"
 
 
 def test_the_harness_sees_each_fault(harness: Harness) -> None:

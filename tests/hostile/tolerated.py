@@ -38,12 +38,17 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "what follows the end of a pickle is not read": (r"CIFAR (pickle|names) / twice",),
     "equal records collapse": (r"report: results.jsonl / twice",),
-    "newer versions may add keys": (r"report: (results.jsonl|run.json|examples) / a key nobody knows",
-        r"Karpathy's JSON / a key nobody knows",),
+    "newer versions may add keys": (
+        r"report: (results.jsonl|run.json|examples) / a key nobody knows",
+        r"Karpathy's JSON / a key nobody knows",
+    ),
     "older versions have fewer keys": (
         r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low) is missing",
     ),
-    "a run's description and its examples may be absent": (r"report: (run.json|examples) / absent",),
+    "a run's description, its examples and its curves may be absent": (
+        r"report: (run.json|examples) / absent",
+        r"report: curve / (absent|a link to itself|a link to nothing)",
+    ),
     "a suite is a text of any length up to the limit": (r"report: run.json / suite_text is a long text",),
     "a line of a log may hold what was measured then": (r"report: training/tiny.jsonl / loss is missing",),
     "whose log it is, its file's name says": (
@@ -60,11 +65,12 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"data prepare --samples-per-shard / '99999999999999999999'",
     ),
     "a folder may be called anything, and is made": (
-        r"option --(cache|out|shared-cache) / (absent|of control characters|not UTF-8|empty)",
+        r"option --(cache|out) / (absent|of control characters|not UTF-8|empty)",
         r"environment / a cache of control characters: (run|cache clear|cache show)",
     ),
     "a store that is not there yet is empty": (
         r"path of cache (clear|show) --cache / (empty|of control characters|absent|not UTF-8)",
+        r"environment / (a cache that cannot be made|an empty cache): cache (clear|show)",
     ),
     "a class may have any name that can be printed": (r"label.json / colours.1 is (a text|true)",),
     "the library has a value of its own where a key is missing": (
@@ -95,6 +101,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"h5 images / a surrogate",
     ),
     "rows of other splits are not looked at": (r"FER2013 table / control characters",),
+    "an empty path is the current folder": (r"path of data list --data-root / empty",),
+    "a slash in a name becomes a dash, as in the names of its folders": (r"data prepare NAME / 'a/b'3",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
 }
 
