@@ -108,7 +108,8 @@ def _check_letters(texts: Iterable[str], what: str, name: str) -> None:
     longest = max(texts, key=len, default="")
     if len(longest) > MOST_LETTERS:
         raise UserError(
-            f"{name}: the {what} {shown(longest)} has {len(longest)} letters; at most {MOST_LETTERS} are read."
+            f"{name}: the {what} {shown(longest)} has {len(longest)} letters; at most {MOST_LETTERS} are "
+            "read."
         )
 
 

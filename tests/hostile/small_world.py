@@ -90,7 +90,7 @@ def build(world: Path, environment: dict[str, str]) -> Path:
     (world / "rwkv.json").write_text(json.dumps(NANO))
     (world / "clip.json").write_text(json.dumps(OPEN_CLIP))
     (world / "recipe.yaml").write_text(RECIPE % json.dumps(NANO))
-    (world / "label.json").write_text(json.dumps({"colours": ["red", "green", "blue"]}))
+    (world / "label.json").write_text(json.dumps({"colours": ["blue", "green", "red"]}))
     (world / "template.json").write_text(json.dumps({"colours": ["a {}"]}))
     _weights(world)
     _hugging_face(world)
