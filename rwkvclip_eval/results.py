@@ -43,6 +43,7 @@ MAX_LISTED = 10_000
 # What is read back was perhaps written by others.
 Short = Annotated[str, Field(max_length=1000)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e15)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 Facts = Annotated[Mapping[str, Any], facts()]
 _ENCODER_FACTS = facts(
@@ -123,7 +124,7 @@ class Record:
     """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
     num_missing: Count = 0
     """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
-    seconds: Number | None = None
+    seconds: Seconds | None = None
     """Wall time of the unit: encoding (or reading the cache) and scoring."""
     notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
     """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences."""
@@ -178,9 +179,9 @@ class RunInfo:
     """ISO 8601."""
     averages: Annotated[Sequence[Facts], Field(max_length=MAX_LISTED)] = ()
     """The averages the suite names, each an `Average` as a mapping."""
-    duration_s: Number | None = None
+    duration_s: Seconds | None = None
     """Wall seconds spent, all continuations together; None until the first ends."""
-    stage_seconds: Annotated[Sequence[Mapping[str, Number]], Field(max_length=MAX_LISTED)] = ()
+    stage_seconds: Annotated[Sequence[Mapping[str, Seconds]], Field(max_length=MAX_LISTED)] = ()
     """Wall seconds by stage of each command that ended (a killed one leaves none): load, decode, encode,
     score and other add up to total; see `encoding.Timings`."""
     num_commands: Count = 1

@@ -36,9 +36,12 @@ def entries(root: Path) -> list[dict[str, Any]]:
     """Return one mapping per entry of the store `root`: path, bytes, complete, and model, dataset, split.
 
     Where it is neither complete nor under way, `damaged` says why.
+
+    Raises:
+        UserError: `root` is there and no folder.
     """
     found = []
-    for folder in _entries(root / "features"):
+    for folder in _entries(_features(root)):
         entry: dict[str, Any] = {"path": folder, "bytes": _size(folder), "complete": False}
         if folder.suffix != ".partial":
             try:
@@ -63,11 +66,11 @@ def clear(root: Path) -> tuple[int, int]:
     """Delete every entry of the store `root`; return (entries, bytes) freed. Those in use are left alone.
 
     Raises:
-        UserError: `root` holds something else than a feature store; nothing was deleted.
+        UserError: `root` is no folder or holds something else than a feature store; nothing was deleted.
     """
     from filelock import FileLock, Timeout
 
-    features = root / "features"
+    features = _features(root)
     foreign = None if (features / MARK_NAME).is_file() else _foreign(features)
     if foreign is not None:
         raise UserError(
@@ -82,6 +85,15 @@ def clear(root: Path) -> tuple[int, int]:
             remove(folder)
             count, freed = count + 1, freed + size
     return count, freed
+
+
+def _features(root: Path) -> Path:
+    """Return the folder of a store's entries, which need not be there."""
+    if (root.exists() or root.is_symlink()) and not root.is_dir():
+        raise UserError(
+            f"{root} is no folder; give the one that --cache or $RWKVCLIP_EVAL_CACHE named in a run."
+        )
+    return root / "features"
 
 
 def _entries(features: Path) -> Iterator[Path]:

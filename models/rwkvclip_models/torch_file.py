@@ -44,7 +44,7 @@ def read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(1) as beside:
             # The errors below say it better.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            warnings.simplefilter("ignore", UserWarning)
             sums = beside.submit(_check_sums, path, _check_content(path))
             content = torch.load(path, map_location="cpu", weights_only=True)
             sums.result()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -227,7 +228,7 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
         data_files = {split.partition("[")[0].partition("+")[0]: glob}
     _refuse_pipes(local, data_files)
     try:
-        with _offline() if offline else contextlib.nullcontext():
+        with _quiet(), _offline() if offline else contextlib.nullcontext():
             return datasets.load_dataset(path, source.config, split=split, data_files=data_files)
     except MemoryError:
         raise
@@ -262,6 +263,24 @@ def _refuse_pipes(local: Path, data_files: dict[str, str] | None) -> None:
         # A folder that a pattern finds, or a link to nothing, is the library's to judge.
         if path.exists() and not path.is_file() and not path.is_dir():
             require_regular(path, "data file", error=DamagedData)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Have the library log nothing of what it raises, and draw its bars on terminals only."""
+    import datasets
+
+    bars = not datasets.are_progress_bars_disabled() and not sys.stderr.isatty()
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    if bars:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,11 @@ SHIPPED = {
     "labels": "en_classnames.json",
     "templates": "en_zeroshot_classification_templates.json",
 }
+
+MOST_TEMPLATES = 10_000
+"""Of a dataset; published lists have up to 80."""
+MOST_LETTERS = 2000
+"""Of a class name or a template; text towers read some hundred."""
 
 
 def resolve_prompts(
@@ -75,6 +81,7 @@ def resolve_prompts(
             f"{ref.name}: the class names given are those of the data in another order (label {first} is "
             f"{own[first]!r} in the data, {given[first]!r} was given). Write them in label order."
         )
+    _check_letters(labels, "class name", ref.name)
     return tuple(labels), normalise_templates(templates or (), ref.name)
 
 
@@ -82,15 +89,28 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
     """Return the templates with `{c}` where the class name goes; `{}` is accepted too.
 
     Raises:
-        UserError: one has no such place; the text quotes it.
+        UserError: one has no such place; the text quotes it. Or there are more than `MOST_TEMPLATES`,
+            or one is of more than `MOST_LETTERS`.
     """
-    changed = tuple(t.replace("{}", "{c}") for t in templates)
+    changed = tuple(t.replace("{}", "{c}") for t in itertools.islice(templates, MOST_TEMPLATES + 1))
+    if len(changed) > MOST_TEMPLATES:
+        raise UserError(f"{name}: more than {MOST_TEMPLATES} templates; each class name is put into all.")
+    _check_letters(changed, "template", name)
     for template in changed:
         if "{c}" not in template:
             raise UserError(
                 f"{name}: the template {shown(template)} has no {{c}} (or {{}}) for the class name."
             )
     return changed
+
+
+def _check_letters(texts: Iterable[str], what: str, name: str) -> None:
+    longest = max(texts, key=len, default="")
+    if len(longest) > MOST_LETTERS:
+        raise UserError(
+            f"{name}: the {what} {shown(longest)} has {len(longest)} letters; at most {MOST_LETTERS} are "
+            "read."
+        )
 
 
 def shipped(which: str, name: str, variant: Variant | None = None) -> tuple[str, ...] | None:

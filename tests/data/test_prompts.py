@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from rwkvclip_eval.data.catalogue import catalogue
-from rwkvclip_eval.data.prompts import resolve_prompts, shipped
+from rwkvclip_eval.data.prompts import normalise_templates, resolve_prompts, shipped
 from rwkvclip_eval.data.types import DatasetRef, PromptFiles
 from rwkvclip_eval.errors import UserError
 
@@ -110,3 +110,17 @@ def test_shipped_lists_are_read_without_torch():
         "assert shipped('labels', 'imagenet'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+def test_more_templates_than_anybody_scores_are_refused():
+    assert len(normalise_templates(["a {c}"] * 10_000, "birds")) == 10_000
+    with pytest.raises(UserError, match="birds: more than 10000 templates"):
+        normalise_templates(["a {c}"] * 10_001, "birds")
+
+
+def test_a_class_name_or_template_longer_than_any_text_tower_reads_is_refused():
+    resolve("birds", ["x" * 2000], ["{c}" + "x" * 1997])
+    with pytest.raises(UserError, match=r"birds: the class name 'x+.* has 2001 letters; at most 2000"):
+        resolve("birds", ["x" * 2001], ["{c}"])
+    with pytest.raises(UserError, match=r"birds: the template .* has 2001 letters; at most 2000"):
+        resolve("birds", ["x"], ["{c}" + "x" * 1998])

@@ -206,3 +206,11 @@ def test_no_thread_is_left_behind(tmp_path):
     before = threading.active_count()
     read_checkpoint(tmp_path / "m.pt")
     assert threading.active_count() == before
+
+
+def test_of_a_checkpoint_that_is_refused_torch_says_nothing_itself(tmp_path, recwarn):
+    HARMFUL["sparse"][0](tmp_path / "a.pt")
+    recwarn.clear()
+    with pytest.raises(CheckpointError):
+        read_checkpoint(tmp_path / "a.pt")
+    assert not [str(warning.message) for warning in recwarn]

@@ -96,3 +96,20 @@ def test_a_pipe_or_device_is_not_opened_as_parquet(tmp_path: Path, what: str, wh
     path, files = ("parquet", f"data/{where}") if where else ("data", None)
     with pytest.raises(DamagedData, match=f"expected a file, found a (named )?{what}"):
         opened(tmp_path, HuggingFaceSource(kind="hugging_face", path=path, data_files=files))
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_the_library_says_nothing_beside_our_message(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], rows: int
+) -> None:
+    import datasets
+
+    datasets.enable_progress_bars()
+    source = parquet(tmp_path, image=[IMAGE][:rows], label=[0][:rows])
+    if rows:
+        opened(tmp_path, source)
+    else:
+        with pytest.raises(DamagedData):
+            opened(tmp_path, source)
+    assert capfd.readouterr() == ("", "")
+    assert not datasets.are_progress_bars_disabled()

@@ -262,3 +262,10 @@ def test_entities_of_an_annotation_are_not_resolved(tmp_path: Path) -> None:
     (base / "ImageSets" / "Main" / "test.txt").write_text("../../../secret\n")
     with pytest.raises(DamagedData, match="is no path below"):
         reader_of("voc2007")(tmp_path, "test", "crops", tmp_path)  # type: ignore[misc]
+
+
+def test_images_of_another_size_than_mnists_are_damage(tmp_path: Path) -> None:
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">4I", 2051, 2, 1, 1) + bytes(2))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, 2) + bytes(2))
+    with pytest.raises(DamagedData, match="holds images of 1 x 1 pixels, MNIST's have 28 x 28"):
+        arrays.open_mnist(tmp_path, "test", "default", tmp_path)

@@ -52,6 +52,7 @@ RECORDS = [
     ({"primary": "yes"}, "primary: Input should be a valid boolean (got 'yes')"),
     ({"task_version": None}, "task_version"),
     ({"seconds": float("nan")}, "seconds: Input should be a finite number"),
+    ({"seconds": -1.0}, "seconds: Input should be greater than or equal to 0 (got -1.0)"),
     ({"unit": None}, "unit: Input should be a valid string (got None)"),
 ]
 

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -170,6 +171,8 @@ def train(
                 log_file.write(json.dumps(line) + "\n")
                 log_file.flush()
             if done == num_steps or done % recipe.checkpoint_every == 0:
+                # A state on the disk must not be ahead of the log that goes on from it.
+                os.fsync(log_file.fileno())
                 save(folder / f"step_{done:06d}.pt", trainee.checkpoint(done))
                 save(
                     folder / "resume.pt",

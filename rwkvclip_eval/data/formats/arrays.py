@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.samples import Split
 
 MNIST_FILES = {"train": "train", "test": "t10k"}
+MNIST_SHAPE = (28, 28)
 IDX_IMAGES, IDX_LABELS = 2051, 2049
 """Magic numbers of idx files of bytes with three axes and with one."""
 FER2013_ORDER = (0, 1, 2, 3, 5, 6, 4)
@@ -107,6 +108,11 @@ def open_mnist(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
     stem = MNIST_FILES[split]
     images, labels = (_idx_path(root, stem, kind) for kind in ("images-idx3", "labels-idx1"))
     pixels, wanted = _read_idx(images, IDX_IMAGES), _read_idx(labels, IDX_LABELS)
+    if pixels.shape[1:] != MNIST_SHAPE:
+        raise DamagedData(
+            f"{images} holds images of {pixels.shape[1]} x {pixels.shape[2]} pixels, MNIST's have 28 x 28. "
+            "Fetch it again."
+        )
     if len(pixels) != len(wanted):
         raise DamagedData(f"{images} holds {len(pixels)} images, {labels.name} {len(wanted)} labels.")
     reader = ArrayReader(pixels, images.name)

@@ -1,0 +1,125 @@
+"""Which malformed inputs the program may take without a word of complaint, and why.
+
+A case named here must end with exit code 0; every other must not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from harness import Case
+
+REASONS: dict[str, tuple[str, ...]] = {
+    "damaged entries of the store are encoded again, with one warning": (r"store: .*",),
+    "the command says what is damaged, or deletes it": (
+        r"cache (show|clear) / (meta.json|keys.json|embedding.npy): .*",
+    ),
+    "editors put the mark there, and it is skipped": (
+        r"(suite|recipe|captions.csv|manifest|FER2013 table|Karpathy's JSON) / a mark of byte order",
+    ),
+    "what is left is whole, with one word cut short": (r"captions.csv / without its last tenth",),
+    "only {c} is replaced and no other braces are looked at": (r"suite / a template of attributes",),
+    "an empty list is none, and the folders name the classes": (r"suite / no class names",),
+    "what is no folder beside the classes' folders is not looked at": (
+        r"(image folder|data prepare of a folder) / a class that is a loop",
+    ),
+    "a folder is no image, whatever its name": (
+        r"(image folder|data prepare of a folder) / an image that is a folder",
+    ),
+    "a class may be called anything; what is shown is made printable": (
+        r"(image folder|data prepare of a folder) / a class of control characters",
+        r"parquet / labels of control characters",
+        r"(shards|data verify) / class names of control characters",
+    ),
+    "what follows the end of a pickle is not read": (r"CIFAR (pickle|names) / twice",),
+    "equal records collapse": (r"report: results.jsonl / twice",),
+    "newer versions may add keys": (
+        r"report: (results.jsonl|run.json|examples) / a key nobody knows",
+        r"Karpathy's JSON / a key nobody knows",
+    ),
+    "older versions have fewer keys": (
+        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low) is missing",
+    ),
+    "a run's description, its examples and its curves may be absent": (
+        r"report: (run.json|examples) / absent",
+        r"report: curve / (absent|a link to itself|a link to nothing)",
+    ),
+    "a suite is a text of any length up to the limit": (r"report: run.json / suite_text is a long text",),
+    "a line of a log may hold what was measured then": (r"report: training/tiny.jsonl / loss is missing",),
+    "whose log it is, its file's name says": (
+        r"report: training/tiny.jsonl / model is (missing|control characters)",
+    ),
+    "a kill may cut the last line, and the log goes on from the state": (
+        r"training: tiny.jsonl / (first quarter|zeros|a line of megabytes|a link to itself|absent|empty)",
+    ),
+    "without a state the training begins anew": (
+        r"training: resume.pt / (a link to itself|absent|a link to nothing)",
+    ),
+    "it is a number in range": (
+        r"option --memory-budget / '1.5'",
+        r"data prepare --samples-per-shard / '99999999999999999999'",
+    ),
+    "a folder may be called anything, and is made": (
+        r"option --(cache|out) / (absent|of control characters|not UTF-8|empty)",
+        r"environment / a cache of control characters: (run|cache clear|cache show)",
+    ),
+    "a store that is not there yet is empty": (
+        r"path of cache (clear|show) --cache / (empty|of control characters|absent|not UTF-8)",
+        r"environment / (a cache that cannot be made|an empty cache): cache (clear|show)",
+    ),
+    "a class may have any name that can be printed": (r"label.json / colours.1 is (a text|true)",),
+    "the library has a value of its own where a key is missing": (
+        r"open_clip config / (vision_cfg|text_cfg)\.\w+ is missing",
+        r"HF config / (projection_dim|(text|vision)_config(\.\w+)?) is missing",
+        r"HF preprocessor_config.json / (image_mean|resample|crop_size|size.shortest_edge) is missing",
+    ),
+    "dim_ffn has a value that follows from n_embd": (r"RWKV-CLIP config / dim_ffn is missing",),
+    "it is read from its end": (r"(.pt checkpoint|parquet) / twice",),
+    "a prefix is taken off name by name": (r".pt checkpoint / a prefix on some",),
+    "the file may be absent, and what is no file is as good as absent": (
+        r"shards: (nshards|dataset_type).txt / .*",
+    ),
+    "an index is a copy, made anew with a warning where it is none": (
+        r"(shards|data verify) / an index that is .*",
+    ),
+    "a caption is any text, and is cut where a text tower ends": (
+        r"captions in shards / (captions of NUL|200,000 captions)",
+        r"captions.json / b.png is 200,000 letters",
+    ),
+    "what follows the end of a picture is not read": (r"image in a folder / twice",),
+    "the captions name the images of the set; others beside them are not of it": (
+        r"captions.csv / an image without captions",
+        r"captions.json / (a|b).png is missing",
+    ),
+    "what follows the end of the content is not read": (r"(mat names|h5 images|h5 labels) / twice",),
+    "between pixels every byte is a pixel; only a download's checksum can tell": (
+        r"h5 images / a surrogate",
+    ),
+    "rows of other splits are not looked at": (r"FER2013 table / control characters",),
+    "an empty path is the current folder": (r"path of data list --data-root / empty",),
+    "a slash in a name becomes a dash, as in the names of its folders": (r"data prepare NAME / 'a/b'3",),
+    "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
+}
+
+
+def judged(cases: Iterable[Case]) -> list[Case]:
+    """Return the cases with their reasons.
+
+    Raises:
+        AssertionError: a reason is of no case, or a case has two.
+    """
+    patterns = {pattern: reason for reason, patterns in REASONS.items() for pattern in patterns}
+    used: set[str] = set()
+    made = []
+    for case in cases:
+        found = [p for p in patterns if re.fullmatch(p, f"{case.kind} / {case.name}")]
+        assert len(found) < 2, (case.kind, case.name, found)
+        used.update(found)
+        made.append(dataclasses.replace(case, tolerated=patterns[found[0]]) if found else case)
+    assert used == patterns.keys(), patterns.keys() - used
+    return made
