@@ -109,7 +109,7 @@ def test_the_harness_sees_each_fault(harness: Harness) -> None:
         "control": "import sys; sys.stderr.write('\\x1b[31m')",
         "letters": "import sys; sys.stderr.write('x' * 3000)",
         "GB": "import numpy; numpy.ones(430_000_000)",
-        "Warning": "import warnings; warnings.warn('x')",
+        "Python warning": "import warnings; warnings.warn('x')",
         "signal 11": "import os; os.kill(os.getpid(), 11)",
     }
     for fault, code in wrong.items():
