@@ -18,6 +18,7 @@ from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.probe.certificate import balance, certify
 from rwkvclip_eval.probe.descent import descend
+from rwkvclip_eval.probe.newton import newton
 from rwkvclip_eval.probe.objective import Objective, make_basis, plan
 from rwkvclip_eval.probe.problem import make_problem
 from rwkvclip_eval.probe.solution import Solution, Status, assemble
@@ -170,6 +171,9 @@ class _Group:
                 part = open_[first : first + size]
                 self._descend(part, dtype, points, spent, max_iterations)
         for i, done in enumerate(self.settled):
+            if not done and spent[i] < max_iterations:
+                self._finish(i, points)
+        for i, done in enumerate(self.settled):
             if not done:
                 certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self.relative_gap)
                 status: Status = "unattainable" if certificate.separated else "iteration_limit"
@@ -210,6 +214,20 @@ class _Group:
         self.solver.passes[dtype] += objective.passes - passes
         for j, i in enumerate(part):
             points[i], spent[i] = self.solver.exact(final[j]), before[j] + iterations[j]
+
+    def _finish(self, i: int, points: list[Tensor]) -> None:
+        """Go on by Newton's method where L-BFGS has come to an end, if its probabilities fit the memory."""
+        n, _, num_classes = self.solver.problem.shape
+        if 8 * n * num_classes > self.solver.problem.memory_budget // 4:
+            return
+
+        def solved(theta: Tensor) -> bool:
+            return self.solver.prove(theta, self.l2[i], self.relative_gap)[0].relative <= self.relative_gap
+
+        objective = self.solver.objective(torch.float64, 1)
+        passes = objective.passes
+        points[i] = self.solver.exact(newton(objective, points[i], self.l2[i], solved))
+        self.solver.passes[torch.float64] += objective.passes - passes
 
     def _on_iteration(self) -> None:
         if self.report is not None:

@@ -25,7 +25,7 @@ from rwkvclip_eval.probe.preconditioner import make_preconditioner
 from rwkvclip_models.ops.linear import product
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -247,6 +247,30 @@ class Objective:
                     blocks += product(weight.T, outer.flatten(1).T)
         shaped = blocks.view(*flat.shape[1:], lead, lead) if lead else None
         return total.transpose(0, 1).reshape(theta.shape), shaped
+
+    def hessian(self, theta: Tensor, l2: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the function d [J, D] → H d [J, D] at `theta` [J, D]; it holds P [n, J, K]."""
+        flat, multilabel = self._flat(theta), self.problem.multilabel
+        kept = []
+        for _, rows in self._chunks():
+            logits = _forward(rows, flat)
+            kept.append(logits.sigmoid_() if multilabel else logits.softmax(-1))
+
+        def product(d: Tensor) -> Tensor:
+            self.passes += len(d)
+            along, total = self._flat(d), torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
+            for p, (_, rows) in zip(kept, self._chunks(), strict=True):
+                moved = _forward(rows, along)
+                if multilabel:
+                    weighed = p * (1 - p) * moved
+                else:
+                    weighed = p * (moved - (p * moved).sum(-1, keepdim=True))
+                total += _backward(rows, weighed)
+            result = total.transpose(0, 1).clone(memory_format=torch.contiguous_format)
+            result[:, :-1] += l2[:, None, None] * d.view(result.shape)[:, :-1]
+            return result.to(self.dtype).view(d.shape)
+
+        return product
 
     def __call__(self, theta: Tensor, l2: Tensor, anchor: Anchor | None = None) -> tuple[Tensor, Tensor]:
         """Return objectives [J] float64 and gradients [J, D] at `theta` [J, D]; `l2` [J] float64.

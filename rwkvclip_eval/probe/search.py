@@ -85,7 +85,7 @@ def search_l2(
     val_y: NDArray[np.integer[Any]],
     *,
     num_classes: int,
-    metric: Callable[[NDArray[np.float32], NDArray[np.integer[Any]]], float],
+    metric: Callable[[NDArray[np.float64], NDArray[np.integer[Any]]], float],
     policy: Literal["clip", "grid"] = "clip",
     method: Literal["certified", "lbfgs"] = "certified",
     multilabel: bool = False,
@@ -103,7 +103,7 @@ def search_l2(
         val_x: [m, F] features to score.
         val_y: Labels of `val_x`.
         num_classes: Classes in all.
-        metric: (scores [m, num_classes] float32, val_y) → score from 0 to 1, larger is better.
+        metric: (scores [m, num_classes] float64, val_y) → score from 0 to 1, larger is better.
         policy: Which points of the grid to try.
         method: Optima with proven gaps, or CLIP's capped L-BFGS (`lbfgs.py`).
         multilabel: Independent binary problems.

@@ -79,12 +79,16 @@ def scores(
     *,
     memory_budget: int = MEMORY_BUDGET,
     device: str | torch.device = "cpu",
-) -> NDArray[np.float32]:
-    """Return logits [n, num_classes] float32, computed in float64 by chunks of rows."""
+) -> NDArray[np.float64]:
+    """Return logits [n, num_classes] float64, computed by chunks of rows.
+
+    Not float32: at strong λ what features add is far smaller than the last digit of the intercept there, and
+    classes of equal intercepts would be tied.
+    """
     weight, intercept = solution.weight.to(device), solution.intercept.to(device)
     num_features, num_classes = weight.shape
-    result = torch.empty(len(features), num_classes)
+    result = torch.empty(len(features), num_classes, dtype=torch.float64)
     rows = max(1, min(memory_budget, 64 << 20) // (16 * (num_features + num_classes)))
     for part, block in blocks(features, rows):
-        result[part] = torch.addmm(intercept, block.to(device).double(), weight).float().cpu()
+        result[part] = torch.addmm(intercept, block.to(device).double(), weight).cpu()
     return result.numpy()

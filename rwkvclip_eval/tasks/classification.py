@@ -7,7 +7,7 @@ Predictions (table `predictions`, one row per image, K = min(5, C)):
     top_ids      K class ids that top-5 judges; the first is `prediction` except where equal truncated logits
                  are ranked differently for K = 1 and K = 5 (see `metrics.classification.truncated_top_k`)
     top_logits   their logits, never truncated
-    label_logit  the label's logit
+    label_logit  the label's logit, float64 where it was computed so
     log_sum_exp  over all classes, float64; label_logit − log_sum_exp is the log-probability
 
 Axes: n images, C classes.
@@ -38,7 +38,7 @@ class Ranked:
         self.prediction = np.empty(n, np.int64)
         self.top_ids = np.empty((n, k), np.int64)
         self.top_logits = np.empty((n, k), np.float32)
-        self.label_logit = np.empty(n, np.float32)
+        self.label_logit = np.empty(n)
         self.log_sum_exp = np.empty(n)
         self.ties_1, self.ties_k = (
             metrics.Ties(*(np.empty(n, np.bool_) for _ in metrics.Ties._fields)) if truncated else None

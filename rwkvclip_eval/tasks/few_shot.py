@@ -171,7 +171,7 @@ class _Judged:
 
 
 def _judge(
-    row: dict[str, Any], logits: NDArray[np.float32], labels: NDArray[np.int64], metric: str
+    row: dict[str, Any], logits: NDArray[np.float64], labels: NDArray[np.int64], metric: str
 ) -> _Judged:
     prediction = logits.argmax(axis=1)
     values: NDArray[Any] = prediction == labels

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.protocols import ProbeOptions, Protocol
     from rwkvclip_eval.tasks.base import Compute
 
-    Metric = Callable[[NDArray[np.float32], NDArray[Any]], float]
+    Metric = Callable[[NDArray[np.float64], NDArray[Any]], float]
     """Scores [n, K] and labels → what the search maximises."""
 
 
@@ -203,7 +203,7 @@ def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, m
     )
 
 
-def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDArray[np.float32]:
+def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDArray[np.float64]:
     """Return [n, K] logits."""
     from rwkvclip_eval.probe import scores
 
@@ -224,7 +224,7 @@ _FORMS = {
 }
 
 
-def _mean_average_precision(scores: NDArray[np.float32], labels: NDArray[Any], form: str) -> float:
+def _mean_average_precision(scores: NDArray[np.floating[Any]], labels: NDArray[Any], form: str) -> float:
     """Return the mean over labels that some image has; images for which a label is left open are left out."""
     values = []
     for k in range(labels.shape[1]):
@@ -260,7 +260,7 @@ SCORES: dict[str, Metric] = {
 
 
 def judge(
-    samples: Samples, scores: NDArray[np.float32], data: ProbeData
+    samples: Samples, scores: NDArray[np.float64], data: ProbeData
 ) -> tuple[list[MetricValue], dict[str, pa.Table]]:
     """Return metrics and predictions of test scores [n, K]."""
     if data.multilabel:
@@ -292,7 +292,7 @@ def judge(
 
 
 def _judge_labels(
-    samples: Samples, scores: NDArray[np.float32]
+    samples: Samples, scores: NDArray[np.float64]
 ) -> tuple[list[MetricValue], dict[str, pa.Table]]:
     import pyarrow as pa
 
@@ -334,7 +334,7 @@ def _judge_labels(
     return values, {"predictions": table}
 
 
-def _blocks(scores: NDArray[np.float32]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+def _blocks(scores: NDArray[np.float64]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     for rows in row_chunks(*scores.shape):
         yield rows, scores[rows]
 

@@ -6,7 +6,7 @@ import torch
 from hard_problems import Exact, accuracy, lost, problem
 from sklearn.linear_model import LogisticRegression
 
-from rwkvclip_eval.probe import clip_grid, scores, search_l2
+from rwkvclip_eval.probe import clip_grid, fit_logistic, logistic, scores, search_l2
 
 
 def check(given, dtype, policy="clip"):
@@ -38,6 +38,38 @@ def test_a_weak_strength_that_needs_hundreds_of_steps_is_not_judged_before_its_o
     for point in found.points:
         assert abs(point.score - exact.at(round(8 * (np.log10(point.l2) + 6)))) <= 0.0011
     assert lost(found, exact) <= 1
+
+
+def test_strong_strengths_are_scored_by_what_features_add_however_little_it_is():
+    # As small as features of unit length, classes of equal size: beside intercepts float32 sees no logits.
+    rng = np.random.default_rng(3)
+    means = 0.2 * rng.standard_normal((10, 64))
+    y, vy = np.arange(60) % 10, rng.integers(0, 10, 300)
+    x, vx = ((0.02 * (means[k] + rng.standard_normal((len(k), 64)))).astype(np.float32) for k in (y, vy))
+    found = search_l2(x, y, vx, vy, num_classes=10, metric=accuracy)
+    strongest = found.points[-1]
+    [solution] = fit_logistic(x, y, [strongest.l2], num_classes=10, relative_gap=1e-10, dtype=torch.float64)
+    logits = vx.astype(np.longdouble) @ solution.weight.numpy().astype(np.longdouble)
+    exact = accuracy(logits + solution.intercept.numpy(), vy)
+    assert strongest.score == exact
+    # Without the features there would be one answer for all.
+    assert exact > np.bincount(vy).max() / len(vy) + 0.05
+
+
+def test_contradictory_samples_at_weak_strengths_are_solved_by_newtons_steps():
+    rng = np.random.default_rng(8)
+    y = np.append(np.arange(100), rng.integers(0, 100, 60))
+    x = (0.35 * rng.standard_normal((160, 8))).astype(np.float32)
+    # Half of the samples are there twice, under two labels.
+    x[80:] = x[:80]
+    [solution] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
+    assert solution.status == "converged"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logistic, "newton", lambda objective, theta, l2, solved: theta)
+        [without] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
+    assert without.status == "iteration_limit"
+    assert without.objective > solution.objective
+    assert without.objective - without.gap <= solution.objective
 
 
 def few_shot_digits(shots, seed):
