@@ -57,7 +57,7 @@ MISTAKES = {
     ),
     "an infinite strength": (
         "name: s\ntasks:\n - task: linear_probe\n   options: {C: .inf}\n   datasets: [cifar10]",
-        "tasks.0.options.C: Input should be less than or equal to 1000000000000 (got inf)",
+        "tasks.0.options.C: Input should be a finite number (got inf)",
     ),
     "nothing": ("", "expected a mapping"),
     "a number": ("3", "expected a mapping"),
