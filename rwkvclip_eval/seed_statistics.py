@@ -36,6 +36,9 @@ LEVEL = 0.975
 Z = 1.959963984540054
 """Its point of the standard normal distribution."""
 
+FEW = 10
+"""Images from which on a group's own variance is believed."""
+
 PRIOR_MISSES = 1.0
 """Weight, in missed images, of the assumption that all seeds miss the same ones; see `_images_share`."""
 
@@ -108,11 +111,17 @@ def _interval(
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     ordered = values[:, order].astype(np.float64)
-    scores = (np.add.reduceat(ordered, starts, axis=1) / np.diff(starts, append=len(groups))).mean(axis=1)
+    counts = np.diff(starts, append=len(groups))
+    scores = (np.add.reduceat(ordered, starts, axis=1) / counts).mean(axis=1)
     # Rounding of a sum over groups must not leave [0, 1].
     mean = min(1.0, max(0.0, float(scores.mean())))
-    own = scale**2 * float(np.mean([_variance_by_images(row, starts) for row in ordered]))
-    together = scale**2 * _variance_by_images(ordered.mean(axis=0), starts)
+    own_parts = np.mean([_variance_by_images(row, starts) for row in ordered], axis=0)
+    together_parts = _variance_by_images(ordered.mean(axis=0), starts)
+    least = _least_of_few(ordered, starts, counts)
+    # What images give all seeds alike is that share of what they give each, as all images together tell it.
+    alike = min(1.0, float(ordered.mean(axis=0).var()) / max(float(ordered.var(axis=1).mean()), 1e-300))
+    own = scale**2 * float(np.maximum(own_parts, least).sum()) / len(starts) ** 2
+    together = scale**2 * float(np.maximum(together_parts, alike * least).sum()) / len(starts) ** 2
     shared = min(own, max(0.0, (num_seeds * together - own) / (num_seeds - 1)))
     t = float(stdtrit(num_seeds - 1, LEVEL))
     # Seeds that agree by chance must not make the interval vanish: their variance has at least the part that
@@ -125,8 +134,29 @@ def _interval(
     return SeedInterval(low, high, math.sqrt(seeds), images_low, images_high)
 
 
-def _variance_by_images(values: NDArray[np.float64], starts: NDArray[np.int64]) -> float:
-    """Return the variance that the choice of images gives the mean over groups of their means.
+def _least_of_few(
+    ordered: NDArray[np.float64], starts: NDArray[np.int64], counts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return [G], below which the variance of a group's mean is not believed; 0 for groups of `FEW` and more.
+
+    A few images that all come out alike say little of how they vary, and where such groups stand beside large
+    ones they are nearly all of the variance. They are given one rate, drawn towards ½ by two hits and two
+    misses (Agresti and Coull 1998).
+
+    Args:
+        ordered: [S, n], by group.
+        starts: [G], where each group begins.
+        counts: [G] images.
+    """
+    few = counts < FEW
+    hits = float(np.add.reduceat(ordered.mean(axis=0), starts)[few].sum())
+    rate = (hits + 2) / (float(counts[few].sum()) + 4)
+    least: NDArray[np.float64] = np.where(few, rate * (1 - rate) / counts, 0.0)
+    return least
+
+
+def _variance_by_images(values: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return [G], the variance that the choice of images gives each group's mean.
 
     A group's own variance counts with one observation of the variance among all groups' images beside it:
     a single image says nothing of its group's.
@@ -139,7 +169,8 @@ def _variance_by_images(values: NDArray[np.float64], starts: NDArray[np.int64]) 
     means = np.add.reduceat(values, starts) / counts
     squares = np.maximum(0.0, np.add.reduceat(values**2, starts) - counts * means**2)
     among_all = float((squares / counts + (means - means.mean()) ** 2).mean())
-    return float(((squares + among_all) / counts**2).sum()) / len(starts) ** 2
+    variances: NDArray[np.float64] = (squares + among_all) / counts**2
+    return variances
 
 
 def _images_share(shared: float, mean: float, num_alike: float, num_seeds: int) -> float:

@@ -35,6 +35,9 @@ Z_ONE_SIDED = 1.6448536269514722
 FEW = 10
 """Fewer images' worth of hits, or of misses, and an interval is conservative."""
 
+WIDER = 1.15
+"""Times a plain normal interval's width from which on an interval is called conservative."""
+
 FEW_IN_CLASS = 5
 """Fewer images of a class (positives of a label) say little about the variance inside it: it is bounded."""
 
@@ -129,6 +132,9 @@ def mean_per_class(hit: NDArray[np.bool_], labels: NDArray[np.int64]) -> Interva
     low, worth_low = _least_mean(accuracy, images, counts)
     misses, worth_high = _least_mean(1 - accuracy, images, counts)
     few = counts.min() < FEW_IN_CLASS or min(worth_low, worth_high) < FEW / 2
+    # Nearly pure classes at few images each: what might have been missed is more than what was seen to vary.
+    seen = Z * math.sqrt(float((accuracy * (1 - accuracy) / images).sum())) / len(counts)
+    few = few or (1 - misses - low) / 2 > WIDER * seen
     return Interval(low, 1 - misses, "score over classes", conservative=bool(few))
 
 

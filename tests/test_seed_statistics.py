@@ -273,3 +273,17 @@ def test_seeds_and_images_of_a_run_give_the_same_interval_in_any_order() -> None
     order: NDArray[Any] = generator.permutation(60)
     found = of_mean_per_class(hit, labels)
     assert of_mean_per_class(hit[::-1][:, order], labels[order]) == pytest.approx(found)
+
+
+def test_a_few_classes_of_few_images_beside_large_ones_are_covered():
+    # The small classes are nearly all of the variance, and seeds that hit the same images tell nothing more.
+    rng = np.random.default_rng(0)
+    sizes = np.array([200] * 10 + [3] * 2)
+    labels = np.repeat(np.arange(12), sizes)
+    covered = 0
+    for _ in range(400):
+        rates = np.append(rng.uniform(0.92, 0.98, 10), rng.uniform(0.3, 0.7, 2))
+        hit = np.tile(rng.random(len(labels)) < rates[labels], (10, 1))
+        interval = seed_statistics.of_mean_per_class(hit, labels)
+        covered += interval.low <= rates.mean() <= interval.high
+    assert covered / 400 >= 0.92
