@@ -86,5 +86,8 @@ def _solve(objective: Objective, point: Tensor, l2: Tensor, gradient: Tensor, ac
             break
         better = precondition(residual)
         before, energy = energy, float((residual * better).sum())
+        # Squares of tiny gradients vanish.
+        if not 0 < energy < float("inf") or not before > 0:
+            break
         direction = better + (energy / before) * direction
     return step
