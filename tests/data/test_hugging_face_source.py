@@ -235,5 +235,5 @@ def test_a_copy_that_numbers_its_classes_otherwise_is_refused(tmp_path, name):
 
 
 def test_data_that_are_absent_name_the_copy_on_the_hub(tmp_path):
-    with pytest.raises(DataNotFound, match=r"source: \{kind: hugging_face\} \(uoft-cs/cifar10\)"):
+    with pytest.raises(DataNotFound, match=r"source: \{kind: hugging_face\} takes uoft-cs/cifar10"):
         open_dataset(DatasetRef(name="cifar10"), data_root=tmp_path)
