@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SEARCH_GAP = 1e-10
 """Relative gap, as `Certificate` measures it, to which strengths are solved."""
 
-ACCEPTABLE_GAP = 1e-8
+ACCEPTABLE_GAP = 1e-7
 """Gap at which a strength counts as solved where float64 knows no better."""
 
 GRID_STEPS = 96

@@ -76,7 +76,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "the library has a value of its own where a key is missing": (
         r"open_clip config / (vision_cfg|text_cfg)\.\w+ is missing",
         r"HF config / (projection_dim|(text|vision)_config(\.\w+)?) is missing",
-        r"HF preprocessor_config.json / (image_mean|resample|crop_size|size.shortest_edge) is missing",
+        r"HF preprocessor_config.json / (image_mean|resample) is missing",
     ),
     "dim_ffn has a value that follows from n_embd": (r"RWKV-CLIP config / dim_ffn is missing",),
     "it is read from its end": (r"(.pt checkpoint|parquet) / twice",),
