@@ -59,7 +59,7 @@ def broken_archives(root: Path) -> dict[str, tuple[str, bytes, str]]:
         "unknown compression": ("a.zip", bytes(unknown), "compression"),
         "cut zip": ("a.zip", plain[:-30], "zip"),
         "outside": ("a.zip", zip_of(root / "o.zip", "../x"), "outside"),
-        "absolute": ("a.zip", zip_of(root / "o.zip", "/tmp/x"), "outside"),
+        "absolute": ("a.zip", zip_of(root / "o.zip", "/elsewhere/x"), "outside"),
         "corrupt gz": ("a.mat.gz", bytes(packed), "cannot be unpacked"),
         "no gz": ("a.mat.gz", b"<html>", "cannot be unpacked"),
         "cut gz": ("a.mat.gz", gzip.compress(os.urandom(5000))[:3000], "cannot be unpacked"),
