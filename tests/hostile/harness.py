@@ -308,8 +308,8 @@ _NUMBERS = re.compile(r"\d+(\.\d+)? ?(s|%|ms|MiB)\b")
 
 
 def comparable(text: str) -> str:
-    """Return a message without the times and shares in it."""
-    return _NUMBERS.sub("#", text).strip()
+    """Return a message without the times and shares in it, and whatever way the program was started."""
+    return _NUMBERS.sub("#", re.sub(r"python -m rwkvclip_\w+|__main__\.py", "PROGRAM", text)).strip()
 
 
 def table(results: Sequence[tuple[Case, Outcome]]) -> str:
