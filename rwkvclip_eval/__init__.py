@@ -11,18 +11,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.moved import install as _install_old_paths
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
     from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
-    from rwkvclip_eval.evaluation import Results, evaluate
-    from rwkvclip_eval.features import load_features
-    from rwkvclip_eval.plugins import register_dataset, register_task
+    from rwkvclip_eval.features.store import load_features
+    from rwkvclip_eval.records.schema import load_predictions, load_results
     from rwkvclip_eval.report import write_report
-    from rwkvclip_eval.results import load_predictions, load_results
-    from rwkvclip_eval.runner import RunOptions
-    from rwkvclip_eval.suite_run import run_suite
+    from rwkvclip_eval.run.evaluation import Results, evaluate
+    from rwkvclip_eval.run.plugins import register_dataset, register_task
+    from rwkvclip_eval.run.suite_run import run_suite
+    from rwkvclip_eval.run.unit import RunOptions
+
+_install_old_paths()
 
 _HOME = {
     "as_encoder": "encoders",
@@ -31,17 +34,17 @@ _HOME = {
     "Encoder": "encoders.protocol",
     "EncoderInfo": "encoders.protocol",
     "ImageFeatures": "encoders.protocol",
-    "load_features": "features",
-    "register_dataset": "plugins",
+    "load_features": "features.store",
+    "register_dataset": "run.plugins",
     "register_encoder": "encoders",
-    "register_task": "plugins",
+    "register_task": "run.plugins",
     "write_report": "report",
-    "load_predictions": "results",
-    "load_results": "results",
-    "run_suite": "suite_run",
-    "Results": "evaluation",
-    "RunOptions": "runner",
-    "evaluate": "evaluation",
+    "load_predictions": "records.schema",
+    "load_results": "records.schema",
+    "run_suite": "run.suite_run",
+    "Results": "run.evaluation",
+    "RunOptions": "run.unit",
+    "evaluate": "run.evaluation",
 }
 
 __all__ = [

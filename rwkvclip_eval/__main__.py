@@ -5,7 +5,7 @@ from rwkvclip_models.dependencies import run_main
 
 def main() -> None:
     """Run the command line."""
-    run_main("rwkvclip_eval.cli")
+    run_main("rwkvclip_eval.cli.main")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from rwkvclip_models.errors import CheckpointError, ConfigError, UserError, joined, shortened, shown
+from rwkvclip_models.errors import (
+    CheckpointError,
+    ConfigError,
+    OutputError,
+    UserError,
+    joined,
+    shortened,
+    shown,
+)
 
 __all__ = [
     "CheckpointError",
@@ -47,10 +55,6 @@ class DamagedData(UserError):
 
 class EncodingFailed(UserError):
     """Images or texts of which a model gives no usable features. The runner records it and goes on."""
-
-
-class OutputError(UserError):
-    """A run directory that cannot be written or belongs to another run."""
 
 
 class DataWarning(UserWarning):

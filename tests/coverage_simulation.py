@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binom
 
-from rwkvclip_eval.statistics import Interval
+from rwkvclip_eval.metrics.intervals import Interval
 
 AVERAGED, SINGLE, AT_MOST = 0.93, 0.90, 0.97
 CHANCE_OF_FALSE_ALARM = 1e-3

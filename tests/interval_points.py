@@ -4,7 +4,7 @@ import numpy as np
 from coverage_simulation import Draw, Point
 from scipy.stats import nbinom, norm
 
-from rwkvclip_eval import statistics
+from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import ranking
 from rwkvclip_eval.report.averages import average_interval
 from rwkvclip_eval.report.rows import Cell

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.seed_statistics import SeedInterval
+    from rwkvclip_eval.metrics.seed_intervals import SeedInterval
 
 NUM_SEEDS = (2, 3, 5, 10)
 SEED_VARIANCES = (0, 1, 4)

@@ -16,10 +16,10 @@ import pytest
 from toy import ColourDataset, ColourEncoder
 
 import rwkvclip_eval as rc
-from rwkvclip_eval import probe
+from rwkvclip_eval import logistic as probe
 from rwkvclip_eval.encoders import load_encoder
-from rwkvclip_eval.encoding import decoded_batches
-from rwkvclip_eval.suite import LoadedSuite, parse_suite
+from rwkvclip_eval.features.encoding import decoded_batches
+from rwkvclip_eval.plan.suite import LoadedSuite, parse_suite
 from rwkvclip_eval.tasks import knn_probe
 
 if TYPE_CHECKING:

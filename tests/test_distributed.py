@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 
 import rwkvclip_eval as rc
-from rwkvclip_eval import console, distributed
-from rwkvclip_eval.distributed import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
-from rwkvclip_eval.encoding import EncodeOptions
+from rwkvclip_eval import console
 from rwkvclip_eval.errors import DamagedData, UserError
-from rwkvclip_eval.suite_run import help_suite
+from rwkvclip_eval.features import torchrun as distributed
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.torchrun import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
+from rwkvclip_eval.run.suite_run import help_suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,16 +9,14 @@ import sys
 import pytest
 import torch
 
-from rwkvclip_eval import (
-    doctor,
-    doctor_report,
-    elementwise_check,
-    operator_check,
-    operator_speed,
-    tower_speed,
-)
+from rwkvclip_eval.bench import operators as operator_speed
+from rwkvclip_eval.bench import towers as tower_speed
+from rwkvclip_eval.bench.towers import TowerTiming
+from rwkvclip_eval.doctor import elementwise as elementwise_check
+from rwkvclip_eval.doctor import full as doctor_report
+from rwkvclip_eval.doctor import recurrence as operator_check
+from rwkvclip_eval.doctor.diagnosis import diagnosis as doctor
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.tower_speed import TowerTiming
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")
 
@@ -166,7 +164,7 @@ def test_the_doctor_needs_only_torch_and_numpy():
     code = (
         "import sys\n"
         f"for name in {blocked!r}.split(): sys.modules[name] = None\n"
-        "from rwkvclip_eval.doctor import diagnose\n"
+        "from rwkvclip_eval.doctor.diagnosis import diagnose\n"
         "found = {c.name: c for c in diagnose().checks}\n"
         "vision = found['torchvision']\n"
         "assert vision.status == 'failed' and 'cannot be imported' in vision.detail\n"

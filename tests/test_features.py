@@ -16,10 +16,10 @@ import pytest
 import torch
 from toy import ColourDataset, ColourEncoder
 
-from rwkvclip_eval.encoding import EncodeOptions, default_num_workers
 from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
-from rwkvclip_eval.features import FeatureStore
-from rwkvclip_eval.store_upkeep import clear, entries
+from rwkvclip_eval.features.encoding import EncodeOptions, default_num_workers
+from rwkvclip_eval.features.store import FeatureStore
+from rwkvclip_eval.features.upkeep import clear, entries
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -280,8 +280,8 @@ import sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
 from toy import ColourDataset, ColourEncoder
-from rwkvclip_eval.encoding import EncodeOptions
-from rwkvclip_eval.features import FeatureStore
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.store import FeatureStore
 class Slow(ColourEncoder):
     def encode_image(self, pixels):
         time.sleep({delay})
@@ -376,8 +376,8 @@ import pickle, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 if sys.argv[1] == "write":
-    from rwkvclip_eval.encoding import _Decoder
-    from rwkvclip_eval.plugins import load_plugin
+    from rwkvclip_eval.features.encoding import _Decoder
+    from rwkvclip_eval.run.plugins import load_plugin
     load_plugin(Path({str(plugin)!r}))
     (name,) = [n for n in sys.modules if n.startswith("rwkvclip_plugin_")]
     Path("decoder.pkl").write_bytes(pickle.dumps(_Decoder(sys.modules[name].Mine(), repr)))

@@ -69,8 +69,8 @@ def test_metrics_see_arrays_only() -> None:
 def test_reports_see_records_only() -> None:
     allowed = (
         "rwkvclip_eval.report",
-        "rwkvclip_eval.results",
-        "rwkvclip_eval.disk",
+        "rwkvclip_eval.records.schema",
+        "rwkvclip_models.disk",
         "rwkvclip_eval.errors",
         "rwkvclip_eval.printable",
         "rwkvclip_eval.protocols",
@@ -103,9 +103,9 @@ def test_suites_holds_yaml_only() -> None:
     "module",
     [
         "rwkvclip_eval",
-        "rwkvclip_eval.cli",
+        "rwkvclip_eval.cli.main",
         "rwkvclip_eval.report",
-        "rwkvclip_eval.results",
+        "rwkvclip_eval.records.schema",
         "rwkvclip_models.errors",
     ],
 )

@@ -119,7 +119,7 @@ def test_a_dependency_that_one_command_lacks_is_said_too(run, monkeypatch: pytes
     def lacking() -> None:
         raise ModuleNotFoundError("No module named 'yaml'", name="yaml")
 
-    monkeypatch.setattr("rwkvclip_eval.suite.list_suites", lacking)
+    monkeypatch.setattr("rwkvclip_eval.plan.suite.list_suites", lacking)
     code, _, err = run("suites")
     assert code == 2
     assert "has no module 'yaml'" in err and "Traceback" not in err

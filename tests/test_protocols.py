@@ -16,7 +16,7 @@ from rwkvclip_eval.protocols import PROTOCOLS
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rwkvclip_eval.results import Record
+    from rwkvclip_eval.records.schema import Record
 
 PETS = shipped("labels", "pets") or ()
 

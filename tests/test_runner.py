@@ -25,19 +25,19 @@ from toy import (
 )
 
 import rwkvclip_eval as rc
-from rwkvclip_eval import statistics
-from rwkvclip_eval.datasets import Datasets
-from rwkvclip_eval.encoding import STAGES
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.html_table import html_table
+from rwkvclip_eval.features.encoding import STAGES
+from rwkvclip_eval.features.upkeep import entries
+from rwkvclip_eval.metrics import intervals as statistics
+from rwkvclip_eval.plan.suite import parse_suite
+from rwkvclip_eval.plan.units import plan
+from rwkvclip_eval.printable import html_table
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.results import Record, read_records, write_records
-from rwkvclip_eval.runner import make_store, run_unit
-from rwkvclip_eval.store_upkeep import entries
-from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.records.schema import Record, read_records, write_records
+from rwkvclip_eval.run.splits import Datasets
+from rwkvclip_eval.run.unit import make_store, run_unit
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
-from rwkvclip_eval.units import plan
 
 if TYPE_CHECKING:
     from rwkvclip_eval.tasks.base import Features, Samples, TaskResult

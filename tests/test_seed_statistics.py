@@ -16,15 +16,15 @@ from seed_simulation import (
     relative_width,
 )
 
-from rwkvclip_eval import seed_statistics
+from rwkvclip_eval.metrics import seed_intervals as seed_statistics
+from rwkvclip_eval.metrics.intervals import wilson
 from rwkvclip_eval.metrics.ranking import roc_auc
-from rwkvclip_eval.seed_statistics import of_area_under_curve, of_mean, of_mean_per_class
-from rwkvclip_eval.statistics import wilson
+from rwkvclip_eval.metrics.seed_intervals import of_area_under_curve, of_mean, of_mean_per_class
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.seed_statistics import SeedInterval
+    from rwkvclip_eval.metrics.seed_intervals import SeedInterval
 
 
 def test_seeds_that_hit_the_same_images_tell_no_more_than_one_does() -> None:

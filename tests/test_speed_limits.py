@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from rwkvclip_eval.operator_speed import LINEAR_ATTENTION, TIMED_SHAPES, Timing
-from rwkvclip_eval.speed_limits import LONG_TOWERS, verdicts
+from rwkvclip_eval.bench.limits import LONG_TOWERS, verdicts
+from rwkvclip_eval.bench.operators import LINEAR_ATTENTION, TIMED_SHAPES, Timing
 
 CHUNKS, RECURRENT = LINEAR_ATTENTION
 GRAPH, EVENTS = "CUDA graph of 10 calls", "CUDA events around 10 calls; RuntimeError: capture failed"

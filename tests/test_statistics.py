@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
-from rwkvclip_eval import statistics
+from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import ranking
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rwkvclip_eval import stopwatch
-from rwkvclip_eval.stopwatch import (
+from rwkvclip_eval.bench import clock as stopwatch
+from rwkvclip_eval.bench.clock import (
     Stopwatch,
     first_that_works,
     graph_of_calls,

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from rwkvclip_eval.errors import SuiteError, UserError
+from rwkvclip_eval.plan.overrides import parse_shots, with_shots
+from rwkvclip_eval.plan.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.protocols import ProbeOptions
-from rwkvclip_eval.results import folder_name
-from rwkvclip_eval.shots import parse_shots, with_shots
-from rwkvclip_eval.suite import check_names, list_suites, load_suite, parse_suite
+from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_eval.tasks import TASKS
-from rwkvclip_eval.units import plan
 
 GOOD = """\
 name: mine

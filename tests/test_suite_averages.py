@@ -11,13 +11,13 @@ import yaml
 from toy import ColourDataset
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.averages import resolve_averages
 from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.plan.averages import resolve_averages
+from rwkvclip_eval.plan.suite import list_suites, parse_suite
+from rwkvclip_eval.plan.units import plan
+from rwkvclip_eval.records.schema import Average
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.results import Average
-from rwkvclip_eval.suite import list_suites, parse_suite
-from rwkvclip_eval.units import plan
 from rwkvclip_models.resources import resource_dir
 
 SUITE = """\

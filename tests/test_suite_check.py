@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from rwkvclip_eval.errors import SuiteError
-from rwkvclip_eval.suite import list_suites, load_suite, parse_suite
-from rwkvclip_eval.suite_check import check_suite
+from rwkvclip_eval.plan.suite import list_suites, load_suite, parse_suite
+from rwkvclip_eval.run.suite_check import check_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable

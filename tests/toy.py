@@ -17,7 +17,7 @@ from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-from rwkvclip_eval.suite import LoadedSuite, parse_suite
+from rwkvclip_eval.plan.suite import LoadedSuite, parse_suite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

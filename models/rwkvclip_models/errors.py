@@ -25,6 +25,10 @@ class ConfigError(UserError):
     """A model configuration with a missing, unknown or impossible value."""
 
 
+class OutputError(UserError):
+    """What cannot be written, or read back, or belongs to another run."""
+
+
 def joined(problems: Sequence[str], separator: str = "\n") -> str:
     """Return `problems` as one text, those that do not fit into a message only counted."""
     taken, length = 0, 0

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rwkvclip_models.matmul import linear, pack
 from rwkvclip_models.ops import (
     Shift,
     bi_wkv6,
     dynamic_lerp,
     gated_add,
-    linear,
     norm_gate,
-    pack,
     relu_square,
     shift_lerp,
 )
@@ -154,7 +153,7 @@ def channel_mix(
 
 
 def pack_weights(tower: nn.Module, dtype: torch.dtype) -> None:
-    """Pack every weight that `tower` multiplies by, for products in `dtype`; see `ops.pack`."""
+    """Pack every weight that `tower` multiplies by, for products in `dtype`; see `matmul.pack`."""
     for module in tower.modules():
         if isinstance(module, nn.Linear):
             pack(module.weight, dtype)

@@ -64,8 +64,8 @@ class RWKVCLIP(nn.Module, ModelHubMixin):
         """Make encoding in `dtype` (that of the weights, or autocast's) faster on a CPU, without gradients.
 
         Weights that products take are copied into the order in which the processor's library reads them, see
-        `ops.pack`. The copies take as much memory again. They serve until a weight changes or moves; do not
-        write to a packed weight through `.data`, NumPy or DLPack, which torch does not notice. Elsewhere
+        `matmul.pack`. The copies take as much memory again. They serve until a weight changes or moves; do
+        not write to a packed weight through `.data`, NumPy or DLPack, which torch does not notice. Elsewhere
         nothing happens.
         """
         if "cpu" in self.implementation.split(", "):

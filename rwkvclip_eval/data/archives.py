@@ -13,8 +13,8 @@ import zipfile
 import zlib
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import DamagedData, OutputError, UserError
+from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import re
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.reading import below, read_text
-from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_models.disk import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

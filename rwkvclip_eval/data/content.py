@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.data.limit import SubsetDataset
 from rwkvclip_eval.data.reading import TEXT_LIMIT_BYTES
 from rwkvclip_eval.data.samples import SampleDataset, default_cache_dir, targets
-from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.archives import other_content
 from rwkvclip_eval.data.checksums import file_digest
-from rwkvclip_eval.disk import sync_file, sync_folder
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
+from rwkvclip_models.disk import sync_file, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -26,8 +26,8 @@ from rwkvclip_eval.data.reading import (
     open_image,
     read_image,
 )
-from rwkvclip_eval.disk import write_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError
+from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ import numpy as np
 
 from rwkvclip_eval.data.reading import IMAGE_LIMIT_BYTES, MOST_SAMPLES
 from rwkvclip_eval.data.samples import default_cache_dir, reading_anew, stat_signature
-from rwkvclip_eval.disk import atomic_path
 from rwkvclip_eval.errors import DataWarning, OutputError
+from rwkvclip_models.disk import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.array_files import small_array
 from rwkvclip_eval.data.archives import Member, tar_members
+from rwkvclip_eval.data.array_files import small_array
 from rwkvclip_eval.data.reading import (
     IMAGE_LIMIT_BYTES,
     MOST_CLASSES,

@@ -11,7 +11,7 @@ import torch
 
 from rwkvclip_eval.encoders.protocol import ImageFeatures
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.html_table import html_table
+from rwkvclip_eval.printable import html_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,14 +6,14 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.records.schema import PRIMARY
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
 from rwkvclip_eval.report.wording import PRIMARY_METRIC, is_percent, num_shots
-from rwkvclip_eval.results import PRIMARY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from rwkvclip_eval.results import Average
+    from rwkvclip_eval.records.schema import Average
 
 AVERAGE_METHOD = (
     "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008), "

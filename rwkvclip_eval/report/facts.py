@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.report.averages import AVERAGE_METHOD
-from rwkvclip_eval.report.probe import other_notes, probe_facts, spread_text
+from rwkvclip_eval.report.curves import other_notes, probe_facts, spread_text
 from rwkvclip_eval.report.versions import what_changed
 from rwkvclip_eval.report.wording import (
     STATUS_WORDS,
@@ -19,10 +19,10 @@ from rwkvclip_eval.report.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from rwkvclip_eval.records.schema import Record
+    from rwkvclip_eval.report.curves import RegularisationCurve
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.report.probe import RegularisationCurve
     from rwkvclip_eval.report.rows import Cell, Row
-    from rwkvclip_eval.results import Record
 
 COVERS = (
     "An interval holds the draw of the test images, while model, classes and retrieval gallery stay as they "

@@ -12,8 +12,7 @@ from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import printable, printable_json
-from rwkvclip_eval.report.probe import read_curves
-from rwkvclip_eval.results import (
+from rwkvclip_eval.records.schema import (
     Average,
     Count,
     Number,
@@ -25,13 +24,14 @@ from rwkvclip_eval.results import (
     read_run_info,
     run_dirs,
 )
+from rwkvclip_eval.report.curves import read_curves
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.report.probe import RegularisationCurve
+    from rwkvclip_eval.report.curves import RegularisationCurve
 
 EXAMPLES_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 256 << 20

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.records.schema import Average, Record
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.results import Average, Record
 
 
 @dataclass(frozen=True, kw_only=True)

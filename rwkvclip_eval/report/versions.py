@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rwkvclip_eval.results import Record
+    from rwkvclip_eval.records.schema import Record
 
 FIRST_VERSIONS = {
     "zero_shot_classification": 2,

@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.results import Record
 
 TASK_TITLES = {
     "zero_shot_classification": "Zero-shot classification",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.disk import atomic_path, write_text
-from rwkvclip_eval.results import folder_name
+from rwkvclip_eval.records.schema import folder_name
+from rwkvclip_models.disk import atomic_path, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +37,11 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
     """
-    from rwkvclip_eval.report import text
+    from rwkvclip_eval.report.formats import text
+    from rwkvclip_eval.report.formats.html import render_page
     from rwkvclip_eval.report.headline import write_headline
     from rwkvclip_eval.report.loading import load_runs
-    from rwkvclip_eval.report.page import render_page
-    from rwkvclip_eval.report.plots import draw_plots
+    from rwkvclip_eval.report.plots.overview import draw_plots
     from rwkvclip_eval.report.published import published_tables
     from rwkvclip_eval.report.tables import build_tables
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification as metrics
+from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.tasks.base import MetricValue, Samples
 
 if TYPE_CHECKING:

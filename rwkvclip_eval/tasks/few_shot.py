@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval import seed_statistics
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification, ranking
+from rwkvclip_eval.metrics import seed_intervals as seed_statistics
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval import statistics
 from rwkvclip_eval.metrics import classification, ranking
+from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, chance_levels, interval_fields, rank
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.encoders.protocol import EncoderInfo
-    from rwkvclip_eval.probe import Search, Solution
+    from rwkvclip_eval.logistic import Search, Solution
     from rwkvclip_eval.protocols import ProbeOptions, Protocol
     from rwkvclip_eval.tasks.base import Compute
 
@@ -149,7 +149,7 @@ def search(
     what: str = "",
 ) -> Search:
     """Return the strengths tried on `train` and how they do on `val`; `what` names the progress."""
-    from rwkvclip_eval.probe import search_l2
+    from rwkvclip_eval.logistic import search_l2
 
     return search_l2(
         train.x,
@@ -169,7 +169,7 @@ def search(
 
 def fit(split: Labelled, l2: float, data: ProbeData, method: str, compute: Compute) -> Solution:
     """Return the logistic regression of `split` at strength `l2`."""
-    from rwkvclip_eval.probe import fit_lbfgs, fit_logistic
+    from rwkvclip_eval.logistic import fit_lbfgs, fit_logistic
 
     y = split.targets
     common: dict[str, Any] = {
@@ -191,7 +191,7 @@ def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, m
     Raises:
         UserError: it is too small; the text says what would do.
     """
-    from rwkvclip_eval.probe import check_budget
+    from rwkvclip_eval.logistic import check_budget
 
     multilabel = info.kind == "multilabel"
     check_budget(
@@ -205,7 +205,7 @@ def require_budget(labels: NDArray[Any], info: DatasetInfo, num_features: int, m
 
 def predict(x: NDArray[np.float32], solution: Solution, compute: Compute) -> NDArray[np.float64]:
     """Return [n, K] logits."""
-    from rwkvclip_eval.probe import scores
+    from rwkvclip_eval.logistic import scores
 
     return scores(x, solution, memory_budget=compute.memory_budget, device=compute.device)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkvclip_eval import statistics
 from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import retrieval as metrics
 from rwkvclip_eval.tasks.base import (
     Features,

@@ -15,9 +15,9 @@ from clip_benchmark.metrics import linear_probe, zeroshot_classification, zerosh
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.encoding import EncodeOptions
-from rwkvclip_eval.features import FeatureStore
-from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.store import FeatureStore
+from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.zero_shot import class_embeddings
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from side_by_side import in_words, ratio
 
-from rwkvclip_eval.speed_limits import LINEAR_COST, SCAN_SPEEDUPS
-from rwkvclip_eval.stopwatch import in_turns
+from rwkvclip_eval.bench.clock import in_turns
+from rwkvclip_eval.bench.limits import LINEAR_COST, SCAN_SPEEDUPS
 from rwkvclip_models import ops
 from rwkvclip_models.ops import build, native
 

@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from rwkvclip_eval.probe import clip_grid, fit_logistic, logistic, scores, search_l2
-from rwkvclip_eval.probe.objective import LEAD, plan
-from rwkvclip_eval.stopwatch import in_turns
+from rwkvclip_eval.bench.clock import in_turns
+from rwkvclip_eval.logistic import clip_grid, fit_logistic, logistic, scores, search_l2
+from rwkvclip_eval.logistic.objective import LEAD, plan
 
 SHAPE = (8000, 640, 100)
 LIMIT = 1 / 8

@@ -7,7 +7,7 @@ import pytest
 import torch
 from side_by_side import in_words, ratio
 
-from rwkvclip_eval.stopwatch import in_turns
+from rwkvclip_eval.bench.clock import in_turns
 from rwkvclip_models import load_model
 
 ROUNDS = 8

@@ -27,7 +27,7 @@ from rwkvclip_eval.data.samples import SampleDataset
 from rwkvclip_eval.data.types import DatasetInfo, DatasetRef
 from rwkvclip_eval.data.webdataset import open_webdataset
 from rwkvclip_eval.errors import DataNotFound
-from rwkvclip_eval.features import image_key
+from rwkvclip_eval.features.store import image_key
 
 # Picture → class: 3 and 4 occur twice, 4 with two labels.
 SAMPLES = [(0, "owl"), (1, "wren"), (3, "owl"), (4, "wren"), (3, "owl"), (4, "owl"), (5, "wren")]

@@ -13,7 +13,7 @@ from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.data.verify import absent_remarks, open_splits, verify_dataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-from rwkvclip_eval.prefetch import prefetch_all
+from rwkvclip_eval.run.prefetch import prefetch_all
 
 
 def test_shards_are_fetched_to_where_open_looks_for_them(tmp_path, write_wds, monkeypatch):

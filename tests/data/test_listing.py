@@ -10,9 +10,9 @@ from rwkvclip_eval.data.listing import catalogue_rows, describe
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DataNotFound, UserError
-from rwkvclip_eval.needs import tell_coverage
-from rwkvclip_eval.suite import parse_suite
-from rwkvclip_eval.units import plan
+from rwkvclip_eval.plan.suite import parse_suite
+from rwkvclip_eval.plan.units import plan
+from rwkvclip_eval.run.needs import tell_coverage
 
 
 def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
-from rwkvclip_eval.encoding import EncodeOptions, by_token_count
-from rwkvclip_eval.features import FeatureStore
+from rwkvclip_eval.features.encoding import EncodeOptions, by_token_count
+from rwkvclip_eval.features.store import FeatureStore
 
 LONG = "a description of " + "many different things and " * 30
 TEXTS = ["a", "a photo of a cat", LONG, "two dogs"]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MODULES = (
-    *("rwkvclip_eval.cli", "rwkvclip_train.cli", "rwkvclip_eval.suite_run", "rwkvclip_eval.report"),
+    *("rwkvclip_eval.cli.main", "rwkvclip_train.cli", "rwkvclip_eval.run.suite_run", "rwkvclip_eval.report"),
     *("rwkvclip_eval.encoders.open_clip", "rwkvclip_eval.encoders.hugging_face", "rwkvclip_train.loop"),
     *("rwkvclip_eval.encoders.rwkv_clip", "rwkvclip_eval.data.prepare", "rwkvclip_eval.data.verify"),
     *("rwkvclip_eval.data.webdataset", "rwkvclip_eval.data.hugging_face", "rwkvclip_eval.tasks"),

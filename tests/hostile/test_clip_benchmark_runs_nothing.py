@@ -7,12 +7,12 @@ import tarfile
 import h5py  # noqa: F401  # its import asks the system's linker by a command
 import pytest
 
-from rwkvclip_eval.cli_data import dataset_ref
+from rwkvclip_eval.cli.data import dataset_ref
 from rwkvclip_eval.data.clip_benchmark import NAMES, open_clip_benchmark
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import SPLITS, ClipBenchmarkSource, DatasetRef
 from rwkvclip_eval.errors import DamagedData, DataNotFound, SuiteError, UserError
-from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.plan.suite import parse_suite
 
 SUITE = """\
 name: s

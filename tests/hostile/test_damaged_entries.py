@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from toy import ColourDataset, ColourEncoder
 
-from rwkvclip_eval import features, stored_entry
-from rwkvclip_eval.array_files import WrongArray, map_array, small_array
-from rwkvclip_eval.encoding import EncodeOptions
+from rwkvclip_eval.data.array_files import WrongArray, map_array, small_array
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.features import FeatureStore
-from rwkvclip_eval.store_upkeep import MARK_NAME, clear, entries
+from rwkvclip_eval.features import entry as stored_entry
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.store import FeatureStore
+from rwkvclip_eval.features.store import store as features
+from rwkvclip_eval.features.upkeep import MARK_NAME, clear, entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

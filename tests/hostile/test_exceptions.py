@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rwkvclip_eval import store_upkeep
+from rwkvclip_eval.features import upkeep as store_upkeep
 
 
 @pytest.mark.parametrize("raised", [EOFError("No data left in file"), EOFError()])

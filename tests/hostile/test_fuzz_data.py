@@ -23,17 +23,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from toy import ColourDataset, ColourEncoder
 
-from rwkvclip_eval.array_files import WrongArray, small_array
+from rwkvclip_eval.data.array_files import WrongArray, small_array
 from rwkvclip_eval.data.formats.array_pickle import load_pickle
 from rwkvclip_eval.data.formats.arrays import IDX_IMAGES, _read_idx
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.reading import damage_named
 from rwkvclip_eval.data.shard_index import INDEX_NAME
 from rwkvclip_eval.data.webdataset import open_webdataset
-from rwkvclip_eval.encoding import EncodeOptions
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
-from rwkvclip_eval.features import FeatureStore
-from rwkvclip_eval.store_upkeep import entries
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.store import FeatureStore
+from rwkvclip_eval.features.upkeep import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable

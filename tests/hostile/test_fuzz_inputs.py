@@ -24,14 +24,15 @@ from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.errors import CheckpointError, ConfigError, OutputError, SuiteError, UserError
-from rwkvclip_eval.report import text, write_report
+from rwkvclip_eval.plan.suite import parse_suite
+from rwkvclip_eval.plan.units import plan
+from rwkvclip_eval.report import write_report
+from rwkvclip_eval.report.formats import text
+from rwkvclip_eval.report.formats.html import render_page
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.page import render_page
 from rwkvclip_eval.report.published import published_tables
 from rwkvclip_eval.report.tables import build_tables
-from rwkvclip_eval.suite import parse_suite
-from rwkvclip_eval.units import plan
 from rwkvclip_models import read_checkpoint
 from rwkvclip_models.torch_file import check_torch_file
 from rwkvclip_train.recipe import RecipeError, load_recipe

@@ -19,7 +19,7 @@ from PIL import Image
 from small_world import NANO
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.store_upkeep import entries
+from rwkvclip_eval.features.upkeep import entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

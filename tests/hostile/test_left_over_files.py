@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval import disk
-from rwkvclip_eval.disk import TemporaryFolder, atomic_path, write_text
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_models import disk
+from rwkvclip_models.disk import TemporaryFolder, atomic_path, write_text
 
 PATHS = [str(Path(__file__).resolve().parents[2] / name) for name in (".", "models", "train")]
 
@@ -22,7 +22,7 @@ HELD = """
 import sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from rwkvclip_eval.disk import TemporaryFolder, atomic_path
+from rwkvclip_models.disk import TemporaryFolder, atomic_path
 {work}
 print("ready", flush=True)
 time.sleep(60)

@@ -22,9 +22,9 @@ import rwkvclip_eval as rc
 from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.prepare import write_split
 from rwkvclip_eval.data.webdataset import open_webdataset
-from rwkvclip_eval.encoding import EncodeOptions
-from rwkvclip_eval.features import FeatureStore
-from rwkvclip_eval.store_upkeep import entries
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.store import FeatureStore
+from rwkvclip_eval.features.upkeep import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

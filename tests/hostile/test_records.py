@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.schema import load_predictions, read_records, read_run_info
 from rwkvclip_eval.report import write_report
-from rwkvclip_eval.report.drawing import Drawing
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.results import load_predictions, read_records, read_run_info
+from rwkvclip_eval.report.plots.drawing import Drawing
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from report_runs import CAPTIONS, record, write_curve, write_examples, write_run

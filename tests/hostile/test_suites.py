@@ -7,8 +7,8 @@ import time
 import pytest
 
 from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.suite import load_suite, parse_suite
-from rwkvclip_eval.units import plan
+from rwkvclip_eval.plan.suite import load_suite, parse_suite
+from rwkvclip_eval.plan.units import plan
 from rwkvclip_train.recipe import RecipeError, load_recipe
 
 HEAD = "name: s\ntasks:\n - task: zero_shot_classification\n   datasets:\n"

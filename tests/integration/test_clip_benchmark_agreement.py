@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.plan.suite import parse_suite
 
 pytestmark = pytest.mark.data
 

@@ -58,7 +58,7 @@ def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys
 
 
 def test_every_suite_the_readme_lists_is_shipped() -> None:
-    from rwkvclip_eval.suite import list_suites
+    from rwkvclip_eval.plan.suite import list_suites
 
     section = README.split("## What it measures")[1].split("Every number belongs")[0]
     assert set(re.findall(r"^\| `([\w-]+)`", section, re.MULTILINE)) == set(list_suites())

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.suite import parse_suite
+from rwkvclip_eval.plan.suite import parse_suite
 
 if TYPE_CHECKING:
     from pathlib import Path

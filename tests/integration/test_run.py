@@ -305,7 +305,7 @@ def check():
         print("opened sockets:", opened, file=sys.stderr)
         os._exit(99)
 atexit.register(check)
-from rwkvclip_eval.cli import main
+from rwkvclip_eval.cli.main import main
 main()
 """
 

@@ -14,15 +14,15 @@ from toy import COLOURS
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
-from rwkvclip_eval.results import read_records, write_records
-from rwkvclip_eval.run_directory import RunDirectory
-from rwkvclip_eval.suite_run import run_suite
+from rwkvclip_eval.records.schema import read_records, write_records
+from rwkvclip_eval.run.directory import RunDirectory
+from rwkvclip_eval.run.suite_run import run_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rwkvclip_eval.suite_run import RunSummary
+    from rwkvclip_eval.run.suite_run import RunSummary
 
 MODEL = "python:toy_factory:make"
 ENTRY = "      - {name: %s, folder: colours, class_names: [%s], templates: ['a {c} picture']}\n"

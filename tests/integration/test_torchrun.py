@@ -12,12 +12,12 @@ import pytest
 from command import environment
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.suite_run import run_suite
+from rwkvclip_eval.run.suite_run import run_suite
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rwkvclip_eval.suite_run import RunSummary
+    from rwkvclip_eval.run.suite_run import RunSummary
 
 TOY = "python:toy_factory:make"
 

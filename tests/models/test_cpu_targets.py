@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwkvclip_eval import elementwise_check, operator_check
+from rwkvclip_eval.doctor import elementwise as elementwise_check
+from rwkvclip_eval.doctor import recurrence as operator_check
 from rwkvclip_models.ops import build, compilers
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")

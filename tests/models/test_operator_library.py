@@ -5,7 +5,7 @@ import registration
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rwkvclip_models import RWKVCLIP, UserError, load_model, ops
+from rwkvclip_models import RWKVCLIP, UserError, load_model, matmul, ops
 from rwkvclip_models.ops import Shift
 
 GRID = Shift(5, 1, 2, 2)
@@ -84,7 +84,7 @@ def test_inductor_takes_the_whole_model_and_its_gradients_under_autocast_too(
 
 
 def test_a_model_compiled_for_inference_holds_no_operator_that_inductor_refuses(nano_config, monkeypatch):
-    linear = __import__("importlib").import_module("rwkvclip_models.ops.linear")
+    linear = __import__("importlib").import_module("rwkvclip_models.matmul")
     monkeypatch.setattr(linear, "_mkl_is_held_back", lambda: True)
     taken = set()
 
@@ -225,12 +225,12 @@ def test_counted_flops_of_a_tower_are_its_closed_form(nano_config):
 
 
 def test_products_by_either_library_agree(monkeypatch):
-    linear = __import__("importlib").import_module("rwkvclip_models.ops.linear")
+    linear = __import__("importlib").import_module("rwkvclip_models.matmul")
     x, weight = torch.randn(3, 7, 33), torch.randn(19, 33)
     results = []
     for held_back in (True, False):
         monkeypatch.setattr(linear, "_mkl_is_held_back", lambda held_back=held_back: held_back)
         with torch.inference_mode():
-            results.append(ops.linear(x, weight, implementation="cpu"))
+            results.append(matmul.linear(x, weight, implementation="cpu"))
     torch.testing.assert_close(*results)
     assert results[0].shape == (3, 7, 19)

@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import importlib
 import json
 import weakref
 
@@ -11,9 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rwkvclip_eval.encoders import load_encoder
-from rwkvclip_models import load_model, ops
-
-linear = importlib.import_module("rwkvclip_models.ops.linear")
+from rwkvclip_models import load_model, matmul
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +18,19 @@ def held_back(monkeypatch):
     """Take float32's products to oneDNN on every processor."""
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         pytest.skip("this torch has no operator that packs weights")
-    monkeypatch.setattr(linear, "_mkl_is_held_back", lambda: True)
+    monkeypatch.setattr(matmul, "_mkl_is_held_back", lambda: True)
 
 
 @pytest.fixture
 def num_packed(monkeypatch):
     """Count the products that took a packed weight."""
-    taken, original = [], linear._Packed.serves
+    taken, original = [], matmul._Packed.serves
 
     def serves(self, *arguments):
         taken.append(original(self, *arguments))
         return taken[-1]
 
-    monkeypatch.setattr(linear._Packed, "serves", serves)
+    monkeypatch.setattr(matmul._Packed, "serves", serves)
     return lambda: sum(taken)
 
 
@@ -52,9 +49,9 @@ def test_a_packed_weight_gives_the_same_product(dtype, transposed, num_packed):
     w = weight(dtype)
     x = torch.randn(3, 7, w.shape[0 if transposed else 1]).to(dtype)
     with torch.inference_mode():
-        plain = ops.linear(x, w, transposed=transposed, implementation="cpu")
-        ops.pack(w, dtype, transposed=transposed)
-        packed = ops.linear(x, w, transposed=transposed, implementation="cpu")
+        plain = matmul.linear(x, w, transposed=transposed, implementation="cpu")
+        matmul.pack(w, dtype, transposed=transposed)
+        packed = matmul.linear(x, w, transposed=transposed, implementation="cpu")
     assert num_packed() == 1
     assert plain.dtype == packed.dtype == dtype
     torch.testing.assert_close(packed, plain)
@@ -65,11 +62,11 @@ def test_a_packed_weight_gives_the_same_product(dtype, transposed, num_packed):
 )
 def test_a_weight_that_changed_or_moved_is_multiplied_as_it_is_now(change, num_packed):
     w, x = weight(), torch.randn(5, 40)
-    ops.pack(w, torch.float32)
+    matmul.pack(w, torch.float32)
     with torch.no_grad():
-        before = ops.linear(x, w, implementation="cpu")
+        before = matmul.linear(x, w, implementation="cpu")
         change(w)
-        after = ops.linear(x, w, implementation="cpu")
+        after = matmul.linear(x, w, implementation="cpu")
     assert num_packed() == 1
     torch.testing.assert_close(after, 3 * before)
 
@@ -77,12 +74,12 @@ def test_a_weight_that_changed_or_moved_is_multiplied_as_it_is_now(change, num_p
 def test_a_weight_rounded_on_its_way_through_another_dtype_is_multiplied_as_it_is_now(num_packed):
     module, x = torch.nn.Linear(40, 24, bias=False), torch.randn(5, 40)
     for _ in range(20):  # the allocator may well give the old address again
-        ops.pack(module.weight, torch.float32)
+        matmul.pack(module.weight, torch.float32)
         module.bfloat16().float()
         with torch.inference_mode():
-            found = ops.linear(x, module.weight, implementation="cpu")
+            found = matmul.linear(x, module.weight, implementation="cpu")
             torch.testing.assert_close(found, x @ module.weight.T)
-        assert module.weight not in linear._packed
+        assert module.weight not in matmul._packed
         with torch.no_grad():
             module.weight.normal_()
     assert num_packed() == 0
@@ -90,44 +87,44 @@ def test_a_weight_rounded_on_its_way_through_another_dtype_is_multiplied_as_it_i
 
 def test_a_packed_weight_of_another_dtype_hides_no_mistake():
     w, x = weight(), torch.randn(5, 40).bfloat16()
-    ops.pack(w, torch.bfloat16)
+    matmul.pack(w, torch.bfloat16)
     with torch.inference_mode(), pytest.raises(RuntimeError, match="dtype"):
-        ops.linear(x, w, implementation="cpu")
+        matmul.linear(x, w, implementation="cpu")
 
 
 def test_a_square_weight_packed_one_way_is_not_taken_the_other(num_packed):
     w, x = weight(shape=(24, 24)), torch.randn(5, 24)
-    ops.pack(w, torch.float32)
+    matmul.pack(w, torch.float32)
     with torch.inference_mode():
-        torch.testing.assert_close(ops.linear(x, w, transposed=True, implementation="cpu"), x @ w)
+        torch.testing.assert_close(matmul.linear(x, w, transposed=True, implementation="cpu"), x @ w)
     assert num_packed() == 0
 
 
 def test_a_weight_made_in_inference_mode_is_not_packed():
     with torch.inference_mode():
         w = torch.randn(4, 4)
-    ops.pack(w, torch.float32)
-    assert w not in linear._packed
+    matmul.pack(w, torch.float32)
+    assert w not in matmul._packed
 
 
 def test_gradients_autocast_and_other_implementations_leave_a_packed_weight_aside(num_packed):
     w, x = weight(), torch.randn(5, 40)
-    ops.pack(w, torch.float32)
-    ops.linear(x, w, implementation="cpu").sum().backward()
+    matmul.pack(w, torch.float32)
+    matmul.linear(x, w, implementation="cpu").sum().backward()
     torch.testing.assert_close(w.grad, x.sum(0).expand(24, 40))
     with torch.inference_mode():
-        ops.linear(x, w, implementation="torch")
+        matmul.linear(x, w, implementation="torch")
         with torch.autocast("cpu", torch.bfloat16):
-            assert ops.linear(x, w, implementation="cpu").dtype == torch.bfloat16
+            assert matmul.linear(x, w, implementation="cpu").dtype == torch.bfloat16
     assert num_packed() == 0
 
 
 def test_a_packed_copy_goes_with_its_weight_and_not_into_copies_of_it():
     w = weight()
-    ops.pack(w, torch.float32)
-    assert w in linear._packed
-    assert copy.deepcopy(w) not in linear._packed
-    packed = weakref.ref(linear._packed[w])
+    matmul.pack(w, torch.float32)
+    assert w in matmul._packed
+    assert copy.deepcopy(w) not in matmul._packed
+    packed = weakref.ref(matmul._packed[w])
     del w
     gc.collect()
     assert packed() is None

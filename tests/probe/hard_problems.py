@@ -7,7 +7,7 @@ ordinary probe has.
 import numpy as np
 import torch
 
-from rwkvclip_eval.probe import clip_grid, fit_logistic, scores
+from rwkvclip_eval.logistic import clip_grid, fit_logistic, scores
 
 RATIOS = (0.9, 1.0, 1.2, 1.6, 3.0, 8.0, 20.0)
 CLASSES = (2, 5, 10, 20, 37, 60, 102, 200)

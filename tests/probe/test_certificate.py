@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.probe import certificate, fit_logistic
-from rwkvclip_eval.probe.certificate import certify
-from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.logistic import certificate, fit_logistic
+from rwkvclip_eval.logistic.certificate import certify
+from rwkvclip_eval.logistic.problem import make_problem
 
 LONG = np.longdouble
 STRENGTHS = [1e-10, 1e-8, 1e-6, 1e-4, 1e-2, 1.0]

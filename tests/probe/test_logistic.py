@@ -9,10 +9,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from rwkvclip_eval.errors import ConfigError, DamagedData
-from rwkvclip_eval.probe import Solver, check_budget, clip_grid, fit_logistic, scores
-from rwkvclip_eval.probe.certificate import certify
-from rwkvclip_eval.probe.objective import plan
-from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.logistic import Solver, check_budget, clip_grid, fit_logistic, scores
+from rwkvclip_eval.logistic.certificate import certify
+from rwkvclip_eval.logistic.objective import plan
+from rwkvclip_eval.logistic.problem import make_problem
 
 GRID = [10.0**k for k in range(-6, 7, 2)]
 ROUNDING = 1e-11

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.probe import descent, fit_logistic, logistic
-from rwkvclip_eval.probe.objective import Objective, make_basis, plan
-from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.logistic import descent, fit_logistic, logistic
+from rwkvclip_eval.logistic.objective import Objective, make_basis, plan
+from rwkvclip_eval.logistic.problem import make_problem
 
 BUDGET = 64 << 20
 
@@ -134,7 +134,7 @@ def test_optima_with_and_without_anchors_agree_within_their_gaps(monkeypatch, ag
 
 def test_a_probe_compiles_no_operator_of_the_towers(monkeypatch):
     x, y = hard_problem()
-    module = importlib.import_module("rwkvclip_models.ops.linear")
+    module = importlib.import_module("rwkvclip_models.matmul")
     monkeypatch.setattr(module, "resolve", lambda *_: pytest.fail("it asked for one"))
     [solution] = fit_logistic(x, y, [1.0], num_classes=8)
     assert solution.status == "converged"

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.probe import fit_logistic, logistic
-from rwkvclip_eval.probe.descent import descend
-from rwkvclip_eval.probe.objective import LEAD, Objective, make_basis, plan
-from rwkvclip_eval.probe.preconditioner import make_preconditioner
-from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.logistic import fit_logistic, logistic
+from rwkvclip_eval.logistic.descent import descend
+from rwkvclip_eval.logistic.objective import LEAD, Objective, make_basis, plan
+from rwkvclip_eval.logistic.preconditioner import make_preconditioner
+from rwkvclip_eval.logistic.problem import make_problem
 
 BUDGET = 64 << 20
 FEATURES, CLASSES = 6, 4

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rwkvclip_eval.errors import ConfigError, DamagedData
-from rwkvclip_eval.probe import clip_grid, fit_lbfgs, fit_logistic, scores, search_l2
-from rwkvclip_eval.probe.logistic import Solver
-from rwkvclip_eval.probe.search import ACCEPTABLE_GAP, SEARCH_GAP
+from rwkvclip_eval.logistic import clip_grid, fit_lbfgs, fit_logistic, scores, search_l2
+from rwkvclip_eval.logistic.search import ACCEPTABLE_GAP, SEARCH_GAP
+from rwkvclip_eval.logistic.solver import Solver
 
 
 def accuracy(logits, labels):
@@ -43,7 +43,7 @@ def test_clip_starts_with_seven_seeds_and_halves_the_interval_around_the_peak():
         return -abs(step - peak)
 
     strength = {}
-    import rwkvclip_eval.probe.search as module
+    import rwkvclip_eval.logistic.search as module
 
     original = module.scores
 

@@ -6,7 +6,7 @@ import torch
 from hard_problems import Exact, accuracy, lost, problem
 from sklearn.linear_model import LogisticRegression
 
-from rwkvclip_eval.probe import clip_grid, fit_logistic, logistic, scores, search_l2
+from rwkvclip_eval.logistic import clip_grid, fit_logistic, logistic, scores, search_l2
 
 
 def check(given, dtype, policy="clip"):

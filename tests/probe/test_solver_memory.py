@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 import numpy as np
 import torch
-from rwkvclip_eval.probe import fit_logistic
-from rwkvclip_eval.probe.objective import plan
-from rwkvclip_eval.probe.problem import make_problem
+from rwkvclip_eval.logistic import fit_logistic
+from rwkvclip_eval.logistic.objective import plan
+from rwkvclip_eval.logistic.problem import make_problem
 
 def status(field):
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from report_runs import digest, record, without_number, write_run
 
-from rwkvclip_eval.results import Record
+from rwkvclip_eval.records.schema import Record
 
 METRICS = {
     "aircraft": "mean_per_class_accuracy",

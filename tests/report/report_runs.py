@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from rwkvclip_eval.records.schema import Record, write_records
 from rwkvclip_eval.report.versions import FIRST_VERSIONS
-from rwkvclip_eval.results import Record, write_records
 
 ELEVEN = {
     # dataset: (test images, classes, metric)

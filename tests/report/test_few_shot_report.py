@@ -13,16 +13,16 @@ from scipy.stats import t as student
 from seed_simulation import NUM_SEEDS, SEED_VARIANCES, draw_hits
 from test_tables import entries
 
-from rwkvclip_eval import seed_statistics
+from rwkvclip_eval.metrics import seed_intervals as seed_statistics
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.averages import average_interval
+from rwkvclip_eval.report.curves import spread_text
 from rwkvclip_eval.report.loading import Entry, Run
-from rwkvclip_eval.report.probe import spread_text
 from rwkvclip_eval.report.rows import Cell
 from rwkvclip_eval.report.tables import build_tables
 
 if TYPE_CHECKING:
-    from rwkvclip_eval.results import Record
+    from rwkvclip_eval.records.schema import Record
 
 COVERS = "draws of training images; draws of test images; not the model's own training"
 RUN = Run(path=Path("run"), info=None)

@@ -2,10 +2,10 @@ from pathlib import Path
 
 from report_runs import record, series_run, without_number, write_run
 
+from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.headline import Headline, write_headline
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import build_tables
-from rwkvclip_eval.results import Record
 
 
 def headline(folder: Path, *records: Record) -> Headline:

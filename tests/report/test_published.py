@@ -6,9 +6,9 @@ from probe_runs import METRICS
 from report_runs import ELEVEN, record
 from test_tables import entries, tables
 
+from rwkvclip_eval.records.schema import Average
 from rwkvclip_eval.report.published import PublishedTable, average_sets, published_tables
 from rwkvclip_eval.report.tables import Table, build_tables
-from rwkvclip_eval.results import Average
 from rwkvclip_models.resources import resource_dir
 
 TEN = [name for name in ELEVEN if name != "imagenet"]

@@ -9,10 +9,10 @@ import pytest
 from report_runs import record, without_number, write_run
 from test_tables import entries, marks
 
+from rwkvclip_eval.records.schema import Average, Record
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import Table, build_tables
-from rwkvclip_eval.results import Average, Record
 
 TASK, PROTOCOL = "zero_shot_classification", "standard"
 

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from report_runs import record, without_number
 
+from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.loading import Entry, Run
 from rwkvclip_eval.report.rows import Row
 from rwkvclip_eval.report.tables import Table, build_tables
 from rwkvclip_eval.report.wording import format_value, metric_label
-from rwkvclip_eval.results import Record
 
 
 def entries(*records: Record, path: str = "run") -> list[Entry]:

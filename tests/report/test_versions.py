@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from report_runs import record, write_run
 
+from rwkvclip_eval.records.schema import read_records
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import build_tables
 from rwkvclip_eval.report.versions import FIRST_VERSIONS, what_changed
-from rwkvclip_eval.results import read_records
 from rwkvclip_eval.tasks import TASKS
 
 OLDER = Path(__file__).with_name("older_versions.jsonl")

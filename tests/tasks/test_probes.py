@@ -13,8 +13,8 @@ from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.metrics.ranking import roc_auc
+from rwkvclip_eval.metrics.seed_intervals import of_area_under_curve, of_mean_per_class
 from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOptions
-from rwkvclip_eval.seed_statistics import of_area_under_curve, of_mean_per_class
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
 from rwkvclip_eval.tasks.few_shot import _orders

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
-from rwkvclip_train.losses import contrastive_loss
-from rwkvclip_train.schedule import learning_rate
+from rwkvclip_train.objectives.contrastive import contrastive_loss
+from rwkvclip_train.optim.schedule import learning_rate
 
 
 def test_loss_is_the_mean_of_both_cross_entropies_computed_by_hand():

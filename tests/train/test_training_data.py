@@ -8,8 +8,8 @@ from test_loop import recipe
 
 from rwkvclip_eval.data.embedded import digits_samples, scene_metadata
 from rwkvclip_eval.errors import DataNotFound
-from rwkvclip_train.data import Pairs, batches, open_sources, training_transform
-from rwkvclip_train.digit_texts import three_kinds
+from rwkvclip_train.data.digit_texts import three_kinds
+from rwkvclip_train.data.pairs import Pairs, batches, open_sources, training_transform
 from rwkvclip_train.models import build_trainee
 from rwkvclip_train.recipe import AugmentationRecipe, RecipeError
 

@@ -20,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval.disk import atomic_path, write_text
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_models.device import resolve_device
+from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
 from rwkvclip_models.torch_file import read_torch_file
-from rwkvclip_train.data import Pairs, open_sources, pair_loader
-from rwkvclip_train.losses import contrastive_loss
+from rwkvclip_train.data.pairs import Pairs, open_sources, pair_loader
 from rwkvclip_train.models import build_trainee
-from rwkvclip_train.schedule import learning_rate
+from rwkvclip_train.objectives.contrastive import contrastive_loss
+from rwkvclip_train.optim.schedule import learning_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from rwkvclip_eval.data.types import Name as DatasetName
 from rwkvclip_eval.errors import UserError, joined
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import misfits
-from rwkvclip_eval.yaml_text import YAML_LIMIT_BYTES, parse_yaml
+from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, parse_yaml
 from rwkvclip_models.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -19,7 +19,6 @@ from rwkvclip_models.ops.fused import (
     relu_square,
     shift_lerp,
 )
-from rwkvclip_models.ops.linear import linear, pack
 
 __all__ = [
     "ImplementationStatus",
@@ -34,9 +33,7 @@ __all__ = [
     "gated_add",
     "implementations",
     "known",
-    "linear",
     "norm_gate",
-    "pack",
     "relu_square",
     "resolve",
     "shift_lerp",

@@ -1,0 +1,1 @@
+"""Measures speed: of operators, of towers, side by side."""

@@ -1,0 +1,176 @@
+"""Options of commands, grouped as their help shows them, with short names for what they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_WORK, _DATA, _COMPUTE, _STORE = "What to run", "Data", "Computing", "Stored features"
+
+
+def _option(*names: str, takes: str = "", panel: str | None = None, **more: Any) -> Any:
+    """Return an option whose help shows `takes` for its value, nothing for a switch."""
+    return typer.Option(*names, metavar=takes, rich_help_panel=panel, **more)
+
+
+def _model(panel: str | None = None) -> Any:
+    said = "Model and its checkpoint, repeatable; `rwkvclip-eval models` lists the names."
+    return _option("--model", "-m", takes="NAME[=FILE]", panel=panel, help=said)
+
+
+def _plugin(panel: str | None = None) -> Any:
+    said = "Python file that registers models, datasets or tasks; repeatable."
+    return _option("--plugin", takes="FILE", panel=panel, help=said)
+
+
+def _data_root(panel: str | None = None) -> Any:
+    said = "Folder that holds the datasets (`wds_cifar10/`, …)."
+    return _option("--data-root", takes="DIR", panel=panel, help=said)
+
+
+def _cache(panel: str | None = None) -> Any:
+    said = "Feature store; `$RWKVCLIP_EVAL_CACHE` or the user's cache folder by default."
+    return _option("--cache", takes="DIR", panel=panel, help=said)
+
+
+ModelOption = Annotated[list[str], _model()]
+PluginOption = Annotated[list[Path] | None, _plugin()]
+DataRootOption = Annotated[Path | None, _data_root()]
+CacheOption = Annotated[Path | None, _cache()]
+# The same in the groups of `run`, which has many.
+RunModelOption = Annotated[list[str], _model(_WORK)]
+RunPluginOption = Annotated[list[Path] | None, _plugin(_WORK)]
+RunDataRootOption = Annotated[Path | None, _data_root(_DATA)]
+RunCacheOption = Annotated[Path | None, _cache(_STORE)]
+SuiteArgument = Annotated[
+    str, typer.Argument(metavar="SUITE", help="A shipped suite's name, or the path of a YAML file.")
+]
+OutOption = Annotated[
+    Path,
+    _option("--out", "-o", takes="DIR", panel=_WORK, help="Run directory; the same command continues it."),
+]
+DryRunOption = Annotated[
+    bool,
+    _option(
+        "--dry-run",
+        panel=_WORK,
+        help="Encode nothing: say what is to be done, what is missing and about how long it takes.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    _option(
+        "--shard", takes="I/N", panel=_WORK, help="Member I (from 1) of a job array of N; `report` merges."
+    ),
+]
+ReportOption = Annotated[
+    bool, _option("--report/--no-report", panel=_WORK, help="Write OUT/report at the end.")
+]
+RequiredRootOption = Annotated[
+    Path,
+    typer.Option(
+        "--data-root", metavar="DIR", help="Folder that holds the datasets; made where there is none."
+    ),
+]
+SuiteOption = Annotated[
+    str | None,
+    typer.Option("--suite", metavar="SUITE", help="The datasets of a suite, by its name or its YAML file."),
+]
+LimitOption = Annotated[
+    int | None,
+    _option(
+        "--limit",
+        takes="N",
+        panel=_DATA,
+        min=1,
+        max=10**9,
+        help="Stratified subset of N samples, the same every time, marked in reports; a probe learns from "
+        "at least two a class.",
+    ),
+]
+ShotsOption = Annotated[
+    str | None,
+    _option(
+        "--shots",
+        takes="N,N,…",
+        panel=_DATA,
+        help="Training images a class in few-shot probes, such as 1,2,4,8,16.",
+    ),
+]
+AllowMissingOption = Annotated[
+    int,
+    _option(
+        "--allow-missing", takes="N", panel=_DATA, min=0, max=10**9, help="Damaged images left out at most."
+    ),
+]
+OfflineOption = Annotated[
+    bool,
+    _option("--offline", panel=_DATA, help="Open no socket; fail where something is not local."),
+]
+DeviceOption = Annotated[
+    str,
+    _option(
+        "--device",
+        takes="NAME",
+        panel=_COMPUTE,
+        help="cpu, cuda, cuda:1 or mps (whose probes are solved on the CPU).",
+    ),
+]
+PrecisionOption = Annotated[
+    str, _option("--precision", takes="NAME", panel=_COMPUTE, help="fp32, bf16 or fp16.")
+]
+ImplementationOption = Annotated[
+    str,
+    _option("--implementation", takes="NAME", panel=_COMPUTE, help="Of Bi-WKV; auto says what it chose."),
+]
+BatchSizeOption = Annotated[
+    int,
+    _option(
+        "--batch-size", takes="N", panel=_COMPUTE, min=1, max=65_536, help="Images or texts per forward pass."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    _option(
+        "--num-workers",
+        takes="N",
+        panel=_COMPUTE,
+        min=0,
+        max=1024,
+        help="Decoding processes; by default up to 8, on a CPU a quarter of the cores.",
+    ),
+]
+MemoryOption = Annotated[
+    float,
+    _option(
+        "--memory-budget",
+        takes="GB",
+        panel=_COMPUTE,
+        min=0.01,
+        max=1e6,
+        help="1e9 bytes that a probe's scores and gradients may take.",
+    ),
+]
+SharedCacheOption = Annotated[
+    Path | None,
+    _option(
+        "--shared-cache", takes="DIR", panel=_STORE, help="Read-only feature store for what your own lacks."
+    ),
+]
+NoCacheOption = Annotated[
+    bool, _option("--no-cache", panel=_STORE, help="Keep features only while this command runs.")
+]
+
+
+def prepare(plugin: list[Path] | None, *, offline: bool = False) -> None:
+    """Forbid the network if asked to, then load the plugins."""
+    if offline:
+        from rwkvclip_eval.offline import forbid_network
+
+        forbid_network()
+    from rwkvclip_eval.run.plugins import load_plugin
+
+    for path in plugin or ():
+        load_plugin(path)

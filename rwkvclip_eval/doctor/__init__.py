@@ -1,0 +1,1 @@
+"""Checks this machine: devices, operator implementations and whether they agree."""

@@ -1,0 +1,1 @@
+"""The feature store, and the engines that encode for it: encoder × split → named arrays on disk."""

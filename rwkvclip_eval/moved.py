@@ -1,0 +1,116 @@
+"""Module paths of before there were rooms: they import for one more release, with a warning.
+
+Plugins written for an earlier version go on; each old path says once where its names are now.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MOVED: dict[str, tuple[str, ...]] = {
+    "rwkvclip_eval.array_files": ("rwkvclip_eval.data.array_files",),
+    "rwkvclip_eval.averages": ("rwkvclip_eval.plan.averages",),
+    "rwkvclip_eval.cli_data": ("rwkvclip_eval.cli.data",),
+    "rwkvclip_eval.cli_options": ("rwkvclip_eval.cli.options",),
+    "rwkvclip_eval.cli_run": ("rwkvclip_eval.cli.printing",),
+    "rwkvclip_eval.datasets": ("rwkvclip_eval.run.splits",),
+    "rwkvclip_eval.disk": ("rwkvclip_models.disk",),
+    "rwkvclip_eval.distributed": ("rwkvclip_eval.features.torchrun",),
+    "rwkvclip_eval.doctor_report": ("rwkvclip_eval.doctor.full",),
+    "rwkvclip_eval.dry_run": ("rwkvclip_eval.run.dry_run",),
+    "rwkvclip_eval.elementwise_check": ("rwkvclip_eval.doctor.elementwise",),
+    "rwkvclip_eval.encoding": ("rwkvclip_eval.features.encoding",),
+    "rwkvclip_eval.evaluation": ("rwkvclip_eval.run.evaluation",),
+    "rwkvclip_eval.html_table": ("rwkvclip_eval.printable",),
+    "rwkvclip_eval.needs": ("rwkvclip_eval.run.needs",),
+    "rwkvclip_eval.operator_check": ("rwkvclip_eval.doctor.recurrence",),
+    "rwkvclip_eval.operator_speed": ("rwkvclip_eval.bench.operators",),
+    "rwkvclip_eval.partial_entry": ("rwkvclip_eval.features.partial_entry",),
+    "rwkvclip_eval.plugins": ("rwkvclip_eval.run.plugins",),
+    "rwkvclip_eval.prefetch": ("rwkvclip_eval.run.prefetch",),
+    "rwkvclip_eval.preflight": ("rwkvclip_eval.run.preflight",),
+    "rwkvclip_eval.probe": ("rwkvclip_eval.logistic",),
+    "rwkvclip_eval.probe.certificate": ("rwkvclip_eval.logistic.certificate",),
+    "rwkvclip_eval.probe.descent": ("rwkvclip_eval.logistic.descent",),
+    "rwkvclip_eval.probe.lbfgs": ("rwkvclip_eval.logistic.lbfgs",),
+    "rwkvclip_eval.probe.logistic": ("rwkvclip_eval.logistic.solver",),
+    "rwkvclip_eval.probe.newton": ("rwkvclip_eval.logistic.newton",),
+    "rwkvclip_eval.probe.objective": ("rwkvclip_eval.logistic.objective",),
+    "rwkvclip_eval.probe.preconditioner": ("rwkvclip_eval.logistic.preconditioner",),
+    "rwkvclip_eval.probe.problem": ("rwkvclip_eval.logistic.problem",),
+    "rwkvclip_eval.probe.search": ("rwkvclip_eval.logistic.search",),
+    "rwkvclip_eval.probe.solution": ("rwkvclip_eval.logistic.solution",),
+    "rwkvclip_eval.report.drawing": ("rwkvclip_eval.report.plots.drawing",),
+    "rwkvclip_eval.report.page": ("rwkvclip_eval.report.formats.html",),
+    "rwkvclip_eval.report.probe": ("rwkvclip_eval.report.curves",),
+    "rwkvclip_eval.report.text": ("rwkvclip_eval.report.formats.text",),
+    "rwkvclip_eval.results": ("rwkvclip_eval.records.schema",),
+    "rwkvclip_eval.run_directory": ("rwkvclip_eval.run.directory",),
+    "rwkvclip_eval.run_identity": ("rwkvclip_eval.run.identity",),
+    "rwkvclip_eval.runner": ("rwkvclip_eval.run.unit",),
+    "rwkvclip_eval.seed_statistics": ("rwkvclip_eval.metrics.seed_intervals",),
+    "rwkvclip_eval.shots": ("rwkvclip_eval.plan.overrides",),
+    "rwkvclip_eval.speed_limits": ("rwkvclip_eval.bench.limits",),
+    "rwkvclip_eval.statistics": ("rwkvclip_eval.metrics.intervals",),
+    "rwkvclip_eval.stopwatch": ("rwkvclip_eval.bench.clock",),
+    "rwkvclip_eval.store_upkeep": ("rwkvclip_eval.features.upkeep",),
+    "rwkvclip_eval.stored_entry": ("rwkvclip_eval.features.entry",),
+    "rwkvclip_eval.suite": ("rwkvclip_eval.plan.suite",),
+    "rwkvclip_eval.suite_check": ("rwkvclip_eval.run.suite_check",),
+    "rwkvclip_eval.suite_run": ("rwkvclip_eval.run.suite_run",),
+    "rwkvclip_eval.tower_speed": ("rwkvclip_eval.bench.towers",),
+    "rwkvclip_eval.units": ("rwkvclip_eval.plan.units",),
+    "rwkvclip_eval.workload": ("rwkvclip_eval.run.workload",),
+    "rwkvclip_eval.yaml_text": ("rwkvclip_eval.yaml_file",),
+    "rwkvclip_models.ops.linear": ("rwkvclip_models.matmul",),
+    "rwkvclip_train.digit_texts": ("rwkvclip_train.data.digit_texts",),
+    "rwkvclip_train.losses": ("rwkvclip_train.objectives.contrastive",),
+    "rwkvclip_train.schedule": ("rwkvclip_train.optim.schedule",),
+}
+"""Old path → where its names are now."""
+
+
+class _Loader(Loader):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return ModuleType(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__
+        homes = MOVED[name]
+        warnings.warn(
+            f"{name} has moved: import {' or '.join(homes)} instead. The old path goes in the next release.",
+            FutureWarning,
+            stacklevel=2,
+        )
+
+        def find(attribute: str) -> Any:
+            for home in homes if not attribute.startswith("__") else ():
+                found = getattr(importlib.import_module(home), attribute, None)
+                if found is not None:
+                    return found
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+
+        # Names are looked up when they are asked for: importing all homes here could go in a circle.
+        module.__dict__.update(__getattr__=find, __path__=[])
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, _Loader(), is_package=True) if fullname in MOVED else None
+
+
+def install() -> None:
+    """Let old paths import; costs a run that uses none of them nothing but a look into a dictionary."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,123 @@
+"""What a suite asks for: units of work, and which of them a member of a job array takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
+from rwkvclip_eval.errors import SuiteError, UserError
+from rwkvclip_eval.plan.averages import resolve_averages
+from rwkvclip_eval.plan.suite import LoadedSuite, check_names, protocols_of
+from rwkvclip_eval.protocols import PROTOCOLS, Protocol
+from rwkvclip_eval.records.schema import folder_name
+from rwkvclip_eval.tasks import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rwkvclip_eval.data.types import DatasetRef
+    from rwkvclip_eval.encoders.spec import EncoderSpec
+    from rwkvclip_eval.tasks.base import Task
+
+MAX_UNITS = 2000
+"""Of one suite, for each model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One task over one dataset under one protocol; times a model it is a line of work."""
+
+    task: Task
+    ref: DatasetRef
+    variant: str | None
+    protocol: Protocol
+
+    @property
+    def dataset_key(self) -> tuple[DatasetRef, str | None]:
+        """What identifies the split to open: protocols that mean the same variant share it."""
+        return self.ref, self.variant
+
+    @property
+    def content(self) -> DatasetRef:
+        """What the suite says of the dataset, told the same way whichever of its names it uses."""
+        return self.ref.model_copy(update={"name": self.dataset, "variant": self.variant})
+
+    @property
+    def dataset(self) -> str:
+        """The name records give the dataset: the catalogue's, whatever alias the suite uses."""
+        return canonical_name(self.ref.name)
+
+    def name(self, model: str) -> str:
+        """Return the unit's name, fit for a folder."""
+        split = f"@{self.ref.split}" if self.ref.split else ""
+        dataset = f"{self.dataset}@{self.variant}" if self.variant else self.dataset
+        return folder_name(model, self.task.name, dataset + split, self.protocol.name)
+
+
+def plan(loaded: LoadedSuite) -> list[Unit]:
+    """Return the units of a suite in its order, duplicates once.
+
+    Raises:
+        SuiteError: there are too many, a name is unknown, two different datasets have one name, so that the
+            results of one would replace those of the other, or an average is not one over the suite's
+            datasets.
+    """
+    check_names(loaded)
+    asked = sum(len(entry.datasets) * len(entry.protocol or "1") for entry in loaded.suite.tasks)
+    if asked > MAX_UNITS:
+        raise SuiteError(f"{loaded.source} asks for {asked} units of work; at most {MAX_UNITS} are run.")
+    units: dict[str, Unit] = {}
+    for i, entry in enumerate(loaded.suite.tasks):
+        task = TASKS.get(entry.task)
+        for name in entry.protocol or protocols_of(task)[:1]:
+            protocol = PROTOCOLS.get(name).with_options(entry.options)
+            for j, given in enumerate(entry.datasets):
+                ref, variant = _canonical(given, protocol)
+                unit = Unit(task=task, ref=ref, variant=variant, protocol=protocol)
+                other = units.setdefault(unit.name(""), unit)
+                if other.content != unit.content:
+                    raise SuiteError(
+                        f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
+                        f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
+                    )
+    resolve_averages(loaded, list(units.values()))
+    return list(units.values())
+
+
+def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | None]:
+    """Return `ref` under its record name, and the variant it means under `protocol`.
+
+    However a suite spells a dataset, its records and units then have one name. None stands for the only
+    version, `default`.
+    """
+    from rwkvclip_eval.data.open import DATASETS
+
+    record = record_name(ref.name)
+    if record is None or ref.name in DATASETS:
+        return ref, ref.variant
+    first = next(iter(catalogue()[record].variants))
+    variant = ref.variant or protocol.variants.get(record) or first
+    return ref.model_copy(update={"name": record}), None if variant == "default" else variant
+
+
+def in_shard(
+    units: Sequence[Unit], models: Sequence[EncoderSpec], shard: tuple[int, int]
+) -> set[tuple[int, int]]:
+    """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
+
+    Units that share a model and a dataset stay together, so that no split is encoded twice.
+
+    Raises:
+        UserError: there is no such member.
+    """
+    index, count = shard
+    if not 1 <= index <= count:
+        raise UserError(f"Member {index} of {count}: expected I/N with 1 ≤ I ≤ N.")
+    groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
+    for m, _ in enumerate(models):
+        for u, unit in enumerate(units):
+            groups.setdefault((m, unit.dataset_key), []).append((m, u))
+    return {
+        pair for number, group in enumerate(groups.values()) if number % count == index - 1 for pair in group
+    }

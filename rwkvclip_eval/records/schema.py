@@ -1,0 +1,342 @@
+"""The result record and the run directory: what is written, and how it is read back. Needs no torch.
+
+A run directory holds
+    run.json                      what was run, with what, on what (see `RunInfo`)
+    results.jsonl                 one `Record` per line
+    predictions/UNIT/TABLE.parquet  per-sample outputs, by the dataset's `key` and by the image's `content_id`
+    examples/UNIT.json            example retrievals with JPEG thumbnails (base64)
+    training/NAME.jsonl           training curves, where the run trained its models
+    shard-I-of-N/                 the same again for each member of a job array
+    report/                       remade any time from the above
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence  # pydantic reads annotations at run time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.schema import facts, misfits
+from rwkvclip_models.disk import write_text
+from rwkvclip_models.files import read_bytes, require_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+RESULTS_LIMIT_BYTES = 256 << 20
+RUN_LIMIT_BYTES = 16 << 20
+MAX_RECORDS = 50_000
+MAX_LISTED = 10_000
+
+# What is read back was perhaps written by others.
+Short = Annotated[str, Field(max_length=1000)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
+Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e15)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Facts = Annotated[Mapping[str, Any], facts()]
+_ENCODER_FACTS = facts(
+    name=str, spec=str, fingerprint=str, checkpoint_sha256=str, precision=str, step=int, step_unit=str,
+    num_parameters=int, trained=bool,
+)  # fmt: skip
+_NOTES = facts(
+    chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
+    seeds=int, shots=int, std=float, differences=str,
+)  # fmt: skip
+
+Status = Literal["ok", "not_applicable", "missing_data", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One number of one model on one dataset under one protocol; `metric` is empty where there is none."""
+
+    unit: Short
+    """Identifies model × task × dataset variant × protocol; names the folder under predictions/."""
+    status: Status
+    """`ok`; `not_applicable`: the encoder lacks what the task needs; `missing_data`; `failed`."""
+    reason: str = ""
+    """Why there is no number; empty when status is ok."""
+    model: Short
+    """Display name, `EncoderInfo.name`."""
+    model_info: Annotated[Mapping[str, Any], _ENCODER_FACTS]
+    """`EncoderInfo` as a mapping; only `name` and `spec` where the model did not load."""
+    task: Short
+    """`zero_shot_classification`, `zero_shot_retrieval`, …"""
+    task_version: Count
+    """Raised whenever the same features could give other numbers."""
+    dataset: Short
+    """Record name of the dataset."""
+    variant: Short = "default"
+    """Version in circulation."""
+    split: Short = "test"
+    """Split scored."""
+    protocol: Short
+    """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
+    metric: Annotated[Short, Field(max_length=200)] = ""
+    """Metric name; empty where status is not ok."""
+    value: Number | None = None
+    """Fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks."""
+    n: Count | None = None
+    """Units the value is a mean over."""
+    ci_low: Number | None = None
+    """Lower end of the 95 % interval."""
+    ci_high: Number | None = None
+    """Upper end of the 95 % interval."""
+    ci_method: Short = ""
+    """How it was computed, named as in `statistics`; empty where there is no interval."""
+    ci_conservative: bool = False
+    """Few images decide the number, so that the interval covers more than 95 %; unknown (False) in records of
+    before there was this field."""
+    ci_resamples: int | None = None
+    """Resamples of the interval's bootstrap; None where it has none."""
+    ci_seed: int | None = None
+    """Seed of the interval's bootstrap; None where it has none."""
+    primary: bool = False
+    """Whether this is the metric the field (or the protocol) reports for this dataset."""
+    prompt_hash: Short = ""
+    """SHA-256 of ordered class names + templates + caption prefix."""
+    dataset_fingerprint: Short = ""
+    """SHA-256 of the samples as opened, of the split scored."""
+    fit_fingerprint: Short = ""
+    """SHA-256 of the fingerprints of the splits a probe learned from; empty for other tasks, and unknown in
+    records of before there was this field."""
+    feature_key: Short = ""
+    """Key of the image features in the feature store, for `load_features`."""
+    dataset_source: str = ""
+    """Where the samples came from, without folders of this machine."""
+    verified: bool = False
+    """Every split used, to judge or to learn, is known to the catalogue and has the expected counts."""
+    subset: bool = False
+    """A partial copy of a split used, or `--limit`: never compared with full runs."""
+    own_copy: bool = False
+    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
+    num_missing: Count = 0
+    """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
+    seconds: Seconds | None = None
+    """Wall time of the unit: encoding (or reading the cache) and scoring."""
+    notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
+    """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences."""
+    created_utc: Short = ""
+    """ISO 8601, when the unit ended."""
+    schema_version: Count = SCHEMA_VERSION
+    """Of this record."""
+
+
+PRIMARY = "primary"
+"""Stands for each dataset's own primary metric."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Average:
+    """A mean over datasets that a suite names, under one protocol."""
+
+    name: Short
+    """As reports call it."""
+    task: Short
+    """Whose numbers it averages."""
+    protocol: Short
+    """Under which they were made."""
+    datasets: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
+    """Record names with the variant where it is not the default: `cifar10`, `sun397@partition1`."""
+    leaves_out: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)] = ()
+    """The other datasets on which the suite runs that task under that protocol."""
+    metric: Short = PRIMARY
+    """Metric name, or `primary`: every dataset's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """The content of run.json."""
+
+    command: str
+    """Command line as typed (program name without its folder)."""
+    suite_name: Short
+    """`name:` of the suite."""
+    suite_text: str
+    """The suite file, word for word."""
+    suite_sha256: Short
+    """Of that text, and of what the command line put in its place (`--shots`)."""
+    models: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
+    """Model specs as given, file names only."""
+    identity: Facts
+    """What must agree for a later command to continue this run: suite (its text's hash), models, precision,
+    limit, allow_missing, shard."""
+    environment: Facts
+    """Versions, hardware, commit, clean tree or not."""
+    started_utc: Short
+    """ISO 8601."""
+    averages: Annotated[Sequence[Facts], Field(max_length=MAX_LISTED)] = ()
+    """The averages the suite names, each an `Average` as a mapping."""
+    duration_s: Seconds | None = None
+    """Wall seconds spent, all continuations together; None until the first ends."""
+    stage_seconds: Annotated[Sequence[Mapping[str, Seconds]], Field(max_length=MAX_LISTED)] = ()
+    """Wall seconds by stage of each command that ended (a killed one leaves none): load, decode, encode,
+    score and other add up to total; see `encoding.Timings`."""
+    num_commands: Count = 1
+    """How many commands worked on this directory (1 + continuations)."""
+    shard: Short = ""
+    """`I/N` for a member of a job array."""
+    schema_version: Count = SCHEMA_VERSION
+    """Of this file."""
+
+
+# File systems hold names of 255 bytes; temporary files and endings need some of them.
+_MAX_NAME_BYTES = 200
+
+
+def folder_name(*parts: str) -> str:
+    """Return `parts` joined to one name fit for a folder, cut (with a hash of the whole) where it is long."""
+    name = "--".join(re.sub(r"[^\w@.=-]+", "_", part) for part in parts)
+    if len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: _MAX_NAME_BYTES - 13].decode(errors='ignore')}-{digest}"
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write `records` to `path` atomically, one JSON object per line."""
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False, allow_nan=False) for r in records]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of one results.jsonl; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a results file.
+    """
+    # Not as text lines: names may hold characters that Python takes for line ends.
+    lines = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError).split(b"\n")
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    if len(filled) > MAX_RECORDS:
+        raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
+    try:
+        return [parsed(Record, line, f"{path}:{number}: not a result record") for number, line in filled]
+    except OutputError as error:
+        raise OutputError(
+            f"{error} Something else wrote or cut this file: delete it and run the same command again "
+            "(features in the store are used again)."
+        ) from error
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """Return the content of one run.json; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a run's description.
+    """
+    content = read_bytes(path, limit=RUN_LIMIT_BYTES, what="run description", error=OutputError)
+    return parsed(RunInfo, content, f"{path} is not a run description")
+
+
+T = TypeVar("T")
+
+
+def parsed(kind: type[T], content: bytes, what: str) -> T:
+    """Return the JSON text `content` as a `kind`, whose annotations it must fit exactly.
+
+    Args:
+        kind: a dataclass or pydantic model; keys that it does not know are left out.
+        content: of a file, or a line of it.
+        what: says for messages that it is none: "FILE is not a run description".
+
+    Raises:
+        OutputError: it does not fit; every field that does not is named with what came.
+    """
+    try:
+        found: T = _adapter(cast("Any", kind)).validate_json(content, strict=True)
+        return found
+    except ValidationError as error:
+        raise OutputError(f"{what}: {joined(misfits(error), '; ')}.") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def run_dirs(path: Path) -> list[Path]:
+    """Return the run directories at `path`: itself and its job-array members, those that hold results.
+
+    Raises:
+        OutputError: there is no results.jsonl.
+    """
+    members = [p.parent for p in sorted(path.glob("shard-*-of-*/results.jsonl"))]
+    found = ([path] if (path / "results.jsonl").exists() else []) + members
+    if not found:
+        raise OutputError(f"No results in {path}: expected a run directory (with results.jsonl).")
+    return found
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Return the run directories in a folder that is none itself; nothing for one that is, or holds none."""
+    if (path / "results.jsonl").is_file() or list(path.glob("shard-*-of-*/results.jsonl")):
+        return []
+    found = [*path.glob("*/results.jsonl"), *path.glob("*/shard-*-of-*/results.jsonl")]
+    return sorted({path / file.relative_to(path).parts[0] for file in found})
+
+
+def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """Return one tidy row per record of the run directories `paths`.
+
+    Columns are the fields of `Record` with `model_info` spread as `model_info.KEY`, and `run`, the
+    directory the row came from. Values are fractions.
+
+    Raises:
+        OutputError: a path holds no results.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = [
+        (record, str(directory))
+        for path in given
+        for directory in run_dirs(Path(path))
+        for record in read_records(directory / "results.jsonl")
+    ]
+    return records_to_frame([record for record, _ in found]).assign(run=[run for _, run in found])
+
+
+def records_to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row per record; `model_info` is spread as `model_info.KEY`."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        row = dataclasses.asdict(record)
+        row |= {f"model_info.{key}": value for key, value in row.pop("model_info").items()}
+        rows.append(row)
+    columns = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> pd.DataFrame:
+    """Return per-sample outputs of one unit of a run directory as a frame.
+
+    Raises:
+        OutputError: there is no such table, and the text lists those there are; or it cannot be read.
+    """
+    import pandas as pd
+
+    for directory in run_dirs(Path(run)):
+        path = directory / "predictions" / unit / f"{table}.parquet"
+        if path.exists():
+            require_regular(path, "predictions", error=OutputError)
+            try:
+                return pd.read_parquet(path)
+            except Exception as error:  # the library raises what it likes on a file that is none
+                raise OutputError(f"{path} is not a table of predictions ({error!r}).") from error
+    tables = sorted(
+        f"{p.parent.name}/{p.stem}" for d in run_dirs(Path(run)) for p in d.glob("predictions/*/*.parquet")
+    )
+    raise OutputError(f"No predictions {unit}/{table} in {run}. There are: {', '.join(tables) or 'none'}.")

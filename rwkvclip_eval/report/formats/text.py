@@ -1,0 +1,267 @@
+"""The report as Markdown, CSV and LaTeX: the same tables as the page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.printable import csv_cell
+from rwkvclip_eval.records.schema import Record
+from rwkvclip_eval.report.coverage import coverage, cures, problems
+from rwkvclip_eval.report.facts import (
+    READING,
+    duration_text,
+    flatten,
+    model_facts,
+    protocol_texts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rwkvclip_eval.report.headline import Headline
+    from rwkvclip_eval.report.loading import Entry, Loaded
+    from rwkvclip_eval.report.plots.drawing import Plot
+    from rwkvclip_eval.report.published import PublishedTable
+    from rwkvclip_eval.report.rows import Cell, Row
+    from rwkvclip_eval.report.tables import Table
+
+
+def escape_markdown(text: str) -> str:
+    """Return `text` so that Markdown shows it as it is, tables and HTML included."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split()))
+
+
+def results_csv(entries: Iterable[Entry]) -> str:
+    """Return one tidy row per record: its fields, `model_info.KEY` columns, `column` and `run`.
+
+    Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
+    """
+    entries = list(entries)
+    fields = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(csv_cell, [*fields, *(f"model_info.{key}" for key in info), "column", "run"]))
+    for e in entries:
+        own = [_csv_value(getattr(e.record, name)) for name in fields]
+        facts = [_csv_value(e.record.model_info.get(key)) for key in info]
+        writer.writerow(map(csv_cell, [*own, *facts, e.model, e.run.name]))
+    return out.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
+
+
+def table_csv(tables: Sequence[Table]) -> str:
+    """Return one task's tables: a row per dataset and metric, per model value, interval, n and state.
+
+    The n of an average is the number of datasets it has, of the `datasets` it is over.
+    """
+    models = list(dict.fromkeys(m for t in tables for m in t.models))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    per_model = ("value", "ci_low", "ci_high", "n", "state")
+    head = ["task", "protocol", "subset", "kind", "dataset", "metric", "datasets", "leaves_out", "problem"]
+    writer.writerow(map(csv_cell, [*head, *(f"{m}.{column}" for m in models for column in per_model)]))
+    for table in tables:
+        for row in (*table.rows, *table.averages, *table.further):
+            line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric]
+            line += [len(row.datasets) or "", ", ".join(row.leaves_out), row.problem]
+            for m in models:
+                c = row.cells.get(m)
+                n = c.entry.record.n if c and c.entry else None
+                if c and c.num_datasets:
+                    n = c.num_datasets - len(c.missing)
+                values = (c.value, c.low, c.high, n, _state(c)) if c else (None, None, None, None, "not_run")
+                line += ["" if v is None else v for v in values]
+            writer.writerow(map(csv_cell, line))
+    return out.getvalue()
+
+
+def _state(cell: Cell) -> str:
+    if cell.value is None:
+        return cell.status
+    states = [
+        cell.mark,
+        "" if cell.trained else "untrained",
+        "incomplete" if cell.missing else "",
+        "older" if cell.older else "",
+        "conservative" if cell.conservative else "",
+    ]
+    return " ".join(filter(None, states)) or "ok"
+
+
+def _markdown_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "—"
+    text = f"**{cell.text}**" if cell.mark else cell.text
+    text += " =" if cell.mark == "tie" else ""
+    text += f" ({cell.interval})" if cell.interval else ""
+    text += f" ties {cell.ties}" if cell.ties else ""
+    text += " older version" if cell.older else ""
+    text += " untrained" if cell.value is not None and not cell.trained else ""
+    return text + (f" incomplete, {cell.coverage}" if cell.missing and cell.value is not None else "")
+
+
+def _titled(row: Row) -> str:
+    return f"{row.title} ({row.leaves_out_text})" if row.leaves_out_text else row.title
+
+
+def _markdown_table(rows: Sequence[Row], models: Sequence[str]) -> str:
+    lines = [
+        [
+            escape_markdown(_titled(row)) + " †" * bool(row.remark) + " ⚠" * bool(row.problem),
+            escape_markdown(row.metric_text),
+            *(_markdown_cell(row.cells.get(m)) for m in models),
+        ]
+        for row in rows
+    ]
+    return _grid(lines, ["Dataset", "Metric", *map(escape_markdown, models)])
+
+
+def _grid(lines: Sequence[Sequence[str]], head: Sequence[str]) -> str:
+    from tabulate import tabulate
+
+    align = ["left", *["right"] * (len(head) - 1)]
+    return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align if lines else None)
+
+
+def markdown(
+    loaded: Loaded,
+    tables: Sequence[Table],
+    headline: Headline,
+    plots: Sequence[Plot],
+    published: Sequence[PublishedTable],
+) -> str:
+    """Return the report as Markdown, with its plots linked."""
+    esc = escape_markdown
+    names = list(dict.fromkeys(r.info.suite_name for r in loaded.runs if r.info)) or ["Results"]
+    parts = [f"# {esc(' + '.join(names))}", esc(headline.sentence)]
+    parts += ["\n".join(f"- {esc(c)}" for c in headline.caveats)] if headline.caveats else []
+    columns = headline.columns
+    if columns:
+        head = ["Model", *(f"{esc(t.title)}: {esc(_titled(r))}, {esc(r.metric_text)}" for t, r in columns)]
+        lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
+        parts.append(_grid(lines, head))
+        parts.append(
+            "Bold: best trained model (= tied; none among the checkpoints of one training run). In brackets: "
+            "95 % intervals."
+        )
+    protocols = protocol_texts(loaded.entries)
+    for table in tables:
+        parts += [f"## {esc(table.title)}", esc(protocols[table.protocol])]
+        parts.append(_markdown_table((*table.rows, *table.averages), table.models))
+        rows = (*table.rows, *table.averages, *table.further)
+        parts += [f"† {esc(r.title)}: {esc(r.remark)}" for r in rows if r.remark]
+        parts += [f"⚠ {esc(r.title)}: {esc(r.problem)}." for r in rows if r.problem]
+        parts += [esc(note) for note in table.notes]
+        parts += [_picture(p) for p in plots if p.table == table.slug]
+        if table.further:
+            parts += ["### Further metrics", _markdown_table(table.further, table.models)]
+    training = [p for p in plots if not p.table]
+    parts += ["## Training", *map(_picture, training)] if training else []
+    if published:
+        parts.append(
+            "## Published, for reference\n\nPer cent. First what was measured here, then the published "
+            "numbers, under the protocols of their sources: for orientation, no lead is claimed."
+        )
+    for reference in published:
+        lines = [[f"{esc(m)}, {esc(protocol)} (here)", *n] for m, protocol, n in reference.ours]
+        lines += [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
+        parts.append(_grid(lines, ["Method", *(esc(" ".join(c)) for c in reference.columns)]))
+        parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
+    parts += _missing(loaded.entries)
+    parts.append(_provenance(loaded))
+    return "\n\n".join(parts) + "\n"
+
+
+def _missing(entries: Sequence[Entry]) -> list[str]:
+    """Return what has no number: dataset × task, then the reasons; nothing where all have theirs."""
+    esc = escape_markdown
+    found = problems(entries)
+    if not found:
+        return []
+    table = coverage(entries)
+    grid = [[esc(dataset), *map(esc, cells)] for dataset, cells in table.rows.items()]
+    lines = [
+        [
+            esc(p.dataset),
+            esc(p.word),
+            esc("; ".join(p.tasks)),
+            esc(", ".join(p.models) or "all"),
+            esc(p.reason),
+        ]
+        for p in found
+    ]
+    return [
+        "## Without a number",
+        _grid(grid, ["Dataset", *map(esc, table.tasks)]),
+        "\n".join(f"- {esc(text)}" for text in cures(entries)),
+        _grid(lines, ["Dataset", "What", "Tasks", "Models", "Why"]),
+    ]
+
+
+def _picture(plot: Plot) -> str:
+    return f"![{escape_markdown(plot.title)}](plots/{plot.name}.png)"
+
+
+def _provenance(loaded: Loaded) -> str:
+    esc = escape_markdown
+    parts = ["## Provenance", "\n".join(f"- {line}" for line in READING)]
+    infos = {
+        e.model: e.record.model_info
+        for e in reversed(loaded.entries)
+        if e.record.model_info.get("fingerprint")
+    }
+    facts = [[esc(name), *map(esc, values)] for name, values in model_facts(loaded.models, infos)]
+    parts.append(_grid(facts, ["Fact", *map(esc, loaded.models)]) if facts else "")
+    for run in loaded.runs:
+        parts.append(f"### {esc(run.name)}")
+        if run.info is None:
+            parts.append("No run.json: command and environment are unknown.")
+            continue
+        pairs = [
+            ("command", run.info.command),
+            ("suite SHA-256", run.info.suite_sha256),
+            ("started", run.info.started_utc),
+            ("duration", duration_text(run.info.duration_s)),
+            *flatten(run.info.environment),
+        ]
+        parts.append("\n".join(f"- {esc(k)}: {esc(v)}" for k, v in pairs))
+        # A fence longer than any in the text cannot be closed by it.
+        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", run.info.suite_text)), default=0))
+        parts.append(f"{fence}yaml\n{run.info.suite_text.rstrip()}\n{fence}")
+    return "\n\n".join(filter(None, parts))
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = f"«{cell.text}»" if cell.mark else cell.text
+    return f"{text} ({cell.coverage})" if cell.missing and cell.value is not None else text
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return the main tables with booktabs rules; best values bold."""
+    from tabulate import tabulate
+
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for table in tables:
+        lines = []
+        for row in (*table.rows, *table.averages):
+            # Bold goes in after tabulate has escaped the cells.
+            values = [_latex_cell(row.cells[m]) for m in table.models]
+            lines.append([_titled(row), row.metric_text, *values])
+        body = tabulate(
+            lines, ["Dataset", "Metric", *table.models], tablefmt="latex_booktabs", disable_numparse=True
+        )
+        body = re.sub(r"«(.*?)»", r"\\textbf{\1}", body).replace("→", "$\\to$").replace("—", "---")
+        parts.append(f"% {table.title}\n{body}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,153 @@
+"""A run directory while a run writes into it: refuses a foreign one, continues an unfinished one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.schema import Record, RunInfo, read_records, read_run_info, write_records
+from rwkvclip_eval.run.identity import differences
+from rwkvclip_models.disk import atomic_path, write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rwkvclip_eval.run.unit import UnitOutcome
+
+FINISHED = ("ok", "not_applicable")
+"""Outcomes that a continued run does not try again."""
+
+
+def is_finished(records: Sequence[Record], task_version: int) -> bool:
+    """Whether a unit with these records needs no further work."""
+    return bool(records) and all(
+        record.status in FINISHED and record.task_version == task_version for record in records
+    )
+
+
+def read_run(out: Path, info: RunInfo) -> tuple[list[Record], RunInfo | None]:
+    """Return what a run directory holds of the run that `info` describes.
+
+    A directory without results is nobody's yet: a run that ended at a mistyped model leaves one.
+
+    Raises:
+        OutputError: it holds another run, or results of which nothing says what they are of.
+    """
+    found = out / "results.jsonl"
+    # A link to nothing is no absent file.
+    records = read_records(found) if (found.exists() or found.is_symlink()) else []
+    try:
+        before = read_run_info(out / "run.json")
+    except OutputError as error:
+        if not records:
+            return records, None
+        raise OutputError(
+            f"{out} holds results, but no run.json that says of what ({str(error).rstrip('.')}); "
+            "choose another --out."
+        ) from error
+    said = differences(before, info)
+    if said and not records:
+        return records, None
+    if said:
+        raise OutputError(
+            f"{out} holds another run ({'; '.join(said)}). Choose another --out, or the same options."
+        )
+    return records, before
+
+
+class RunDirectory:
+    """One run directory on disk, held by one process at a time."""
+
+    def __init__(self, out: Path, info: RunInfo) -> None:
+        from filelock import FileLock, Timeout
+
+        self.out = out
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            self._lock = FileLock(out / ".lock")
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(
+                f"Another process is running into {out}; wait for it or choose another --out."
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"Cannot write the run directory {out}: {error.strerror or error}. Choose another --out."
+            ) from error
+        self.records: dict[str, list[Record]] = {}
+        try:
+            self.info = self._continue(info)
+            self._write_info()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _continue(self, info: RunInfo) -> RunInfo:
+        """Return the run's info with this command counted, after checking that it is the same run."""
+        records, before = read_run(self.out, info)
+        for record in records:
+            self.records.setdefault(record.unit, []).append(record)
+        if before is None:
+            return info
+        return dataclasses.replace(before, num_commands=before.num_commands + 1, environment=info.environment)
+
+    def _write_info(self) -> None:
+        write_text(
+            self.out / "run.json", json.dumps(dataclasses.asdict(self.info), indent=1, ensure_ascii=False)
+        )
+
+    def refuse_other_model(self, name: str, fingerprint: str) -> None:
+        """Refuse to mix numbers of two models under one name.
+
+        Raises:
+            OutputError: this run scored a model called `name` with another fingerprint.
+        """
+        scored = {
+            record.model_info.get("fingerprint")
+            for records in self.records.values()
+            for record in records
+            if record.model == name and record.status in FINISHED
+        }
+        if scored and fingerprint not in scored:
+            raise OutputError(
+                f"{name} (weights, configuration or preprocessing) has changed since {self.out} scored it; "
+                "choose another --out."
+            )
+
+    def finished(self, unit: str, task_version: int) -> bool:
+        """Whether the unit needs no further work: it has its outcome, of this version of its task."""
+        return is_finished(self.records.get(unit, ()), task_version)
+
+    def add(self, unit: str, outcome: UnitOutcome) -> None:
+        """Put a unit's outcome on disk: predictions and examples first, then its records."""
+        if outcome.result:
+            import pyarrow.parquet as pq
+
+            for name, table in outcome.result.predictions.items():
+                with atomic_path(self.out / "predictions" / unit / f"{name}.parquet") as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+        if outcome.examples:
+            text = json.dumps(outcome.examples, ensure_ascii=False)
+            write_text(self.out / "examples" / f"{unit}.json", text)
+        self.records[unit] = list(outcome.records)
+        self.write_results()
+
+    def write_results(self) -> None:
+        """Put all records on disk; a member of a job array may have none, and says so by an empty file."""
+        write_records(self.out / "results.jsonl", [r for records in self.records.values() for r in records])
+
+    def close(self, seconds: Mapping[str, float]) -> None:
+        """Write the seconds this command spent by stage, and let the directory go."""
+        rounded = {stage: round(spent, 3) for stage, spent in seconds.items()}
+        self.info = dataclasses.replace(
+            self.info,
+            duration_s=round((self.info.duration_s or 0.0) + seconds["total"], 3),
+            stage_seconds=[*self.info.stage_seconds, rounded],
+        )
+        try:
+            self._write_info()
+        finally:
+            self._lock.release()

@@ -1,0 +1,150 @@
+"""`run --dry-run`: what a run would do, what it lacks, and about how long it would take. Writes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.data.open import check_data_root
+from rwkvclip_eval.features.encoding import decoded_batches
+from rwkvclip_eval.plan.units import in_shard, plan
+from rwkvclip_eval.run.directory import is_finished, read_run
+from rwkvclip_eval.run.identity import run_info, shard_folder
+from rwkvclip_eval.run.needs import tell_coverage
+from rwkvclip_eval.run.preflight import find_problems
+from rwkvclip_eval.run.splits import Datasets, samples_of
+from rwkvclip_eval.run.suite_run import load_model
+from rwkvclip_eval.run.unit import make_store
+from rwkvclip_eval.run.workload import Load, duration, work_load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.plan.suite import LoadedSuite
+    from rwkvclip_eval.records.schema import Record
+    from rwkvclip_eval.run.unit import RunOptions
+
+NUM_MEASURED = 2
+"""Batches whose encoding is timed, after one to warm up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a run would do.
+
+    Attributes:
+        loads: the units that are not finished, and what each has to encode.
+        lines: what is missing, sums and times, in words.
+        complete: whether every dataset is there.
+    """
+
+    loads: Sequence[Load]
+    lines: Sequence[str]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds an image and a text take, and the dataset that was encoded to know it."""
+
+    image_s: float
+    text_s: float
+    of: str
+
+
+def dry_run(
+    loaded: LoadedSuite,
+    models: Sequence[str],
+    out: Path,
+    *,
+    options: RunOptions,
+    shard: tuple[int, int] | None = None,
+) -> DryRun:
+    """Return what `run_suite` would do with the same arguments.
+
+    Every model is loaded, and a few batches are encoded with it to know its speed; nothing is kept of them.
+
+    Raises:
+        UserError: what would end the run before any encoding.
+    """
+    from rwkvclip_eval.encoders import expand_specs
+
+    check_data_root(options.data_root)
+    units = plan(loaded)
+    specs = expand_specs(models)
+    wanted = in_shard(units, specs, shard or (1, 1))
+    info = run_info(loaded, models, specs, units, options=options, shard=shard, command="")
+    before: dict[str, list[Record]] = {}
+    for record in read_run(shard_folder(out, shard), info)[0]:
+        before.setdefault(record.unit, []).append(record)
+    pending = [
+        [
+            unit
+            for j, unit in enumerate(units)
+            if (i, j) in wanted and not is_finished(before.get(unit.name(spec.name), ()), unit.task.version)
+        ]
+        for i, spec in enumerate(specs)
+    ]
+    datasets = Datasets(options, loaded.base_dir)
+    each = list({unit.name(""): unit for own in pending for unit in own}.values())
+    problems = find_problems(each, datasets)
+    loads: list[Load] = []
+    seconds, basis = 0.0, []
+    with make_store(options) as store:
+        for spec, own in zip(specs, pending, strict=True):
+            if not own:
+                continue
+            encoder = load_model(spec, options)
+            new = work_load([(encoder.info, own)], datasets, store, problems, count_texts=True)
+            loads += new
+            images, texts = (sum(getattr(load, what) for load in new) for what in ("images", "texts"))
+            if images or texts:
+                speed = _measure(encoder, new, datasets, options)
+                seconds += images * speed.image_s + texts * speed.text_s
+                basis.append(f"{spec.name} {1 / speed.image_s:,.3g} images/s on {speed.of}")
+    lines = tell_coverage(each, problems, options.data_root) if each else []
+    num_images = sum(load.images for load in loads)
+    num_texts = sum(load.texts for load in loads)
+    lines.append(
+        f"{len(loads)} units to do, {len(wanted) - len(loads)} finished; {num_images:,} images and "
+        f"{num_texts:,} texts to encode."
+    )
+    if basis:
+        lines.append(
+            f"Encoding takes about {duration(seconds)}, by {NUM_MEASURED} batches of each model encoded just "
+            f"now ({'; '.join(basis)}). Scoring comes on top: seconds a dataset, for linear probes minutes."
+        )
+    return DryRun(loads=loads, lines=lines, complete=not problems)
+
+
+def _measure(encoder: Encoder, loads: Sequence[Load], datasets: Datasets, options: RunOptions) -> _Speed:
+    """Return how fast `encoder` decodes and encodes, by a few batches of the first data there are."""
+    unit = next(load.unit for load in loads if load.images or load.texts)
+    dataset = datasets.get(unit)
+    size = max(1, min(options.encode.batch_size, len(dataset) // (NUM_MEASURED + 1)))
+    batches = [range(start, start + size) for start in range(0, size * (NUM_MEASURED + 1), size)]
+    batches = [batch for batch in batches if batch.stop <= len(dataset)]
+    started = time.perf_counter()
+    for i, (_, pixels, _) in enumerate(
+        decoded_batches(encoder, dataset, batches, options.encode.num_workers)
+    ):
+        if pixels is not None:
+            # What comes back is on a GPU only once it is done there.
+            encoder.encode_image(pixels).embedding.cpu()
+        if i == 0 and len(batches) > 1:
+            started = time.perf_counter()
+    image_s = (time.perf_counter() - started) / (size * max(1, len(batches) - 1))
+    text_s = 0.0
+    unit_of_texts = next((load.unit for load in loads if load.texts), None)
+    if unit_of_texts is not None:
+        samples = samples_of(datasets.get(unit_of_texts))
+        texts = list(unit_of_texts.task.texts(samples, unit_of_texts.protocol))[: options.encode.batch_size]
+        # The first warms up.
+        for _ in range(2):
+            started = time.perf_counter()
+            encoder.encode_text(encoder.tokenize(texts)).cpu()
+            text_s = (time.perf_counter() - started) / len(texts)
+    return _Speed(image_s, text_s, dataset.info.name)

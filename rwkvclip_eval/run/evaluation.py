@@ -1,0 +1,164 @@
+"""`evaluate`: one model on a suite in memory, for notebooks and training loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.data.open import check_data_root
+from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.memory import MEMORY_BUDGET
+from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
+from rwkvclip_eval.plan.units import plan
+from rwkvclip_eval.printable import html_table
+from rwkvclip_eval.records.schema import Record, records_to_frame
+from rwkvclip_eval.run.preflight import find_problems
+from rwkvclip_eval.run.splits import Datasets
+from rwkvclip_eval.run.unit import RunOptions, make_store, run_unit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+
+    from rwkvclip_eval.encoders.protocol import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What `evaluate` returns: records and predictions in memory."""
+
+    records: Sequence[Record]
+    predictions: Mapping[str, Mapping[str, Any]]
+    """Unit → table name → pyarrow Table."""
+
+    def __repr__(self) -> str:
+        """Return the primary metrics, one line each; the fields would fill pages."""
+        lines = [
+            f"  {dataset} {metric} {value} ({'; '.join(filter(None, (n, interval, task)))})"
+            if metric
+            else f"  {dataset} {value} ({task})"
+            for dataset, task, metric, value, interval, n in self._rows()
+        ]
+        return "\n".join(["Results:", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the primary metrics as a table, for notebooks."""
+        return html_table(
+            ["dataset", "task, protocol", "metric", "value", "95 % interval", "n"], self._rows()
+        )
+
+    def _rows(self) -> list[list[str]]:
+        rows = []
+        for r in self.records:
+            dataset = r.dataset if r.variant in ("", "default") else f"{r.dataset}@{r.variant}"
+            task = f"{r.task}, {r.protocol}"
+            if r.status != "ok" or r.value is None:
+                rows.append([dataset, task, "", f"{r.status}: {r.reason}", "", ""])
+            elif r.primary:
+                interval = f"[{r.ci_low:.4f}, {r.ci_high:.4f}]" if None not in (r.ci_low, r.ci_high) else ""
+                n = f"n={r.n}" + (", subset" if r.subset else "")
+                rows.append([dataset, task, r.metric, f"{r.value:.4f}", interval, n])
+        return rows
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per record, as `load_results` does."""
+        return records_to_frame(self.records)
+
+    def value(self, dataset: str, metric: str | None = None) -> float:
+        """Return one number: the primary metric of `dataset`, or the one named.
+
+        Raises:
+            UserError: there is no such number; the text says what there is and why others are missing.
+        """
+        for record in self.records:
+            wanted = record.primary if metric is None else record.metric == metric
+            if record.status == "ok" and record.dataset == dataset and wanted and record.value is not None:
+                return record.value
+        there = ", ".join(f"{r.dataset}/{r.metric or r.status}: {r.reason or r.value}" for r in self.records)
+        raise UserError(f"No {metric or 'primary metric'} of {dataset}. There is: {there}.")
+
+
+def evaluate(
+    model: Any,
+    suite: str | Path | LoadedSuite,
+    *,
+    data_root: str | Path | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int = 64,
+    num_workers: int = 0,
+    allow_missing: int = 0,
+    cache: bool = False,
+    offline: bool = False,
+    memory_budget: int = MEMORY_BUDGET,
+    name: str = "model",
+    preprocess: Callable[[Any], Any] | None = None,
+    tokenize: Callable[[Any], Any] | None = None,
+) -> Results:
+    """Return the results of one model on a suite, in memory; safe inside a training loop.
+
+    Training mode, gradients and random-number state of `model` are left as they were.
+
+    Args:
+        model: an `Encoder`, a spec such as `rwkv-clip-b32=model_31.pt`, or a module with `encode_image` and
+            `encode_text` (give `preprocess` and `tokenize` where it is not one of ours).
+        suite: name or path of a suite, or a loaded one.
+        data_root: folder that holds the datasets.
+        limit: take a deterministic stratified subset of that many samples; the records say so.
+        device: for a spec; probes are solved where the encoder is.
+        precision: `fp32`, `bf16` or `fp16`, for a spec or module.
+        batch_size: samples per forward pass.
+        num_workers: decoding processes.
+        allow_missing: damaged images that may be left out.
+        cache: keep features in the feature store, for weights that do not change.
+        offline: open no socket.
+        memory_budget: bytes that a probe's scores and gradients may take.
+        name: what records call an in-memory module.
+        preprocess: image → [3, H, W], for a module.
+        tokenize: texts → [B, L] int64, for a module.
+
+    Raises:
+        UserError: the suite, model or data are not what they should be.
+    """
+    from rwkvclip_eval.encoders.protocol import Encoder
+
+    encoder: Encoder
+    if isinstance(model, Encoder):
+        encoder = model
+    elif isinstance(model, str):
+        from rwkvclip_eval.encoders import load_encoder
+
+        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
+    else:
+        from rwkvclip_eval.encoders import as_encoder
+
+        encoder = as_encoder(model, name=name, preprocess=preprocess, tokenize=tokenize, precision=precision)
+    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
+    options = RunOptions(
+        data_root=Path(data_root) if data_root is not None else None,
+        limit=limit,
+        allow_missing=allow_missing,
+        offline=offline,
+        use_cache=cache,
+        device=encoder.info.device,
+        memory_budget=memory_budget,
+        encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
+    )
+    check_data_root(options.data_root)
+    datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
+    needs = {"text"} - ({"text"} if encoder.info.has_text else set())
+    find_problems([unit for unit in units if not needs & unit.task.needs], datasets)
+    with make_store(options) as store:
+        outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
+    return Results(
+        records=[record for outcome in outcomes for record in outcome.records],
+        predictions={
+            unit.name(encoder.info.name): outcome.result.predictions
+            for unit, outcome in zip(units, outcomes, strict=True)
+            if outcome.result
+        },
+    )

@@ -1,0 +1,131 @@
+"""Which splits of which datasets a suite's units read, and what to say of those that are not there."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.data.absence import ROOT_UNKNOWN, other_versions
+from rwkvclip_eval.data.catalogue import catalogue, record_name
+from rwkvclip_eval.data.listing import CatalogueRow, rows_of
+from rwkvclip_eval.data.open import DATASETS, known_splits
+from rwkvclip_eval.errors import DataNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from rwkvclip_eval.data.types import DatasetRef
+    from rwkvclip_eval.errors import UserError
+    from rwkvclip_eval.plan.units import Unit
+
+
+@dataclass(kw_only=True)
+class Need:
+    """A dataset of a suite, in the variant that its units mean.
+
+    Attributes:
+        ref: how the suite names it, without a split.
+        variant: the protocol's choice; None for the only version.
+        splits: all that the units are judged on or learn from.
+        units: those that read it.
+    """
+
+    ref: DatasetRef
+    variant: str | None
+    splits: list[str] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The name that commands and records use: `cifar10`, `sun397@partition1`."""
+        name = self.units[0].dataset
+        return f"{name}@{self.variant}" if self.variant else name
+
+
+def needs_of(units: Iterable[Unit]) -> list[Need]:
+    """Return the datasets of `units` in their order, each once with all its splits."""
+    needs: dict[tuple[str, str | None], Need] = {}
+    for unit in units:
+        # Tasks may give one dataset other prompts.
+        ref = unit.ref.model_copy(update={"split": None})
+        need = needs.setdefault((unit.dataset, unit.variant), Need(ref=ref, variant=unit.variant))
+        need.units.append(unit)
+        need.splits += [split for split in splits_of(unit) if split not in need.splits]
+    return list(needs.values())
+
+
+def splits_of(unit: Unit) -> list[str]:
+    """Return the split that a unit is judged on, then those its task learns from.
+
+    Of these the first must be there, the others only where the catalogue knows them.
+    """
+    record = None if unit.ref.name in DATASETS else record_name(unit.ref.name)
+    judged = unit.ref.split or (catalogue()[record].evaluation_split if record else "test")
+    learned = getattr(unit.task, "fit_splits", ())
+    known = known_splits(unit.ref, unit.variant) if learned else frozenset()
+    return [judged, *learned[:1], *(split for split in learned[1:] if split in known)]
+
+
+def catalogue_rows_of(needs: Sequence[Need], data_root: Path | None) -> list[CatalogueRow]:
+    """Return what `data list` says of each need.
+
+    Raises:
+        DataNotFound: the data root is not a folder.
+    """
+    return rows_of([(need.ref, need.variant, need.splits) for need in needs], data_root)
+
+
+def tell_coverage(
+    units: Sequence[Unit], problems: Mapping[str, UserError], data_root: Path | None
+) -> list[str]:
+    """Return how many datasets were found, a line for each that was not, and commands that get them.
+
+    Args:
+        units: what is to be run.
+        problems: name of a unit (without a model) → why it cannot be worked on.
+        data_root: where its data were looked for.
+    """
+    needs = needs_of(units)
+    lacking = [need for need in needs if any(unit.name("") in problems for unit in need.units)]
+    where = f" under {data_root}" if data_root else "; there is no data root (--data-root DIR)"
+    lines = [f"{len(needs) - len(lacking)} of {len(needs)} datasets found{where if lacking else ''}."]
+    fetched: list[str] = []
+    by_hand: list[str] = []
+    for need in lacking:
+        errors = [problems[unit.name("")] for unit in need.units if unit.name("") in problems]
+        (row,) = catalogue_rows_of([need], data_root)
+        absent = absent_splits_of(need, data_root)
+        if not row.obtain or not absent or not all(isinstance(error, DataNotFound) for error in errors):
+            lines += dict.fromkeys(f"  {need.label}: {error}" for error in errors)
+            continue
+        automatic = " data download " in row.obtain
+        (fetched if automatic else by_hand).append(need.label if automatic else row.name)
+        there = other_versions(row.name, row.variant, absent[0], data_root)
+        facts = (
+            f"no {', '.join(absent)}",
+            f"but {', '.join(there)} is there" if there else "",
+            row.state.removeprefix("no: "),
+            _size(row),
+        )
+        lines.append(f"  {need.label}: {'; '.join(filter(None, facts))}")
+    if fetched or by_hand:
+        lines.append("To get them:")
+    if fetched:
+        root = shlex.quote(str(data_root or ROOT_UNKNOWN))
+        lines.append(f"  rwkvclip-eval data download {' '.join(fetched)} --data-root {root}")
+    if by_hand:
+        root = f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
+        lines.append(f"  rwkvclip-eval data list {' '.join(dict.fromkeys(by_hand))}{root}")
+    return lines
+
+
+def absent_splits_of(need: Need, data_root: Path | None) -> list[str]:
+    """Return the splits of `need` for which the data root has no folder."""
+    found = {split: rows_of([(need.ref, need.variant, [split])], data_root)[0].found for split in need.splits}
+    return [split for split, where in found.items() if not where]
+
+
+def _size(row: CatalogueRow) -> str:
+    return f"{row.size_gb} GB" if row.size_gb not in ("", "?") else ""

@@ -1,0 +1,110 @@
+"""The splits that a run's units read: opened once, with what tasks and records see of them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.data.samples import default_cache_dir
+from rwkvclip_eval.errors import DataNotFound, UserError
+from rwkvclip_eval.tasks.base import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import numpy as np
+
+    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.run.unit import RunOptions
+
+
+class Datasets:
+    """Opens each split once and remembers why one could not be opened."""
+
+    def __init__(self, options: RunOptions, base_dir: Path) -> None:
+        self._options, self._base_dir = options, base_dir
+        self._opened: dict[Any, Dataset | UserError] = {}
+
+    def get(self, unit: Unit, split: str | None = None) -> Dataset:
+        """Return the split that the unit is judged on, or another one of the same data.
+
+        Raises:
+            DataNotFound: it is not where it was looked for.
+            DamagedData: it is there but wrong.
+        """
+        key = (unit.dataset_key, split)
+        if key not in self._opened:
+            try:
+                self._opened[key] = self._open(unit, split)
+            except UserError as error:
+                self._opened[key] = error
+        found = self._opened[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+    def fit_splits(self, unit: Unit) -> dict[str, Dataset]:
+        """Return the splits that the unit's task learns from.
+
+        The first must be there, and every one that the catalogue knows.
+
+        Raises:
+            DataNotFound: one of these is not there.
+            DamagedData: one is there but wrong.
+        """
+        from rwkvclip_eval.data.catalogue import how_to_complete
+        from rwkvclip_eval.data.open import known_splits
+
+        found: dict[str, Dataset] = {}
+        for split in getattr(unit.task, "fit_splits", ()):
+            try:
+                found[split] = self.get(unit, split)
+            except DataNotFound as error:
+                if not found:
+                    raise
+                if split in known_splits(unit.ref, unit.variant):
+                    cure = how_to_complete(unit.dataset, unit.variant or "default")
+                    why = (
+                        f"{unit.dataset} has an official split {split}; without it, numbers are not "
+                        f"comparable. Where a copy lacks it, {cure}."
+                    )
+                    raise DataNotFound(f"{error} {why}", f"{error.brief} {why}") from error
+        return found
+
+    def _open(self, unit: Unit, split: str | None) -> Dataset:
+        from rwkvclip_eval.data.open import limit_dataset, open_dataset
+
+        options = self._options
+        dataset = open_dataset(
+            unit.ref if split is None else unit.ref.model_copy(update={"split": split}),
+            data_root=options.data_root,
+            base_dir=self._base_dir,
+            variant=unit.variant,
+            offline=options.offline,
+            cache_dir=options.cache_dir or default_cache_dir(),
+        )
+        if options.limit is None:
+            return dataset
+        # A probe can neither learn a class without an image nor choose its strength without a second.
+        least = 0 if split is None else 2 * len(dataset.info.class_names)
+        return limit_dataset(dataset, max(options.limit, least))
+
+
+def fit_fingerprint(others: Mapping[str, Dataset]) -> str:
+    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
+    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
+    return hashlib.sha256(said.encode()).hexdigest() if others else ""
+
+
+def samples_of(dataset: Dataset, kept: np.ndarray[Any, Any] | None = None) -> Samples:
+    """Return what a task sees of a split: its samples without their images, `kept` rows or all."""
+    rows = range(len(dataset)) if kept is None else kept
+    labels, captions = dataset.labels, dataset.captions
+    return Samples(
+        info=dataset.info,
+        keys=[dataset.keys[i] for i in rows],
+        labels=labels if labels is None or kept is None else labels[kept],
+        captions=None if captions is None else [captions[i] for i in rows],
+    )
