@@ -3,7 +3,7 @@
     python tests/identity.py run CHECKOUT OUT [--store CACHE] [--data DIR]
     python tests/identity.py compare BEFORE AFTER
 
-`run` runs the quickstart, `smoke` and `smoke-probe` (`--limit 200`; random RWKV-CLIP B/32 and CLIP ViT-B/32 and
+`run` runs the quickstart, `smoke` and `smoke-probe` (`--limit 200`; random RWKV-CLIP B/32, CLIP ViT-B/32,
 the quickstart's trained RWKV-CLIP) and a run of two processes with the code of CHECKOUT, each in a folder of
 OUT. With `--store` of an earlier OUT the features are looked for there. `compare` compares values, intervals,
 predictions, examples, averages, what a reader of the pages sees, trained weights and stored features; times,

@@ -12,10 +12,10 @@ import torch
 from rwkvclip_eval.bench import operators as operator_speed
 from rwkvclip_eval.bench import towers as tower_speed
 from rwkvclip_eval.bench.towers import TowerTiming
+from rwkvclip_eval.doctor import diagnosis as doctor
 from rwkvclip_eval.doctor import elementwise as elementwise_check
 from rwkvclip_eval.doctor import full as doctor_report
 from rwkvclip_eval.doctor import recurrence as operator_check
-from rwkvclip_eval.doctor.diagnosis import diagnosis as doctor
 from rwkvclip_eval.errors import OutputError
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from rwkvclip_eval.bench.clock import in_turns
-from rwkvclip_eval.logistic import clip_grid, fit_logistic, logistic, scores, search_l2
+from rwkvclip_eval.logistic import clip_grid, fit_logistic, scores, search_l2, solver
 from rwkvclip_eval.logistic.objective import LEAD, plan
 
 SHAPE = (8000, 640, 100)
@@ -135,7 +135,7 @@ def test_digits_of_float64_beside_anchors_take_less_time_than_float64_products(
 
     def solve(name):
         choose = lambda *given: replace(plan(*given), anchored=anchored[name])  # noqa: E731
-        monkeypatch.setattr(logistic, "plan", choose)
+        monkeypatch.setattr(solver, "plan", choose)
         solved = fit_logistic(x, y, [1e-4, 1e-3], num_classes=200, relative_gap=1e-12, max_iterations=500)
         iterations[name] = [solution.iterations for solution in solved]
 
@@ -160,7 +160,7 @@ def test_coupled_directions_take_less_time_than_the_diagonal_alone(
     iterations = {}
 
     def solve(name):
-        monkeypatch.setattr(logistic, "plan", lambda *given: replace(plan(*given), lead=leads[name]))
+        monkeypatch.setattr(solver, "plan", lambda *given: replace(plan(*given), lead=leads[name]))
         solved = fit_logistic(x, y, [1e-2, 1.0], num_classes=200)
         iterations[name] = [(solution.iterations, solution.status) for solution in solved]
 

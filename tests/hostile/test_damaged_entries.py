@@ -15,9 +15,9 @@ from toy import ColourDataset, ColourEncoder
 from rwkvclip_eval.data.array_files import WrongArray, map_array, small_array
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features import entry as stored_entry
+from rwkvclip_eval.features import store as features
 from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
-from rwkvclip_eval.features.store import store as features
 from rwkvclip_eval.features.upkeep import MARK_NAME, clear, entries
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.logistic import descent, fit_logistic, logistic
+from rwkvclip_eval.logistic import descent, fit_logistic, solver
 from rwkvclip_eval.logistic.objective import Objective, make_basis, plan
 from rwkvclip_eval.logistic.problem import make_problem
 
@@ -124,7 +124,7 @@ def test_optima_with_and_without_anchors_agree_within_their_gaps(monkeypatch, ag
         near = fit_logistic(x, y, l2, **common)
     assert len(anchors) > 2
     assert len(beside) > len(anchors)
-    monkeypatch.setattr(logistic, "plan", lambda *given: replace(plan(*given), anchored=False))
+    monkeypatch.setattr(solver, "plan", lambda *given: replace(plan(*given), anchored=False))
     anchors = count(monkeypatch, "anchor")
     for anchored, whole in zip(near, fit_logistic(x, y, l2, **common), strict=True):
         assert anchored.status == whole.status == "converged"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.logistic import fit_logistic, logistic
+from rwkvclip_eval.logistic import fit_logistic, solver
 from rwkvclip_eval.logistic.descent import descend
 from rwkvclip_eval.logistic.objective import LEAD, Objective, make_basis, plan
 from rwkvclip_eval.logistic.preconditioner import make_preconditioner
@@ -194,7 +194,7 @@ def test_coupled_directions_take_at_most_half_the_iterations(monkeypatch, l2):
     common = {"num_classes": 20, "relative_gap": 1e-8}
     [coupled] = fit_logistic(x, y, [l2], **common)
     with monkeypatch.context() as patch:
-        patch.setattr(logistic, "plan", lambda *given: replace(plan(*given), lead=0))
+        patch.setattr(solver, "plan", lambda *given: replace(plan(*given), lead=0))
         [alone] = fit_logistic(x, y, [l2], **common)
     assert coupled.status == "converged"
     assert coupled.iterations <= alone.iterations / 2

@@ -6,7 +6,7 @@ import torch
 from hard_problems import Exact, accuracy, lost, problem
 from sklearn.linear_model import LogisticRegression
 
-from rwkvclip_eval.logistic import clip_grid, fit_logistic, logistic, scores, search_l2
+from rwkvclip_eval.logistic import clip_grid, fit_logistic, scores, search_l2, solver
 
 
 def check(given, dtype, policy="clip"):
@@ -65,7 +65,7 @@ def test_contradictory_samples_at_weak_strengths_are_solved_by_newtons_steps():
     [solution] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
     assert solution.status == "converged"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logistic, "newton", lambda objective, theta, l2, solved: theta)
+        patch.setattr(solver, "newton", lambda objective, theta, l2, solved: theta)
         [without] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
     assert without.status == "iteration_limit"
     assert without.objective > solution.objective
