@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.moved import install as _install_old_paths
+from rwkvclip_eval.moved import MOVED, install
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from rwkvclip_eval.records.schema import load_predictions, load_results
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.run.evaluation import Results, evaluate
+    from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.plugins import register_dataset, register_task
     from rwkvclip_eval.run.suite_run import run_suite
-    from rwkvclip_eval.run.unit import RunOptions
 
-_install_old_paths()
+install()
 
 _HOME = {
     "as_encoder": "encoders",
@@ -43,7 +43,7 @@ _HOME = {
     "load_results": "records.schema",
     "run_suite": "run.suite_run",
     "Results": "run.evaluation",
-    "RunOptions": "run.unit",
+    "RunOptions": "run.options",
     "evaluate": "run.evaluation",
 }
 
@@ -71,8 +71,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Names are imported when first used, so that reports need no torch.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if f"{__name__}.{name}" in MOVED:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

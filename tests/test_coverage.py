@@ -18,7 +18,7 @@ ELSEWHERE = {
     "_interval": "behind those three",
     "_mean": "copies them into few-shot numbers",
     "_padded": "Wilson's, moved as the number is",
-    "run_unit": "copies them into records",
+    "_with_number": "copies them into records",
 }
 
 

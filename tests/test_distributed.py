@@ -18,7 +18,7 @@ from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.features import torchrun as distributed
 from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.torchrun import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
-from rwkvclip_eval.run.suite_run import help_suite
+from rwkvclip_eval.run.helper import help_suite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -34,8 +34,10 @@ from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.printable import html_table
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.schema import Record, read_records, write_records
+from rwkvclip_eval.run.options import make_store
+from rwkvclip_eval.run.preflight import open_units
 from rwkvclip_eval.run.splits import Datasets
-from rwkvclip_eval.run.unit import make_store, run_unit
+from rwkvclip_eval.run.unit import run_unit
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.zero_shot import ZeroShotClassification
 
@@ -301,7 +303,8 @@ def test_a_probe_of_a_model_on_metal_is_solved_on_the_cpu_and_says_so(
     options.encode.on_message = said.append
     (unit,) = plan(task_suite("linear_probe"))
     with make_store(options) as store:
-        outcome = run_unit(ColourEncoder(), unit, Datasets(options, Path()), store, options)
+        opened = open_units([unit], Datasets(options, Path()))[unit.name("")]
+        outcome = run_unit(ColourEncoder(), unit, opened, store, options)
     assert {r.status for r in outcome.records} == {"ok"}
     assert len(said) == 1
     assert said[0].endswith("solved on the CPU, since Metal has no float64.")

@@ -113,8 +113,9 @@ def run(
     from rwkvclip_eval.plan.overrides import parse_shots, with_shots
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
-    from rwkvclip_eval.run.suite_run import help_suite, run_suite
-    from rwkvclip_eval.run.unit import RunOptions
+    from rwkvclip_eval.run.helper import help_suite
+    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.run.suite_run import run_suite
     from rwkvclip_models.device import num_cores
 
     with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:

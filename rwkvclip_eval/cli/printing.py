@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.run.dry_run import DryRun
+    from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.suite_run import RunSummary
-    from rwkvclip_eval.run.unit import RunOptions
     from rwkvclip_eval.run.workload import Load, Standing
 
 MOST_COLUMNS = 4

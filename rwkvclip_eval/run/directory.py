@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.run.unit import UnitOutcome
+    from rwkvclip_eval.run.outcome import UnitOutcome
 
 FINISHED = ("ok", "not_applicable")
 """Outcomes that a continued run does not try again."""

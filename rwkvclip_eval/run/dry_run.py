@@ -12,10 +12,9 @@ from rwkvclip_eval.plan.units import in_shard, plan
 from rwkvclip_eval.run.directory import is_finished, read_run
 from rwkvclip_eval.run.identity import run_info, shard_folder
 from rwkvclip_eval.run.needs import tell_coverage
-from rwkvclip_eval.run.preflight import find_problems
-from rwkvclip_eval.run.splits import Datasets, samples_of
-from rwkvclip_eval.run.suite_run import load_model
-from rwkvclip_eval.run.unit import make_store
+from rwkvclip_eval.run.options import load_model, make_store
+from rwkvclip_eval.run.preflight import open_units, problems_of
+from rwkvclip_eval.run.splits import Datasets, OpenedUnit
 from rwkvclip_eval.run.workload import Load, duration, work_load
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.plan.suite import LoadedSuite
     from rwkvclip_eval.records.schema import Record
-    from rwkvclip_eval.run.unit import RunOptions
+    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.run.preflight import Opened
 
 NUM_MEASURED = 2
 """Batches whose encoding is timed, after one to warm up."""
@@ -88,9 +88,9 @@ def dry_run(
         ]
         for i, spec in enumerate(specs)
     ]
-    datasets = Datasets(options, loaded.base_dir)
     each = list({unit.name(""): unit for own in pending for unit in own}.values())
-    problems = find_problems(each, datasets)
+    opened = open_units(each, Datasets(options, loaded.base_dir))
+    problems = problems_of(opened)
     loads: list[Load] = []
     seconds, basis = 0.0, []
     with make_store(options) as store:
@@ -98,11 +98,11 @@ def dry_run(
             if not own:
                 continue
             encoder = load_model(spec, options)
-            new = work_load([(encoder.info, own)], datasets, store, problems, count_texts=True)
+            new = work_load([(encoder.info, own)], opened, store, count_texts=True)
             loads += new
             images, texts = (sum(getattr(load, what) for load in new) for what in ("images", "texts"))
             if images or texts:
-                speed = _measure(encoder, new, datasets, options)
+                speed = _measure(encoder, new, opened, options)
                 seconds += images * speed.image_s + texts * speed.text_s
                 basis.append(f"{spec.name} {1 / speed.image_s:,.3g} images/s on {speed.of}")
     lines = tell_coverage(each, problems, options.data_root) if each else []
@@ -120,10 +120,9 @@ def dry_run(
     return DryRun(loads=loads, lines=lines, complete=not problems)
 
 
-def _measure(encoder: Encoder, loads: Sequence[Load], datasets: Datasets, options: RunOptions) -> _Speed:
+def _measure(encoder: Encoder, loads: Sequence[Load], opened: Opened, options: RunOptions) -> _Speed:
     """Return how fast `encoder` decodes and encodes, by a few batches of the first data there are."""
-    unit = next(load.unit for load in loads if load.images or load.texts)
-    dataset = datasets.get(unit)
+    dataset = _of(next(load for load in loads if load.images or load.texts), opened).dataset
     size = max(1, min(options.encode.batch_size, len(dataset) // (NUM_MEASURED + 1)))
     batches = [range(start, start + size) for start in range(0, size * (NUM_MEASURED + 1), size)]
     batches = [batch for batch in batches if batch.stop <= len(dataset)]
@@ -138,13 +137,19 @@ def _measure(encoder: Encoder, loads: Sequence[Load], datasets: Datasets, option
             started = time.perf_counter()
     image_s = (time.perf_counter() - started) / (size * max(1, len(batches) - 1))
     text_s = 0.0
-    unit_of_texts = next((load.unit for load in loads if load.texts), None)
-    if unit_of_texts is not None:
-        samples = samples_of(datasets.get(unit_of_texts))
-        texts = list(unit_of_texts.task.texts(samples, unit_of_texts.protocol))[: options.encode.batch_size]
+    with_texts = next((load for load in loads if load.texts), None)
+    if with_texts is not None:
+        samples, unit = _of(with_texts, opened).samples, with_texts.unit
+        texts = list(unit.task.texts(samples, unit.protocol))[: options.encode.batch_size]
         # The first warms up.
         for _ in range(2):
             started = time.perf_counter()
             encoder.encode_text(encoder.tokenize(texts)).cpu()
             text_s = (time.perf_counter() - started) / len(texts)
     return _Speed(image_s, text_s, dataset.info.name)
+
+
+def _of(load: Load, opened: Opened) -> OpenedUnit:
+    found = opened[load.unit.name("")]
+    assert isinstance(found, OpenedUnit), "only what was opened has something to encode"
+    return found

@@ -14,9 +14,10 @@ from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.printable import html_table
 from rwkvclip_eval.records.schema import Record, records_to_frame
-from rwkvclip_eval.run.preflight import find_problems
+from rwkvclip_eval.run.loop import Work, outcomes
+from rwkvclip_eval.run.options import RunOptions, make_store
+from rwkvclip_eval.run.preflight import open_units
 from rwkvclip_eval.run.splits import Datasets
-from rwkvclip_eval.run.unit import RunOptions, make_store, run_unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -89,10 +90,12 @@ def evaluate(
     limit: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    implementation: str = "auto",
     batch_size: int = 64,
     num_workers: int = 0,
     allow_missing: int = 0,
     cache: bool = False,
+    cache_dir: str | Path | None = None,
     offline: bool = False,
     memory_budget: int = MEMORY_BUDGET,
     name: str = "model",
@@ -111,10 +114,12 @@ def evaluate(
         limit: take a deterministic stratified subset of that many samples; the records say so.
         device: for a spec; probes are solved where the encoder is.
         precision: `fp32`, `bf16` or `fp16`, for a spec or module.
+        implementation: of RWKV-CLIP's operators, for a spec; see `rwkvclip-eval doctor`.
         batch_size: samples per forward pass.
         num_workers: decoding processes.
         allow_missing: damaged images that may be left out.
         cache: keep features in the feature store, for weights that do not change.
+        cache_dir: that store's folder, which asks for it too; without it, the user's cache.
         offline: open no socket.
         memory_budget: bytes that a probe's scores and gradients may take.
         name: what records call an in-memory module.
@@ -132,7 +137,9 @@ def evaluate(
     elif isinstance(model, str):
         from rwkvclip_eval.encoders import load_encoder
 
-        encoder = load_encoder(model, device=device, precision=precision, offline=offline)
+        encoder = load_encoder(
+            model, device=device, precision=precision, implementation=implementation, offline=offline
+        )
     else:
         from rwkvclip_eval.encoders import as_encoder
 
@@ -143,22 +150,21 @@ def evaluate(
         limit=limit,
         allow_missing=allow_missing,
         offline=offline,
-        use_cache=cache,
+        use_cache=cache or cache_dir is not None,
+        cache_dir=Path(cache_dir) if cache_dir is not None else None,
         device=encoder.info.device,
         memory_budget=memory_budget,
         encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
     )
     check_data_root(options.data_root)
-    datasets, units = Datasets(options, loaded.base_dir), plan(loaded)
-    needs = {"text"} - ({"text"} if encoder.info.has_text else set())
-    find_problems([unit for unit in units if not needs & unit.task.needs], datasets)
+    units = plan(loaded)
+    lacks = {"text"} - ({"text"} if encoder.info.has_text else set())
+    able = [unit for unit in units if not lacks & unit.task.needs]
+    opened = open_units(able, Datasets(options, loaded.base_dir))
+    work = [Work(model=encoder.info.name, load=lambda: encoder, units=units)]
     with make_store(options) as store:
-        outcomes = [run_unit(encoder, unit, datasets, store, options) for unit in units]
+        found = dict(outcomes(work, opened, store, options))
     return Results(
-        records=[record for outcome in outcomes for record in outcome.records],
-        predictions={
-            unit.name(encoder.info.name): outcome.result.predictions
-            for unit, outcome in zip(units, outcomes, strict=True)
-            if outcome.result
-        },
+        records=[record for outcome in found.values() for record in outcome.records],
+        predictions={name: outcome.result.predictions for name, outcome in found.items() if outcome.result},
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.errors import shown
 from rwkvclip_eval.plan.averages import resolve_averages
 from rwkvclip_eval.records.schema import RunInfo
-from rwkvclip_eval.run.unit import utc_now
+from rwkvclip_eval.run.outcome import utc_now
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
 from rwkvclip_models.files import read_bytes
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.spec import EncoderSpec
     from rwkvclip_eval.plan.suite import LoadedSuite
     from rwkvclip_eval.plan.units import Unit
-    from rwkvclip_eval.run.unit import RunOptions
+    from rwkvclip_eval.run.options import RunOptions
 
 NAMES_SHOWN = 5
 """How many models a message names before it only counts."""

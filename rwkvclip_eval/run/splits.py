@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.samples import default_cache_dir
@@ -17,7 +18,37 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.plan.units import Unit
-    from rwkvclip_eval.run.unit import RunOptions
+    from rwkvclip_eval.run.options import RunOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedUnit:
+    """A unit with the splits it reads, which its task has found fit to work on.
+
+    Attributes:
+        unit: the unit.
+        dataset: the split that it is judged on.
+        fit: split → what its task learns from, see `Datasets.fit_splits`.
+    """
+
+    unit: Unit
+    dataset: Dataset
+    fit: Mapping[str, Dataset]
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What the task sees of the split it is judged on, all samples."""
+        return samples_of(self.dataset)
+
+    @property
+    def splits(self) -> list[Dataset]:
+        """The split that is judged, then those learned from."""
+        return [self.dataset, *self.fit.values()]
+
+    @property
+    def scorable(self) -> bool:
+        """Whether the task scores sets of this kind."""
+        return self.dataset.info.kind in self.unit.task.kinds
 
 
 class Datasets:
@@ -90,12 +121,6 @@ class Datasets:
         # A probe can neither learn a class without an image nor choose its strength without a second.
         least = 0 if split is None else 2 * len(dataset.info.class_names)
         return limit_dataset(dataset, max(options.limit, least))
-
-
-def fit_fingerprint(others: Mapping[str, Dataset]) -> str:
-    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
-    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
-    return hashlib.sha256(said.encode()).hexdigest() if others else ""
 
 
 def samples_of(dataset: Dataset, kept: np.ndarray[Any, Any] | None = None) -> Samples:

@@ -11,9 +11,9 @@ from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.types import ClipBenchmarkSource, HuggingFaceSource
 from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.plan.units import plan
-from rwkvclip_eval.run.preflight import check_unit
+from rwkvclip_eval.run.options import RunOptions
+from rwkvclip_eval.run.preflight import open_unit
 from rwkvclip_eval.run.splits import Datasets
-from rwkvclip_eval.run.unit import RunOptions
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
@@ -36,7 +36,7 @@ def check_suite(loaded: LoadedSuite) -> int:
     for unit in units:
         try:
             if _brought(unit.ref, loaded.base_dir):
-                check_unit(unit, datasets)
+                open_unit(unit, datasets)
             else:
                 _check_prompts(unit, loaded.base_dir)
         except UserError as error:

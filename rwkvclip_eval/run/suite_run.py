@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -10,30 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.open import check_data_root
-from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
-from rwkvclip_eval.features.encoding import Timings, encode_batches
-from rwkvclip_eval.features.partial_entry import PartialEntry
-from rwkvclip_eval.features.store import image_key
+from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.features.encoding import Timings
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import Unit, in_shard, plan
 from rwkvclip_eval.records.schema import Record, load_results
 from rwkvclip_eval.run.directory import FINISHED, RunDirectory
 from rwkvclip_eval.run.identity import run_info, shard_folder
+from rwkvclip_eval.run.loop import Work, outcomes
+from rwkvclip_eval.run.options import RunOptions, load_model, make_store
+from rwkvclip_eval.run.outcome import fit_fingerprint
 from rwkvclip_eval.run.preflight import check_all
-from rwkvclip_eval.run.splits import Datasets, fit_fingerprint
-from rwkvclip_eval.run.unit import RunOptions, UnitOutcome, make_store, run_unit
-from rwkvclip_eval.run.workload import Pace, work_load
+from rwkvclip_eval.run.splits import Datasets
+from rwkvclip_eval.run.workload import work_load
 from rwkvclip_models.checkpoint import checkpoint_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
-    from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.encoders.spec import EncoderSpec
-    from rwkvclip_eval.features.torchrun import TorchrunRanks
 
 KEPT_LOADED = 3
 """Every model is loaded once before any encoding, to find bad input early; up to this many stay loaded."""
@@ -96,69 +93,13 @@ def run_suite(
     options.encode.timings = timings = Timings()
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     check_data_root(options.data_root)
-    units = plan(loaded)
-    specs = expand_specs(models)
-    wanted = in_shard(units, specs, shard or (1, 1))
+    units, specs = plan(loaded), expand_specs(models)
     directory = shard_folder(Path(out), shard)
     info = run_info(loaded, models, specs, units, options=options, shard=shard, command=command)
     run = RunDirectory(directory, info)
     try:
-        work = [
-            (
-                spec,
-                [
-                    u
-                    for j, u in enumerate(units)
-                    if (i, j) in wanted and not run.finished(u.name(spec.name), u.task.version)
-                ],
-            )
-            for i, spec in enumerate(specs)
-        ]
-        _check_unchanged(run, specs, units)
-        _refuse_equal_names([u.name(spec.name) for spec in specs for u in units])
-        num_run = sum(len(pending) for _, pending in work)
-        datasets = Datasets(options, loaded.base_dir)
-        finished = [
-            (u.name(specs[i].name), u)
-            for i, j in sorted(wanted)
-            if run.finished((u := units[j]).name(specs[i].name), u.task.version)
-        ]
-        with timings.stage("load"):
-            _check_same_data(run, finished, datasets)
-            encoders, infos = _load_all(run, [spec for spec, pending in work if pending], options)
-            problems, said = check_all(
-                [u for _, pending in work for u in pending],
-                [units[j] for _, j in sorted(wanted)],
-                datasets,
-                options.data_root,
-            )
-        if num_run:
-            options.encode.on_message("\n".join(said))
-        with make_store(options) as store:
-            loads = work_load(
-                [(infos[spec.name], pending) for spec, pending in work if pending], datasets, store, problems
-            )
-            pace = Pace(
-                num_run,
-                sum(load.images for load in loads),
-                lambda: timings.images * options.encode.ranks.size,
-            )
-            number = 0
-            for spec, pending in work:
-                if not pending:
-                    continue
-                with timings.stage("load"):
-                    encoder = encoders.pop(spec.name, None) or load_model(spec, options)
-                for unit in pending:
-                    number += 1
-                    options.on_standing(pace.standing(number))
-                    options.encode.ranks.working_on = (spec.name, unit.name(""))
-                    with _told_standing(options, pace, number):
-                        outcome = run_unit(encoder, unit, datasets, store, options)
-                    name = unit.name(spec.name)
-                    run.add(name, outcome)
-                    options.on_unit(name, _outcome_text(outcome))
-                del encoder
+        todo = _what_to_do(run, units, specs, shard)
+        _work(run, todo, Datasets(options, loaded.base_dir), options)
         run.write_results()
     finally:
         seconds = timings.seconds(time.perf_counter() - started)
@@ -166,84 +107,81 @@ def run_suite(
     return RunSummary(
         out=directory,
         records=[record for records in run.records.values() for record in records],
-        num_run=num_run,
-        num_skipped=len(wanted) - num_run,
+        num_run=sum(len(units) for _, units in todo.pending),
+        num_skipped=len(todo.finished),
         seconds=seconds,
     )
 
 
-def help_suite(
-    suite: str | Path | LoadedSuite, models: Sequence[str], *, ranks: TorchrunRanks, options: RunOptions
-) -> int:
-    """Encode this rank's share of whatever rank 0 announces; return the exit code it dismisses us with.
+@dataclass(frozen=True, kw_only=True)
+class _ToDo:
+    """What a command finds to do.
 
-    Args:
-        suite: as given to rank 0.
-        models: as given to rank 0.
-        ranks: the processes of the run.
-        options: as given to rank 0, but for the device.
+    Attributes:
+        pending: model → its units that have no outcome yet; models without any are left out.
+        finished: name and unit of what earlier commands finished.
+        wanted: the units of both, model by model.
+    """
+
+    pending: Sequence[tuple[EncoderSpec, Sequence[Unit]]]
+    finished: Sequence[tuple[str, Unit]]
+    wanted: Sequence[Unit]
+
+    @property
+    def units(self) -> list[Unit]:
+        """The units that are to be done."""
+        return [unit for _, units in self.pending for unit in units]
+
+
+def _what_to_do(
+    run: RunDirectory, units: Sequence[Unit], specs: Sequence[EncoderSpec], shard: tuple[int, int] | None
+) -> _ToDo:
+    """Return what is to be done, after checking that what is done is of the same files.
 
     Raises:
-        UserError: bad input, another rank failed, or this one has other weights, data or files than rank 0.
+        OutputError: a checkpoint changed since it was scored.
+        UserError: two units would write to one place, or the job array has no such member.
     """
-    import torch  # noqa: F401  # takes seconds; rank 0 reads the models meanwhile
-
-    from rwkvclip_eval.encoders import expand_specs
-
-    loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
-    units = {unit.name(""): unit for unit in plan(loaded)}
-    specs = {spec.name: spec for spec in expand_specs(models)}
-    datasets, encoder, current = Datasets(options, loaded.base_dir), None, ""
-    while job := ranks.next_job():
-        if job.model not in specs or job.unit not in units:
-            raise UserError(
-                f"Rank {ranks.rank} knows no {job.model} × {job.unit}, which rank 0 works on: the suite or "
-                "the checkpoint files changed meanwhile. Start the same command again."
-            )
-        if encoder is None or current != job.model:
-            # The one before goes first: two may not fit into memory.
-            encoder = None
-            encoder, current = load_model(specs[job.model], options), job.model
-        dataset = _split(datasets, units[job.unit], job.split)
-        if image_key(encoder.info, dataset.info.fingerprint) != job.key:
-            raise UserError(
-                f"Rank {ranks.rank} finds other weights of {job.model} or other data of {dataset.info.name} "
-                "than rank 0; all machines must see the same files."
-            )
-        if not Path(job.folder).is_dir():
-            raise UserError(
-                f"Rank {ranks.rank} does not see {job.folder}: give a feature store (--cache DIR) that all "
-                "machines share."
-            )
-        widths = {"embedding": encoder.info.embed_dim, "probe": encoder.info.probe_dim}
-        writer = PartialEntry(Path(job.folder), len(dataset), widths, ranks.rank)
-        batches = [range(rows.start, min(rows.stop, len(dataset))) for rows in ranks.share(job)]
-        failure = ""
-        try:
-            encode_batches(encoder, dataset, batches, writer, options.encode, ranks.count)
-        except EncodingFailed as error:
-            failure = str(error)
-        ranks.answer(writer.missing, failure)
-    return ranks.exit_code
-
-
-def _split(datasets: Datasets, unit: Unit, split: str) -> Dataset:
-    """Return the unit's dataset, or the other split of it that its task learns from."""
-    own = datasets.get(unit)
-    return own if own.info.split == split else datasets.get(unit, split)
-
-
-def load_model(spec: EncoderSpec, options: RunOptions) -> Encoder:
-    """Return the encoder of `spec` as the options ask for it."""
-    from rwkvclip_eval.encoders import load_encoder
-
-    return load_encoder(
-        spec,
-        device=options.device,
-        precision=options.precision,
-        implementation=options.implementation,
-        offline=options.offline,
+    pending: dict[int, list[Unit]] = {}
+    finished: list[tuple[str, Unit]] = []
+    wanted = sorted(in_shard(units, specs, shard or (1, 1)))
+    for i, j in wanted:
+        name = units[j].name(specs[i].name)
+        if run.finished(name, units[j].task.version):
+            finished.append((name, units[j]))
+        else:
+            pending.setdefault(i, []).append(units[j])
+    _check_unchanged(run, specs, units)
+    _refuse_equal_names([u.name(spec.name) for spec in specs for u in units])
+    return _ToDo(
+        pending=[(specs[i], own) for i, own in pending.items()],
+        finished=finished,
+        wanted=[units[j] for _, j in wanted],
     )
+
+
+def _work(run: RunDirectory, todo: _ToDo, datasets: Datasets, options: RunOptions) -> None:
+    """Look at everything, then encode and score what is to be done, and keep each outcome as it comes."""
+    with options.encode.timings.stage("load"):
+        _check_same_data(run, todo.finished, datasets)
+        kept, infos = _load_all(run, [spec for spec, _ in todo.pending], options)
+        opened, said = check_all(todo.units, todo.wanted, datasets, options.data_root)
+    if todo.pending:
+        options.encode.on_message("\n".join(said))
+    with make_store(options) as store:
+        loads = work_load([(infos[spec.name], units) for spec, units in todo.pending], opened, store)
+        work = [
+            Work(
+                model=spec.name,
+                # Not kept here too: two may not fit into memory.
+                load=lambda spec=spec: kept.pop(spec.name, None) or load_model(spec, options),  # type: ignore[misc]
+                units=units,
+            )
+            for spec, units in todo.pending
+        ]
+        for name, outcome in outcomes(work, opened, store, options, sum(load.images for load in loads)):
+            run.add(name, outcome)
+            options.on_unit(name, outcome.text)
 
 
 def _load_all(
@@ -266,22 +204,6 @@ def _load_all(
         if len(kept) < KEPT_LOADED:
             kept[spec.name] = encoder
     return kept, infos
-
-
-@contextlib.contextmanager
-def _told_standing(options: RunOptions, pace: Pace, number: int) -> Iterator[None]:
-    """Say how far the run is with every step of a unit."""
-    on_progress = options.encode.on_progress
-
-    def told(done: int, total: int, what: str) -> None:
-        on_progress(done, total, what)
-        options.on_standing(pace.standing(number))
-
-    options.encode.on_progress = told
-    try:
-        yield
-    finally:
-        options.encode.on_progress = on_progress
 
 
 def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Sequence[Unit]) -> None:
@@ -337,13 +259,3 @@ def _refuse_equal_names(names: Sequence[str]) -> None:
             f"Two models or datasets share the name {twice[0]!r} on disk, where only letters, digits and "
             "@.=_- are kept; rename one of the files."
         )
-
-
-def _outcome_text(outcome: UnitOutcome) -> str:
-    for record in outcome.records:
-        if record.status != "ok":
-            return f"{record.status}: {record.reason}"
-        if record.primary and record.value is not None:
-            interval = f" [{record.ci_low:.1%}, {record.ci_high:.1%}]" if record.ci_low is not None else ""
-            return f"{record.metric} {record.value:.1%}{interval}"
-    return ""

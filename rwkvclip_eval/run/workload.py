@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.features.store import image_key, text_key
-from rwkvclip_eval.run.splits import samples_of
+from rwkvclip_eval.run.splits import OpenedUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import FeatureStore
     from rwkvclip_eval.plan.units import Unit
-    from rwkvclip_eval.run.splits import Datasets
+    from rwkvclip_eval.run.preflight import Opened
 
 
 NO_DATA = "no data"
@@ -42,9 +42,8 @@ class Load:
 
 def work_load(
     work: Iterable[tuple[EncoderInfo, Sequence[Unit]]],
-    datasets: Datasets,
+    opened: Opened,
     store: FeatureStore,
-    problems: Collection[str],
     *,
     count_texts: bool = False,
 ) -> list[Load]:
@@ -54,9 +53,8 @@ def work_load(
 
     Args:
         work: encoders and their units.
-        datasets: opened, but for those of the units with problems.
+        opened: the units' splits.
         store: is asked what it holds.
-        problems: names (without a model) of units whose data cannot be used.
         count_texts: say how many texts, too, which takes a while where there are many models.
     """
     seen: set[str] = set()
@@ -72,15 +70,14 @@ def work_load(
             if "text" in unit.task.needs and not info.has_text:
                 loads.append(Load(model=info.name, unit=unit, problem="not applicable"))
                 continue
-            if unit.name("") in problems:
+            found = opened[unit.name("")]
+            if not isinstance(found, OpenedUnit):
                 loads.append(Load(model=info.name, unit=unit, problem=NO_DATA))
                 continue
-            dataset = datasets.get(unit)
-            splits = [dataset, *datasets.fit_splits(unit).values()]
-            images = sum(len(split) for split in splits if new(image_key(info, split.info.fingerprint)))
+            images = sum(len(split) for split in found.splits if new(image_key(info, split.info.fingerprint)))
             texts: list[str] = []
-            if count_texts and "text" in unit.task.needs and dataset.info.kind in unit.task.kinds:
-                texts = sorted(set(unit.task.texts(samples_of(dataset), unit.protocol)))
+            if count_texts and "text" in unit.task.needs and found.scorable:
+                texts = sorted(set(unit.task.texts(found.samples, unit.protocol)))
             num_texts = len(texts) if texts and new(text_key(info, texts)) else 0
             loads.append(Load(model=info.name, unit=unit, images=images, texts=num_texts))
     return loads

@@ -1,0 +1,68 @@
+"""What a run adds to a task's result from the images: content ids beside the keys, thumbnails of examples."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.data.content import content_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import pyarrow as pa
+
+    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.tasks.base import TaskResult
+
+THUMBNAIL_PX = 160
+"""Longer side, at most."""
+
+
+def with_content(
+    tables: Mapping[str, pa.Table], dataset: Dataset, options: RunOptions
+) -> dict[str, pa.Table]:
+    """Return the tables, those of samples with a column `content_id` behind their `key`."""
+    import pyarrow as pa
+
+    found = dict(tables)
+    told = [name for name, table in found.items() if {"key", "content_id"} & {*table.column_names} == {"key"}]
+    if not told:
+        return found
+    encode, what = options.encode, f"{dataset.info.name} · content ids"
+    with encode.timings.stage("load"):
+        ids = content_ids(dataset, options.cache_dir, lambda d, n: encode.on_progress(d, n, what))
+    if unknown := ids.count(None):
+        encode.on_message(f"{unknown} images of {dataset.info.name} cannot be read now: no content id.")
+    by_key = dict(zip(dataset.keys, ids, strict=True))
+    for name in told:
+        column = pa.array([by_key.get(key) for key in found[name]["key"].to_pylist()], pa.string())
+        place = found[name].column_names.index("key") + 1
+        found[name] = found[name].add_column(place, "content_id", column)
+    return found
+
+
+def gallery(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:
+    """Return the task's example retrievals with thumbnails of what they show; None where it has none."""
+    if not result.examples:
+        return None
+    thumbnails: dict[str, str] = {}
+    for index in sorted({i for e in result.examples for i in (e.target, *e.retrieved)}):
+        image = dataset.image(int(kept[index])).convert("RGB")
+        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        thumbnails[str(index)] = base64.b64encode(buffer.getvalue()).decode()
+    examples = [
+        {
+            "query": e.query,
+            "target": int(e.target),
+            "retrieved": [int(i) for i in e.retrieved],
+            "scores": [float(s) for s in e.scores],
+        }
+        for e in result.examples
+    ]
+    return {"examples": examples, "thumbnails": thumbnails}

@@ -1,0 +1,162 @@
+"""What a unit gave, as records: one per number, or a single one that says why there is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.records.schema import Record, Status
+from rwkvclip_eval.registry import unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.encoders.protocol import EncoderInfo
+    from rwkvclip_eval.features.store import ImageFeatureSet
+    from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.run.splits import OpenedUnit
+    from rwkvclip_eval.tasks.base import MetricValue, TaskResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOutcome:
+    """What one unit gave.
+
+    Attributes:
+        records: one per metric; a single one without a metric where there is no number.
+        result: the task's own result, None where there is no number.
+        examples: example retrievals with thumbnails, ready for examples/UNIT.json.
+    """
+
+    records: Sequence[Record]
+    result: TaskResult | None = None
+    examples: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The primary number with its interval, or why there is none."""
+        for record in self.records:
+            if record.status != "ok":
+                return f"{record.status}: {record.reason}"
+            if record.primary and record.value is not None:
+                low, high = record.ci_low, record.ci_high
+                interval = f" [{low:.1%}, {high:.1%}]" if low is not None and high is not None else ""
+                return f"{record.metric} {record.value:.1%}{interval}"
+        return ""
+
+
+def no_number(unit: Unit, info: EncoderInfo, status: Status, reason: str) -> UnitOutcome:
+    """Return the outcome of a unit that has no number, with the reason."""
+    return UnitOutcome(records=[_blank_record(unit, info, status, reason)])
+
+
+def score_records(
+    opened: OpenedUnit,
+    ran: EncoderInfo,
+    stored: Sequence[ImageFeatureSet],
+    result: TaskResult,
+    seconds: float,
+) -> list[Record]:
+    """Return one record per number of a unit.
+
+    Args:
+        opened: the unit and its splits.
+        ran: the encoder, with the device and operator implementation that encoded.
+        stored: features of the split that is judged, then of those learned from.
+        result: of the unit's task.
+        seconds: that the unit took.
+
+    Raises:
+        SuiteError: the suite names a metric that the task does not give.
+    """
+    unit, dataset = opened.unit, opened.dataset
+    infos = [split.info for split in opened.splits]
+    differences = unit.protocol.known_differences(dataset.info)
+    primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
+    base = dataclasses.replace(
+        _blank_record(unit, ran, "ok", ""),
+        dataset=dataset.info.name,
+        variant=dataset.info.variant,
+        split=dataset.info.split,
+        prompt_hash=unit.task.prompt_hash(opened.samples, unit.protocol),
+        dataset_fingerprint=dataset.info.fingerprint,
+        fit_fingerprint=fit_fingerprint(opened.fit),
+        feature_key=stored[0].key,
+        dataset_source=dataset.info.source,
+        verified=all(info.verified for info in infos),
+        subset=any(info.subset for info in infos),
+        own_copy=any(info.own_copy for info in infos),
+        num_missing=sum(len(found.missing) for found in stored),
+        seconds=round(seconds, 3),
+        notes={**result.notes, **({"differences": differences} if differences else {})},
+    )
+    return [_with_number(base, metric, primary) for metric in result.metrics]
+
+
+def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
+    given = {key: value for key, value in base.notes.items() if key != "differences"}
+    differences = {key: value for key, value in base.notes.items() if key == "differences"}
+    return dataclasses.replace(
+        base,
+        metric=metric.name,
+        value=float(metric.value),
+        n=metric.n,
+        ci_low=metric.ci_low,
+        ci_high=metric.ci_high,
+        ci_method=metric.ci_method,
+        ci_conservative=metric.ci_conservative,
+        ci_resamples=metric.ci_resamples,
+        ci_seed=metric.ci_seed,
+        primary=metric.name == primary,
+        notes={**given, **metric.notes, **differences},
+    )
+
+
+def _blank_record(unit: Unit, info: EncoderInfo, status: Status, reason: str) -> Record:
+    """Return a record without a number: what was tried, and why there is none."""
+    return Record(
+        unit=unit.name(info.name),
+        status=status,
+        reason=reason,
+        model=info.name,
+        model_info=dataclasses.asdict(info),
+        task=unit.task.name,
+        task_version=unit.task.version,
+        dataset=unit.dataset,
+        variant=unit.variant or "default",
+        split=unit.ref.split or "test",
+        protocol=unit.protocol.name,
+        created_utc=utc_now(),
+    )
+
+
+def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
+    """Return which of `names` stands for the unit: the suite's choice, else the protocol's or dataset's.
+
+    Raises:
+        SuiteError: the suite names a metric that the task does not give.
+    """
+    # Few-shot metrics are forms of the one that the suite names: `top1_accuracy_16_shot`, largest first.
+    forms = [name for name in names if name.startswith(f"{unit.ref.metric}_") and name.endswith("_shot")]
+    if unit.ref.metric is not None and unit.ref.metric not in names:
+        if forms:
+            return forms[0]
+        raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', unit.ref.metric, names)}")
+    wanted = (unit.ref.metric or "", unit.protocol.primary, of_dataset)
+    return next((name for name in wanted if name in names), names[0])
+
+
+def fit_fingerprint(others: Mapping[str, Dataset]) -> str:
+    """Return one fingerprint of the splits a task learned from; empty where it learned from none."""
+    said = "".join(f"{split} {other.info.fingerprint}\n" for split, other in sorted(others.items()))
+    return hashlib.sha256(said.encode()).hexdigest() if others else ""
+
+
+def utc_now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
