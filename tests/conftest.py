@@ -37,7 +37,7 @@ def data_limit() -> int | None:
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line in this process; returns exit code, output and messages."""
-    from rwkvclip_eval.cli.main import main as cli
+    from rwkvclip_eval.cli import main as cli
 
     monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(tmp_path / "cache"))
 

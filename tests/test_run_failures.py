@@ -59,7 +59,7 @@ def test_too_small_a_memory_budget_fails_the_probes_before_their_encoding_and_no
 
 def test_the_memory_budget_is_one_number_wherever_it_has_a_default() -> None:
     from rwkvclip_eval import logistic as probe
-    from rwkvclip_eval.cli.main import main as cli
+    from rwkvclip_eval.cli import main as cli
 
     solvers = (probe.fit_logistic, probe.fit_lbfgs, probe.search_l2, probe.scores, probe.Solver)
     defaults = {inspect.signature(f).parameters["memory_budget"].default for f in (*solvers, rc.evaluate)}

@@ -21,7 +21,9 @@ STORE = ("suite.yaml", "rwkv.json", "data/colours", "cache", "runs/real")
 
 
 def _same_values(work: Path) -> list[str]:
-    """Return what differs from a run that nobody damaged."""
+    """Return what differs from a run that nobody damaged; a refusal gives no numbers at all."""
+    if not (work / "out" / "results.jsonl").exists():
+        return []
     runs = [(work / folder / "results.jsonl").read_text().splitlines() for folder in ("runs/real", "out")]
     values = [
         [tuple(map(json.loads(line).get, ("metric", "value", "ci_low"))) for line in lines] for lines in runs

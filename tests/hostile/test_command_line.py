@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.main import main as cli
+from rwkvclip_eval.cli import main as cli
 from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import UserError

@@ -14,7 +14,7 @@ from toy import COLOURS
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
-from rwkvclip_eval.records.schema import read_records, write_records
+from rwkvclip_eval.records.schema import RunInfo, read_records, write_records
 from rwkvclip_eval.run.directory import RunDirectory
 from rwkvclip_eval.run.suite_run import run_suite
 
@@ -94,7 +94,7 @@ def test_numbers_of_two_models_are_not_mixed_under_one_name(
 ) -> None:
     records = run(suite("s", GOOD)).records
     fields = json.loads((tmp_path / "run" / "run.json").read_text())
-    directory = RunDirectory(tmp_path / "run", rc.results.RunInfo(**fields))
+    directory = RunDirectory(tmp_path / "run", RunInfo(**fields))
     directory.refuse_other_model(records[0].model, records[0].model_info["fingerprint"])
     with pytest.raises(OutputError, match="has changed since"):
         directory.refuse_other_model(records[0].model, "f" * 64)

@@ -12,6 +12,7 @@ import pytest
 from command import environment
 
 import rwkvclip_eval as rc
+from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.run.suite_run import run_suite
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def alone(colour_suite: Path, models: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of one process: `run` and `cache`."""
     base = tmp_path_factory.mktemp("alone")
-    options = rc.RunOptions(cache_dir=base / "cache", encode=rc.runner.EncodeOptions(batch_size=4))
+    options = rc.RunOptions(cache_dir=base / "cache", encode=EncodeOptions(batch_size=4))
     summary: RunSummary = run_suite(colour_suite, models, base / "run", options=options)
     assert summary.exit_code == 0
     return base
