@@ -1,11 +1,20 @@
 """Promises of the layout: who may import whom, what ships, what must not exist."""
 
+from __future__ import annotations
+
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from rwkvclip_eval.moved import MOVED
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -15,10 +24,44 @@ PACKAGES = {
 }
 MODEL_LIBRARIES = ("open_clip", "transformers", "timm")
 
+HALL = {
+    *("__init__", "__main__", "console", "environment", "errors", "memory", "moved", "offline", "printable"),
+    *("protocols", "registry", "schema", "version", "yaml_file"),
+}
+"""Modules of rwkvclip_eval that every room may use."""
 
-def imports_of(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+MAY_USE = {
+    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "doctor"},
+    "run": {"plan", "features", "tasks", "data", "encoders", "records"},
+    "plan": {"tasks", "data", "records"},
+    "features": {"encoders", "data"},
+    "tasks": {"metrics", "logistic", "data", "encoders", "records"},
+    "logistic": set(),
+    "metrics": set(),
+    "encoders": set(),
+    "data": set(),
+    "records": set(),
+    "report": {"records", "metrics"},
+    "doctor": {"bench"},
+    "bench": {"encoders", "records"},
+}
+"""Room of rwkvclip_eval → those it may import. ARCHITECTURE.md has the same table."""
+
+PARTS = {
+    ("tasks", "data"): {"data.types"},
+    ("tasks", "encoders"): {"encoders.protocol"},
+    ("report", "metrics"): {"metrics.intervals"},
+}
+"""Where a room may use only parts of another."""
+
+
+def imports_of(path: Path, *, typing: bool = True) -> set[str]:
+    """Return every import of a file, those inside functions included."""
+    tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
+    for node in [] if typing else ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = [ast.Pass()]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -30,58 +73,118 @@ def files(package: str) -> list[Path]:
     return sorted(PACKAGES[package].rglob("*.py"))
 
 
+def module_name(path: Path) -> str:
+    for package, folder in PACKAGES.items():
+        if path.is_relative_to(folder):
+            parts = path.relative_to(folder).with_suffix("").parts
+            return ".".join((package, *parts)).removesuffix(".__init__")
+    raise AssertionError(path)
+
+
+def graph(*, typing: bool) -> dict[str, set[str]]:
+    """Return module → modules of ours that it imports; of `from package import module` the module alone."""
+    paths = {module_name(path): path for package in PACKAGES for path in files(package)}
+    found = {}
+    for name, path in paths.items():
+        used = {n for n in imports_of(path, typing=typing) if n in paths}
+        whole = {n for n in used if any(other.startswith(n + ".") for other in used)}
+        found[name] = used - whole - {name}
+    return found
+
+
+def circles(edges: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Return the groups of nodes of which each reaches each other."""
+
+    def reached(start: str) -> set[str]:
+        seen, ahead = set(), [start]
+        while ahead:
+            for node in edges.get(ahead.pop(), ()):
+                if node not in seen:
+                    seen.add(node)
+                    ahead.append(node)
+        return seen
+
+    ways = {node: reached(node) for node in edges}
+    found = {
+        frozenset(n for n in ways[node] if node in ways.get(n, ())) for node in edges if node in ways[node]
+    }
+    return [sorted(circle) for circle in found]
+
+
+def room(module: str) -> str:
+    """Return the room of a module of rwkvclip_eval, "" for the hall."""
+    part = module.split(".")[1] if "." in module else ""
+    return part if part in MAY_USE else ""
+
+
 def starts(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
 
 
-def test_models_import_neither_eval_nor_train() -> None:
-    for path in files("rwkvclip_models"):
-        assert not [n for n in imports_of(path) if starts(n, ("rwkvclip_eval", "rwkvclip_train"))], path
+def test_the_hall_holds_its_own_modules_and_every_room_stands_in_the_table() -> None:
+    folder = PACKAGES["rwkvclip_eval"]
+    assert {path.stem for path in folder.glob("*.py")} == HALL
+    assert {path.parent.name for path in folder.glob("*/__init__.py")} == set(MAY_USE)
 
 
-def test_eval_imports_train_only_for_the_quickstart() -> None:
-    users = [p for p in files("rwkvclip_eval") if any(starts(n, ("rwkvclip_train",)) for n in imports_of(p))]
-    assert [p.name for p in users] == ["cli.py"]
-    names = {n for n in imports_of(users[0]) if starts(n, ("rwkvclip_train",))}
-    assert names == {"rwkvclip_train.quickstart", "rwkvclip_train.quickstart.run_quickstart"}
+def test_rooms_use_the_rooms_that_the_table_allows() -> None:
+    wrong = [
+        f"{module} → {used}"
+        for module, uses in graph(typing=True).items()
+        if module.startswith("rwkvclip_eval.") and not starts(module, ("rwkvclip_eval.moved",))
+        for used in uses
+        if used.startswith("rwkvclip_eval.") and not allowed(module, used)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_train_uses_only_data_and_the_public_interface_of_eval() -> None:
-    shared = ("console", "data", "disk", "errors", "registry", "results", "schema", "yaml_text")
-    shared += ("encoders.hugging_face_config", "encoders.open_clip_config")
-    allowed = tuple(f"rwkvclip_eval.{module}" for module in shared)
+def allowed(module: str, used: str) -> bool:
+    here, there = room(module), room(used)
+    if there in ("", here):
+        return True
+    parts = tuple(f"rwkvclip_eval.{part}" for part in PARTS.get((here, there), (there,)))
+    return bool(here) and there in MAY_USE[here] and starts(used, parts)
+
+
+def test_no_room_reaches_itself_through_others() -> None:
+    assert circles(MAY_USE) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    assert circles(graph(typing=False)) == []
+
+
+def test_packages_import_one_way() -> None:
+    later = {"rwkvclip_models": ("rwkvclip_eval", "rwkvclip_train"), "rwkvclip_eval": ("rwkvclip_train",)}
+    found = [
+        (module_name(path), name)
+        for package, forbidden in later.items()
+        for path in files(package)
+        for name in imports_of(path)
+        if starts(name, forbidden)
+    ]
+    # The one way back: the quickstart trains, and nothing of training is loaded before it is asked for.
+    assert {module for module, _ in found} == {"rwkvclip_eval.cli.main"}
+    assert {name for _, name in found} == {
+        "rwkvclip_train.quickstart",
+        "rwkvclip_train.quickstart.run_quickstart",
+    }
+
+
+def test_training_uses_the_hall_the_data_and_the_public_interface() -> None:
+    public = tuple(f"rwkvclip_eval.{name}" for name in __import__("rwkvclip_eval").__all__)
+    hall = tuple(f"rwkvclip_eval.{name}" for name in HALL)
     for path in files("rwkvclip_train"):
         for name in imports_of(path):
-            if not starts(name, ("rwkvclip_eval",)) or name == "rwkvclip_eval":
-                continue
-            public = name.removeprefix("rwkvclip_eval.") in __import__("rwkvclip_eval").__all__
-            assert public or starts(name, allowed), f"{path}: {name}"
+            if starts(name, ("rwkvclip_eval",)) and name != "rwkvclip_eval":
+                assert starts(name, (*public, *hall, "rwkvclip_eval.data")), f"{path}: {name}"
 
 
-def test_metrics_see_arrays_only() -> None:
-    for path in (PACKAGES["rwkvclip_eval"] / "metrics").glob("*.py"):
-        inner = [n for n in imports_of(path) if starts(n, ("rwkvclip_eval", "rwkvclip_models"))]
-        assert not [n for n in inner if not starts(n, ("rwkvclip_eval.metrics", "rwkvclip_eval.errors"))], (
-            path
-        )
-
-
-def test_reports_see_records_only() -> None:
-    allowed = (
-        "rwkvclip_eval.report",
-        "rwkvclip_eval.records.schema",
-        "rwkvclip_models.disk",
-        "rwkvclip_eval.errors",
-        "rwkvclip_eval.printable",
-        "rwkvclip_eval.protocols",
-        "rwkvclip_eval.version",
-        "rwkvclip_models.files",
-        "rwkvclip_models.resources",
-    )
-    for path in (PACKAGES["rwkvclip_eval"] / "report").rglob("*.py"):
-        inner = [n for n in imports_of(path) if starts(n, ("rwkvclip_eval", "rwkvclip_models"))]
-        assert not [n for n in inner if not starts(n, allowed)], path
-        assert not [n for n in imports_of(path) if starts(n, ("torch", *MODEL_LIBRARIES))], path
+def test_what_is_shown_and_kept_needs_no_torch() -> None:
+    for part in ("records", "report"):
+        for path in (PACKAGES["rwkvclip_eval"] / part).rglob("*.py"):
+            assert not [n for n in imports_of(path) if starts(n, ("torch", *MODEL_LIBRARIES))], path
 
 
 def test_only_adapters_import_a_model_library() -> None:
@@ -89,6 +192,21 @@ def test_only_adapters_import_a_model_library() -> None:
         if "encoders" in path.parts:
             continue
         assert not [n for n in imports_of(path) if starts(n, MODEL_LIBRARIES)], path
+
+
+def test_a_room_says_what_it_is_for_in_one_sentence() -> None:
+    for name in MAY_USE:
+        text = ast.get_docstring(ast.parse((PACKAGES["rwkvclip_eval"] / name / "__init__.py").read_text()))
+        assert text and text.partition("\n")[0].endswith("."), name
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_old_paths_lead_to_the_names_that_were_there(old: str) -> None:
+    for home in MOVED[old]:
+        importlib.import_module(home)
+    sys.modules.pop(old, None)
+    with pytest.warns(FutureWarning, match=f"{old} has moved"):
+        importlib.import_module(old)
 
 
 def test_cuda_holds_no_python_file() -> None:

@@ -1,0 +1,125 @@
+"""How a unit goes from the command line to its record: through how many functions, and how often back up.
+
+A function receives a unit where one of its arguments is a `Unit` or the `OpenedUnit` around it; those classes' own
+methods are the unit, and receive none. ARCHITECTURE.md lists the way.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from rwkvclip_eval.plan.units import Unit
+from rwkvclip_eval.run.splits import OpenedUnit
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_FUNCTIONS = 16
+MOST_LINES = 40
+MOST_CLIMBS = 2
+
+WAY = (
+    "cli/main.py",
+    "run/suite_run.py",
+    "plan/units.py",
+    "plan/averages.py",
+    "run/preflight.py",
+    "run/needs.py",
+    "run/splits.py",
+    "run/workload.py",
+    "run/loop.py",
+    "run/unit.py",
+    "run/outcome.py",
+    "run/directory.py",
+)
+"""The files a unit passes, in this order."""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+class Watch:
+    """Notes every function that receives a unit, and who called it."""
+
+    def __init__(self) -> None:
+        self.functions: dict[CodeType, str] = {}
+        self.calls: set[tuple[str, str, str]] = set()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        if event != "call":
+            return
+        code = frame.f_code
+        if not code.co_filename.startswith(str(ROOT / "rwkvclip_eval")) or code.co_name.startswith("<"):
+            return
+        if code.co_qualname.split(".")[0] in (Unit.__name__, OpenedUnit.__name__):
+            return
+        given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+        if any(isinstance(frame.f_locals.get(name), Unit | OpenedUnit) for name in given):
+            self.functions[code] = place(code)
+            back = frame.f_back
+            while back is not None and back.f_code.co_name.startswith("<"):
+                back = back.f_back
+            if back is not None and back.f_code.co_filename.startswith(str(ROOT / "rwkvclip_eval")):
+                self.calls.add((place(back.f_code), code.co_name, place(code)))
+
+    @property
+    def climbs(self) -> list[str]:
+        """Calls into a file that comes earlier on the way."""
+        return [
+            f"{caller} → {called}::{name}"
+            for caller, name, called in sorted(self.calls)
+            if caller in WAY and called in WAY and WAY.index(called) < WAY.index(caller)
+        ]
+
+
+def place(code: CodeType) -> str:
+    return Path(code.co_filename).relative_to(ROOT / "rwkvclip_eval").as_posix()
+
+
+def num_lines(code: CodeType) -> int:
+    """Return a function's lines without its docstring."""
+    source = inspect.getsource(code)
+    tree = ast.parse(inspect.cleandoc("\n" + source) if source.startswith(" ") else source).body[0]
+    text = ast.get_docstring(tree, clean=False)  # type: ignore[arg-type]
+    return len(source.splitlines()) - (len(text.splitlines()) if text else 0)
+
+
+@pytest.fixture
+def watched(run: Run, colour_suite: Path, tmp_path: Path) -> Watch:
+    suite = colour_suite.with_name("with_averages.yaml")
+    average = "averages:\n  - {name: mean, task: zero_shot_classification, protocol: standard}\n"
+    suite.write_text(colour_suite.read_text() + average)
+    watch = Watch()
+    sys.setprofile(watch)
+    try:
+        code, _, said = run(
+            "run", suite, "-m", "python:toy_factory:make", "-o", tmp_path / "run", "--no-report"
+        )
+    finally:
+        sys.setprofile(None)
+    assert code == 0, said
+    return watch
+
+
+def test_a_unit_passes_few_functions_that_are_short_and_seldom_goes_back_up(watched: Watch) -> None:
+    found = sorted(f"{file}::{code.co_qualname}" for code, file in watched.functions.items())
+    assert len(found) <= MOST_FUNCTIONS, "\n".join(found)
+    assert {file for file in watched.functions.values()} <= set(WAY)
+    long = {place(code): n for code in watched.functions if (n := num_lines(code)) > MOST_LINES}
+    assert not long
+    assert len(watched.climbs) <= MOST_CLIMBS, "\n".join(watched.climbs)
+
+
+def test_architecture_lists_the_functions_of_the_way(watched: Watch) -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    lacking = [
+        f"{file}::{code.co_name}"
+        for code, file in watched.functions.items()
+        if f"`{code.co_name}`" not in text
+    ]
+    assert not lacking
