@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rwkvclip_eval.data.types import DatasetRef
-    from rwkvclip_eval.encoders.spec import EncoderSpec
     from rwkvclip_eval.tasks.base import Task
 
 MAX_UNITS = 2000
@@ -101,9 +100,7 @@ def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | N
     return ref.model_copy(update={"name": record}), None if variant == "default" else variant
 
 
-def in_shard(
-    units: Sequence[Unit], models: Sequence[EncoderSpec], shard: tuple[int, int]
-) -> set[tuple[int, int]]:
+def in_shard(units: Sequence[Unit], models: Sequence[object], shard: tuple[int, int]) -> set[tuple[int, int]]:
     """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
 
     Units that share a model and a dataset stay together, so that no split is encoded twice.

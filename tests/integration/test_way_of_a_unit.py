@@ -1,7 +1,7 @@
 """How a unit goes from the command line to its record: through how many functions, and how often back up.
 
-A function receives a unit where one of its arguments is a `Unit` or the `OpenedUnit` around it; those classes' own
-methods are the unit, and receive none. ARCHITECTURE.md lists the way.
+A function receives a unit where one of its arguments is a `Unit` or the `OpenedUnit` around it; the methods of
+those two are the unit, and receive none. ARCHITECTURE.md lists the way.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rwkvclip_eval.plan.units import Unit
 from rwkvclip_eval.run.splits import OpenedUnit
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FUNCTIONS = 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 import rwkvclip_eval
-from rwkvclip_eval.records.schema import load_results
+from rwkvclip_eval import load_results
 from rwkvclip_models.device import num_cores
 from rwkvclip_train.loop import train
 from rwkvclip_train.recipe import load_recipe
