@@ -4,10 +4,10 @@
     python tests/identity.py compare BEFORE AFTER
 
 `run` runs the quickstart, `smoke` and `smoke-probe` (`--limit 200`; random RWKV-CLIP B/32, CLIP ViT-B/32,
-the quickstart's trained RWKV-CLIP) and a run of two processes with the code of CHECKOUT, each in a folder of
-OUT. With `--store` of an earlier OUT the features are looked for there. `compare` compares values, intervals,
-predictions, examples, averages, what a reader of the pages sees, trained weights and stored features; times,
-versions, and fields that only the newer side knows are left out, and the latter are named.
+the quickstart's trained RWKV-CLIP) and a run of two processes with the code of CHECKOUT, each in a folder of OUT.
+With `--store` of an earlier OUT its trained model is taken, and features are looked for in its store. `compare`
+compares values, intervals, predictions, examples, averages, what a reader of the pages sees, trained weights and
+stored features; times, versions, and fields that only the newer side knows are left out, and the latter named.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NOT_OUTCOME = {"created_utc", "seconds", "schema_version"}
 """Of a record: times, and the version of its schema."""
+OF_A_FILE = {"model_info", "feature_key"}
+"""Of a record of the quickstart: named by the bytes of a checkpoint, of which the weights are compared."""
 NOT_IDENTITY = {"command", "environment", "started_utc", "duration_s", "stage_seconds", "schema_version"}
 """Of run.json."""
 
@@ -66,6 +69,7 @@ def run_all(checkout: Path, out: Path, data: Path, store: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if store is not None and not (out / "store").exists():
         shutil.copytree(store / "store", out / "store")
+    models_of = out / "quickstart" if store is None else store.resolve() / "quickstart"
 
     def call(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> None:
         done = subprocess.run(
@@ -78,7 +82,7 @@ def run_all(checkout: Path, out: Path, data: Path, store: Path | None) -> None:
             raise SystemExit(f"{name}: exit code {done.returncode}")
 
     call("quickstart", "quickstart", "--out", "quickstart")
-    folder = out / "quickstart" / "models" / "nano-digits-rwkv-clip"
+    folder = models_of / "models" / "nano-digits-rwkv-clip"
     nano = f"{folder / folder.name}.json={sorted(folder.glob('step_*.pt'))[-1]}"
     models = [*("-m", "rwkv-clip-b32=random:0"), *("-m", "clip-vit-b32=random:0"), *("-m", nano)]
     common = [
@@ -122,15 +126,17 @@ def differences(before: Path, after: Path) -> tuple[list[str], list[str]]:
         problems += [f"{run}: {key} is on one side only" for key in old.keys() ^ new.keys()]
         for key in old.keys() & new.keys():
             for name in old[key]:
-                if name not in NOT_OUTCOME and not _alike(old[key][name], new[key].get(name)):
-                    problems.append(f"{run}: {key}: {name}: {old[key][name]!r} → {new[key].get(name)!r}")
+                if name not in NOT_OUTCOME | (OF_A_FILE if run == "quickstart" else set()) and not _alike(
+                    old[key][name], new[key].get(name)
+                ):
+                    problems += _told(f"{run}: {key}: {name}", old[key][name], new[key].get(name))
         for name, value in _json(before / run / "run.json").items():
             found = _json(after / run / "run.json").get(name)
             if name not in NOT_IDENTITY and not _alike(value, found):
-                problems.append(f"{run}: run.json: {name}: {value!r} → {found!r}")
+                problems += _told(f"{run}: run.json: {name}", value, found)
         problems += _other_files(before / run, after / run, "predictions/**/*.parquet", _table)
         problems += _other_files(before / run, after / run, "examples/*.json", Path.read_bytes)
-        problems += _other_files(before / run, after / run, "models/**/step_*.pt", Path.read_bytes)
+        problems += _other_files(before / run, after / run, "models/**/step_*.pt", _weights)
         problems += _other_files(before / run, after / run, "report/index.html", _page)
     for store in ("store", "ranks-store"):
         entries = [
@@ -138,7 +144,7 @@ def differences(before: Path, after: Path) -> tuple[list[str], list[str]]:
             for side in (before, after)
         ]
         told.append(f"{store}: {len(entries[0])} entries")
-        problems += [f"{store}: {name} is on one side only" for name in entries[0] ^ entries[1]]
+        problems += [f"{store}: {name} is gone" for name in entries[0] - entries[1]]
         problems += _other_files(before / store, after / store, "features/**/*.npy", Path.read_bytes)
     return problems, told
 
@@ -162,6 +168,14 @@ def _alike(old: Any, new: Any) -> bool:
     return json.dumps(old) == json.dumps(new)
 
 
+def _told(where: str, old: Any, new: Any) -> list[str]:
+    """Return a line for every part in which two values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = [_told(f"{where}.{key}", value, new.get(key)) for key, value in old.items()]
+        return [line for own in lines for line in own]
+    return [] if _alike(old, new) else [f"{where}: {old!r} → {new!r}"]
+
+
 def _other_files(before: Path, after: Path, pattern: str, read: Callable[[Path], object]) -> list[str]:
     sides = [{str(p.relative_to(side)): p for p in side.glob(pattern)} for side in (before, after)]
     problems = [f"{before.name}: {name} is on one side only" for name in sides[0].keys() ^ sides[1].keys()]
@@ -178,6 +192,17 @@ def _table(path: Path) -> object:
     return table.schema.remove_metadata(), [column.to_pylist() for column in table.columns]
 
 
+def _weights(path: Path) -> object:
+    import torch
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+
+    return plain(torch.load(path, weights_only=True))
+
+
 def _page(path: Path) -> list[str]:
     """Return the words that a reader sees, without times, versions and the folder of the run."""
     text = re.sub(r"(?s)<(script|style).*?</\1>", " ", path.read_text())
@@ -187,7 +212,8 @@ def _page(path: Path) -> list[str]:
         r"|\S*\.pt\b|[0-9a-f]{7,40}|\d+\.\d+\.\d+\S*"  # paths, commits, versions
     )
     lines = [re.sub(changing, "…", line).strip() for line in text.splitlines()]
-    return [line for line in lines if line]
+    lines = [line for line in lines if line]
+    return [line for before, line in pairwise(["", *lines]) if before not in ("seconds", "git.clean")]
 
 
 if __name__ == "__main__":

@@ -7,17 +7,16 @@ or `model`, with averaged weights beside it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.checkpoint_family import refuse_other_family
-from rwkvclip_models.errors import CheckpointError, shortened
+from rwkvclip_models.disk import atomic_path
+from rwkvclip_models.errors import CheckpointError, OutputError, shortened
 from rwkvclip_models.files import require_regular
 from rwkvclip_models.torch_file import check_torch_file, read_torch_file
 
@@ -164,25 +163,18 @@ def save_state_dict(state: Mapping[str, Tensor], path: Path) -> None:
     if path.suffix not in (".safetensors", ".pt"):
         raise CheckpointError(f"Cannot save to {path}: the suffix must be .safetensors or .pt.")
     plain = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-        if path.suffix == ".safetensors":
-            save_file(plain, temporary, metadata={"format": "pt"})
-        else:
-            torch.save(plain, temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        with atomic_path(path) as temporary:
+            if path.suffix == ".safetensors":
+                save_file(plain, temporary, metadata={"format": "pt"})
+            else:
+                # Given a path, torch would keep the temporary name inside: equal weights, other bytes.
+                with temporary.open("wb") as file:
+                    torch.save(plain, file)
+    except (OSError, OutputError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"Cannot write {path}: {error}. Free space or choose another folder."
         ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def _fetch(address: str, offline: bool) -> Path:

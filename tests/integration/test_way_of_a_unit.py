@@ -1,7 +1,7 @@
 """How a unit goes from the command line to its record: through how many functions, and how often back up.
 
-A function receives a unit where one of its arguments is a `Unit` or the `OpenedUnit` around it; the methods of
-those two are the unit, and receive none. ARCHITECTURE.md lists the way.
+A function receives a unit where one of its arguments is a `Unit` or the `OpenedUnit` around it; methods of
+these are the unit itself. ARCHITECTURE.md lists the way.
 """
 
 from __future__ import annotations

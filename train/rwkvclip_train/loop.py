@@ -251,8 +251,9 @@ def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path` in torch's format, atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    # Given a path, torch would keep the temporary name inside, and equal weights would have other bytes.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def read_log(path: Path, *, last_step: int) -> list[str]:
