@@ -26,7 +26,7 @@ from rwkvclip_eval.data.reading import (
     open_image,
     read_image,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError, shortened
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes, require_regular
 
@@ -42,6 +42,8 @@ IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 """File endings read as images, in the order in which one is chosen where a sample has several."""
 
 NAMES_SHOWN = 5
+WHERE_LENGTH = 400
+"""Characters of a message that say which sample is meant; a member of an archive may have any name."""
 """How many offending samples a message names before it only counts."""
 
 
@@ -159,6 +161,7 @@ class SampleDataset:
             DataNotFound: the file or its disk cannot be read now, which says nothing about the image.
         """
         where = f"sample {self.keys[index]!r} of {self.info.name} ({self.images.where(index)})"
+        where = shortened(where, WHERE_LENGTH)
         try:
             content = self.images.read(index)
         except MemoryError:
@@ -271,7 +274,7 @@ def name_some(names: Iterable[str]) -> str:
     """Return the first few of `names` for a message, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
-    return ", ".join(listed[:NAMES_SHOWN]) + more
+    return ", ".join(shortened(name, WHERE_LENGTH // 2) for name in listed[:NAMES_SHOWN]) + more
 
 
 def check_unique(keys: Sequence[str], where: str) -> None:

@@ -158,7 +158,14 @@ def options() -> Iterator[Case]:
         for name, value in PATHS.items():
             given = {"--from": "data/colours", "--data-root": "out/made"} | {option: value}
             argv = ("data", "prepare", "birds", "--split=test", *(f"{k}={v}" for k, v in given.items()))
-            yield Case(kind=f"data prepare {option}", name=name, argv=argv, parts=parts, change=_pipe)
+            yield Case(
+                kind=f"data prepare {option}",
+                name=name,
+                argv=argv,
+                parts=parts,
+                change=_pipe,
+                given=_given(value) if option == "--data-root" else (),
+            )
     for value in NUMBERS:
         argv = (
             "data",

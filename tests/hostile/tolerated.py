@@ -43,11 +43,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"Karpathy's JSON / a key nobody knows",
     ),
     "older versions have fewer keys": (
-        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low) is missing",
+        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low|n|value) is missing",
     ),
     "a run's description, its examples and its curves may be absent": (
         r"report: (run.json|examples) / absent",
         r"report: curve / (absent|a link to itself|a link to nothing)",
+        r"report: run.json / a link to nothing",
+        r"report: training/tiny.jsonl / empty",
     ),
     "a suite is a text of any length up to the limit": (r"report: run.json / suite_text is a long text",),
     "a line of a log may hold what was measured then": (r"report: training/tiny.jsonl / loss is missing",),
@@ -55,7 +57,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"report: training/tiny.jsonl / model is (missing|control characters)",
     ),
     "a kill may cut the last line, and the log goes on from the state": (
-        r"training: tiny.jsonl / (first quarter|zeros|a line of megabytes|a link to itself|absent|empty)",
+        r"training: tiny.jsonl / (first quarter|zeros|a line of megabytes|a link to itself|absent|empty|without its last tenth)",
     ),
     "without a state the training begins anew": (
         r"training: resume.pt / (a link to itself|absent|a link to nothing)",
@@ -65,6 +67,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"data prepare --samples-per-shard / '99999999999999999999'",
     ),
     "a folder may be called anything, and is made": (
+        r"data prepare --data-root / (of control characters|absent)",
         r"option --(cache|out) / (absent|of control characters|not UTF-8|empty)",
         r"environment / a cache of control characters: (run|cache clear|cache show)",
     ),
@@ -75,7 +78,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "a class may have any name that can be printed": (r"label.json / colours.1 is (a text|true)",),
     "the library has a value of its own where a key is missing": (
         r"open_clip config / (vision_cfg|text_cfg)\.\w+ is missing",
-        r"HF config / (projection_dim|(text|vision)_config(\.\w+)?) is missing",
+        r"HF config / (projection_dim|(text|vision)_config(\.(?!image_size|patch_size)\w+)?) is missing",
         r"HF preprocessor_config.json / (image_mean|resample) is missing",
     ),
     "dim_ffn has a value that follows from n_embd": (r"RWKV-CLIP config / dim_ffn is missing",),
@@ -98,11 +101,42 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "what follows the end of the content is not read": (r"(mat names|h5 images|h5 labels) / twice",),
     "between pixels every byte is a pixel; only a download's checksum can tell": (
-        r"h5 images / a surrogate",
+        r"h5 images / (a surrogate|a byte that is not UTF-8)",
     ),
     "rows of other splits are not looked at": (r"FER2013 table / control characters",),
-    "an empty path is the current folder": (r"path of data list --data-root / empty",),
-    "a slash in a name becomes a dash, as in the names of its folders": (r"data prepare NAME / 'a/b'3",),
+    "an empty path is the current folder": (
+        r"path of data list --data-root / empty",
+        r"option --(data-root|shared-cache) / empty",
+        r"report --out / (empty|not UTF-8)",
+    ),
+    "a slash in a name becomes a dash, as in the names of its folders": (
+        r"data prepare NAME / ('a/b'3|'../x'4)",
+    ),
+    "the change changes nothing": (
+        r"HF config / text_config is a mapping",
+        r".pt checkpoint / its own state dict",
+        r"shards / without its last tenth",
+        r"report: run.json / (identity is a mapping|suite_text is a text)",
+        r"report: examples / examples.0.query is a text",
+    ),
+    "fewer layers than one are none": (r"HF config / text_config.num_hidden_layers is −5",),
+    "a large vocabulary within the limit": (r"open_clip config / text_cfg.vocab_size is 10\^6",),
+    "its members are read by name, wherever they stand": (r"mat file / twice",),
+    "zeros and NUL bytes are pixels too": (
+        r"STL-10 images / zeros",
+        r"FER2013 table / NUL bytes inside",
+    ),
+    "what is left is a smaller set, and is called one": (
+        r"Karpathy's JSON / images.0 (is missing|.split is an empty text)",
+    ),
+    "names of people and programs may be empty": (
+        r"report: results.jsonl / (unit|model) is an empty text",
+        r"report: run.json / command is an empty text",
+    ),
+    "a loss may be negative": (r"report: training/tiny.jsonl / loss is −1",),
+    "a run that left nothing begins anew": (r"run again: (results.jsonl / (empty|absent)|.lock / absent)",),
+    "a set may be called anything": (r"data prepare NAME / 'zzz'3",),
+    "a split may have any name that is one folder's": (r"data prepare --split / 'zzz'",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
 }
 
