@@ -1,9 +1,13 @@
 """What an implementation must do before "auto" takes it. The CPU's stands for those of GPUs."""
 
+import json
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from rwkvclip_models.ops import agreement, choice, compilers, library
+from rwkvclip_models.ops import agreement, attempt, build, choice, compilers, library, trial
 
 
 @pytest.fixture
@@ -57,27 +61,91 @@ def test_on_a_gpu_auto_takes_cuda_without_a_warning(missing, recwarn):
     assert not recwarn
 
 
-def test_why_a_gpu_does_not_run_the_kernels_comes_with_the_versions_that_must_fit(monkeypatch):
-    def fails(*_):
-        raise RuntimeError("CUDA driver version is insufficient for CUDA runtime version")
+@pytest.fixture
+def answers(monkeypatch, tmp_path):
+    """Gives the trial's process another program; verdicts go to a folder of their own."""
+    monkeypatch.setenv("RWKVCLIP_BUILD_DIR", str(tmp_path))
+    monkeypatch.setattr(trial, "_kept_in", lambda name, place: tmp_path / "verdict.json")
 
-    monkeypatch.setattr(agreement, "recurrence_error", fails)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    def program(code):
+        monkeypatch.setattr(trial, "_command", lambda: [sys.executable, "-c", code])
+
+    return program
+
+
+def test_why_a_gpu_does_not_run_the_kernels_comes_with_the_versions_that_must_fit(monkeypatch, answers):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
-    monkeypatch.setattr(choice, "_driver", lambda: "12.2")
+    monkeypatch.setattr(trial, "driver", lambda: "12.2")
     monkeypatch.setattr("importlib.metadata.version", lambda _: "3.6")
     monkeypatch.setattr(compilers, "nvcc", lambda: ("nvcc",))
     monkeypatch.setattr(compilers, "output", lambda _: "Cuda compilation tools, release 13.0, V13.0.88\n")
-    reason, cure = choice._try("cuda", torch.device("cuda", 0))
+    said = "RuntimeError: CUDA driver version is insufficient for CUDA runtime version"
+    answers(f"print({json.dumps(json.dumps({'error': said, 'wrong': ''}))})")
+    reason, cure = trial.verdict("cuda", "cuda:0")
     assert "on NVIDIA H200, driver for CUDA 12.2, Cuda compilation tools, release 13.0" in reason
-    assert reason.endswith("RuntimeError: CUDA driver version is insufficient for CUDA runtime version")
+    assert reason.endswith(said)
     assert "driver" in cure
-    assert ", Triton 3.6" in choice._place("triton", torch.device("cuda", 0))
+    assert ", Triton 3.6" in trial.where("triton", "cuda:0")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.abort()", "its trial on cpu was ended by SIGABRT."),
+        ("import ctypes; ctypes.string_at(0)", "its trial on cpu was ended by SIGSEGV."),
+        ("import sys; sys.exit('no such kernel')", "ended with exit code 1: no such kernel"),
+        ("print('{')", "ended with exit code 0"),
+        ("import time; time.sleep(60)", "did not end within 2 s."),
+    ],
+)
+def test_a_crash_a_hang_and_nonsense_stay_in_the_process_of_the_trial(monkeypatch, answers, code, said):
+    monkeypatch.setattr(trial, "TIMEOUT_S", 2.0)
+    answers(code)
+    reason, cure = trial.verdict("cpu", "cpu")
+    assert said in reason
+    assert cure
+
+
+def test_a_verdict_is_kept_and_one_cut_short_is_asked_for_again(answers, tmp_path):
+    answers('print(\'{"error": "", "wrong": "its errors are large"}\')')
+    first = trial.verdict("cpu", "cpu")
+    assert first[0] == "its errors are large"
+    answers("raise SystemExit('asked again')")
+    assert trial.verdict("cpu", "cpu") == first
+    kept = tmp_path / "verdict.json"
+    for half in (kept.read_bytes()[:20], b"[]", b'{"reason": 1, "cure": ""}'):
+        kept.write_bytes(half)
+        assert "asked again" in trial.verdict("cpu", "cpu")[0]
+
+
+def test_a_gpu_that_was_full_is_no_verdict(answers, tmp_path):
+    answers('print(\'{"error": "CUDA out of memory", "wrong": ""}\')')
+    assert "out of memory" in trial.verdict("cpu", "cpu")[0]
+    assert not (tmp_path / "verdict.json").exists()
+
+
+def test_verdicts_are_of_one_library_device_and_torch(monkeypatch, tmp_path):
+    library = SimpleNamespace(_name="/cache/rwkvclip_cpu-0123.so")
+    monkeypatch.setattr(build, "library", lambda name: library)
+    names = {trial._kept_in("cpu", "one GPU"), trial._kept_in("cpu", "another GPU")}
+    library._name = "/cache/rwkvclip_cpu-4567.so"
+    names.add(trial._kept_in("cpu", "one GPU"))
+    monkeypatch.setattr(torch, "__version__", "9.9")
+    names |= {trial._kept_in("cpu", "one GPU"), trial._kept_in("triton", "one GPU")}
+    assert len(names) == 5
+
+
+def test_a_trial_imports_nothing_from_the_current_folder(monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('taken from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    monkeypatch.setattr(trial, "_kept_in", lambda name, place: tmp_path / "verdict.json")
+    assert trial.verdict("reference", "cpu") == ("", "")
 
 
 def test_a_sound_implementation_passes_its_trial_whatever_mode_the_caller_is_in():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
-        assert choice._trial("cpu") == ("", "")
+        assert attempt.attempt("cpu", torch.device("cpu")) == {"error": "", "wrong": ""}
 
 
 def test_an_implementation_whose_gradients_fail_is_not_taken(spoil):
@@ -85,12 +153,20 @@ def test_an_implementation_whose_gradients_fail_is_not_taken(spoil):
         raise RuntimeError("too many resources requested for launch")
 
     spoil(library.recurrence("cpu"), "bi_wkv6_backward", fails)
-    assert "RuntimeError: too many resources" in choice._trial("cpu")[0]
+    assert "RuntimeError: too many resources" in attempt.attempt("cpu", torch.device("cpu"))["error"]
 
 
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
 def test_an_implementation_that_computes_something_else_is_not_taken(spoil, wrong):
     spoil(library.elementwise("cpu"), "relu_square", lambda y: y * wrong)
-    reason, cure = choice._trial("cpu")
-    assert "its errors in torch.float32 on this cpu" in reason
-    assert "doctor" in cure
+    said = attempt.attempt("cpu", torch.device("cpu"))["wrong"]
+    assert "its errors in torch.float32 on this cpu" in said
+
+
+def test_every_form_that_a_tower_uses_is_tried(monkeypatch):
+    tried = []
+    monkeypatch.setattr(agreement, "recurrence_error", lambda name, device, *form: tried.append(form) or 0.0)
+    monkeypatch.setattr(agreement, "elementwise_error", lambda name, device, *form: tried.append(form) or 0.0)
+    attempt.attempt("cpu", torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert {form[1] for form in tried if form[0] == dtype} >= {49, 77, 196, 1024, *attempt.SHIFTS}

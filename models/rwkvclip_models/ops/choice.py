@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import difflib
 import functools
-import importlib.metadata
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import build, compilers, triton_support
+from rwkvclip_models.ops import build, trial, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
 from rwkvclip_models.ops.compilers import BuildError
 from rwkvclip_models.ops.reference import bi_wkv6_reference
@@ -36,12 +32,6 @@ KERNELS = {"cpu": "cpu", "cuda": "cuda", "triton": "cuda"}
 
 AUTO = {"cpu": ("cpu", "torch"), "cuda": ("cuda", "triton", "torch")}
 """Per kind of device, fastest first; "torch" on all others. Measurements: `cuda/README.md`."""
-
-TRIAL_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-"""Largest relative error, far above rounding, with which an implementation on a GPU is still used."""
-
-TRIAL_TOKENS = (49, 300)
-"""Lengths it is tried at: one that it does at once and one that it cuts."""
 
 MAX_WIDTH, WIDTH_STEP = 128, 16
 """Head widths the kernels take: multiples of the step up to the most."""
@@ -85,7 +75,7 @@ def status(name: str) -> ImplementationStatus:
         except BuildError as error:
             reason, cure = error.reason, error.cure
     if not reason and KERNELS.get(name) == "cuda":
-        reason, cure = _trial(name)
+        reason, cure = trial.verdict(name, f"cuda:{torch.cuda.current_device()}")
     return ImplementationStatus(name=name, available=not reason, reason=reason, cure=cure)
 
 
@@ -101,56 +91,6 @@ def known(implementation: str) -> str:
     near = difflib.get_close_matches(implementation, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise UserError(f"Unknown Bi-WKV implementation {implementation!r}.{hint} Known: {', '.join(names)}.")
-
-
-def _trial(name: str) -> tuple[str, str]:
-    """Return why an implementation that is built cannot be used, and what to do; empty if it computes well.
-
-    In a thread of its own, which no mode of this one reaches: no autocast, no tracing, gradients on.
-    """
-    kind = KERNELS[name]
-    device = torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_try, name, device).result()
-
-
-def _try(name: str, device: torch.device) -> tuple[str, str]:
-    from rwkvclip_models.ops import agreement
-
-    try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        for dtype, limit in TRIAL_ERRORS.items():
-            errors = [agreement.recurrence_error(name, device, dtype, tokens) for tokens in TRIAL_TOKENS]
-            errors.append(agreement.elementwise_error(name, device, dtype))
-            # So that NaN is refused too.
-            if not all(error <= limit for error in errors):
-                found = ", ".join(f"{error:.0e}" for error in errors)
-                reason = f"its errors in {dtype} on this {device.type} are {found}; allowed is {limit:.0e}."
-                return reason, "Report this; `rwkvclip-eval doctor --full` has the details."
-    except Exception as error:  # a driver too old for the toolkit, a GPU too new for it, …
-        reason = f"it does not run on {_place(name, device)}: {type(error).__name__}: {error}"
-        return reason, "Bring driver, torch and compiler to versions that fit, then run again."
-    return "", ""
-
-
-def _place(name: str, device: torch.device) -> str:
-    """Return what an implementation runs on and is compiled by, with the versions that must fit."""
-    if device.type != "cuda":
-        return device.type
-    if name == "cuda":
-        compiler = compilers.version(compilers.nvcc())
-    else:
-        compiler = f"Triton {importlib.metadata.version('triton')}"
-    return f"{torch.cuda.get_device_name(device)}, driver for CUDA {_driver()}, {compiler}"
-
-
-def _driver() -> str:
-    """Return the newest CUDA version that the driver knows."""
-    found = ctypes.c_int()
-    with contextlib.suppress(OSError):
-        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found))
-    return f"{found.value // 1000}.{found.value % 1000 // 10}" if found.value else "unknown"
 
 
 def resolve(
