@@ -140,3 +140,15 @@ def _output(*command: str) -> str | None:
 def _first_line(*command: str) -> str | None:
     lines = (_output(*command) or "").splitlines()
     return lines[0].strip() if lines else None
+
+
+def devices() -> list[str]:
+    """Return the kinds of device torch can use on this machine: `cpu`, then `cuda` or `mps`."""
+    import torch
+
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found.append("cuda")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.bench.clock import loop_of_calls, stopwatch, turns
-from rwkvclip_eval.doctor.diagnosis import here
+from rwkvclip_eval.environment import devices
 from rwkvclip_models import ops
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Timing:
 
 def time_all() -> Iterator[Timing]:
     """Yield times of every available implementation but the reference, on the released towers' shapes."""
-    for device in here():
+    for device in devices():
         for tower, shape in TIMED_SHAPES[device].items():
             for direction in DIRECTIONS:
                 try:

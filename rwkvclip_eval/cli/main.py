@@ -266,7 +266,7 @@ def doctor(
     ),
 ) -> None:
     """Check this machine: versions, devices, operator implementations and whether they agree."""
-    from rwkvclip_eval.doctor.diagnosis import diagnose, full_check
+    from rwkvclip_eval.doctor import diagnose, full_check
 
     found = full_check(out) if full else diagnose()
     console.table(found.HEADERS, found.rows())

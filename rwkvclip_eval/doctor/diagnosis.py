@@ -9,123 +9,20 @@ import dataclasses
 import importlib
 import importlib.metadata
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING
 
-from rwkvclip_eval.environment import PACKAGES, environment, version
+from rwkvclip_eval.doctor.checks import Check, DoctorReport, Status, devices_of, judge
+from rwkvclip_eval.environment import PACKAGES, devices, environment, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-Status = Literal["ok", "absent", "warning", "failed"]
-
-Row = TypeVar("Row")
+    from collections.abc import Callable, Iterator, Sequence
 
 GIB = 1 << 30
-
-TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
-"""Largest max |difference| / max |reference| of output and gradients, by dtype name.
-
-float32 is what separates rounding from error beside the official code. Half precisions keep 8 and 11 bits;
-operands, output and gradients are each rounded once.
-"""
-
-DECAY_GRADIENT_TOLERANCE = 5e-5
-"""The same for "grad w" in float32: its terms, one per pair of tokens around a decay, cancel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One row of the diagnosis."""
-
-    area: str
-    """`versions`, `devices` or `operator`."""
-    name: str
-    """What was looked at."""
-    status: Status
-    """`ok`; `absent`: not there and not needed for everything; `warning`: works, but slower than it could;
-    `failed`: must be mended.
-    """
-    detail: str
-    """What was found."""
-    cure: str = ""
-    """What to do about it; empty when ok."""
-
-
-@dataclass(frozen=True)
-class DoctorReport:
-    """The diagnosis.
-
-    Attributes:
-        checks: rows in the order of the examination.
-    """
-
-    checks: tuple[Check, ...]
-
-    HEADERS = ("area", "name", "status", "detail", "cure")
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing failed; what is absent or slower does not count."""
-        return all(check.status != "failed" for check in self.checks)
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 if a check failed."""
-        return 0 if self.ok else 1
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Return the table under `HEADERS`."""
-        return [(c.area, c.name, c.status, c.detail, c.cure) for c in self.checks]
 
 
 def diagnose() -> DoctorReport:
     """Look at versions, devices and operator implementations; takes seconds."""
     return DoctorReport((*_versions(), *_compilers(), *_devices(), *_operators()))
-
-
-def full_check(out_dir: Path) -> DoctorReport:
-    """Also compare every operator over shapes, dtypes and gradients, then time it, on every device here.
-
-    Writes doctor.json and doctor.md (all cases, times, hardware and versions) into `out_dir`.
-
-    Raises:
-        OutputError: `out_dir` cannot be written.
-    """
-    from rwkvclip_eval.bench import operators as operator_speed
-    from rwkvclip_eval.bench import towers as tower_speed
-    from rwkvclip_eval.doctor import full as doctor_report
-    from rwkvclip_eval.doctor import recurrence as operator_check
-
-    report = diagnose()
-    if any(check.name == "torch" and check.status != "ok" for check in report.checks):
-        return report
-    # Written after each part: whatever ends the process later, what was found stays.
-    doctor_report.write(out_dir, report)
-    cases, lost = _all_of(operator_check.compare_all(), "comparison of the operators")
-    report = DoctorReport((*report.checks, *operator_check.summarise(cases), *lost))
-    times, lost = _all_of(operator_speed.time_all(), "times of the operators")
-    report = DoctorReport((*report.checks, *lost))
-    doctor_report.write(out_dir, report, cases, times)
-    towers, lost = _all_of(tower_speed.time_towers(), "times of the towers")
-    report = DoctorReport((*report.checks, *lost))
-    doctor_report.write(out_dir, report, cases, times, towers)
-    return report
-
-
-def _all_of(rows: Iterable[Row], what: str) -> tuple[list[Row], list[Check]]:
-    """Return the rows there are and, where they broke off, the check that says why."""
-    found: list[Row] = []
-    try:
-        # One at a time: list(rows) would lose what came before an error.
-        for row in rows:
-            found.append(row)
-    except Exception as error:  # runs unattended: one part's end must not be the others'
-        detail = f"broke off after {len(found)} rows ({type(error).__name__}: {error})"
-        cure = "mend what it names, then run again; the other parts are complete"
-        return found, [Check(area="operator", name=what, status="failed", detail=detail, cure=cure)]
-    return found, []
 
 
 def _versions() -> Iterator[Check]:
@@ -313,7 +210,7 @@ def _automatic() -> Check:
     from rwkvclip_models import ops
     from rwkvclip_models.ops.choice import AUTO
 
-    chosen = {device: ops.resolve("auto", device=device) for device in here()}
+    chosen = {device: ops.resolve("auto", device=device) for device in devices()}
     detail = ", ".join(f"{name} on {device}" for device, name in chosen.items())
     missing = [
         AUTO[device][0] for device, name in chosen.items() if device in AUTO and AUTO[device][0] != name
@@ -332,43 +229,3 @@ def _time_of(implementation: str, device: str) -> str:
     shape = (8, 49, 8, 80)
     milliseconds = operator_speed.time_forward(implementation, device, shape)
     return f"forward of {' × '.join(map(str, shape))} in {milliseconds:.2f} ms"
-
-
-def tolerance(dtype: str, value: str = "") -> float:
-    """Return the largest relative error of an output or gradient, called as in `operator_check.NAMES`."""
-    return DECAY_GRADIENT_TOLERANCE if (dtype, value) == ("float32", "grad w") else TOLERANCES[dtype]
-
-
-def judge(name: str, error: float, dtype: str, what: str = "output and gradients", value: str = "") -> Check:
-    """Return the row for a measured relative error of `value`, or of all values; NaN fails."""
-    limit = tolerance(dtype, value)
-    if error <= limit:
-        detail = f"agrees with the reference: {what} in {dtype} within {error:.1e} (allowed {limit:.0e})"
-        return Check(area="operator", name=name, status="ok", detail=detail)
-    return Check(
-        area="operator",
-        name=name,
-        status="failed",
-        detail=f"differs from the reference: {what} in {dtype} by {error:.1e} (allowed {limit:.0e})",
-        cure="do not use this implementation here; choose another by name and report this row",
-    )
-
-
-def here() -> Sequence[str]:
-    """Return the kinds of device torch can use on this machine: `cpu`, then `cuda` or `mps`."""
-    import torch
-
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found.append("cuda")
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
-
-
-def devices_of(implementation: str) -> Sequence[str]:
-    """Return the devices of this machine that an implementation is made for."""
-    from rwkvclip_models import ops
-
-    only = ops.devices_of(implementation)
-    return [device for device in here() if not only or device in only]

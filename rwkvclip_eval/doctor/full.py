@@ -1,111 +1,57 @@
-"""Writes what `doctor --full` found: doctor.json (everything) and doctor.md (rows, worst errors, times)."""
+"""`doctor --full`: every operator compared over shapes, dtypes and gradients, then timed."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from rwkvclip_eval.bench.limits import verdicts
-from rwkvclip_eval.environment import environment
-from rwkvclip_models.disk import write_text
+from rwkvclip_eval.doctor.checks import Check, DoctorReport
+from rwkvclip_eval.doctor.diagnosis import diagnose
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from rwkvclip_eval.bench.operators import Timing
-    from rwkvclip_eval.bench.towers import TowerTiming
-    from rwkvclip_eval.doctor.diagnosis import DoctorReport
-    from rwkvclip_eval.doctor.recurrence import Case
-
-_TIMING_HEADERS = (
-    *("implementation", "device", "dtype", "shape", "direction"),
-    *("ms", "of scan", "of copy", "eager ms", "repeats", "clock"),
-)
+Row = TypeVar("Row")
 
 
-_TOWER_HEADERS = ("image", "batch", "RWKV-CLIP", "ViT", "speed-up", "memory", "ViT's memory")
+def full_check(out_dir: Path) -> DoctorReport:
+    """Also compare every operator over shapes, dtypes and gradients, then time it, on every device here.
 
-
-def write(
-    out_dir: Path,
-    report: DoctorReport,
-    cases: Sequence[Case] = (),
-    times: Sequence[Timing] = (),
-    towers: Sequence[TowerTiming] = (),
-) -> None:
-    """Write doctor.json and doctor.md into `out_dir`, each at once or not at all.
+    Writes doctor.json and doctor.md (all cases, times, hardware and versions) into `out_dir`.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: `out_dir` cannot be written.
     """
-    facts = environment()
-    judged = list(verdicts(times, towers))
-    everything = {
-        "environment": facts,
-        "ok": report.ok,
-        "checks": [dataclasses.asdict(c) for c in report.checks],
-        # JSON has no NaN or infinity; null says the case gave no number.
-        "cases": [
-            dataclasses.asdict(c)
-            | {"errors": {k: v if math.isfinite(v) else None for k, v in c.errors.items()}}
-            for c in cases
-        ],
-        "times": [dataclasses.asdict(t) for t in times],
-        "towers": [dataclasses.asdict(t) for t in towers],
-        "limits": [dataclasses.asdict(v) | {"met": v.met} for v in judged],
-    }
-    write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
-    gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
-    timing_rows = [
-        (
-            *(t.implementation, t.device, t.dtype, t.shape, t.direction),
-            t.problem or f"{t.median_ms:.3f} ({t.low_ms:.3f}–{t.high_ms:.3f})",
-            *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
-            "–" if t.eager_ms is None else f"{t.eager_ms:.3f}",
-            *(str(t.repeats), t.clock),
-        )
-        for t in times
-    ]
-    text = [
-        "# Diagnosis",
-        f"{facts['cpu']['model']} ({facts['cpu']['num_threads']} threads), {gpus}; "
-        f"torch {facts['packages']['torch']}, CUDA {facts['cuda']}, Python {facts['python']}; "
-        + ("everything passed." if report.ok else "**something failed.**"),
-        _markdown(report.HEADERS, report.rows()),
-        "## Operator times",
-        "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
-        "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
-        "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
-        "*eager ms*: of our own on a GPU, calls in a row with what it takes to dispatch them. "
-        "The reference is the definition, not meant to run, and is not timed.",
-        _markdown(_TIMING_HEADERS, timing_rows),
-    ]
-    if towers:
-        table = _markdown(_TOWER_HEADERS, _tower_rows(towers))
-        text += ["## Image towers, B/16, bfloat16, both compiled", table]
-    if judged:
-        limits = [
-            (v.what, f"{v.measured:.2f}", f"{v.limit:.2f}", "met" if v.met else "missed") for v in judged
-        ]
-        text += ["## Limits", _markdown(("what", "measured", "limit", "verdict"), limits)]
-    write_text(out_dir / "doctor.md", "\n\n".join(text) + "\n")
+    # These import torch, which may be what is missing.
+    from rwkvclip_eval.bench import operators, towers
+    from rwkvclip_eval.doctor import recurrence
+    from rwkvclip_eval.doctor import report as written
+
+    report = diagnose()
+    if any(check.name == "torch" and check.status != "ok" for check in report.checks):
+        return report
+    # Written after each part: whatever ends the process later, what was found stays.
+    written.write(out_dir, report)
+    cases, lost = _all_of(recurrence.compare_all(), "comparison of the operators")
+    report = DoctorReport((*report.checks, *recurrence.summarise(cases), *lost))
+    times, lost = _all_of(operators.time_all(), "times of the operators")
+    report = DoctorReport((*report.checks, *lost))
+    written.write(out_dir, report, cases, times)
+    of_towers, lost = _all_of(towers.time_towers(), "times of the towers")
+    report = DoctorReport((*report.checks, *lost))
+    written.write(out_dir, report, cases, times, of_towers)
+    return report
 
 
-def _tower_rows(towers: Iterable[TowerTiming]) -> Iterator[tuple[str, ...]]:
-    for t in towers:
-        cells = (
-            *(f"{ms:.2f} ms" for ms in (t.rwkv_ms, t.clip_ms)),
-            f"{t.speedup:.2f}",
-            *(f"{size / 2**30:.2f} GiB" for size in (t.rwkv_peak_bytes, t.clip_peak_bytes)),
-        )
-        yield (f"{t.image_px} px", str(t.batch), *(cells if not t.problem else (t.problem, *[""] * 4)))
-
-
-def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-    return "\n".join([line(headers), "|" + " --- |" * len(headers), *map(line, rows)])
+def _all_of(rows: Iterable[Row], what: str) -> tuple[list[Row], list[Check]]:
+    """Return the rows there are and, where they broke off, the check that says why."""
+    found: list[Row] = []
+    try:
+        # One at a time: list(rows) would lose what came before an error.
+        for row in rows:
+            found.append(row)
+    except Exception as error:  # runs unattended: one part's end must not be the others'
+        detail = f"broke off after {len(found)} rows ({type(error).__name__}: {error})"
+        cure = "mend what it names, then run again; the other parts are complete"
+        return found, [Check(area="operator", name=what, status="failed", detail=detail, cure=cure)]
+    return found, []

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.doctor import elementwise as elementwise_check
-from rwkvclip_eval.doctor.diagnosis import Check, devices_of, judge, tolerance
+from rwkvclip_eval.doctor.checks import Check, devices_of, judge, tolerance
 from rwkvclip_models import ops
 from rwkvclip_models.ops import Shift
 from rwkvclip_models.ops.choice import PLAIN

@@ -2,8 +2,8 @@
 
     python -m rwkvclip_models.ops.attempt NAME DEVICE
 
-prints a JSON object: `error`, why it does not run, and `wrong`, what it computes wrongly; both are empty if all
-is well. A process of its own, so that a crash, or a GPU left unusable, stays in it.
+prints a JSON object: `error`, why it does not run, and `wrong`, what it computes wrongly; empty if all is
+well. A process of its own, so that a crash, or a GPU left unusable, stays there.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Largest relative error, far above rounding, with which an implementation is still used."""
 
 TOKENS = (49, 77, 196, 1024)
-"""Lengths of the recurrence: the released towers' (images at 32 and 16 px a patch, texts), and one that is cut
-into pieces."""
+"""Lengths of the recurrence: the released towers' (images at 32 and 16 px a patch, texts), and a long one."""
 
 SHIFTS = (Shift(7, 7, 2, 4), Shift(77, 1, 2, 2), Shift(14, 14, 2, 4))
 """Of the elementwise work, the same towers'."""

@@ -1,8 +1,8 @@
 """Whether an implementation that is built computes well on this GPU, found out in a process of its own.
 
-A kernel that reads where it must not leaves its process' GPU context unusable, the fallback included. So it is
-never this process that tries first. Verdicts are kept beside the built libraries, one file each, named for all
-that could change them; delete them to try again.
+A kernel that reads where it must not leaves its process' GPU context unusable, and the fallback with it. It
+is never this process that tries first. Verdicts are kept beside the built libraries, one file each, named for
+all that could change them; delete them to try again.
 """
 
 from __future__ import annotations
