@@ -96,7 +96,16 @@ ShotsOption = Annotated[
         "--shots",
         takes="N,N,…",
         panel=_DATA,
-        help="Training images a class in few-shot probes, such as 1,2,4,8,16.",
+        help="Training images a class in few-shot probes, such as 1,2,4,8,16; short for --set.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    _option(
+        "--set",
+        takes="TASK.OPTION=VALUE",
+        panel=_WORK,
+        help="An option of a task in the place of the suite's, repeatable; VALUE is YAML.",
     ),
 ]
 AllowMissingOption = Annotated[
