@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rwkvclip_eval.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rwkvclip_eval.data.types import DatasetInfo
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +41,9 @@ class Difference:
     but_not: frozenset[str] = frozenset()
     class_name: str = ""
 
-    def applies(self, info: DatasetInfo) -> bool:
+    def applies(self, variant: str, class_names: Sequence[str]) -> bool:
         """Return whether it is true of a dataset as opened."""
-        return info.variant not in self.but_not and self.class_name in (*info.class_names, "")
+        return variant not in self.but_not and self.class_name in (*class_names, "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +76,10 @@ class Protocol:
     differences: Mapping[str, tuple[Difference, ...]] = field(default_factory=lambda: MappingProxyType({}))
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
-    def known_differences(self, info: DatasetInfo) -> str:
+    def known_differences(self, dataset: str, variant: str, class_names: Sequence[str]) -> str:
         """Return the differences that apply to a dataset as opened, sentence after sentence."""
-        return " ".join(d.text for d in self.differences.get(info.name, ()) if d.applies(info))
+        found = self.differences.get(dataset, ())
+        return " ".join(each.text for each in found if each.applies(variant, class_names))
 
     def with_options(self, options: Mapping[str, Any]) -> Protocol:
         """Return this protocol with these options, which its name then carries; itself if there are none."""

@@ -103,9 +103,9 @@ SetOption = Annotated[
     list[str] | None,
     _option(
         "--set",
-        takes="TASK.OPTION=VALUE",
-        panel=_WORK,
-        help="An option of a task in the place of the suite's, repeatable; VALUE is YAML.",
+        takes="NAME=VALUE",
+        panel=_DATA,
+        help="TASK.OPTION=VALUE in the place of the suite's own, repeatable; VALUE is YAML.",
     ),
 ]
 AllowMissingOption = Annotated[

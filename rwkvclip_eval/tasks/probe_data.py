@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, name_some
 from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Task
 from rwkvclip_eval.tasks.classification import checked_labels
