@@ -114,7 +114,7 @@ def run(
     from rwkvclip_eval.cli.printing import follow, print_dry_run, print_summary
     from rwkvclip_eval.features.encoding import EncodeOptions, default_num_workers
     from rwkvclip_eval.features.torchrun import TorchrunRanks, join_ranks
-    from rwkvclip_eval.plan.overrides import parse_setting, parse_shots, with_settings, with_shots
+    from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
     from rwkvclip_eval.run.helper import help_suite
@@ -145,11 +145,7 @@ def run(
                 ranks=ranks,
             ),
         )
-        loaded = load_suite(suite)
-        if shots is not None:
-            loaded = with_shots(loaded, parse_shots(shots))
-        if setting:
-            loaded = with_settings(loaded, [parse_setting(text) for text in setting])
+        loaded = overridden(load_suite(suite), setting or (), shots)
         if dry_run:
             if ranks.size > 1:
                 raise UserError("--dry-run is for one process: leave out torchrun.")

@@ -45,6 +45,20 @@ class Setting:
         return f"--set {shortened(self.task)}.{shortened(self.option)}"
 
 
+def overridden(loaded: LoadedSuite, settings: Sequence[str], shots: str | None) -> LoadedSuite:
+    """Return the suite as the command line's `--set` and `--shots` change it.
+
+    Raises:
+        UserError: one is of another form, sets what there is not, or both set the same.
+    """
+    parsed = [parse_setting(text) for text in settings]
+    if shots is not None:
+        if twice := [setting for setting in parsed if setting.option == "shots"]:
+            raise UserError(f"{twice[0]} and --shots set the same; give one of them.")
+        loaded = with_shots(loaded, parse_shots(shots))
+    return with_settings(loaded, parsed) if parsed else loaded
+
+
 def parse_setting(text: str) -> Setting:
     """Return what a text such as `linear_probe.C=0.316` sets; VALUE is YAML.
 

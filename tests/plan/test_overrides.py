@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.plan.overrides import parse_setting, parse_shots, with_settings, with_shots
+from rwkvclip_eval.plan.overrides import overridden, parse_setting, parse_shots, with_settings, with_shots
 from rwkvclip_eval.plan.suite import LoadedSuite, parse_suite
 from rwkvclip_eval.plan.units import plan
 
@@ -88,6 +88,15 @@ def test_an_option_is_set_once() -> None:
         changed("linear_probe.C=1", "linear_probe.C=2")
     with pytest.raises(SuiteError, match="C fixes the strength, so search would not be read"):
         changed("linear_probe.C=1", "linear_probe.search=grid")
+
+
+def test_the_command_line_takes_both_forms_but_not_of_the_same_option() -> None:
+    plain = parse_suite(PROBES)
+    assert overridden(plain, [], None) is plain
+    both = overridden(plain, ["linear_probe.C=1"], "1,4")
+    assert protocols(both)[:2] == ["clip-certified (shots=1+4, num_seeds=5)", "clip-certified (C=1.0)"]
+    with pytest.raises(UserError, match=r"--set few_shot_linear_probe.shots and --shots set the same"):
+        overridden(plain, ["few_shot_linear_probe.shots=[1]"], "1,4")
 
 
 def test_shots_can_be_given_to_the_tasks_that_read_them_and_to_no_other() -> None:

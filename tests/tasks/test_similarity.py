@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from toy import ColourDataset, ColourEncoder, register, suite
 
+import rwkvclip_eval as rc
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.metrics import retrieval as metrics
 from rwkvclip_eval.protocols import STANDARD
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
-from rwkvclip_eval.tasks.similarity import COSINE, SIMILARITIES, class_blocks, class_embeddings, score_blocks
+from rwkvclip_eval.tasks.similarity import (
+    COSINE,
+    SIMILARITIES,
+    Cosine,
+    Scores,
+    class_blocks,
+    class_embeddings,
+    score_blocks,
+)
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.tasks.similarity import Arrays
 
 LATE = SIMILARITIES.get("late_interaction")
 CHUNKS = "rwkvclip_eval.metrics.chunks.CHUNK_ELEMENTS"
@@ -168,6 +182,33 @@ def test_arrays_that_cannot_be_compared_are_refused_by_name_and_row() -> None:
         COSINE.check({"embedding": np.array([[1.0], [0.0], [np.inf]])}, "images")
 
 
-def test_an_unknown_similarity_is_named_with_near_matches() -> None:
+class Farthest(Cosine):
+    """A similarity of a user's own: the class that lies farthest wins."""
+
+    def scores(self, images: Arrays, texts: Arrays, scale: float = 1.0) -> Scores:
+        near, _ = super().scores(images, texts, scale)
+        return Scores(-near, -near)
+
+
+def encoder(similarity: str) -> ColourEncoder:
+    found = ColourEncoder()
+    found.info = dataclasses.replace(found.info, similarity=similarity)
+    return found
+
+
+def test_tasks_score_by_the_similarity_that_the_encoder_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, colours=ColourDataset())
+    own = {name: SIMILARITIES.get(name) for name in SIMILARITIES} | {"farthest": Farthest()}
+    monkeypatch.setattr(SIMILARITIES, "_entries", own)
+    values = {
+        name: rc.evaluate(encoder(name), suite("colours")).value("colours")
+        for name in own
+        if name != "late_interaction"
+    }
+    assert values == {"cosine": 1.0, "farthest": 0.0}
+
+
+def test_an_unknown_similarity_is_named_with_near_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch, colours=ColourDataset())
     with pytest.raises(UserError, match=r"Unknown similarity 'cosin'\. Did you mean 'cosine'"):
-        SIMILARITIES.get("cosin")
+        rc.evaluate(encoder("cosin"), suite("colours"))
