@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rwkvclip_models.errors import (
     CheckpointError,
     ConfigError,
@@ -12,7 +14,11 @@ from rwkvclip_models.errors import (
     shown,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
+    "NAMES_SHOWN",
     "CheckpointError",
     "ConfigError",
     "DamagedData",
@@ -24,6 +30,7 @@ __all__ = [
     "SuiteError",
     "UserError",
     "joined",
+    "name_some",
     "shortened",
     "shown",
 ]
@@ -59,3 +66,16 @@ class EncodingFailed(UserError):
 
 class DataWarning(UserWarning):
     """Something of ours beside the data was wrong and was made anew; the text names it."""
+
+
+NAMES_SHOWN = 5
+"""How many offending samples a message names before it only counts."""
+NAME_LENGTH = 200
+"""Characters of each of them; a member of an archive may have any name."""
+
+
+def name_some(names: Iterable[str]) -> str:
+    """Return the first few of `names` for a message, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
+    return ", ".join(shortened(name, NAME_LENGTH) for name in listed[:NAMES_SHOWN]) + more

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal, Self
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any, Literal
 
 from rwkvclip_eval.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rwkvclip_eval.data.types import DatasetInfo
-
-MAX_SHOTS = 1_000_000
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,60 +41,9 @@ class Difference:
     but_not: frozenset[str] = frozenset()
     class_name: str = ""
 
-    def applies(self, info: DatasetInfo) -> bool:
+    def applies(self, variant: str, class_names: Sequence[str]) -> bool:
         """Return whether it is true of a dataset as opened."""
-        return info.variant not in self.but_not and self.class_name in (*info.class_names, "")
-
-
-class ProbeOptions(BaseModel):
-    """How a probe learns from features; a suite's `options` set single ones."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: Literal["certified", "lbfgs"] = Field(
-        default="certified",
-        description="of the protocol: optima with a certified gap, or L-BFGS capped at 1,000 iterations",
-    )
-    search: Literal["clip", "grid"] = Field(
-        default="clip", description="CLIP's binary search over 97 strengths, or all of them"
-    )
-    C: float | None = Field(
-        default=None,
-        ge=1e-12,
-        le=1e12,
-        allow_inf_nan=False,
-        description="a fixed strength C = 1/λ instead of a search",
-    )
-    normalize: bool = Field(default=False, description="scale every feature vector to unit length")
-    standardize: bool = Field(
-        default=False, description="zero mean, unit variance per feature, in what is learned from"
-    )
-    validation_fraction: float = Field(
-        default=0.2, gt=0, lt=1, description="of train, drawn where there is no official validation split"
-    )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of every draw")
-    shots: tuple[Annotated[int, Field(ge=1, le=MAX_SHOTS)], ...] = Field(
-        default=(1, 2, 4, 8, 16), min_length=1, max_length=20, description="training images a class"
-    )
-    num_seeds: int = Field(default=3, ge=1, le=1000, description="few-shot draws")
-    k: int = Field(default=20, ge=1, le=1_000_000, description="neighbours that vote")
-    temperature: float = Field(
-        default=0.07, ge=1e-3, le=1e3, description="a neighbour's vote weighs exp(cosine / temperature)"
-    )
-
-    @field_validator("shots")
-    @classmethod
-    def _once(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
-        if twice := {count for count in shots if shots.count(count) > 1}:
-            raise ValueError(f"{min(twice)} stands there twice")
-        return shots
-
-    @model_validator(mode="after")
-    def _strength_searched_or_fixed(self) -> Self:
-        unread = sorted(self.model_fields_set & {"search", "validation_fraction"})
-        if self.C is not None and unread:
-            raise ValueError(f"C fixes the strength, so {' and '.join(unread)} would not be read.")
-        return self
+        return variant not in self.but_not and self.class_name in (*class_names, "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +62,8 @@ class Protocol:
         variants: dataset name → variant this protocol means, where several are in circulation.
         differences: record name of a dataset → what is known to differ from the code this protocol follows;
             records and reports say those that apply.
-        probe: how probes learn; None for protocols of zero-shot tasks.
+        options: what it sets of a task's own options; the task that follows it checks them
+            (`tasks.base.TaskOptions`).
     """
 
     name: str
@@ -130,22 +74,20 @@ class Protocol:
     caption_prefix: str = ""
     variants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     differences: Mapping[str, tuple[Difference, ...]] = field(default_factory=lambda: MappingProxyType({}))
-    probe: ProbeOptions | None = None
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
-    def known_differences(self, info: DatasetInfo) -> str:
+    def known_differences(self, dataset: str, variant: str, class_names: Sequence[str]) -> str:
         """Return the differences that apply to a dataset as opened, sentence after sentence."""
-        return " ".join(d.text for d in self.differences.get(info.name, ()) if d.applies(info))
+        found = self.differences.get(dataset, ())
+        return " ".join(each.text for each in found if each.applies(variant, class_names))
 
-    def with_options(self, options: ProbeOptions | None) -> Protocol:
-        """Return this protocol with the options that were set; its name then carries those that differ."""
-        if options is None or self.probe is None:
+    def with_options(self, options: Mapping[str, Any]) -> Protocol:
+        """Return this protocol with these options, which its name then carries; itself if there are none."""
+        if not options:
             return self
-        own = self.probe.model_dump()
-        given = {k: v for k, v in options.model_dump(exclude_unset=True).items() if v != own[k]}
-        if not given:
-            return self
-        said = ", ".join(f"{key}={_plain(value)}" for key, value in given.items())
-        return replace(self, name=f"{self.name} ({said})", probe=self.probe.model_copy(update=given))
+        said = ", ".join(f"{key}={_plain(value)}" for key, value in options.items())
+        merged = MappingProxyType({**self.options, **options})
+        return replace(self, name=f"{self.name} ({said})", options=merged)
 
 
 def _plain(value: object) -> str:
@@ -246,7 +188,6 @@ CLIP_CERTIFIED = PROTOCOLS.register(
         name="clip-certified",
         description="CLIP's linear probe at the optimum: each strength solved to a certified gap.",
         variants=_CLIP_VARIANTS,
-        probe=ProbeOptions(),
     ),
 )
 CLIP_LBFGS = PROTOCOLS.register(
@@ -255,7 +196,7 @@ CLIP_LBFGS = PROTOCOLS.register(
         name="clip-lbfgs",
         description="CLIP's linear probe as it was run: L-BFGS stopped after at most 1,000 iterations.",
         variants=_CLIP_VARIANTS,
-        probe=ProbeOptions(method="lbfgs"),
+        options=MappingProxyType({"method": "lbfgs"}),
     ),
 )
 KNN = PROTOCOLS.register(
@@ -265,6 +206,5 @@ KNN = PROTOCOLS.register(
         description="Votes of the nearest images of train and, where there is one, of the official "
         "validation split, by cosine, weighted by exp(cosine / temperature).",
         variants=_CLIP_VARIANTS,
-        probe=ProbeOptions(),
     ),
 )

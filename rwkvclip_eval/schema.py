@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import difflib
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from rwkvclip_eval.errors import shortened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic import ValidationError
+    from pydantic import ModelWrapValidatorHandler
+    from pydantic_core import ErrorDetails
 
-_MAX_PROBLEMS = 100
+MAX_PROBLEMS = 100
+"""Of one text, that are looked at."""
 _MAX_NUMBER = 1e15
 # pydantic adds the branch of a union that it tried to a field's place.
 _BRANCHES = ("literal[", "list[", "tuple[", "constrained-", "function-", "dict[")
 
 
+class Strict(BaseModel):
+    """What a user writes by hand: a key that it does not know is refused, with a guess at which was meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _guess_unknown_keys(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return read(given)
+        except ValidationError as error:
+            if not any(map(_is_own_unknown_key, error.errors())):
+                raise
+            raise _with_guesses(cls, error) from None
+
+
+def _is_own_unknown_key(problem: ErrorDetails) -> bool:
+    return problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1
+
+
+def _with_guesses(model: type[BaseModel], error: ValidationError) -> ValidationError:
+    """Return `error` with a guess for each unknown key of `model`, which then is not called missing, too."""
+    guessed: set[str] = set()
+    problems = error.errors()[:MAX_PROBLEMS]
+    for problem in filter(_is_own_unknown_key, problems):
+        key = shortened(str(problem["loc"][0]))
+        near = difflib.get_close_matches(key, list(model.model_fields), n=1)
+        guessed |= {*near}
+        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed: {', '.join(model.model_fields)}."
+        problem["type"], problem["msg"] = "unknown_key", f"unknown key {key!r}. {hint}"
+    return ValidationError.from_exception_data(
+        model.__name__,
+        [
+            InitErrorDetails(
+                type=PydanticCustomError(one["type"], "{said}", {"said": one["msg"]}),
+                loc=one["loc"],
+                input=one["input"],
+            )
+            for one in problems
+            if one["type"] != "missing" or one["loc"][0] not in guessed
+        ],
+    )
+
+
+def place(location: tuple[str | int, ...]) -> str:
+    """Return where a problem is as its file has it: `field.0.key`."""
+    parts = [str(part) for part in location]
+    return ".".join(shortened(part) for part in parts if not part.startswith(_BRANCHES))
+
+
 def misfits(error: ValidationError) -> list[str]:
     """Return a line per problem: `field.0.key: what was expected (got what came)`."""
     lines = []
-    for problem in error.errors()[:_MAX_PROBLEMS]:
-        parts = [str(part) for part in problem["loc"]]
-        where = ".".join(shortened(part) for part in parts if not part.startswith(_BRANCHES))
+    for problem in error.errors()[:MAX_PROBLEMS]:
+        where = place(problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
         # A check of ours says itself what of a mapping or list came.
-        told = problem["type"] == "missing" or (
+        told = problem["type"] in ("missing", "unknown_key") or (
             problem["type"] == "value_error" and isinstance(problem["input"], dict | list | tuple)
         )
         shown = "" if told else came(problem["input"])

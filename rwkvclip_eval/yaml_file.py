@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rwkvclip_eval.errors import UserError, joined, shortened
+from rwkvclip_eval.schema import MAX_PROBLEMS, came, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from pydantic import ValidationError
 
 YAML_LIMIT_BYTES = 1 << 20
 """Of a file."""
@@ -91,6 +94,54 @@ def line_of(node: yaml.Node | None, location: tuple[str | int, ...]) -> int:
         else:
             break
     return line + 1
+
+
+_TEXTS = {
+    "too_short": "the list is empty; it needs at least one entry.",
+    "tuple_type": "expected a list.",
+    "list_type": "expected a list.",
+    "dict_type": "expected a mapping.",
+    "model_type": "expected a mapping.",
+}
+
+
+def mistakes(
+    error: ValidationError,
+    node: yaml.Node | None,
+    source: str,
+    *,
+    below: tuple[str | int, ...] = (),
+    texts: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Return a line per mistake in a file: `FILE:LINE: field.0.key: what is wrong`.
+
+    A list called empty because an entry of it is wrong is left out.
+
+    Args:
+        error: what the schema found.
+        node: the file's tree.
+        source: the file's name.
+        below: where in the file the part begins that was checked.
+        texts: kind of a problem, as pydantic calls it → what is said of it, where we know better.
+    """
+    problems = error.errors()[:MAX_PROBLEMS]
+    words = {**_TEXTS, **(texts or {})}
+    lines = []
+    for problem in problems:
+        kind, own = problem["type"], problem["loc"]
+        inside = (one for one in problems if one is not problem and one["loc"][: len(own)] == own)
+        if kind == "too_short" and any(inside):
+            continue
+        location = (*below, *own)
+        text = words.get(kind) or problem["msg"].removeprefix("Value error, ")
+        if kind == "missing":
+            text = f"the key {location[-1]!r} is missing."
+        elif kind not in (*words, "value_error", "unknown_key"):
+            text += came(problem["input"])
+        # A key that is not there has the line of what lacks it.
+        line = line_of(node, location[:-1] if kind == "missing" else location)
+        lines.append(f"{source}:{line}: {place(location)}: {text}")
+    return lines
 
 
 def _children(node: yaml.Node) -> Iterator[yaml.Node]:

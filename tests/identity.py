@@ -6,8 +6,8 @@
 `run` runs the quickstart, `smoke` and `smoke-probe` (`--limit 200`; random RWKV-CLIP B/32, CLIP ViT-B/32,
 the quickstart's trained RWKV-CLIP) and a run of two processes with the code of CHECKOUT, each in a folder.
 With `--store` of an earlier OUT its trained model is taken, and features are looked for in its store.
-`compare` compares values, intervals, predictions, examples, averages, what a reader of pages sees, weights and
-stored features; times, versions and fields that only the newer side knows are left out, these named.
+`compare` compares values, intervals, predictions, examples, averages, what a reader sees, weights and stored
+features; times, versions and fields that only the newer side knows are left out, these named.
 """
 
 from __future__ import annotations

@@ -110,8 +110,7 @@ def test_scoring_beyond_memory_or_arithmetic_fails_its_unit_alone_and_says_what_
     monkeypatch: pytest.MonkeyPatch, error: Exception | None, told: str
 ) -> None:
     class Greedy(Refuses):
-        def check_budget(self, *_: object) -> None:
-            """Have a memory budget."""
+        keeps_budget = True
 
         def score(self, *_: object) -> NoReturn:
             if error is None:

@@ -35,6 +35,7 @@ from rwkvclip_eval.cli.options import (
     RunDataRootOption,
     RunModelOption,
     RunPluginOption,
+    SetOption,
     ShardOption,
     SharedCacheOption,
     ShotsOption,
@@ -82,6 +83,7 @@ def run(
     shard: ShardOption = None,
     dry_run: DryRunOption = False,
     report: ReportOption = True,
+    setting: SetOption = None,
     plugin: RunPluginOption = None,
     data_root: RunDataRootOption = None,
     limit: LimitOption = None,
@@ -106,11 +108,13 @@ def run(
     - `rwkvclip-eval run retrieval -m 'rwkv-clip-b32=ckpts/epoch_*.pt' --data-root DATA -o runs/curve`
     - `rwkvclip-eval run smoke -m rwkv-clip-b32=random:0 --data-root DATA --limit 200 -o runs/try`
     - `rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few`
+    - `rwkvclip-eval run linear-probe-10 -m clip-vit-b32=openai --data-root DATA --set linear_probe.C=0.316
+      -o runs/c`
     """
     from rwkvclip_eval.cli.printing import follow, print_dry_run, print_summary
     from rwkvclip_eval.features.encoding import EncodeOptions, default_num_workers
     from rwkvclip_eval.features.torchrun import TorchrunRanks, join_ranks
-    from rwkvclip_eval.plan.overrides import parse_shots, with_shots
+    from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
     from rwkvclip_eval.run.helper import help_suite
@@ -141,9 +145,7 @@ def run(
                 ranks=ranks,
             ),
         )
-        loaded = load_suite(suite)
-        if shots is not None:
-            loaded = with_shots(loaded, parse_shots(shots))
+        loaded = overridden(load_suite(suite), setting or (), shots)
         if dry_run:
             if ranks.size > 1:
                 raise UserError("--dry-run is for one process: leave out torchrun.")

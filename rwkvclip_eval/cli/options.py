@@ -96,7 +96,16 @@ ShotsOption = Annotated[
         "--shots",
         takes="N,N,…",
         panel=_DATA,
-        help="Training images a class in few-shot probes, such as 1,2,4,8,16.",
+        help="Training images a class in few-shot probes, such as 1,2,4,8,16; short for --set.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    _option(
+        "--set",
+        takes="NAME=VALUE",
+        panel=_DATA,
+        help="TASK.OPTION=VALUE in the place of the suite's own, repeatable; VALUE is YAML.",
     ),
 ]
 AllowMissingOption = Annotated[

@@ -10,9 +10,8 @@ from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_varian
 from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.reading import plain_name, read_text, whole_number
-from rwkvclip_eval.data.samples import name_some
 from rwkvclip_eval.data.types import HuggingFaceSource
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:

@@ -8,16 +8,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from rwkvclip_eval.data.reading import below, csv_rows, plain_name, read_json
-from rwkvclip_eval.data.samples import (
-    IMAGE_SUFFIXES,
-    FileReader,
-    Split,
-    fingerprint_files,
-    name_some,
-    targets,
-)
+from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

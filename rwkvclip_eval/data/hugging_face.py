@@ -20,11 +20,10 @@ from rwkvclip_eval.data.samples import (
     Split,
     check_unique,
     fingerprint_samples,
-    name_some,
     remembered_fingerprint,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.files import require_regular
 

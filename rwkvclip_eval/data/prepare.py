@@ -26,10 +26,10 @@ from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
 from rwkvclip_eval.data.reading import damage_named, plain_name, read_text
-from rwkvclip_eval.data.samples import WHERE_LENGTH, FileReader, Split, Undecodable, decode_image, name_some
+from rwkvclip_eval.data.samples import WHERE_LENGTH, FileReader, Split, Undecodable, decode_image
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError, shortened
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError, name_some, shortened
 from rwkvclip_models.disk import atomic_path, write_text
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from rwkvclip_eval.data.reading import (
     open_image,
     read_image,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError, shortened
+from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError, name_some, shortened
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes, require_regular
 
@@ -41,10 +41,8 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = ("webp", "png", "jpg", "jpeg")
 """File endings read as images, in the order in which one is chosen where a sample has several."""
 
-NAMES_SHOWN = 5
 WHERE_LENGTH = 400
 """Characters of a message that say which sample is meant; a member of an archive may have any name."""
-"""How many offending samples a message names before it only counts."""
 
 
 class Undecodable(ValueError):
@@ -268,13 +266,6 @@ def targets(labels: np.ndarray[Any, Any] | None, captions: Sequence[Sequence[str
         listed: list[Any] = labels.tolist()
         return listed
     return [list(c) for c in captions or ()]
-
-
-def name_some(names: Iterable[str]) -> str:
-    """Return the first few of `names` for a message, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
-    return ", ".join(shortened(name, WHERE_LENGTH // 2) for name in listed[:NAMES_SHOWN]) + more
 
 
 def check_unique(keys: Sequence[str], where: str) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,19 +98,15 @@ class Dataset(Protocol):
         ...
 
 
-class PromptFiles(BaseModel):
+class PromptFiles(Strict):
     """Official-format prompt files: JSON, dataset name → list of class names / templates."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     labels: str | None = Field(None, description="path of label.json")
     templates: str | None = Field(None, description="path of template.json")
 
 
-class HuggingFaceSource(BaseModel):
+class HuggingFaceSource(Strict):
     """A dataset of the Hugging Face `datasets` library."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["hugging_face"]
     path: str = Field(
@@ -134,10 +133,8 @@ class HuggingFaceSource(BaseModel):
         return path
 
 
-class ClipBenchmarkSource(BaseModel):
+class ClipBenchmarkSource(Strict):
     """A dataset built by the clip-benchmark package (torchvision layouts and its own)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["clip_benchmark"]
     name: str | None = Field(
@@ -157,29 +154,23 @@ class ClipBenchmarkSource(BaseModel):
         return download
 
 
-class FolderSource(BaseModel):
+class FolderSource(Strict):
     """An image folder (one folder per class), a folder of webdataset shards, or published files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["folder", "webdataset", "published"]
     path: str
 
 
-class ManifestSource(BaseModel):
+class ManifestSource(Strict):
     """A plain folder of images and a CSV file that says what they show."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["manifest"]
     path: str = Field(description="CSV with columns image, label or caption, and optionally split and key")
     root: str | None = Field(None, description="folder of the images; that of the CSV by default")
 
 
-class EmbeddedSource(BaseModel):
+class EmbeddedSource(Strict):
     """Data that ships with a dependency (scikit-learn's handwritten digits)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["embedded"]
 
@@ -188,15 +179,19 @@ Source = Annotated[
     HuggingFaceSource | ClipBenchmarkSource | FolderSource | ManifestSource | EmbeddedSource,
     Field(discriminator="kind"),
 ]
+_SOURCES: dict[str, type[Strict]] = {
+    kind: model
+    for model in get_args(get_args(Source)[0])
+    for kind in get_args(model.model_fields["kind"].annotation)
+}
+_PROMPTS = ("dataset", "clip-benchmark")
 
 
-class DatasetRef(BaseModel):
+class DatasetRef(Strict):
     """How a suite names a dataset.
 
     `cifar10` alone is short for `{name: cifar10}`; `sun397@partition1` sets the variant.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     variant: FolderName | None = Field(
@@ -217,3 +212,29 @@ class DatasetRef(BaseModel):
         "lists always; {labels: label.json, templates: template.json}: official-format files",
     )
     metric: Name | None = Field(None, description="primary metric; the catalogue's by default")
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _of_one_kind(cls, given: object) -> object:
+        """Read what its kind says, so that mistakes are told of that kind alone."""
+        if given is None or isinstance(given, Strict):
+            return given
+        if not isinstance(given, dict):
+            raise ValueError(f"expected a mapping with 'kind': {', '.join(_SOURCES)}.")
+        if "kind" not in given:
+            raise ValueError(f"the key 'kind' is missing. Allowed: {', '.join(_SOURCES)}.")
+        kind = given["kind"]
+        if not isinstance(kind, str) or kind not in _SOURCES:
+            raise ValueError(unknown_name("kind of source", str(kind), _SOURCES))
+        return _SOURCES[kind].model_validate(given)
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _of_one_form(cls, given: object) -> object:
+        if isinstance(given, dict):
+            return PromptFiles.model_validate(given)
+        if not isinstance(given, PromptFiles) and given not in _PROMPTS:
+            raise ValueError(
+                "expected 'dataset', 'clip-benchmark', or a mapping with 'labels' and 'templates'."
+            )
+        return given

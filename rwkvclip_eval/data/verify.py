@@ -19,9 +19,9 @@ from rwkvclip_eval.data.catalogue import (
 )
 from rwkvclip_eval.data.checksums import SUMS_NAME, wrong_sums
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
-from rwkvclip_eval.data.samples import FileReader, SampleDataset, name_some, read_anew
+from rwkvclip_eval.data.samples import FileReader, SampleDataset, read_anew
 from rwkvclip_eval.data.webdataset import ShardReader
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

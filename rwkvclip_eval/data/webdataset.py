@@ -28,16 +28,9 @@ from rwkvclip_eval.data.reading import (
     read_text,
     whole_number,
 )
-from rwkvclip_eval.data.samples import (
-    IMAGE_SUFFIXES,
-    NAMES_SHOWN,
-    Split,
-    check_unique,
-    fingerprint_samples,
-    name_some,
-)
+from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, Split, check_unique, fingerprint_samples
 from rwkvclip_eval.data.shard_index import index_of, schema
-from rwkvclip_eval.errors import DamagedData, NoSuchSplit
+from rwkvclip_eval.errors import NAMES_SHOWN, DamagedData, NoSuchSplit, name_some
 
 if TYPE_CHECKING:
     import io

@@ -60,6 +60,9 @@ class EncoderInfo:
     """Multiplier of the cosine similarity (already exponentiated); None for a vision-only encoder."""
     logit_bias: float | None = None
     """Added to the scaled similarity by sigmoid models; None elsewhere."""
+    similarity: str = "cosine"
+    """How images and texts are compared, a name of `tasks.similarity.SIMILARITIES`; one that is not cosine
+    belongs into the fingerprint."""
     precision: str = "fp32"
     """`fp32`, `bf16` or `fp16`: the arithmetic of the towers."""
     device: str = "cpu"

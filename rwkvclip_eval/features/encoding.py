@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData, EncodingFailed, UserError
+from rwkvclip_eval.errors import DamagedData, EncodingFailed, UserError, name_some
 from rwkvclip_eval.features.torchrun import Ranks
 from rwkvclip_eval.run.plugins import load_plugin, loaded_plugins
 

@@ -1,6 +1,6 @@
 """Image-text retrieval: the rank of the first right answer, both ways, for any number of captions per image.
 
-Axes: n images, m texts, D embedding. `owner` [m] says which image each text describes, so ragged captions
+Axes: n images, m texts. `owner` [m] says which image each text describes, so ragged captions
 (MSCOCO has 5 to 7 per image) need no padding and nothing assumes five.
 
 Text retrieval is image → text (find a caption of this image), image retrieval is text → image, as in the
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from rwkvclip_eval.metrics.chunks import require_finite, row_chunks
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
+
+    Blocks = Callable[[], Iterable[tuple[slice, tuple[NDArray[np.float32], NDArray[np.float32]]]]]
+    """Walks all images: rows, and their scores [rows, m] image → text and text → image (one array where they
+    are the same); with the same bits each time."""
 
 KEPT_SCORES = 1 << 27
 """Scores kept, 512 MiB at most: half a matrix, so that MSCOCO's 5,000 × 25,010 take 250 MB. The product of a
@@ -39,45 +41,48 @@ class Ranks(NamedTuple):
     text_to_image: NDArray[np.int64]
 
 
-def ranks(images: NDArray[np.float32], texts: NDArray[np.float32], owner: NDArray[np.int64]) -> Ranks:
-    """Return the ranks both ways, from one score matrix.
+def ranks(
+    blocks_of: Callable[[NDArray[np.int64]], Blocks], owner: NDArray[np.int64], num_images: int
+) -> Ranks:
+    """Return the ranks both ways, from blocks of finite scores.
 
     Args:
-        images: [n, D] unit-norm image embeddings.
-        texts: [m, D] unit-norm text embeddings.
+        blocks_of: takes an order of the texts, [m] indices, and returns what walks the scores in it.
         owner: [m] index of each text's image; every image owns at least one.
+        num_images: n.
 
     Example:
         Image 0 scores texts a b c at .3 .9 .5 and owns a and c: b comes first, c second, so its rank is 2.
 
     Raises:
-        ValueError: an embedding is not finite, or an image owns no text.
+        ValueError: an image owns no text.
     """
-    require_finite(images=images, texts=texts)
-    n, m = len(images), len(texts)
+    n, m = num_images, len(owner)
     counts = np.bincount(owner, minlength=n)
     if len(counts) > n or not counts.all():
         raise ValueError(f"owner must name each of the {n} images at least once and no other.")
     # Texts grouped by owner: those of image i are first[i] to first[i + 1], in their own order.
     position = np.argsort(owner, kind="stable")
-    grouped, first = texts[position], np.concatenate([[0], np.cumsum(counts)])
+    first = np.concatenate([[0], np.cumsum(counts)])
+    blocks = blocks_of(position)
     keep = n * m // 2 <= KEPT_SCORES
     kept: list[NDArray[np.float32]] = []
 
     by_image, ahead = np.empty(n, np.int64), _Tally(m)
     own_score = np.empty(m, np.float32)
-    for row, scores in _rows(images, grouped):
+    for row, to_text, to_image in _rows(blocks):
         own, known = slice(first[row], first[row + 1]), first[row + 1]
-        own_score[own] = scores[own]
-        by_image[row] = 1 + _num_ahead(scores, position, own)
+        by_image[row] = 1 + _num_ahead(to_text, position, own)
+        own_score[own] = to_image[own]
         # Texts of this image and of those before it, whose own score is known: equal ones stay ahead.
-        ahead.add(slice(0, known), scores[:known] > own_score[:known])
+        ahead.add(slice(0, known), to_image[:known] > own_score[:known])
         if keep:
-            kept.append(scores[known:].copy())
-    for row, scores in enumerate(kept) if keep else _rows(images, grouped):
+            kept.append(to_image[known:].copy())
+    again = enumerate(kept) if keep else ((row, scores[first[row + 1] :]) for row, _, scores in _rows(blocks))
+    for row, scores in again:
         later = slice(first[row + 1], m)
         # Texts of images behind this one, which therefore goes ahead at equal scores.
-        ahead.add(later, (scores if keep else scores[later]) >= own_score[later])
+        ahead.add(later, scores >= own_score[later])
     by_text = np.empty(m, np.int64)
     by_text[position] = 1 + ahead.total()
     return Ranks(by_image, by_text)
@@ -114,12 +119,10 @@ class _Tally:
         return self._total
 
 
-def _rows(
-    images: NDArray[np.float32], texts: NDArray[np.float32]
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield every image and its scores [m]; in the same blocks, thus with the same bits, each time."""
-    for rows in row_chunks(len(images), len(texts)):
-        yield from enumerate(images[rows] @ texts.T, rows.start)
+def _rows(blocks: Blocks) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.float32]]]:
+    """Yield every image with its scores [m] both ways."""
+    for rows, scores in blocks():
+        yield from zip(range(rows.start, rows.stop), *scores, strict=True)
 
 
 def recall_at_k(ranks: NDArray[np.int64], k: int) -> float:

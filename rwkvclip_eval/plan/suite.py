@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rwkvclip_eval.data.types import DatasetRef, Name, PromptFiles, Source
-from rwkvclip_eval.errors import SuiteError, joined, shortened
-from rwkvclip_eval.protocols import PROTOCOLS, ProbeOptions
+from rwkvclip_eval.data.types import DatasetRef, Name
+from rwkvclip_eval.errors import SuiteError, joined
+from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.schema import PRIMARY
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import came
-from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, line_of, parse_yaml
+from rwkvclip_eval.schema import Strict
+from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, line_of, mistakes, parse_yaml
 from rwkvclip_models.files import read_text
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
     import yaml
+    from pydantic import ValidationInfo
 
     from rwkvclip_eval.tasks.base import Task
 
-Location = tuple[str | int, ...]
 
-
-class SuiteTask(BaseModel):
+class SuiteTask(Strict):
     """One task over several datasets, under one or several protocols."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: Name
     protocol: tuple[str, ...] | None = Field(
         None, min_length=1, max_length=20, description="a name or a list of names; the task's own by default"
     )
-    options: ProbeOptions | None = Field(
-        None, description="of a probe, where they differ from the protocol's"
+    options: dict[Any, Any] | None = Field(
+        None, description="of the task, where they differ from the protocol's"
     )
     datasets: tuple[DatasetRef, ...] = Field(min_length=1, max_length=1000)
 
@@ -60,11 +57,16 @@ class SuiteTask(BaseModel):
                 raise ValueError(unknown_name("protocol", name, PROTOCOLS))
         return names
 
+    @field_validator("options")
+    @classmethod
+    def _fit_the_task(cls, given: dict[Any, Any] | None, info: ValidationInfo) -> dict[Any, Any] | None:
+        if given is not None and info.data.get("task") in TASKS:
+            check_options(TASKS.get(info.data["task"]), given)
+        return given
 
-class SuiteAverage(BaseModel):
+
+class SuiteAverage(Strict):
     """A mean over datasets of the suite that reports show under its name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     task: Name
@@ -84,10 +86,8 @@ class SuiteAverage(BaseModel):
         return self
 
 
-class Suite(BaseModel):
+class Suite(Strict):
     """What a suite file says."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     description: str = Field("", max_length=10_000)
@@ -171,8 +171,8 @@ def parse_suite(text: str, *, source: str = "suite", base_dir: Path | None = Non
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
-        messages = [_message(problem, node, source) for problem in _own_problems(error)]
-        raise SuiteError(joined(messages)) from error
+        texts = {"model_type": "expected a name or a mapping with 'name'."}
+        raise SuiteError(joined(mistakes(error, node, source, texts=texts))) from error
     return LoadedSuite(
         suite=suite,
         text=text,
@@ -191,7 +191,6 @@ def check_names(loaded: LoadedSuite) -> None:
     """
     from rwkvclip_eval.data.catalogue import catalogue, record_name
     from rwkvclip_eval.data.open import DATASETS
-    from rwkvclip_eval.tasks import TASKS
 
     problems: list[str] = []
     for i, entry in enumerate(loaded.suite.tasks):
@@ -223,13 +222,8 @@ def check_names(loaded: LoadedSuite) -> None:
         raise SuiteError(joined(problems))
 
 
-def protocols_of(task: Task) -> tuple[str, ...]:
-    """Return the names of the protocols a task can follow, its default first; all where it has no say."""
-    return getattr(task, "protocols", ("standard", *PROTOCOLS))
-
-
 def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: Task) -> list[str]:
-    allowed = protocols_of(task)
+    allowed = task.protocols
     where = loaded.where("tasks", index, "protocol")
     problems = [
         f"{where}: {entry.task} follows {' or '.join(allowed)}, not {name}."
@@ -238,110 +232,42 @@ def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: 
     ]
     if entry.options is None:
         return problems
-    if PROTOCOLS.get(allowed[0]).probe is None:
-        where = loaded.where("tasks", index, "options")
-        return [*problems, f"{where}: options belong to probes; {entry.task} has none."]
-    known = set(ProbeOptions.model_fields) - {"method"}
-    read = getattr(task, "options", known)
-    for name in sorted(entry.options.model_fields_set - read):
-        where = loaded.where("tasks", index, "options", name)
-        instead = f" It reads {', '.join(sorted(read))}."
-        if name == "method":
-            instead = f" The protocol decides it: {' or '.join(allowed)}."
-        problems.append(f"{where}: {entry.task} does not read the option {name!r}.{instead}")
+    here = ("tasks", index, "options")
+    if not task.Options.model_fields:
+        return [*problems, f"{loaded.where(*here)}: options belong to probes; {entry.task} has none."]
+    problems += [
+        f"{loaded.where(*here, name)}: {why_unread(task, name)}"
+        for name in sorted(_unread(task, entry.options))
+    ]
+    try:
+        check_options(task, entry.options)
+    except ValidationError as error:
+        # Of a task that was registered after the suite was read.
+        problems += mistakes(error, loaded.tree, loaded.source, below=here)
     return problems
 
 
-_SOURCES: dict[str, type[BaseModel]] = {
-    kind: model
-    for model in get_args(get_args(Source)[0])
-    for kind in get_args(model.model_fields["kind"].annotation)
-}
-_PARTS: dict[str, type[BaseModel]] = {
-    "tasks": SuiteTask,
-    "averages": SuiteAverage,
-    "datasets": DatasetRef,
-    "options": ProbeOptions,
-    "prompts": PromptFiles,
-}
-_MAX_PROBLEMS = 100
-_PROMPTS = "expected 'dataset', 'clip-benchmark', or a mapping with 'labels' and 'templates'."
-_PLAIN_TEXTS = {
-    "too_short": "the list is empty; it needs at least one entry.",
-    "tuple_type": "expected a list.",
-    "model_type": "expected a name or a mapping with 'name'.",
-    "model_attributes_type": f"expected a mapping with 'kind': {', '.join(_SOURCES)}.",
-    "union_tag_not_found": f"the key 'kind' is missing. Allowed: {', '.join(_SOURCES)}.",
-}
+def why_unread(task: Task, option: str) -> str:
+    """Return why a suite may not set `option` of `task`, and what it may."""
+    settable = task.Options.settable()
+    instead = f" It reads {', '.join(sorted(settable))}." if settable else " It has none."
+    if option in task.Options.BY_PROTOCOL:
+        instead = f" The protocol decides it: {' or '.join(task.protocols)}."
+    return f"{task.name} does not read the option {option!r}.{instead}"
 
 
-def _own_problems(error: ValidationError) -> list[Any]:
-    """Return the mistakes without those that only follow from another.
+def _unread(task: Task, given: dict[Any, Any]) -> set[str]:
+    """Return the options that there are, but that are not this task's to set: no misspelt ones."""
+    known = {name for other in TASKS for name in TASKS.get(other).Options.model_fields}
+    return {name for name in given if name in known} - task.Options.settable()
 
-    Such are lists called empty because an entry is wrong, keys called missing where one was misspelt, and
-    the forms of `prompts` that were not meant.
+
+def check_options(task: Task, given: dict[Any, Any]) -> None:
+    """Check what a suite sets of `task`, but for options of other tasks, which `check_names` tells.
+
+    Raises:
+        ValidationError: pydantic's.
     """
-    # Each is compared with all others below.
-    problems = error.errors()[:_MAX_PROBLEMS]
-    misspelt = {
-        (*one["loc"][:-1], near[0])
-        for one in problems
-        if one["type"] == "extra_forbidden" and (near := _near_keys(one["loc"]))
-    }
-
-    def follows(one: Any) -> bool:
-        inside = [p for p in problems if p is not one and p["loc"][: len(one["loc"])] == one["loc"]]
-        if one["type"] == "literal_error" and "prompts" in one["loc"]:
-            form = one["loc"][:-1]
-            return any(
-                p["loc"][: len(form)] == form and p["type"] not in ("literal_error", "model_type")
-                for p in problems
-            )
-        return (
-            (one["type"] == "too_short" and bool(inside))
-            or (one["type"] == "missing" and one["loc"] in misspelt)
-            or (one["type"] == "model_type" and "prompts" in one["loc"])
-        )
-
-    return [one for one in problems if not follows(one)]
-
-
-def _message(problem: Any, node: yaml.Node | None, source: str) -> str:
-    location, model = _place(problem["loc"])
-    text = str(problem["msg"]).removeprefix("Value error, ")
-    where = ".".join(shortened(str(part)) for part in location)
-    if problem["type"] == "extra_forbidden":
-        near = _near_keys(problem["loc"])
-        hint = f" Did you mean {near[0]!r}?" if near else f" Allowed: {', '.join(model.model_fields)}."
-        text = f"unknown key {shortened(str(location[-1]))!r}.{hint}"
-    elif problem["type"] == "missing":
-        text = f"the key {location[-1]!r} is missing."
-        location = location[:-1]
-    elif problem["type"] == "union_tag_invalid":
-        text = unknown_name("kind of source", problem["ctx"]["tag"], _SOURCES)
-    elif problem["type"] == "literal_error" and "prompts" in location:
-        text = _PROMPTS
-    elif problem["type"] not in (*_PLAIN_TEXTS, "value_error"):
-        text += came(problem["input"])
-    text = _PLAIN_TEXTS.get(problem["type"], text)
-    return f"{source}:{line_of(node, location)}: {where}: {text}"
-
-
-def _near_keys(location: Location) -> list[str]:
-    own, model = _place(location)
-    return difflib.get_close_matches(shortened(str(own[-1])), list(model.model_fields), n=1)
-
-
-def _place(location: Location) -> tuple[Location, type[BaseModel]]:
-    """Return `location` as the file has it (pydantic adds the forms it tried), and what holds its key."""
-    kept: list[str | int] = []
-    model: type[BaseModel] = Suite
-    for i, (before, part) in enumerate(zip(("", *location), location, strict=False)):
-        if before == "source" and part in _SOURCES:
-            model = _SOURCES[str(part)]
-        elif before != "prompts" or part in PromptFiles.model_fields:
-            kept.append(part)
-            # The key itself, as the last part, is its holder's.
-            if i < len(location) - 1:
-                model = _PARTS.get(str(part), model)
-    return tuple(kept), model
+    if task.Options.model_fields:
+        unread = _unread(task, given)
+        task.Options.model_validate({name: value for name, value in given.items() if name not in unread})

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.plan.averages import resolve_averages
-from rwkvclip_eval.plan.suite import LoadedSuite, check_names, protocols_of
+from rwkvclip_eval.plan.suite import LoadedSuite, check_names
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_eval.tasks import TASKS
@@ -58,9 +57,8 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     """Return the units of a suite in its order, duplicates once.
 
     Raises:
-        SuiteError: there are too many, a name is unknown, two different datasets have one name, so that the
-            results of one would replace those of the other, or an average is not one over the suite's
-            datasets.
+        SuiteError: there are too many, a name is unknown, or two different datasets have one name, so that
+            the results of one would replace those of the other.
     """
     check_names(loaded)
     asked = sum(len(entry.datasets) * len(entry.protocol or "1") for entry in loaded.suite.tasks)
@@ -69,8 +67,8 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     units: dict[str, Unit] = {}
     for i, entry in enumerate(loaded.suite.tasks):
         task = TASKS.get(entry.task)
-        for name in entry.protocol or protocols_of(task)[:1]:
-            protocol = PROTOCOLS.get(name).with_options(entry.options)
+        for name in entry.protocol or task.protocols[:1]:
+            protocol = task.under(PROTOCOLS.get(name), entry.options)
             for j, given in enumerate(entry.datasets):
                 ref, variant = _canonical(given, protocol)
                 unit = Unit(task=task, ref=ref, variant=variant, protocol=protocol)
@@ -80,7 +78,6 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
                         f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
                         f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
                     )
-    resolve_averages(loaded, list(units.values()))
     return list(units.values())
 
 

@@ -63,7 +63,7 @@ def splits_of(unit: Unit) -> list[str]:
     """
     record = None if unit.ref.name in DATASETS else record_name(unit.ref.name)
     judged = unit.ref.split or (catalogue()[record].evaluation_split if record else "test")
-    learned = getattr(unit.task, "fit_splits", ())
+    learned = unit.task.fit_splits
     known = known_splits(unit.ref, unit.variant) if learned else frozenset()
     return [judged, *learned[:1], *(split for split in learned[1:] if split in known)]
 

@@ -76,7 +76,8 @@ def score_records(
     """
     unit, dataset = opened.unit, opened.dataset
     infos = [split.info for split in opened.splits]
-    differences = unit.protocol.known_differences(dataset.info)
+    info = dataset.info
+    differences = unit.protocol.known_differences(info.name, info.variant, info.class_names)
     primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
     base = dataclasses.replace(
         _blank_record(unit, ran, "ok", ""),

@@ -12,7 +12,6 @@ from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.open import DatasetFactory
-    from rwkvclip_eval.tasks.base import Task
 
 
 _PREFIX = "rwkvclip_plugin_"
@@ -57,8 +56,22 @@ def register_dataset(name: str, factory: DatasetFactory) -> None:
     DATASETS.register(name, factory)
 
 
-def register_task(task: Task) -> None:
-    """Make suites know the task `task.name`."""
-    from rwkvclip_eval.tasks import TASKS
+def register_task(task: object) -> None:
+    """Make suites know the task `task.name`.
 
+    Raises:
+        UserError: it is no `Task`, or its name is taken.
+    """
+    from rwkvclip_eval.tasks import TASKS
+    from rwkvclip_eval.tasks.base import Task
+
+    if not isinstance(task, Task):
+        name = task.__name__ if isinstance(task, type) else type(task).__name__
+        cure = (
+            f"register an object: register_task({name}())."
+            if isinstance(task, type) and issubclass(task, Task)
+            else f"derive its class from rwkvclip_eval.tasks.base.Task, `class {name}(Task)`, with "
+            "`score(self, samples, features, protocol)`."
+        )
+        raise UserError(f"The task {name} is not a Task: {cure}")
     TASKS.register(task.name, task)

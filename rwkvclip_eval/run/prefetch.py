@@ -34,7 +34,7 @@ def prefetch_all(
     for unit in plan(loaded):
         units[unit.dataset_key] = unit
         # A dictionary keeps the order: of several splits, the first must be there.
-        learned = dict.fromkeys(getattr(unit.task, "fit_splits", ()))
+        learned = dict.fromkeys(unit.task.fit_splits)
         fit_splits.setdefault(unit.dataset_key, {}).update(learned)
     rows: list[tuple[str, str]] = []
     complete = True

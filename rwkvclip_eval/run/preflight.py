@@ -85,8 +85,6 @@ def open_unit(unit: Unit, datasets: Datasets) -> OpenedUnit:
     if opened.scorable:
         if "text" in unit.task.needs:
             unit.task.texts(opened.samples, unit.protocol)
-        check = getattr(unit.task, "check", None)
-        if check is not None:
-            fit = {split: samples_of(other) for split, other in opened.fit.items()}
-            check(opened.samples, fit, unit.protocol)
+        fit = {split: samples_of(other) for split, other in opened.fit.items()}
+        unit.task.check(opened.samples, fit, unit.protocol)
     return opened

@@ -89,7 +89,7 @@ class Datasets:
         from rwkvclip_eval.data.open import known_splits
 
         found: dict[str, Dataset] = {}
-        for split in getattr(unit.task, "fit_splits", ()):
+        for split in unit.task.fit_splits:
             try:
                 found[split] = self.get(unit, split)
             except DataNotFound as error:

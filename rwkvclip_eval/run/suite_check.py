@@ -10,6 +10,7 @@ from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.types import ClipBenchmarkSource, HuggingFaceSource
 from rwkvclip_eval.errors import SuiteError, UserError
+from rwkvclip_eval.plan.averages import resolve_averages
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.run.options import RunOptions
 from rwkvclip_eval.run.preflight import open_unit
@@ -31,6 +32,7 @@ def check_suite(loaded: LoadedSuite) -> int:
         SuiteError: something does not fit; every mistake is listed with its line.
     """
     units = plan(loaded)
+    resolve_averages(loaded, units)
     datasets = Datasets(RunOptions(offline=True), loaded.base_dir)
     problems: dict[str, None] = {}
     for unit in units:

@@ -18,6 +18,7 @@ from rwkvclip_eval.run.examples import gallery, with_content
 from rwkvclip_eval.run.outcome import UnitOutcome, no_number, score_records
 from rwkvclip_eval.run.splits import OpenedUnit, samples_of
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
+from rwkvclip_eval.tasks.similarity import SIMILARITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,21 +70,23 @@ def run_unit(
 def _worked_on(encoder: Encoder, opened: OpenedUnit, store: FeatureStore, options: RunOptions) -> UnitOutcome:
     started = time.perf_counter()
     unit, needs = opened.unit, opened.unit.task.needs
+    similarity = SIMILARITIES.get(encoder.info.similarity)
     _check(opened, encoder.info, options)
     judged = _encoded(encoder, opened.dataset, store, options)
-    texts = unit.task.texts(judged.samples, unit.protocol) if "text" in needs else None
+    texts = unit.task.texts(judged.samples, unit.protocol) if "text" in needs else ()
     learned = {split: _encoded(encoder, other, store, options) for split, other in opened.fit.items()}
     features = dataclasses.replace(
         judged.features(needs),
-        text_embedding=None if texts is None else store.texts(encoder, texts, options.encode),
+        texts={"embedding": store.texts(encoder, texts, options.encode)} if "text" in needs else {},
+        similarity=similarity,
         fit={split: (one.samples, one.features(needs)) for split, one in learned.items()},
-        compute=_compute(unit, options),
+        compute=_compute(unit, encoder.info.name, options),
     )
     stored = [judged.stored, *(one.stored for one in learned.values())]
     ran = dataclasses.replace(
         encoder.info, device=judged.stored.device, implementation=judged.stored.implementation
     )
-    result = _scored(unit, judged.samples, features, ran, options)
+    result = _scored(unit, judged.samples, features, options)
     result = dataclasses.replace(
         result, predictions=with_content(result.predictions, opened.dataset, options)
     )
@@ -104,11 +107,9 @@ def _check(opened: OpenedUnit, info: EncoderInfo, options: RunOptions) -> None:
         kinds = " or ".join(sorted(unit.task.kinds))
         of = opened.dataset.info
         raise DamagedData(f"{unit.task.name} scores {kinds} sets; {of.name} is {of.kind}.")
-    check = getattr(unit.task, "check_budget", None)
-    if check is not None:
-        with _of_this_unit():
-            given = {split: samples_of(other) for split, other in opened.fit.items()}
-            check(given, unit.protocol, info.probe_dim, options.memory_budget)
+    with _of_this_unit():
+        given = {split: samples_of(other) for split, other in opened.fit.items()}
+        unit.task.check_budget(given, unit.protocol, info.probe_dim, options.memory_budget)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +130,8 @@ class _Encoded:
         """Return the arrays that a task asks for."""
         # An index array would copy every feature into memory; a slice leaves them on disk until read.
         rows = self.kept if self.stored.missing else slice(None)
-        return Features(
-            image_embedding=self.stored.embedding[rows] if "embedding" in needs else None,
-            image_probe=self.stored.probe[rows] if "probe" in needs else None,
-        )
+        arrays = {"embedding": self.stored.embedding, "probe": self.stored.probe}
+        return Features(images={name: array[rows] for name, array in arrays.items() if name in needs})
 
 
 def _encoded(encoder: Encoder, dataset: Dataset, store: FeatureStore, options: RunOptions) -> _Encoded:
@@ -155,22 +154,23 @@ def _encoded(encoder: Encoder, dataset: Dataset, store: FeatureStore, options: R
     return _Encoded(stored=stored, samples=samples_of(dataset, kept), kept=kept)
 
 
-def _compute(unit: Unit, options: RunOptions) -> Compute:
+def _compute(unit: Unit, model: str, options: RunOptions) -> Compute:
     """Return where the unit's task works: where encoding is done, but for Metal, which has no float64."""
     device = options.device
     if device.startswith("mps"):
         device = "cpu"
-        if getattr(unit.task, "fit_splits", ()):
+        if unit.task.fit_splits:
             options.encode.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
-    return Compute(device, options.memory_budget, options.encode.on_progress)
+    on_progress = options.encode.on_progress
+    return Compute(
+        device, options.memory_budget, lambda done, total, what: on_progress(done, total, f"{model} · {what}")
+    )
 
 
-def _scored(
-    unit: Unit, samples: Samples, features: Features, ran: EncoderInfo, options: RunOptions
-) -> TaskResult:
+def _scored(unit: Unit, samples: Samples, features: Features, options: RunOptions) -> TaskResult:
     device = features.compute.device
     with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
-        return unit.task.score(samples, features, ran, unit.protocol)
+        return unit.task.score(samples, features, unit.protocol)
 
 
 class _UnitProblem(UserError):
@@ -204,16 +204,16 @@ def _explained_limits(unit: Unit, device: str) -> Iterator[None]:
         said = str(error).partition("\n")[0] or type(error).__name__
         unsolved = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, unlisted
         if isinstance(error, np.linalg.LinAlgError | unsolved):
-            given = unit.protocol.probe
+            given = unit.task.Options.of(unit.protocol).model_dump()
             cure = (
                 " Features of extreme size make such: options: {standardize: true} in the suite helps."
-                if given is not None and not given.standardize
+                if given.get("standardize") is False
                 else ""
             )
             raise UserError(f"Scoring met a matrix that cannot be solved ({said}).{cure}") from error
         if not isinstance(error, MemoryError) and not any(words in said for words in _OUT_OF_MEMORY):
             raise
-        cures = ["let it take less with --memory-budget"] if hasattr(unit.task, "check_budget") else []
+        cures = ["let it take less with --memory-budget"] if unit.task.keeps_budget else []
         cures += [] if device.startswith("cpu") else ["run on --device cpu"]
         advice = " or ".join([*cures, "free some"])
         raise UserError(

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from pydantic import ValidationError
+
+from rwkvclip_eval.errors import UserError, joined
 from rwkvclip_eval.memory import MEMORY_BUDGET
+from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.schema import Strict, misfits
+from rwkvclip_eval.tasks.similarity import COSINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
-    from rwkvclip_eval.protocols import Protocol as EvaluationProtocol
+    from rwkvclip_eval.protocols import Protocol
+    from rwkvclip_eval.tasks.similarity import Arrays, Similarity
 
 Need = Literal["text", "embedding", "probe"]
 
@@ -45,22 +52,42 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Arrays a task scores; those it did not ask for are None.
+    """Arrays a task scores, by the names under which the encoder declares them.
 
     Attributes:
-        image_embedding: [n, D] float32, unit norm.
-        image_probe: [n, F] float32.
-        text_embedding: [m, D] float32, unit norm, one row per text of `Task.texts`.
+        images: `embedding` [n, D] float32 of unit norm, `probe` [n, F] float32, or arrays of the encoder's
+            own, one entry an image; those that the task did not ask for are not there.
+        texts: `embedding` [m, D] float32 of unit norm, or the encoder's own, one entry per text of
+            `Task.texts`.
+        similarity: how images and texts are compared; the encoder's choice.
         fit: split → samples and features of the splits a probe learns from (`Task.fit_splits`); those that
             the data lack are left out.
         compute: where and with how much memory a probe may work.
     """
 
-    image_embedding: np.ndarray[Any, Any] | None = None
-    image_probe: np.ndarray[Any, Any] | None = None
-    text_embedding: np.ndarray[Any, Any] | None = None
+    images: Arrays = field(default_factory=dict)
+    texts: Arrays = field(default_factory=dict)
+    similarity: Similarity = COSINE
     fit: Mapping[str, tuple[Samples, Features]] = field(default_factory=dict)
     compute: Compute = field(default_factory=lambda: Compute())
+
+    @property
+    def image_embedding(self) -> np.ndarray[Any, Any]:
+        """[n, D] float32, unit norm, of a task that needs `embedding`."""
+        array: np.ndarray[Any, Any] = self.images["embedding"]
+        return array
+
+    @property
+    def image_probe(self) -> np.ndarray[Any, Any]:
+        """[n, F] float32, of a task that needs `probe`."""
+        array: np.ndarray[Any, Any] = self.images["probe"]
+        return array
+
+    @property
+    def text_embedding(self) -> np.ndarray[Any, Any]:
+        """[m, D] float32, unit norm, of a task that needs `text`."""
+        array: np.ndarray[Any, Any] = self.texts["embedding"]
+        return array
 
 
 @dataclass(frozen=True)
@@ -142,39 +169,93 @@ class TaskResult:
     notes: Mapping[str, float | int | str] = field(default_factory=dict)
 
 
-@runtime_checkable
-class Task(Protocol):
-    """A task over one dataset split.
+class TaskOptions(Strict):
+    """What a suite's `options` set of a task; a task with any derives a model of its own from this."""
 
-    Five attributes are optional. `protocols`: names of those it can follow, its default first; without it,
-    any, `standard` by default. `options`: names of the `ProbeOptions` that it reads; a suite that sets
-    another one is refused. `fit_splits`: splits it learns from (`Features.fit`); the first must be there.
-    `check(samples, fit, protocol)`: refuses, before any encoding, splits that the task cannot work on.
-    `check_budget(fit, protocol, num_features, memory_budget)`: refuses a memory budget that is too small.
-    """
+    BY_PROTOCOL: ClassVar[frozenset[str]] = frozenset()
+    """Those that a protocol alone sets."""
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Self:
+        """Return the options that `protocol` sets, defaults for the others; what is not read is left alone.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        read = {name: value for name, value in protocol.options.items() if name in cls.model_fields}
+        try:
+            return cls.model_validate(read)
+        except ValidationError as error:
+            raise UserError(f"The protocol {protocol.name}: {joined(misfits(error), '; ')}.") from error
+
+    @classmethod
+    def settable(cls) -> frozenset[str]:
+        """Return the names that a suite may set."""
+        return frozenset(cls.model_fields) - cls.BY_PROTOCOL
+
+
+class Task(ABC):
+    """A task over one dataset split. A task of your own derives from this; `name` and `score` are enough."""
 
     name: str
     """As in reports/published: `zero_shot_classification`, `zero_shot_retrieval`, `linear_probe`."""
-    version: int
+    version: int = 1
     """Raised whenever the same features could give other numbers."""
-    needs: frozenset[Need]
+    description: str = ""
+    """One sentence for reports: what is measured."""
+    needs: frozenset[Need] = frozenset({"embedding"})
     """What an encoder must offer; one that cannot serve is recorded as not applicable."""
-    kinds: frozenset[DatasetKind]
+    kinds: frozenset[DatasetKind] = frozenset({"classification"})
     """The kinds of dataset it can score."""
+    fit_splits: tuple[str, ...] = ()
+    """Splits it learns from (`Features.fit`); the first must be there."""
+    keeps_budget: bool = False
+    """Whether it works in less memory where `Compute.memory_budget` says so."""
+    Options: type[TaskOptions] = TaskOptions
+    """What a suite can set of it."""
 
-    def texts(self, samples: Samples, protocol: EvaluationProtocol) -> Sequence[str]:
-        """Return the m texts to encode, in the order `score` expects their embeddings."""
-        ...
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols that it can follow, its default first; any, if it has no say."""
+        return ("standard", *PROTOCOLS)
 
-    def prompt_hash(self, samples: Samples, protocol: EvaluationProtocol) -> str:
-        """Return the SHA-256 (hex) of ordered class names, templates and caption prefix."""
-        ...
+    def under(self, protocol: Protocol, given: Mapping[str, Any] | None) -> Protocol:
+        """Return `protocol` with a suite's options; its name then carries those that differ from its own.
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: EvaluationProtocol
-    ) -> TaskResult:
+        Raises:
+            ValidationError: pydantic's, where they do not fit `Options`.
+        """
+        own = self.Options.of(protocol)
+        asked = self.Options.model_validate(given or {}).model_dump(exclude_unset=True)
+        return protocol.with_options({k: v for k, v in asked.items() if v != getattr(own, k)})
+
+    def check(  # noqa: B027  # most tasks refuse nothing
+        self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol
+    ) -> None:
+        """Refuse, before any encoding, splits that the task cannot work on.
+
+        Args:
+            samples: the split it is judged on.
+            fit: split → samples it learns from.
+            protocol: how features become numbers.
+        """
+
+    def check_budget(  # noqa: B027
+        self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
+    ) -> None:
+        """Refuse, before any encoding, a memory budget (bytes) that is too small for F probe features."""
+
+    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
+        """Return the m texts to encode, in the order in which `score` expects them; none by default."""
+        return ()
+
+    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
+        """Return the SHA-256 (hex) of what decides the texts; by default class names and texts in order."""
+        return hash_prompts(samples.info.class_names, self.texts(samples, protocol), "")
+
+    @abstractmethod
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return the unit's metrics and predictions. Deterministic: bootstraps are seeded."""
-        ...
 
 
 def hash_prompts(class_names: Sequence[str], templates: Sequence[str], prefix: str) -> str:

@@ -40,6 +40,7 @@ from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
 from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data, standardized
+from rwkvclip_eval.tasks.probe_options import FewShotOptions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,8 +49,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
-    from rwkvclip_eval.protocols import ProbeOptions, Protocol
+    from rwkvclip_eval.protocols import Protocol
 
 MOST_VALIDATION_SHOTS = 4
 
@@ -59,37 +59,33 @@ class FewShotLinearProbe(ProbeTask):
 
     name = "few_shot_linear_probe"
     version = 7
+    description = "Logistic regression on a few training images a class, mean over seeded draws."
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("clip-certified", "clip-lbfgs")
-    options = frozenset({"search", "C", "normalize", "standardize", "shots", "num_seeds", "seed"})
+    Options = FewShotOptions
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""
         super().check(samples, fit, protocol)
-        assert protocol.probe is not None
-        _require_shots(fit, protocol.probe)
+        _require_shots(fit, FewShotOptions.of(protocol))
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
     ) -> None:
         """Refuse, before any encoding, a memory budget in which most shots would not fit."""
-        assert protocol.probe is not None
         info = fit["train"].info
-        labels = np.repeat(np.arange(len(info.class_names)), max(protocol.probe.shots))
+        labels = np.repeat(np.arange(len(info.class_names)), max(FewShotOptions.of(protocol).shots))
         require_budget(labels, info, num_features, memory_budget)
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
-    ) -> TaskResult:
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return the primary metric for every number of shots: mean over seeds, with its interval.
 
         Raises:
             DamagedData: a class has fewer training images than shots; and see `probe_data`.
             UserError: the memory budget is too small.
         """
-        assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
-        options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options, needs_validation=False, standardize=False)
+        options, compute = FewShotOptions.of(protocol), features.compute
+        data = probe_data(samples, features, normalize=options.normalize)
         official = "val" in features.fit
         train = data.train
         name = score_name(samples.info.primary_metric, data)
@@ -127,9 +123,7 @@ class FewShotLinearProbe(ProbeTask):
                     "score": metric(logits, test.y),
                 }
                 judged.append(_judge(row, logits, test.y, name))
-                compute.on_progress(
-                    len(judged), total, f"{encoder.name} · {samples.info.name} · few-shot probe"
-                )
+                compute.on_progress(len(judged), total, f"{samples.info.name} · few-shot probe")
         return TaskResult(
             metrics=[
                 _mean(
@@ -266,7 +260,7 @@ def _first(orders: Sequence[NDArray[np.int64]], count: int) -> NDArray[np.int64]
     return np.sort(np.concatenate([order[:count] for order in orders]))
 
 
-def _require_shots(fit: Mapping[str, Samples], options: ProbeOptions) -> None:
+def _require_shots(fit: Mapping[str, Samples], options: FewShotOptions) -> None:
     train, shots = fit["train"], max(options.shots)
     watched = 0 if "val" in fit or options.C is not None else min(shots, MOST_VALIDATION_SHOTS)
     counts = np.bincount(checked_labels(train), minlength=len(train.info.class_names))

@@ -20,14 +20,16 @@ from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, rank
 from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data, standardized
+from rwkvclip_eval.tasks.probe_options import KnnOptions
+from rwkvclip_eval.tasks.similarity import COSINE, score_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import torch
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.tasks.base import Compute
     from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData
@@ -41,9 +43,10 @@ class KnnProbe(ProbeTask):
 
     name = "knn_probe"
     version = 3
+    description = "Weighted vote of the training images whose features are nearest by cosine."
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("knn",)
-    options = frozenset({"normalize", "standardize", "k", "temperature"})
+    Options = KnnOptions
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
@@ -52,18 +55,15 @@ class KnnProbe(ProbeTask):
         num_images = sum(len(given.keys) for given in fit.values())
         _rows_at_once(num_images, len(fit["train"].info.class_names), memory_budget)
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
-    ) -> TaskResult:
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return accuracies on the test split.
 
         Raises:
             DamagedData: see `probe_data`.
             UserError: the memory budget is too small.
         """
-        assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
-        options = protocol.probe
-        data = probe_data(samples, features, options, needs_validation=False, standardize=False)
+        options = KnnOptions.of(protocol)
+        data = probe_data(samples, features, normalize=options.normalize)
         bank, test = data.learned, data.test  # Nothing is chosen on a validation split.
         if options.standardize:
             bank, test = standardized([bank, test])
@@ -121,23 +121,36 @@ def log_votes(
         UserError: one row of cosines does not fit the memory budget.
     """
     import torch
-    from torch.nn.functional import normalize
 
     step = _rows_at_once(len(bank.y), num_classes, compute.memory_budget)
     device = torch.device(compute.device)
-    neighbours = torch.empty(bank.x.shape, device=device)
+    neighbours, unit = torch.empty(bank.x.shape, device=device), _Unit(bank.x, device)
     for part in row_chunks(*bank.x.shape):
-        neighbours[part] = normalize(torch.from_numpy(np.array(bank.x[part])).to(device), dim=1)
+        neighbours[part] = unit[part]
     classes = torch.from_numpy(bank.y).to(device)
-    for start in range(0, len(x), step):
-        rows = slice(start, min(start + step, len(x)))
-        queries = normalize(torch.from_numpy(np.array(x[rows])).to(device), dim=1)
-        cosine, index = (queries @ neighbours.T).topk(k, dim=1)
+    parts = (slice(start, min(start + step, len(x))) for start in range(0, len(x), step))
+    queries = {"embedding": _Unit(x, device)}
+    # Probe features are one vector an image, whatever an encoder's images and texts are compared by.
+    for rows, (scores, _) in score_blocks(COSINE, queries, {"embedding": neighbours}, rows=parts):
+        cosine, index = torch.as_tensor(scores).topk(k, dim=1)
         weight = ((cosine - cosine[:, :1]) / temperature).exp()
-        votes = torch.zeros(len(queries), num_classes, device=device)
+        votes = torch.zeros(len(cosine), num_classes, device=device)
         votes.scatter_add_(1, classes[index], weight)
         share = votes / votes.sum(dim=1, keepdim=True)
         yield rows, share.log().clamp(min=FLOOR).cpu().numpy()
+
+
+class _Unit:
+    """Rows of `x` [n, F] scaled to unit length on `device`, when they are asked for."""
+
+    def __init__(self, x: NDArray[np.float32], device: torch.device) -> None:
+        self._x, self._device = x, device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
+        return normalize(torch.from_numpy(np.array(self._x[rows])).to(self._device), dim=1)
 
 
 def _rows_at_once(num_neighbours: int, num_classes: int, memory_budget: int) -> int:

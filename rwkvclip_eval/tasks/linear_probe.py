@@ -31,6 +31,7 @@ from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, chance_levels, interval_fields, rank
 from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
+from rwkvclip_eval.tasks.probe_options import LinearProbeOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.logistic import Search, Solution
-    from rwkvclip_eval.protocols import ProbeOptions, Protocol
+    from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.tasks.base import Compute
+    from rwkvclip_eval.tasks.probe_options import LogisticOptions
 
     Metric = Callable[[NDArray[np.float64], NDArray[Any]], float]
     """Scores [n, K] and labels → what the search maximises."""
@@ -60,9 +61,10 @@ class LinearProbe(ProbeTask):
 
     name = "linear_probe"
     version = 7
+    description = "Logistic regression on frozen features, its strength chosen on the validation split."
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
     protocols = ("clip-certified", "clip-lbfgs")
-    options = frozenset({"search", "C", "normalize", "standardize", "validation_fraction", "seed"})
+    Options = LinearProbeOptions
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
@@ -71,23 +73,26 @@ class LinearProbe(ProbeTask):
         labels = np.concatenate([given.labels for given in fit.values() if given.labels is not None])
         require_budget(labels, fit["train"].info, num_features, memory_budget)
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
-    ) -> TaskResult:
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return the metrics on the test split, predictions and the regularisation curve.
 
         Raises:
             DamagedData: see `probe_data`.
             UserError: the memory budget is too small.
         """
-        assert protocol.probe is not None, "the runner checks that the protocol is one of a probe"
-        options, compute = protocol.probe, features.compute
-        data = probe_data(samples, features, options, needs_validation=options.C is None)
+        options, compute = LinearProbeOptions.of(protocol), features.compute
+        data = probe_data(
+            samples,
+            features,
+            draw=(options.validation_fraction, options.seed) if options.C is None else None,
+            normalize=options.normalize,
+            standardize=options.standardize,
+        )
         metric = SCORES[score_name(samples.info.primary_metric, data)]
         rows: list[dict[str, Any]] = []
         notes: dict[str, float | int | str] = {}
         if options.C is None:
-            what = f"{encoder.name} · {samples.info.name} · probe"
+            what = f"{samples.info.name} · probe"
             found = search(data.train, data.val, data, metric, options, compute, what)
             rows = [_row(point, point.score, "search") for point in found.points]
             l2, notes["l2_at_edge"] = found.best.l2, int(found.at_edge)
@@ -123,7 +128,7 @@ class LinearProbe(ProbeTask):
         )
 
 
-def _effective(options: ProbeOptions, features: Features) -> set[str]:
+def _effective(options: LinearProbeOptions, features: Features) -> set[str]:
     """Return the options that had a part in the numbers: a fixed strength searches and draws nothing."""
     names = {"method", "normalize", "standardize"}
     if options.C is None:
@@ -144,7 +149,7 @@ def search(
     val: Labelled,
     data: ProbeData,
     metric: Metric,
-    options: ProbeOptions,
+    options: LogisticOptions,
     compute: Compute,
     what: str = "",
 ) -> Search:

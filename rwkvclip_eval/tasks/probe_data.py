@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, name_some
 from rwkvclip_eval.metrics.chunks import row_chunks
-from rwkvclip_eval.tasks.base import hash_prompts
+from rwkvclip_eval.tasks.base import Task
 from rwkvclip_eval.tasks.classification import checked_labels
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetInfo
-    from rwkvclip_eval.protocols import ProbeOptions, Protocol
+    from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.tasks.base import Features, Need, Samples
 
 
@@ -82,19 +81,12 @@ class ProbeData:
         return self.learned.rows(slice(self.num_train, None))
 
 
-class ProbeTask:
+class ProbeTask(Task):
     """What all probes share: they read probe features alone and learn from splits they are not judged on."""
 
     needs: frozenset[Need] = frozenset({"probe"})
     fit_splits = ("train", "val")
-
-    def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
-        """Return no texts: a probe reads images alone."""
-        return ()
-
-    def prompt_hash(self, samples: Samples, protocol: Protocol) -> str:
-        """Return the SHA-256 (hex) of the class names in order."""
-        return hash_prompts(samples.info.class_names, (), "")
+    keeps_budget = True
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from; see `check_labels`."""
@@ -139,21 +131,21 @@ def check_labels(samples: Samples, fit: Mapping[str, Samples]) -> None:
 def probe_data(
     samples: Samples,
     features: Features,
-    options: ProbeOptions,
     *,
-    needs_validation: bool = True,
-    standardize: bool = True,
+    draw: tuple[float, int] | None = None,
+    normalize: bool = False,
+    standardize: bool = False,
 ) -> ProbeData:
     """Return what a probe works on.
 
     Args:
         samples: the split it is judged on.
         features: its features, and the splits it learns from.
-        options: of the probe.
-        needs_validation: false for a probe that chooses nothing, or by draws of its own: without an
-            official validation split, it gets an empty one.
-        standardize: false for a probe that learns from something else than `train`, and so takes the
-            statistics of that; see `standardized`.
+        draw: share of `train` and seed of the validation split that is drawn where there is no official one;
+            without it, there is an empty one then, for a probe that chooses nothing, or by draws of its own.
+        normalize: scale every feature vector to unit length.
+        standardize: by the statistics of `train`; a probe that learns from something else takes those of
+            that, see `standardized`.
 
     Raises:
         DamagedData: a feature is not finite, or see `check_labels`.
@@ -168,20 +160,20 @@ def probe_data(
         val = _labelled(*features.fit["val"])
         learned = Labelled(x=np.concatenate([learned.x, val.x]), y=np.concatenate([learned.y, val.y]))
         said = "official validation split"
-    elif not needs_validation:
+    elif draw is None:
         said = "none: no strength is chosen on it"
     else:
-        rest, drawn = draw_validation(learned.y, options.validation_fraction, options.seed)
+        rest, drawn = draw_validation(learned.y, *draw)
         if not len(drawn):
             raise DamagedData(
                 f"{info.name}: no class has the two training images that a validation split needs; "
                 "give a fixed strength (options: {C: …}) or more data."
             )
         learned, num_train = learned.rows(np.concatenate([rest, drawn])), len(rest)
-        said = f"{options.validation_fraction:.0%} of train, stratified, seed {options.seed}"
-    if options.normalize:
+        said = f"{draw[0]:.0%} of train, stratified, seed {draw[1]}"
+    if normalize:
         learned, test = normalized(learned), normalized(test)
-    if options.standardize and standardize:
+    if standardize:
         learned, test = standardized([learned, test], num_train)
     return ProbeData(
         learned=learned,
@@ -195,7 +187,6 @@ def probe_data(
 
 
 def _labelled(samples: Samples, features: Features) -> Labelled:
-    assert features.image_probe is not None, "the runner passes what `needs` names"
     x = np.asarray(features.image_probe)
     finite = np.isfinite(x.sum(axis=1, dtype=np.float64))
     if not finite.all():

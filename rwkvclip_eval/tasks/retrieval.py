@@ -1,14 +1,15 @@
-"""Zero-shot image-text retrieval by cosine similarity, both directions.
+"""Zero-shot image-text retrieval by the encoder's similarity, both directions.
 
 Predictions:
     image_to_text   key, rank                  one row per image: rank from 1 of its best-placed caption
     text_to_image   key, caption_index, rank   one row per caption of image `key`: rank from 1 of that image
 
-Axes: n images, m captions, D embedding.
+Axes: n images, m captions.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +23,22 @@ from rwkvclip_eval.tasks.base import (
     Need,
     RetrievalExample,
     Samples,
+    Task,
     TaskResult,
     hash_prompts,
 )
 from rwkvclip_eval.tasks.classification import interval_fields
+from rwkvclip_eval.tasks.similarity import num_entries, score_blocks, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from rwkvclip_eval.data.types import DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.protocols import Protocol
+    from rwkvclip_eval.tasks.similarity import Scores
 
 KS = (1, 5, 10)
 NUM_EXAMPLES = 8
@@ -43,11 +46,14 @@ EXAMPLE_DEPTH = 5
 """Images shown per example query."""
 
 
-class ZeroShotRetrieval:
+class ZeroShotRetrieval(Task):
     """Recall@1/5/10 and median rank; text retrieval is image → text, image retrieval text → image."""
 
     name = "zero_shot_retrieval"
     version = 2
+    description = (
+        "The rank of an image's first caption among all captions, and of a caption's image among all."
+    )
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"retrieval"})
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
@@ -60,9 +66,7 @@ class ZeroShotRetrieval:
         """Return the SHA-256 (hex) of the caption prefix."""
         return hash_prompts((), (), protocol.caption_prefix)
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
-    ) -> TaskResult:
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return recalls and median ranks with intervals, every query's rank, and example queries.
 
         Raises:
@@ -71,11 +75,9 @@ class ZeroShotRetrieval:
         """
         captions = list(_captions(samples))
         owner = np.array([image for image, _, _ in captions], np.int64)
-        images, texts = features.image_embedding, features.text_embedding
-        assert images is not None and texts is not None, "the runner passes what `needs` names"
-        assert len(images) == len(samples.keys) and len(texts) == len(owner)
-        by_image, by_text = metrics.ranks(images, texts, owner)
-        n, m = len(images), len(texts)
+        n, m = num_entries(features.images), num_entries(features.texts)
+        assert n == len(samples.keys) and m == len(owner)
+        by_image, by_text = ranks(features, owner)
         one = np.ones(1, np.int64)
         values = [
             *_direction("image_retrieval", by_text, owner, num_right=one, num_candidates=n),
@@ -87,9 +89,25 @@ class ZeroShotRetrieval:
         return TaskResult(
             metrics=values,
             predictions=_tables(samples, captions, by_image, by_text),
-            examples=[_example(images, texts, q, protocol.caption_prefix, captions[q]) for q in queries],
+            examples=[_example(features, q, protocol.caption_prefix, captions[q]) for q in queries],
             notes={"num_images": n, "num_captions": m, "caption_prefix": protocol.caption_prefix},
         )
+
+
+def ranks(features: Features, owner: NDArray[np.int64]) -> metrics.Ranks:
+    """Return the ranks both ways; `owner` [m] says which image each text describes.
+
+    Raises:
+        ValueError: a feature is not finite, or an image owns no text.
+    """
+    similarity, images = features.similarity, features.images
+    similarity.check(images, "images")
+    similarity.check(features.texts, "texts")
+
+    def blocks(order: NDArray[np.int64]) -> Callable[[], Iterator[tuple[slice, Scores]]]:
+        return functools.partial(score_blocks, similarity, images, taken(features.texts, order))
+
+    return metrics.ranks(blocks, owner, num_entries(images))
 
 
 def _captions(samples: Samples) -> Iterator[tuple[int, int, str]]:
@@ -183,15 +201,10 @@ def _choose_examples(ranks: NDArray[np.int64], owner: NDArray[np.int64]) -> list
     return [*chosen, *hits[:num_hits], *misses[: NUM_EXAMPLES - half - num_hits]]
 
 
-def _example(
-    images: NDArray[np.float32],
-    texts: NDArray[np.float32],
-    query: int,
-    prefix: str,
-    caption: tuple[int, int, str],
-) -> RetrievalExample:
+def _example(features: Features, query: int, prefix: str, caption: tuple[int, int, str]) -> RetrievalExample:
     """Return the best images of one caption; equal scores keep the order of the images."""
-    scores = images @ texts[query]
+    text = taken(features.texts, slice(query, query + 1))
+    scores = features.similarity.scores(features.images, text).text_to_image[:, 0]
     best = np.argsort(-scores, kind="stable")[:EXAMPLE_DEPTH]
     return RetrievalExample(
         query=prefix + caption[2],

@@ -1,8 +1,9 @@
 """Zero-shot classification: the class whose prompt ensemble lies nearest (CLIP, arXiv 2103.00020).
 
-Predictions: see `tasks.classification`; the logits are 100·cosine.
+Predictions: see `tasks.classification`; the logits are 100 times the encoder's similarity, which also says
+how templates combine (see `tasks.similarity`).
 
-Axes: n images, C classes, P templates, D embedding.
+Axes: C classes, P templates.
 """
 
 from __future__ import annotations
@@ -10,32 +11,28 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.metrics import classification as metrics
-from rwkvclip_eval.metrics.chunks import require_finite, row_chunks
-from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, Task, TaskResult, hash_prompts
 from rwkvclip_eval.tasks.classification import accuracies, checked_labels, rank
+from rwkvclip_eval.tasks.similarity import class_blocks, num_entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
-    from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.protocols import Protocol
 
 LOGIT_SCALE = 100.0
 """The field's multiplier of the cosine for every model; accuracies of float logits do not depend on it."""
 
 
-class ZeroShotClassification:
+class ZeroShotClassification(Task):
     """Top-1, top-5 (from 5 classes up) and mean per-class accuracy of single-label sets."""
 
     name = "zero_shot_classification"
     version = 2
+    description = "The class whose prompts, averaged over templates, lie nearest to the image."
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
@@ -54,9 +51,7 @@ class ZeroShotClassification:
         """Return the SHA-256 (hex) of class names and templates in order."""
         return hash_prompts(samples.info.class_names, samples.info.templates, "")
 
-    def score(
-        self, samples: Samples, features: Features, encoder: EncoderInfo, protocol: Protocol
-    ) -> TaskResult:
+    def score(self, samples: Samples, features: Features, protocol: Protocol) -> TaskResult:
         """Return accuracies with intervals, and one prediction per image.
 
         Raises:
@@ -66,15 +61,10 @@ class ZeroShotClassification:
         """
         _check_prompts(samples.info)
         labels, num_classes = checked_labels(samples), len(samples.info.class_names)
-        images, texts = features.image_embedding, features.text_embedding
-        assert images is not None and texts is not None, "the runner passes what `needs` names"
-        assert len(images) == len(labels) and len(texts) == num_classes * len(samples.info.templates)
-        classifier = class_embeddings(texts, num_classes)
-        require_finite(images=images, classifier=classifier)
-        blocks = (
-            (rows, (LOGIT_SCALE * images[rows]) @ classifier.T)
-            for rows in row_chunks(len(images), len(classifier))
-        )
+        images, texts = features.images, features.texts
+        assert num_entries(images) == len(labels)
+        assert num_entries(texts) == num_classes * len(samples.info.templates)
+        blocks = class_blocks(features.similarity, images, texts, num_classes, scale=LOGIT_SCALE)
         ranked = rank(blocks, labels, num_classes, truncated=protocol.logits == "truncated")
         values = accuracies(ranked, labels, num_classes)
         notes: dict[str, float | int | str] = {
@@ -93,21 +83,6 @@ class ZeroShotClassification:
                     f"{len(labels)} were scored"
                 )
         return TaskResult(metrics=values, predictions={"predictions": ranked.table(samples)}, notes=notes)
-
-
-def class_embeddings(texts: NDArray[np.float32], num_classes: int) -> NDArray[np.float32]:
-    """Return [C, D] float32, the unit-norm class embeddings of a prompt ensemble.
-
-    Each prompt's embedding is L2-normalised, those of one class are averaged, the mean is normalised again.
-
-    Args:
-        texts: [C·P, D] embeddings, all prompts of the first class first.
-        num_classes: C.
-    """
-    unit = texts / np.linalg.norm(texts, axis=1, keepdims=True)
-    mean = unit.reshape(num_classes, -1, texts.shape[1]).mean(axis=1)
-    normalised: NDArray[np.float32] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    return normalised
 
 
 def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricValue:

@@ -19,7 +19,7 @@ from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.tasks import TASKS
-from rwkvclip_eval.tasks.zero_shot import class_embeddings
+from rwkvclip_eval.tasks.similarity import class_embeddings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600)]
 

@@ -13,6 +13,8 @@ from clip_benchmark.metrics import zeroshot_retrieval
 from threadpoolctl import threadpool_limits
 
 from rwkvclip_eval.metrics import retrieval as metrics
+from rwkvclip_eval.tasks.base import Features
+from rwkvclip_eval.tasks.retrieval import ranks
 
 NUM_IMAGES, CAPTIONS, DIM = 5000, 5, 512
 KS = [1, 5, 10]
@@ -37,10 +39,10 @@ def product(images, texts):
 
 
 def ours(images, texts):
-    by_image, by_text = metrics.ranks(images, texts, OWNER)
+    by_image, by_text = ranks(Features(images={"embedding": images}, texts={"embedding": texts}), OWNER)
     return {
-        f"{name}_retrieval_recall@{k}": metrics.recall_at_k(ranks, k)
-        for name, ranks in (("image", by_text), ("text", by_image))
+        f"{name}_retrieval_recall@{k}": metrics.recall_at_k(found, k)
+        for name, found in (("image", by_text), ("text", by_image))
         for k in KS
     }
 

@@ -92,7 +92,7 @@ def test_a_recipe_that_is_none_is_one_short_message(tmp_path, mistake):
 def test_a_recipe_asks_for_no_absurd_number(tmp_path, key, value):
     keys = {"batch_size": 2, "lr": 1, "steps": 1, "name": "a", "data": "[]", "model": "{}", key: value}
     (tmp_path / "r.yaml").write_text("\n".join(f"{k}: {v}" for k, v in keys.items()))
-    with pytest.raises(RecipeError, match=rf"r\.yaml: {key}: "):
+    with pytest.raises(RecipeError, match=rf"r\.yaml:\d: {key}: "):
         load_recipe(tmp_path / "r.yaml")
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders import make_fingerprint
-from rwkvclip_eval.tasks.base import MetricValue, TaskResult, hash_prompts
+from rwkvclip_eval.tasks.base import MetricValue, Task, TaskResult
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 
@@ -86,21 +86,17 @@ class ColourImages:
         return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
 
 
-class Margin:
+class Margin(Task):
     """A task, the mean margin: similarity to the right class's text less that to the best wrong one."""
 
     name = "margin"
-    version = 1
+    description = "Cosine to the right class's text less that to the best wrong one."
     needs = frozenset({"text", "embedding"})
-    kinds = frozenset({"classification"})
 
     def texts(self, samples, protocol):
         return [f"a {name} picture" for name in samples.info.class_names]
 
-    def prompt_hash(self, samples, protocol):
-        return hash_prompts(samples.info.class_names, ["a {c} picture"], "")
-
-    def score(self, samples, features, encoder, protocol):
+    def score(self, samples, features, protocol):
         similarity = features.image_embedding @ features.text_embedding.T
         rows = np.arange(len(samples.labels))
         right = similarity[rows, samples.labels].copy()

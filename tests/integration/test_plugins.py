@@ -9,9 +9,11 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from command import ROOT, run_cli
 
 import rwkvclip_eval as rc
+from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
     import subprocess
@@ -50,6 +52,24 @@ def test_without_the_plugin_its_names_are_unknown(cli: Cli, tmp_path: Path) -> N
     assert done.returncode == 2
     assert "mine.yaml:3: Unknown task 'margin'" in done.stderr
     assert "mine.yaml:4: Unknown dataset 'my-images'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("base", "registered", "told"),
+    [
+        (
+            "",
+            "Margin()",
+            "The task Margin is not a Task: derive its class from rwkvclip_eval.tasks.base.Task",
+        ),
+        ("(Task)", "Margin", "The task Margin is not a Task: register an object: register_task(Margin())"),
+    ],
+)
+def test_a_task_that_is_none_is_refused_with_what_to_do(base: str, registered: str, told: str) -> None:
+    own = PLUGIN.read_text().partition("class Margin(Task):")
+    text = f"{own[0].partition('COLOURS')[0]}class Margin{base}:{own[2].partition('rc.register')[0]}"
+    with pytest.raises(UserError, match=re.escape(told)):
+        exec(f"{text}rc.register_task({registered})", {})
 
 
 def test_a_plugin_that_fails_is_named(cli: Cli, tmp_path: Path) -> None:

@@ -7,12 +7,18 @@ import pytest
 
 from rwkvclip_eval.metrics import retrieval as metrics
 from rwkvclip_eval.metrics.chunks import require_finite, row_chunks
+from rwkvclip_eval.tasks.base import Features
+from rwkvclip_eval.tasks.retrieval import ranks as ranks_of
 
 # Two images; image 0 owns captions 0 and 2, image 1 owns caption 1.
 # Scores (images down, captions across): [[.3 .9 .5], [.8 .4 .1]].
 IMAGES = np.eye(2, dtype=np.float32)
 TEXTS = np.array([[0.3, 0.8], [0.9, 0.4], [0.5, 0.1]], np.float32)
 OWNER = np.array([0, 1, 0])
+
+
+def ranks(images, texts, owner):
+    return ranks_of(Features(images={"embedding": images}, texts={"embedding": texts}), owner)
 
 
 def brute_force(images, texts, owner):
@@ -34,25 +40,25 @@ def unit(generator, *shape):
 
 def test_ranks_of_two_images_and_three_captions():
     # Image 0: order 1 2 0, its best caption is second. Image 1: order 0 1 2, its caption is second.
-    assert metrics.ranks(IMAGES, TEXTS, OWNER).image_to_text.tolist() == [2, 2]
+    assert ranks(IMAGES, TEXTS, OWNER).image_to_text.tolist() == [2, 2]
     # Caption 0 prefers image 1, caption 1 prefers image 0, caption 2 prefers its own.
-    assert metrics.ranks(IMAGES, TEXTS, OWNER).text_to_image.tolist() == [2, 2, 1]
+    assert ranks(IMAGES, TEXTS, OWNER).text_to_image.tolist() == [2, 2, 1]
 
 
 def test_recall_and_median_of_four_ranks():
-    ranks = np.array([1, 3, 6, 20])
-    assert [metrics.recall_at_k(ranks, k) for k in (1, 5, 10)] == [0.25, 0.5, 0.75]
-    assert metrics.median_rank(ranks) == 4.5
+    four = np.array([1, 3, 6, 20])
+    assert [metrics.recall_at_k(four, k) for k in (1, 5, 10)] == [0.25, 0.5, 0.75]
+    assert metrics.median_rank(four) == 4.5
     assert metrics.median_rank(np.array([1, 3, 6])) == 3
 
 
 def test_equal_scores_rank_in_order_of_position():
     same = np.ones((3, 1), np.float32)
     owner = np.array([2, 1, 0])
-    assert metrics.ranks(same, same, owner).text_to_image.tolist() == [3, 2, 1]
-    assert metrics.ranks(same, same, owner).image_to_text.tolist() == [3, 2, 1]
+    assert ranks(same, same, owner).text_to_image.tolist() == [3, 2, 1]
+    assert ranks(same, same, owner).image_to_text.tolist() == [3, 2, 1]
     # Image 0 owns captions 1 and 2, all equal: caption 1 is met first, after caption 0.
-    assert metrics.ranks(same[:2], same, np.array([1, 0, 0])).image_to_text.tolist() == [2, 1]
+    assert ranks(same[:2], same, np.array([1, 0, 0])).image_to_text.tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 27])
@@ -67,7 +73,7 @@ def test_ranks_of_ragged_captions_in_any_order_agree_with_a_sort(monkeypatch, ch
     images = generator.integers(-1, 2, (30, 4)).astype(np.float32)
     texts = generator.integers(-1, 2, (85, 4)).astype(np.float32)
     by_image, by_text = brute_force(images, texts, owner)
-    found = metrics.ranks(images, texts, owner)
+    found = ranks(images, texts, owner)
     assert found.image_to_text.tolist() == by_image
     assert found.text_to_image.tolist() == by_text
 
@@ -75,7 +81,7 @@ def test_ranks_of_ragged_captions_in_any_order_agree_with_a_sort(monkeypatch, ch
 def test_an_image_behind_300_equal_ones_has_rank_301():
     images = np.ones((310, 1), np.float32)
     owner = np.arange(310)
-    assert metrics.ranks(images, images, owner).text_to_image.tolist() == list(range(1, 311))
+    assert ranks(images, images, owner).text_to_image.tolist() == list(range(1, 311))
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -85,7 +91,7 @@ def test_recalls_agree_with_the_official_code_and_clip_benchmark(parity, ragged)
     spec.loader.exec_module(inputs)
     golden = json.loads((parity / "eval_golden.json").read_text())["retrieval"]
     images, texts, owner = inputs.retrieval(ragged=ragged)
-    by_image, by_text = metrics.ranks(images, texts, owner)
+    by_image, by_text = ranks(images, texts, owner)
     if ragged:
         # The golden file has no ragged figures: an independent sort stands in.
         assert (by_image.tolist(), by_text.tolist()) == brute_force(images, texts, owner)
@@ -106,7 +112,7 @@ def test_ranks_do_not_depend_on_the_order_of_images_and_captions():
     owner = np.concatenate([np.arange(40), generator.integers(0, 40, 60)])
     image_order, text_order = generator.permutation(40), generator.permutation(100)
     moved = (images[image_order], texts[text_order], np.argsort(image_order)[owner[text_order]])
-    before, after = metrics.ranks(images, texts, owner), metrics.ranks(*moved)
+    before, after = ranks(images, texts, owner), ranks(*moved)
     assert (after.image_to_text == before.image_to_text[image_order]).all()
     assert (after.text_to_image == before.text_to_image[text_order]).all()
 
@@ -122,14 +128,14 @@ def test_non_finite_embeddings_are_refused_by_name_and_row():
     bad = TEXTS.copy()
     bad[1, 0] = np.nan
     with pytest.raises(ValueError, match="texts must be finite; row 1"):
-        metrics.ranks(IMAGES, bad, OWNER)
+        ranks(IMAGES, bad, OWNER)
     with pytest.raises(ValueError, match="row 0"):
         require_finite(images=np.array([[np.inf, -np.inf]]))
 
 
 def test_an_image_without_a_caption_is_refused():
     with pytest.raises(ValueError, match="at least once"):
-        metrics.ranks(IMAGES, TEXTS, np.array([0, 0, 0]))
+        ranks(IMAGES, TEXTS, np.array([0, 0, 0]))
 
 
 def test_chunks_cover_every_row_once_within_the_budget():
@@ -146,7 +152,7 @@ def test_25k_captions_against_5k_images_need_well_under_1_gb(monkeypatch, kept, 
     owner = np.repeat(np.arange(5_000), 5)
     tracemalloc.start()
     try:
-        metrics.ranks(images, texts, owner)
+        ranks(images, texts, owner)
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

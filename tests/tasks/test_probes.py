@@ -10,29 +10,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from rwkvclip_eval.data.types import DatasetInfo
-from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.metrics.ranking import roc_auc
 from rwkvclip_eval.metrics.seed_intervals import of_area_under_curve, of_mean_per_class
-from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN, ProbeOptions
+from rwkvclip_eval.protocols import CLIP_CERTIFIED, CLIP_LBFGS, KNN
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples
 from rwkvclip_eval.tasks.few_shot import _orders
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, search
 from rwkvclip_eval.tasks.probe_data import probe_data
-
-ENCODER = EncoderInfo(
-    name="pixels",
-    spec="pixels",
-    family="python",
-    checkpoint_sha256="0" * 64,
-    fingerprint="pixels",
-    embed_dim=64,
-    probe_dim=64,
-    image_size_px=(8, 8),
-    context_length=None,
-    logit_scale=1.0,
-)
+from rwkvclip_eval.tasks.probe_options import LogisticOptions
 
 
 def digits(split, labels=None, metric="top1_accuracy", names=10, kind="classification", every=1):
@@ -49,17 +36,17 @@ def digits(split, labels=None, metric="top1_accuracy", names=10, kind="classific
         primary_metric=metric,
     )
     y = y if labels is None else labels(y)
-    return Samples(info=info, keys=[f"{split}{row}" for row in rows], labels=y), Features(image_probe=x)
+    return Samples(info=info, keys=[f"{split}{row}" for row in rows], labels=y), Features(images={"probe": x})
 
 
 def probe(name, protocol, **case):
     samples, features = digits("test", **case)
     features = dataclasses.replace(features, fit={"train": digits("train", **case)})
-    return TASKS.get(name).score(samples, features, ENCODER, protocol), samples, features
+    return TASKS.get(name).score(samples, features, protocol), samples, features
 
 
 def fixed(c, protocol=CLIP_CERTIFIED):
-    return protocol.with_options(ProbeOptions(C=c))
+    return protocol.with_options({"C": c})
 
 
 def value(result, name):
@@ -184,8 +171,8 @@ def test_labels_that_are_left_open_do_not_choose_the_strength():
     samples, features = digits("test", labels=labels, names=2, kind="multilabel", every=4)
     fit_data = {"train": digits("train", labels=labels, names=2, kind="multilabel", every=4)}
     features = dataclasses.replace(features, fit=fit_data)
-    data = probe_data(samples, features, ProbeOptions())
-    found = search(data.train, data.val, data, metric, ProbeOptions(), Compute())
+    data = probe_data(samples, features, draw=(0.2, 0))
+    found = search(data.train, data.val, data, metric, LogisticOptions(), Compute())
     best = predict(data.val.x, fit(data.train, found.best.l2, data, "certified", Compute()), Compute())
     assert (data.val.y < 0).any()
     assert found.best.score == pytest.approx(metric(best, data.val.y), abs=1e-9)
@@ -212,7 +199,7 @@ def test_the_bank_of_neighbours_is_said_with_its_official_validation_images():
     val = dataclasses.replace(val[0], info=info), val[1]
     alone = dataclasses.replace(features, fit={"train": train})
     both = dataclasses.replace(features, fit={"train": train, "val": val})
-    notes = [TASKS.get("knn_probe").score(samples, f, ENCODER, KNN).notes for f in (alone, both)]
+    notes = [TASKS.get("knn_probe").score(samples, f, KNN).notes for f in (alone, both)]
     assert [n["bank"] for n in notes] == [
         "225 images of train",
         "225 images of train and 180 of the official validation split",
@@ -225,7 +212,7 @@ def test_neighbours_are_the_same_in_small_memory():
     features = dataclasses.replace(features, fit={"train": digits("train")})
     small = dataclasses.replace(features, compute=Compute(memory_budget=100_000))
     task = TASKS.get("knn_probe")
-    tables = [task.score(samples, f, ENCODER, KNN).predictions["predictions"] for f in (features, small)]
+    tables = [task.score(samples, f, KNN).predictions["predictions"] for f in (features, small)]
     assert tables[0]["prediction"].equals(tables[1]["prediction"])
 
 
@@ -235,11 +222,11 @@ def test_a_memory_budget_below_one_row_is_refused_with_the_figure_that_would_do(
         features, fit={"train": digits("train")}, compute=Compute(memory_budget=100)
     )
     with pytest.raises(UserError, match=r"memory budget of 100 bytes is below the [\d,]+"):
-        TASKS.get("knn_probe").score(samples, features, ENCODER, KNN)
+        TASKS.get("knn_probe").score(samples, features, KNN)
 
 
 def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
-    options = ProbeOptions(shots=(1, 4), num_seeds=2, C=1.0)
+    options = {"shots": (1, 4), "num_seeds": 2, "C": 1.0}
     result, _samples, _ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options))
     rows = result.predictions["few_shot"].to_pandas()
     assert rows[["shots", "seed"]].values.tolist() == [[1, 0], [4, 0], [1, 1], [4, 1]]
@@ -253,7 +240,7 @@ def test_few_shots_give_a_mean_and_a_deviation_over_seeds():
 
 
 def test_a_few_shot_interval_holds_seeds_and_images_and_says_so():
-    options = ProbeOptions(shots=(2,), num_seeds=3, C=1.0)
+    options = {"shots": (2,), "num_seeds": 3, "C": 1.0}
     result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
     (metric,) = result.metrics
     notes = metric.notes
@@ -266,7 +253,7 @@ def test_a_few_shot_interval_holds_seeds_and_images_and_says_so():
 
 
 def test_one_seed_of_few_shots_has_a_value_and_no_interval():
-    options = ProbeOptions(shots=(1,), num_seeds=1, C=1.0)
+    options = {"shots": (1,), "num_seeds": 1, "C": 1.0}
     result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
     (metric,) = result.metrics
     assert (metric.ci_low, metric.ci_high, metric.ci_method) == (None, None, "")
@@ -292,7 +279,7 @@ def binary(y):
     ],
 )
 def test_predictions_of_each_seed_give_its_score_again(metric, case, again):
-    options = ProbeOptions(shots=(1, 4), num_seeds=2, seed=5, C=1.0)
+    options = {"shots": (1, 4), "num_seeds": 2, "seed": 5, "C": 1.0}
     result, samples, _ = probe(
         "few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), metric=metric, every=4, **case
     )
@@ -308,7 +295,7 @@ def test_predictions_of_each_seed_give_its_score_again(metric, case, again):
 
 
 def test_few_shot_intervals_let_images_vary_within_their_class_or_kind():
-    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(2,), num_seeds=3, C=1.0))
+    protocol = CLIP_CERTIFIED.with_options({"shots": (2,), "num_seeds": 3, "C": 1.0})
     cases = (
         ("mean_per_class_accuracy", {"labels": lambda y: np.minimum(y, 3), "names": 4}),
         ("roc_auc", {"labels": binary, "names": 2}),
@@ -332,16 +319,16 @@ def test_few_shot_intervals_let_images_vary_within_their_class_or_kind():
 
 
 def test_few_shot_runs_of_two_models_pair_image_by_image_and_seed_by_seed():
-    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(2,), num_seeds=3, C=1.0))
+    protocol = CLIP_CERTIFIED.with_options({"shots": (2,), "num_seeds": 3, "C": 1.0})
     samples, features = digits("test", every=4)
     train, x = digits("train", every=4)
     tables = []
     for width in (64, 32):
-        cut = Features(image_probe=x.image_probe[:, :width])
+        cut = Features(images={"probe": x.image_probe[:, :width]})
         own = dataclasses.replace(
-            features, image_probe=features.image_probe[:, :width], fit={"train": (train, cut)}
+            features, images={"probe": features.image_probe[:, :width]}, fit={"train": (train, cut)}
         )
-        result = TASKS.get("few_shot_linear_probe").score(samples, own, ENCODER, protocol)
+        result = TASKS.get("few_shot_linear_probe").score(samples, own, protocol)
         tables.append(result.predictions["predictions"].to_pandas())
     paired = tables[0].merge(tables[1], on=["key", "shots", "seed"], validate="one_to_one")
     assert len(paired) == len(tables[0]) == 3 * len(samples.keys)
@@ -353,10 +340,12 @@ def test_seeds_whose_best_strength_ends_the_range_are_counted(C, at_edge):
     samples, features = digits("test", every=4)
     train, _ = digits("train", every=4)
     # Right at every strength, of which the largest is then taken.
-    told = [Features(image_probe=np.eye(10, dtype=np.float32)[split.labels]) for split in (samples, train)]
+    told = [
+        Features(images={"probe": np.eye(10, dtype=np.float32)[split.labels]}) for split in (samples, train)
+    ]
     features = dataclasses.replace(told[0], fit={"train": (train, told[1])})
-    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1, 2), num_seeds=2, C=C))
-    result = TASKS.get("few_shot_linear_probe").score(samples, features, ENCODER, protocol)
+    protocol = CLIP_CERTIFIED.with_options({"shots": (1, 2), "num_seeds": 2, "C": C})
+    result = TASKS.get("few_shot_linear_probe").score(samples, features, protocol)
     rows = result.predictions["few_shot"].to_pandas()
     assert list(rows.columns) == ["shots", "seed", "l2", "at_edge", "unsolved", "status", "score"]
     assert set(rows.status) == {"converged"}
@@ -367,14 +356,14 @@ def test_seeds_whose_best_strength_ends_the_range_are_counted(C, at_edge):
 def test_a_few_shot_draw_is_that_of_its_own_seed_whichever_seed_comes_first():
     given = {}
     for seed, num_seeds in ((0, 2), (1, 1)):
-        options = ProbeOptions(shots=(4,), seed=seed, num_seeds=num_seeds, C=1.0)
+        options = {"shots": (4,), "seed": seed, "num_seeds": num_seeds, "C": 1.0}
         result, *_ = probe("few_shot_linear_probe", CLIP_CERTIFIED.with_options(options), every=2)
         given[seed] = result.predictions["few_shot"].to_pylist()[-1]
     assert given[0] == given[1]
 
 
 def test_few_shot_metrics_are_named_for_what_they_measure():
-    options = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1,), num_seeds=1, C=1.0))
+    options = CLIP_CERTIFIED.with_options({"shots": (1,), "num_seeds": 1, "C": 1.0})
     for wanted, given in (
         ("mean_per_class_accuracy", "mean_per_class_accuracy_1_shot"),
         ("roc_auc", "top1_accuracy_1_shot"),
@@ -385,30 +374,28 @@ def test_few_shot_metrics_are_named_for_what_they_measure():
 
 def test_few_shots_are_standardised_by_themselves_whatever_else_the_training_split_holds():
     """Images that no draw takes have features of another scale; standardised or not, they must not matter."""
-    options = ProbeOptions(shots=(2,), num_seeds=2, standardize=True, C=1.0)
+    options = {"shots": (2,), "num_seeds": 2, "standardize": True, "C": 1.0}
     protocol = CLIP_CERTIFIED.with_options(options)
     samples, features = digits("test", every=2)
     train, x = digits("train", every=2)
     fit = {"train": (train, x), "val": digits("val", every=2)}
     plain = TASKS.get("few_shot_linear_probe").score(
-        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+        samples, dataclasses.replace(features, fit=fit), protocol
     )
     drawn = {i for seed in (0, 1) for order in _orders(train.labels, seed) for i in order[:2].tolist()}
     others = np.setdiff1d(np.arange(len(train.labels)), sorted(drawn))
     scaled = x.image_probe.copy()
     scaled[others] = scaled[others] * 1e3 + 7
-    fit["train"] = train, Features(image_probe=scaled)
+    fit["train"] = train, Features(images={"probe": scaled})
     changed = TASKS.get("few_shot_linear_probe").score(
-        samples, dataclasses.replace(features, fit=fit), ENCODER, protocol
+        samples, dataclasses.replace(features, fit=fit), protocol
     )
     assert value(plain, "top1_accuracy_2_shot") > 0.3
     assert changed.predictions["few_shot"].equals(plain.predictions["few_shot"])
 
 
 def test_neighbours_are_standardised_by_all_they_are_looked_for_among():
-    result, samples, features = probe(
-        "knn_probe", KNN.with_options(ProbeOptions(standardize=True, k=1)), every=2
-    )
+    result, samples, features = probe("knn_probe", KNN.with_options({"standardize": True, "k": 1}), every=2)
     train, x = features.fit["train"]
     mean, deviation = x.image_probe.mean(axis=0), x.image_probe.std(axis=0)
     deviation[deviation == 0] = 1
@@ -419,7 +406,7 @@ def test_neighbours_are_standardised_by_all_they_are_looked_for_among():
 
 
 def test_more_shots_than_a_class_has_are_refused_by_name():
-    protocol = CLIP_CERTIFIED.with_options(ProbeOptions(shots=(1000,), C=1.0))
+    protocol = CLIP_CERTIFIED.with_options({"shots": (1000,), "C": 1.0})
     with pytest.raises(DamagedData, match=r"class '\d' has \d+ training images, fewer than the 1000 shots"):
         probe("few_shot_linear_probe", protocol)
 

@@ -26,7 +26,7 @@ def random_case(n=60, noise=0.8):
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     texts /= np.linalg.norm(texts, axis=1, keepdims=True)
     case = samples([[f"caption {i} {j}" for j in range(c)] for i, c in enumerate(counts)])
-    return case, Features(image_embedding=images, text_embedding=texts), owner
+    return case, Features(images={"embedding": images}, texts={"embedding": texts}), owner
 
 
 def test_captions_carry_the_protocols_prefix_and_its_hash():
@@ -41,10 +41,10 @@ def test_two_images_with_ragged_captions_give_ranks_checked_by_eye():
     # Scores (images down, captions across): [[.3 .5 .9], [.8 .1 .4]]; captions 0 and 1 belong to image 0.
     case = samples([["first", "second"], ["third"]])
     features = Features(
-        image_embedding=np.eye(2, dtype=np.float32),
-        text_embedding=np.array([[0.3, 0.8], [0.5, 0.1], [0.9, 0.4]], np.float32),
+        images={"embedding": np.eye(2, dtype=np.float32)},
+        texts={"embedding": np.array([[0.3, 0.8], [0.5, 0.1], [0.9, 0.4]], np.float32)},
     )
-    result = TASK.score(case, features, None, STANDARD)
+    result = TASK.score(case, features, STANDARD)
     assert result.predictions["image_to_text"].to_pydict() == {"key": ["i0", "i1"], "rank": [2, 2]}
     assert result.predictions["text_to_image"].to_pydict() == {
         "key": ["i0", "i0", "i1"],
@@ -71,7 +71,7 @@ def test_two_images_with_ragged_captions_give_ranks_checked_by_eye():
 
 def test_every_value_has_n_and_an_interval_around_it():
     case, features, owner = random_case()
-    result = TASK.score(case, features, None, STANDARD)
+    result = TASK.score(case, features, STANDARD)
     for metric in result.metrics:
         assert metric.n == (len(owner) if metric.name.startswith("image_retrieval") else 60)
         assert metric.ci_low <= metric.value <= metric.ci_high
@@ -81,7 +81,7 @@ def test_every_value_has_n_and_an_interval_around_it():
 
 def test_metrics_follow_from_the_prediction_tables():
     case, features, _ = random_case()
-    result = TASK.score(case, features, None, STANDARD)
+    result = TASK.score(case, features, STANDARD)
     for name, table in (("image_retrieval", "text_to_image"), ("text_retrieval", "image_to_text")):
         ranks = result.predictions[table].column("rank").to_numpy()
         for metric in result.metrics:
@@ -91,7 +91,7 @@ def test_metrics_follow_from_the_prediction_tables():
 
 def test_scores_repeat_exactly():
     case, features, _ = random_case()
-    first, again = (TASK.score(case, features, None, OFFICIAL) for _ in range(2))
+    first, again = (TASK.score(case, features, OFFICIAL) for _ in range(2))
     assert first.metrics == again.metrics
     assert first.examples == again.examples
     assert all(first.predictions[name].equals(again.predictions[name]) for name in first.predictions)
@@ -99,7 +99,7 @@ def test_scores_repeat_exactly():
 
 def test_examples_mix_hits_and_misses_of_different_images():
     case, features, _ = random_case()
-    examples = TASK.score(case, features, None, OFFICIAL).examples
+    examples = TASK.score(case, features, OFFICIAL).examples
     assert len(examples) == 8
     assert len({e.target for e in examples}) == 8
     assert sum(e.retrieved[0] == e.target for e in examples) == 4
@@ -111,7 +111,7 @@ def test_examples_mix_hits_and_misses_of_different_images():
 
 def test_examples_fill_up_where_there_are_no_misses():
     case, features, _ = random_case(noise=0.0)
-    examples = TASK.score(case, features, None, STANDARD).examples
+    examples = TASK.score(case, features, STANDARD).examples
     assert len(examples) == 8
     assert all(e.retrieved[0] == e.target for e in examples)
 
@@ -125,6 +125,6 @@ def test_models_of_unlike_quality_are_shown_on_the_same_captions_for_half_of_the
     queries = []
     for noise in (0.0, 0.5, 5.0):
         case, features, _ = random_case(noise=noise)
-        queries.append([e.query for e in TASK.score(case, features, None, STANDARD).examples])
+        queries.append([e.query for e in TASK.score(case, features, STANDARD).examples])
     shared = set(queries[0]) & set(queries[1]) & set(queries[2])
     assert len(shared) >= 4

@@ -5,27 +5,14 @@ import pyarrow as pa
 import pytest
 
 from rwkvclip_eval.data.types import DatasetInfo
-from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.errors import DamagedData, SuiteError
 from rwkvclip_eval.metrics import classification
 from rwkvclip_eval.protocols import CLIP_BENCHMARK, OFFICIAL, PROTOCOLS, STANDARD, Padding
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, Task
 from rwkvclip_eval.tasks.classification import chance_levels
-from rwkvclip_eval.tasks.zero_shot import class_embeddings
+from rwkvclip_eval.tasks.similarity import class_embeddings
 
-ENCODER = EncoderInfo(
-    name="hand-made",
-    spec="hand-made",
-    family="python",
-    checkpoint_sha256="0" * 64,
-    fingerprint="0" * 64,
-    embed_dim=2,
-    probe_dim=2,
-    image_size_px=(2, 2),
-    context_length=77,
-    logit_scale=100.0,
-)
 TASK = TASKS.get("zero_shot_classification")
 
 
@@ -51,7 +38,7 @@ def random_case(num_classes=9, n=150, name="pets", noise=0.25):
     images = texts[labels] + noise * generator.standard_normal((n, 16)).astype(np.float32)
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     case = samples(labels, [f"class {i}" for i in range(num_classes)], ["a {c}"], name, expected=n)
-    return case, Features(image_embedding=images, text_embedding=texts)
+    return case, Features(images={"embedding": images}, texts={"embedding": texts})
 
 
 def values(result):
@@ -93,10 +80,10 @@ def test_three_images_of_two_classes_give_accuracies_checked_by_eye():
     # Class axes are x and y; images point at x, at y, and 3/5 x + 4/5 y.
     case = samples([0, 1, 0], templates=("a {c}",))
     features = Features(
-        image_embedding=np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32),
-        text_embedding=np.eye(2, dtype=np.float32),
+        images={"embedding": np.array([[1, 0], [0, 1], [0.6, 0.8]], np.float32)},
+        texts={"embedding": np.eye(2, dtype=np.float32)},
     )
-    result = TASK.score(case, features, ENCODER, STANDARD)
+    result = TASK.score(case, features, STANDARD)
     assert values(result) == pytest.approx({"top1_accuracy": 2 / 3, "mean_per_class_accuracy": 3 / 4})
     table = result.predictions["predictions"].to_pylist()
     assert [row["prediction"] for row in table] == [0, 1, 1]
@@ -115,24 +102,24 @@ def test_three_images_of_two_classes_give_accuracies_checked_by_eye():
 
 def test_top5_is_given_from_five_classes_up():
     four, five = (random_case(num_classes=c) for c in (4, 5))
-    assert "top5_accuracy" not in values(TASK.score(*four, ENCODER, STANDARD))
-    assert values(TASK.score(*five, ENCODER, STANDARD))["top5_accuracy"] == 1
+    assert "top5_accuracy" not in values(TASK.score(*four, STANDARD))
+    assert values(TASK.score(*five, STANDARD))["top5_accuracy"] == 1
 
 
 def test_classes_without_samples_are_left_out_of_the_mean_and_counted():
     case, features = random_case()
     keep = case.labels != 3
     case = samples(case.labels[keep], case.info.class_names, case.info.templates)
-    features = dataclasses.replace(features, image_embedding=features.image_embedding[keep])
-    metric = TASK.score(case, features, ENCODER, STANDARD).metrics[-1]
+    features = dataclasses.replace(features, images={"embedding": features.image_embedding[keep]})
+    metric = TASK.score(case, features, STANDARD).metrics[-1]
     assert (metric.notes["num_classes_present"], metric.notes["num_classes_absent"]) == (8, 1)
     assert metric.ci_low <= metric.value <= metric.ci_high
 
 
 def test_the_official_protocol_truncates_and_bounds_its_ties():
     case, features = random_case(num_classes=60, n=400, noise=0.35)
-    exact = TASK.score(case, features, ENCODER, STANDARD)
-    official = TASK.score(case, features, ENCODER, OFFICIAL)
+    exact = TASK.score(case, features, STANDARD)
+    official = TASK.score(case, features, OFFICIAL)
     logits = (np.float32(100) * features.image_embedding) @ features.text_embedding.T
     for metric, k in zip(official.metrics[:2], (1, 5), strict=True):
         hit = classification.hits(classification.truncated_top_k(logits, k), case.labels)
@@ -151,12 +138,12 @@ def test_the_official_protocol_truncates_and_bounds_its_ties():
 
 def test_clip_benchmark_scores_as_standard_does():
     case = random_case()
-    assert values(TASK.score(*case, ENCODER, CLIP_BENCHMARK)) == values(TASK.score(*case, ENCODER, STANDARD))
+    assert values(TASK.score(*case, CLIP_BENCHMARK)) == values(TASK.score(*case, STANDARD))
 
 
 def test_padding_is_reported_beside_the_corrected_number_for_imagenet_only():
     case, features = random_case(num_classes=100, name="imagenet", n=150)
-    official = {m.name: m for m in TASK.score(case, features, ENCODER, OFFICIAL).metrics}
+    official = {m.name: m for m in TASK.score(case, features, OFFICIAL).metrics}
     top1, padded = official["top1_accuracy"], official["top1_accuracy_padded"]
     assert padded.notes["padding_rows"] == 8 * 120 - 150
     assert padded.value == pytest.approx((top1.value * 150 + 810) / 960)
@@ -164,8 +151,8 @@ def test_padding_is_reported_beside_the_corrected_number_for_imagenet_only():
     assert padded.notes["chance"] == pytest.approx((150 / 100 + 810) / 960)
     assert padded.notes["ties_worst"] <= padded.value <= padded.notes["ties_best"]
     assert (padded.ci_method, padded.ci_conservative) == (top1.ci_method, top1.ci_conservative)
-    assert "top1_accuracy_padded" not in values(TASK.score(case, features, ENCODER, STANDARD))
-    assert "top1_accuracy_padded" not in values(TASK.score(*random_case(), ENCODER, OFFICIAL))
+    assert "top1_accuracy_padded" not in values(TASK.score(case, features, STANDARD))
+    assert "top1_accuracy_padded" not in values(TASK.score(*random_case(), OFFICIAL))
 
 
 def test_padding_is_left_out_where_not_every_image_of_the_set_is_scored():
@@ -173,7 +160,7 @@ def test_padding_is_left_out_where_not_every_image_of_the_set_is_scored():
     case, features = random_case(num_classes=100, name="imagenet", n=150)
     for expected, words in ((50_000, "all 50000 images"), (151, "all 151 images"), (None, "all its images")):
         info = dataclasses.replace(case.info, expected_samples=expected)
-        part = TASK.score(dataclasses.replace(case, info=info), features, ENCODER, OFFICIAL)
+        part = TASK.score(dataclasses.replace(case, info=info), features, OFFICIAL)
         assert "top1_accuracy_padded" not in values(part)
         assert part.notes["padding"] == f"left out: it belongs to {words}, 150 were scored"
 
@@ -184,28 +171,28 @@ def test_padding_equals_scoring_with_the_unfilled_rows_in_place(num_classes):
     alip = dataclasses.replace(
         OFFICIAL, padding=Padding(datasets=frozenset({"imagenet"}), world_size=8, batch_size=128)
     )
-    padded = values(TASK.score(case, features, ENCODER, alip))["top1_accuracy_padded"]
+    padded = values(TASK.score(case, features, alip))["top1_accuracy_padded"]
     images = np.concatenate([features.image_embedding, np.zeros((1024 - 150, 16), np.float32)])
     labels = np.concatenate([case.labels, np.zeros(1024 - 150, int)])
     full = samples(labels, case.info.class_names, case.info.templates)
-    filled = TASK.score(full, dataclasses.replace(features, image_embedding=images), ENCODER, OFFICIAL)
+    filled = TASK.score(full, dataclasses.replace(features, images={"embedding": images}), OFFICIAL)
     assert padded == pytest.approx(values(filled)["top1_accuracy"], abs=1e-12)
 
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_scores_repeat_and_do_not_depend_on_chunks(monkeypatch, protocol):
     case = random_case()
-    first = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
-    again = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
+    first = TASK.score(*case, PROTOCOLS.get(protocol))
+    again = TASK.score(*case, PROTOCOLS.get(protocol))
     assert first.metrics == again.metrics
     assert first.predictions["predictions"].equals(again.predictions["predictions"])
     monkeypatch.setattr("rwkvclip_eval.metrics.chunks.CHUNK_ELEMENTS", 100)
-    chunked = TASK.score(*case, ENCODER, PROTOCOLS.get(protocol))
+    chunked = TASK.score(*case, PROTOCOLS.get(protocol))
     assert values(chunked) == values(first)
 
 
 def test_predictions_have_the_documented_columns():
-    table = TASK.score(*random_case(), ENCODER, STANDARD).predictions["predictions"]
+    table = TASK.score(*random_case(), STANDARD).predictions["predictions"]
     assert table.schema.names == [
         "key",
         "label",
@@ -233,7 +220,7 @@ def test_chance_is_that_of_a_random_order_and_of_one_answer_for_all():
 
 
 def test_every_accuracy_carries_its_chance():
-    for metric in TASK.score(*random_case(), ENCODER, OFFICIAL).metrics:
+    for metric in TASK.score(*random_case(), OFFICIAL).metrics:
         assert 0 < metric.notes["chance"] <= metric.notes["majority"] <= 1
 
 
@@ -245,11 +232,11 @@ def test_bad_prompts_and_labels_are_named():
     case, features = random_case()
     case.labels[7] = 9
     with pytest.raises(DamagedData, match=r"'s7' has label 9, expected 0 to 8"):
-        TASK.score(case, features, ENCODER, STANDARD)
+        TASK.score(case, features, STANDARD)
 
 
 def test_a_nan_embedding_gives_no_number():
     case, features = random_case()
     features.image_embedding[4, 2] = np.nan
     with pytest.raises(ValueError, match="images must be finite; row 4"):
-        TASK.score(case, features, ENCODER, STANDARD)
+        TASK.score(case, features, STANDARD)

@@ -41,10 +41,11 @@ def test_a_recipe_file_gives_the_values_it_states(tmp_path):
         ({"warmup_fracton": 0.1}, "Did you mean 'warmup_fraction'"),
         (
             {"augmentation": {"horizontal_flp": 0}},
-            "augmentation: Unknown key 'horizontal_flp'. Did you mean 'horizontal_flip'",
+            "recipe.yaml:2: augmentation.horizontal_flp: unknown key 'horizontal_flp'. "
+            "Did you mean 'horizontal_flip'",
         ),
         ({"lr": -1}, "lr: Input should be greater than 0 (got -1)"),
-        ({"lr": None}, "lr: Field required"),
+        ({"lr": None}, "recipe.yaml:1: lr: the key 'lr' is missing."),
         ({"epochs": 3}, "give either steps or epochs"),
         ({"steps": None}, "give either steps or epochs"),
         ({"batch_size": 1}, "batch_size: Input should be greater than or equal to 2"),
@@ -54,7 +55,7 @@ def test_a_recipe_file_gives_the_values_it_states(tmp_path):
             {"model": {"family": "clip", "config": {}}},
             "model.family: Input should be 'rwkv-clip' or 'open_clip'",
         ),
-        ({"data": []}, "data: List should have at least 1 item"),
+        ({"data": []}, "data: the list is empty"),
         ({"name": "../escape"}, "name: String should match pattern"),
     ],
 )

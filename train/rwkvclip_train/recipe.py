@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from rwkvclip_eval.data.types import FolderName
 from rwkvclip_eval.data.types import Name as DatasetName
 from rwkvclip_eval.errors import UserError, joined
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import misfits
-from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, parse_yaml
+from rwkvclip_eval.schema import Strict
+from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, mistakes, parse_yaml
 from rwkvclip_models.files import read_text
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -27,22 +27,11 @@ class RecipeError(UserError):
     """A recipe that does not say what it should, or asks for the impossible; the text names the key."""
 
 
-class _Strict(BaseModel):
-    """Refuses keys it does not know and guesses which was meant."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_name("key", str(key), cls.model_fields))
-        return given
+class _Finite(Strict):
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
-class ModelRecipe(_Strict):
+class ModelRecipe(_Finite):
     """The model to train, from scratch."""
 
     family: Literal["rwkv-clip", "open_clip"] = Field(
@@ -53,7 +42,7 @@ class ModelRecipe(_Strict):
     )
 
 
-class DataRecipe(_Strict):
+class DataRecipe(_Finite):
     """One dataset split to train on."""
 
     dataset: DatasetName = Field(
@@ -72,7 +61,7 @@ class DataRecipe(_Strict):
     )
 
 
-class AugmentationRecipe(_Strict):
+class AugmentationRecipe(_Finite):
     """Random resized crop and flip; the defaults are the official script's, but for the flip."""
 
     crop_area: tuple[Fraction, Fraction] = Field((0.7, 1.0), description="share of the image's area kept")
@@ -90,7 +79,7 @@ class AugmentationRecipe(_Strict):
         return self
 
 
-class Recipe(_Strict):
+class Recipe(_Finite):
     """Everything that decides what a training run computes."""
 
     name: Name = Field(description="names the folder, the config and the log of the model")
@@ -161,10 +150,10 @@ def load_recipe(recipe: str | Path) -> Recipe:
             raise RecipeError(unknown_name("recipe", str(recipe), shipped_recipes()))
         path = RECIPES / f"{recipe}.yaml"
     text = read_text(path, what="recipe", limit=YAML_LIMIT_BYTES, error=RecipeError)
-    _, content = parse_yaml(text, str(path), error=RecipeError)
+    node, content = parse_yaml(text, str(path), error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(content).__name__}.")
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(joined([f"{path}: {line}" for line in misfits(error)])) from error
+        raise RecipeError(joined(mistakes(error, node, str(path)))) from error

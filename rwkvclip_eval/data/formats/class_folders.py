@@ -10,8 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.reading import below, csv_rows, read_json, whole_number
-from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -29,8 +29,8 @@ from rwkvclip_eval.data.formats.image_files import (
     read_lines,
 )
 from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows
-from rwkvclip_eval.data.samples import Undecodable, name_some
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.data.samples import Undecodable
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,15 +8,8 @@ import numpy as np
 
 from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.data.reading import below, read_text
-from rwkvclip_eval.data.samples import (
-    FileReader,
-    Split,
-    check_unique,
-    fingerprint_files,
-    name_some,
-    targets,
-)
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit
+from rwkvclip_eval.data.samples import FileReader, Split, check_unique, fingerprint_files, targets
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,16 +18,9 @@ from pydantic import BaseModel, TypeAdapter
 from rwkvclip_eval.data.clip_benchmark import RETRIEVAL, open_clip_benchmark
 from rwkvclip_eval.data.formats.image_files import need_split
 from rwkvclip_eval.data.reading import below, read_json
-from rwkvclip_eval.data.samples import (
-    FileReader,
-    Split,
-    check_unique,
-    fingerprint_files,
-    name_some,
-    targets,
-)
+from rwkvclip_eval.data.samples import FileReader, Split, check_unique, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

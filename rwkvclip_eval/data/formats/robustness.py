@@ -22,8 +22,7 @@ from pydantic import TypeAdapter
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.reading import open_image, read_image, read_json
-from rwkvclip_eval.data.samples import name_some
-from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.plan.overrides import parse_shots, with_shots
+from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.plan.suite import check_names, list_suites, load_suite, parse_suite
 from rwkvclip_eval.plan.units import plan
-from rwkvclip_eval.protocols import ProbeOptions
 from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_eval.tasks import TASKS
+from rwkvclip_eval.tasks.base import TaskOptions
+from rwkvclip_eval.tasks.linear_probe import LinearProbe
 
 GOOD = """\
 name: mine
@@ -223,27 +223,34 @@ def test_a_fixed_strength_is_not_searched_for(other: str) -> None:
         parse_suite(probe_suite("linear_probe", f"C: 1\n    {other}"))
 
 
-@pytest.mark.parametrize("task", ["linear_probe", "few_shot_linear_probe", "knn_probe"])
-def test_every_option_that_a_probe_says_it_reads_exists(task: str) -> None:
-    assert TASKS.get(task).options <= set(ProbeOptions.model_fields)  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("linear_probe", "C: zero", "tasks.0.options.C: Input should be a valid number, unable to parse"),
+        ("linear_probe", "serch: grid", "tasks.0.options.serch: unknown key 'serch'. Did you mean 'search'?"),
+        ("knn_probe", "kk: 3", "tasks.0.options.kk: unknown key 'kk'. Did you mean 'k'?"),
+        ("few_shot_linear_probe", "shots: 4", "tasks.0.options.shots: expected a list."),
+        ("few_shot_linear_probe", "shots: []", "tasks.0.options.shots: the list is empty; it needs at least"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_with_its_line(task: str, options: str, said: str) -> None:
+    with pytest.raises(SuiteError) as caught:
+        parse_suite(probe_suite(task, options), source="s.yaml")
+    assert str(caught.value).startswith(f"s.yaml:5: {said}")
 
 
-def test_shots_can_be_given_to_the_tasks_that_read_them_and_to_no_other() -> None:
-    text = (
-        probe_suite("few_shot_linear_probe", "num_seeds: 5") + "- {task: linear_probe, datasets: [cifar10]}\n"
-    )
-    loaded = parse_suite(text)
-    few, linear = with_shots(loaded, [1, 4]).suite.tasks
-    assert few.options is not None
-    assert (few.options.shots, few.options.num_seeds, linear.options) == ((1, 4), 5, None)
-    assert len({loaded.sha256, with_shots(loaded, [1]).sha256, with_shots(loaded, [1, 4]).sha256}) == 3
-    with pytest.raises(SuiteError, match="from 1 up, not 0"):
-        with_shots(loaded, [0])
-    with pytest.raises(SuiteError, match=r"has no task that draws shots: .* with few_shot_linear_probe"):
-        with_shots(parse_suite(GOOD), [1])
+def test_options_of_a_task_registered_after_the_suite_was_read_are_checked_before_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Options(TaskOptions):
+        depth: int = 1
 
+    class Own(LinearProbe):
+        name = "own"
 
-@pytest.mark.parametrize("text", ["1,x", "", "1;2", "-1"])
-def test_shots_that_are_no_numbers_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected numbers divided by commas, such as 1,2,4,8,16"):
-        parse_shots(text)
+    Own.Options = Options
+    loaded = parse_suite(probe_suite("own", "depht: 2"), source="s.yaml")
+    monkeypatch.setattr(TASKS, "_entries", {name: TASKS.get(name) for name in TASKS} | {"own": Own()})
+    with pytest.raises(SuiteError) as caught:
+        plan(loaded)
+    assert str(caught.value) == "s.yaml:5: tasks.0.options.depht: unknown key 'depht'. Did you mean 'depth'?"
