@@ -17,12 +17,12 @@ from rwkvclip_eval.version import __version__
 if TYPE_CHECKING:
     from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
-    from rwkvclip_eval.features.store import load_features
     from rwkvclip_eval.records.schema import load_predictions, load_results
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.run.evaluation import Results, evaluate
     from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.plugins import register_dataset, register_task
+    from rwkvclip_eval.run.stored_features import load_features
     from rwkvclip_eval.run.suite_run import run_suite
 
 install()
@@ -34,7 +34,7 @@ _HOME = {
     "Encoder": "encoders.protocol",
     "EncoderInfo": "encoders.protocol",
     "ImageFeatures": "encoders.protocol",
-    "load_features": "features.store",
+    "load_features": "run.stored_features",
     "register_dataset": "run.plugins",
     "register_encoder": "encoders",
     "register_task": "run.plugins",

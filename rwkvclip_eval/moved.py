@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -82,6 +83,29 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 """Old path → where its names are now."""
 
+PACKAGES = {
+    "rwkvclip_eval.cli": ("rwkvclip_eval.cli.main",),
+    "rwkvclip_eval.doctor": ("rwkvclip_eval.doctor.checks", "rwkvclip_eval.doctor.diagnosis"),
+    "rwkvclip_eval.features": ("rwkvclip_eval.features.store", "rwkvclip_eval.run.stored_features"),
+    "rwkvclip_eval.report.plots": ("rwkvclip_eval.report.plots.overview",),
+    "rwkvclip_train.data": ("rwkvclip_train.data.pairs",),
+}
+"""Modules that are packages of the same name now → where their names are."""
+
+
+def elsewhere(name: str, attribute: str, homes: Sequence[str] = ()) -> Any:
+    """Return what a module or package called `name` had as `attribute`, from where it is now.
+
+    Raises:
+        AttributeError: it never had it.
+    """
+    # Homes are imported when a name is asked for: all at once could go in a circle.
+    for home in (homes or PACKAGES[name]) if not attribute.startswith("__") else ():
+        found = getattr(importlib.import_module(home), attribute, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+
 
 class _Loader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -96,15 +120,7 @@ class _Loader(Loader):
             stacklevel=2,
         )
 
-        def find(attribute: str) -> Any:
-            for home in homes if not attribute.startswith("__") else ():
-                found = getattr(importlib.import_module(home), attribute, None)
-                if found is not None:
-                    return found
-            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
-
-        # Names are looked up when they are asked for: importing all homes here could go in a circle.
-        module.__dict__.update(__getattr__=find, __path__=[])
+        module.__dict__.update(__getattr__=partial(elsewhere, name, homes=homes), __path__=[])
 
 
 class _Finder(MetaPathFinder):

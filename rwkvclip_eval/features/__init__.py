@@ -1,1 +1,11 @@
 """The feature store, and the engines that encode for it: encoder × split → named arrays on disk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rwkvclip_eval.moved import elsewhere
+
+
+def __getattr__(name: str) -> Any:
+    return elsewhere(__name__, name)

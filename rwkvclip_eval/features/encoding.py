@@ -19,11 +19,9 @@ import numpy as np
 
 from rwkvclip_eval.errors import DamagedData, EncodingFailed, UserError, name_some
 from rwkvclip_eval.features.torchrun import Ranks
-from rwkvclip_eval.run.plugins import load_plugin, loaded_plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
-    from pathlib import Path
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder
@@ -115,20 +113,28 @@ class EncodeOptions:
             )
 
 
+_first_in_workers: list[Callable[[], None]] = []
+
+
+def run_first_in_workers(step: Callable[[], None]) -> None:
+    """Have every decoding process call `step` before it meets data; it must be picklable."""
+    _first_in_workers.append(step)
+
+
 class _Decoder:
     """Map-style dataset for the loader: preprocesses in the worker, returns the reason where it cannot."""
 
     def __init__(self, dataset: Dataset, preprocess: Callable[[Any], Any]) -> None:
         self.dataset, self.preprocess = dataset, preprocess
 
-    def __getstate__(self) -> tuple[list[Path], bytes]:
-        # A worker that is spawned (on macOS) must run the plugins before it knows the classes they define.
-        return loaded_plugins(), pickle.dumps((self.dataset, self.preprocess))
+    def __getstate__(self) -> tuple[list[Callable[[], None]], bytes]:
+        # A worker that is spawned (on macOS) knows the classes of plugins only once it has run them.
+        return _first_in_workers, pickle.dumps((self.dataset, self.preprocess))
 
-    def __setstate__(self, state: tuple[list[Path], bytes]) -> None:
-        plugins, content = state
-        for path in plugins:
-            load_plugin(path)
+    def __setstate__(self, state: tuple[list[Callable[[], None]], bytes]) -> None:
+        steps, content = state
+        for step in steps:
+            step()
         self.dataset, self.preprocess = pickle.loads(content)
 
     def __len__(self) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.features.encoding import run_first_in_workers
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.open import DatasetFactory
@@ -41,12 +43,7 @@ def load_plugin(path: Path) -> None:
     except Exception as error:  # anything can go wrong in a user's file; the message names it
         del sys.modules[name]
         raise UserError(f"The plugin {path} failed: {type(error).__name__}: {error}.") from error
-
-
-def loaded_plugins() -> list[Path]:
-    """Return the plugins this process runs, for worker processes that start without them."""
-    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith(_PREFIX)]
-    return [Path(module.__file__) for module in modules if module.__file__]
+    run_first_in_workers(partial(load_plugin, path.resolve()))
 
 
 def register_dataset(name: str, factory: DatasetFactory) -> None:

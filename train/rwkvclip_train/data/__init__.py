@@ -1,1 +1,11 @@
 """Image-text pairs for training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rwkvclip_eval.moved import elsewhere
+
+
+def __getattr__(name: str) -> Any:
+    return elsewhere(__name__, name)
