@@ -6,6 +6,7 @@ from scipy.stats import nbinom, norm
 
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import ranking
+from rwkvclip_eval.records.metrics import NONE
 from rwkvclip_eval.report.averages import average_interval
 from rwkvclip_eval.report.rows import Cell
 
@@ -315,7 +316,9 @@ def averaged(name, sizes, rates):
         hits = generator.binomial(sizes, truth)
         each = [statistics.wilson(h, n) for h, n in zip(hits, sizes, strict=True)]
         values = hits / sizes
-        cells = [Cell(metric="", value=v, low=i.low, high=i.high) for v, i in zip(values, each, strict=True)]
+        cells = [
+            Cell(metric=NONE, value=v, low=i.low, high=i.high) for v, i in zip(values, each, strict=True)
+        ]
         low, high = average_interval(cells)
         marked = any(i.conservative for i in each)
         return Draw(statistics.Interval(low, high, "", conservative=marked), values.mean(), truth.mean())

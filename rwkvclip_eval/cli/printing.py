@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval import console
-from rwkvclip_eval.report.wording import TASK_TITLES, dataset_version, format_value, is_percent, metric_label
+from rwkvclip_eval.report.wording import TASK_TITLES, dataset_version
 from rwkvclip_eval.run.workload import NO_DATA
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ def number_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for r in chosen:
         split = "" if r.split == "test" else f" ({r.split})"
-        label = metric_label(r.metric) + (", %" if is_percent(r.metric) else "")
         subset = " · subset" if r.subset else ""
         task = f"{TASK_TITLES.get(r.task, r.task)} · {r.protocol}{subset}"
-        row = rows.setdefault((task, f"{dataset_version(r)}{split}", label), {})
+        row = rows.setdefault((task, f"{dataset_version(r)}{split}", r.measure.label), {})
         row[r.model] = _number(r)
     head = ["task", "dataset", "metric"]
     if len(models) <= MOST_COLUMNS:
@@ -91,10 +90,10 @@ def number_table(records: Sequence[Record]) -> tuple[list[str], list[list[str]]]
 
 
 def _number(record: Record) -> str:
-    text = format_value(record.metric, record.value)
+    text = record.measure.text(record.value)
     if record.ci_low is None or record.ci_high is None:
         return text
-    low, high = format_value(record.metric, record.ci_low), format_value(record.metric, record.ci_high)
+    low, high = record.measure.text(record.ci_low), record.measure.text(record.ci_high)
     return f"{text} [{low}, {high}]"
 
 

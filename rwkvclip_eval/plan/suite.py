@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from rwkvclip_eval.data.types import DatasetRef, Name
 from rwkvclip_eval.errors import SuiteError, joined
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.records.schema import PRIMARY
+from rwkvclip_eval.records.metrics import PRIMARY_WORD
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict
 from rwkvclip_eval.tasks import TASKS
@@ -77,7 +77,7 @@ class SuiteAverage(Strict):
     leaves_out: tuple[str, ...] = Field(
         (), max_length=100, description="those of the task's datasets that it is not over"
     )
-    metric: str = Field(PRIMARY, description="'primary': every dataset's own; or the name of one")
+    metric: str = Field(PRIMARY_WORD, description="'primary': every dataset's own; or the name of one")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.records.metrics import PRIMARY_WORD, Metric, known
 from rwkvclip_eval.schema import facts, misfits
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes, require_regular
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULTS_LIMIT_BYTES = 256 << 20
 RUN_LIMIT_BYTES = 16 << 20
 MAX_RECORDS = 50_000
@@ -76,6 +77,8 @@ class Record:
     """`zero_shot_classification`, `zero_shot_retrieval`, …"""
     task_version: Count
     """Raised whenever the same features could give other numbers."""
+    task_description: str = ""
+    """What the task does, in the words of a plugin that brings it; empty for the suite's own tasks."""
     dataset: Short
     """Record name of the dataset."""
     variant: Short = "default"
@@ -86,6 +89,8 @@ class Record:
     """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
     metric: Annotated[Short, Field(max_length=200)] = ""
     """Metric name; empty where status is not ok."""
+    metric_info: Metric | None = None
+    """What the metric means: title, unit, which way is better. None in records of schema version 1."""
     value: Number | None = None
     """Fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks."""
     n: Count | None = None
@@ -133,9 +138,10 @@ class Record:
     schema_version: Count = SCHEMA_VERSION
     """Of this record."""
 
-
-PRIMARY = "primary"
-"""Stands for each dataset's own primary metric."""
+    @property
+    def measure(self) -> Metric:
+        """What the number means."""
+        return self.metric_info or known(self.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +158,7 @@ class Average:
     """Record names with the variant where it is not the default: `cifar10`, `sun397@partition1`."""
     leaves_out: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)] = ()
     """The other datasets on which the suite runs that task under that protocol."""
-    metric: Short = PRIMARY
+    metric: Short = PRIMARY_WORD
     """Metric name, or `primary`: every dataset's own."""
 
 
@@ -291,8 +297,8 @@ def runs_below(path: Path) -> list[Path]:
 def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Return one tidy row per record of the run directories `paths`.
 
-    Columns are the fields of `Record` with `model_info` spread as `model_info.KEY`, and `run`, the
-    directory the row came from. Values are fractions.
+    Columns are the fields of `Record` with `model_info` and `metric_info` spread as `model_info.KEY`, and
+    `run`, the directory the row came from. Values are fractions.
 
     Raises:
         OutputError: a path holds no results.
@@ -308,15 +314,16 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
 
 
 def records_to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return one row per record; `model_info` is spread as `model_info.KEY`."""
+    """Return one row per record; `model_info` and `metric_info` are spread as `model_info.KEY`."""
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
     for record in records:
         row = dataclasses.asdict(record)
-        row |= {f"model_info.{key}": value for key, value in row.pop("model_info").items()}
+        for name in ("model_info", "metric_info"):
+            row |= {f"{name}.{key}": value for key, value in (row.pop(name) or {}).items()}
         rows.append(row)
-    columns = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    columns = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.records.schema import PRIMARY
+from rwkvclip_eval.records.metrics import PRIMARY, Metric
+from rwkvclip_eval.records.metrics import known as known_metric
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
-from rwkvclip_eval.report.wording import PRIMARY_METRIC, is_percent, num_shots
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -45,11 +45,12 @@ def build_averages(
     averages: list[Row] = []
     notes: list[str] = []
     for average in named:
+        metric = known_metric(average.metric)
         chosen = [
             r
             for r in (*rows, *further)
             if r.version in average.datasets
-            and (r.primary if average.metric == PRIMARY else r.metric == average.metric)
+            and (r.primary if metric == PRIMARY else r.metric.name == metric.name)
         ]
         titles = {version: {r.title for r in chosen if r.version == version} for version in average.datasets}
         several = sorted(title for found in titles.values() if len(found) > 1 for title in found)
@@ -61,7 +62,8 @@ def build_averages(
         members = {version: None for version in average.datasets} | {
             r.version: r for r in chosen if r.title not in several
         }
-        metric = PRIMARY_METRIC if average.metric == PRIMARY else average.metric
+        if metric != PRIMARY:
+            metric = chosen[0].metric
         averages.append(_average_row(scope, average.name, metric, members, models, average.leaves_out))
     return tuple(averages), tuple(notes)
 
@@ -80,13 +82,13 @@ def _over_all(
     several = {title for group in titles.values() if len(group) > 1 for title in group}
     apart = any(count > 1 for count in Counter(r.title for r in rows).values())
     expected = [title for title in known if title not in several]
-    groups: dict[str, dict[str, Row | None]] = {}
+    groups: dict[Metric, dict[str, Row | None]] = {}
     for row in rows:
-        if row.title in several or not is_percent(row.metric):
+        if row.title in several or not row.metric.in_percent:
             continue
-        shots = num_shots(row.metric)
-        metric = row.metric if apart else PRIMARY_METRIC
-        metric = metric if shots is None else f"{PRIMARY_METRIC}_{shots}_shot"
+        metric = row.metric if apart else PRIMARY
+        if row.metric.shots is not None:
+            metric = PRIMARY.of_shots(row.metric.shots)
         groups.setdefault(metric, dict.fromkeys(expected))[row.title] = row
     averages = [
         _average_row(scope, f"Average of {len(expected)}", metric, members, models)
@@ -102,7 +104,7 @@ def _over_all(
 def _average_row(
     scope: str,
     title: str,
-    metric: str,
+    metric: Metric,
     members: Mapping[str, Row | None],
     models: Sequence[str],
     leaves_out: Iterable[str] = (),
@@ -119,13 +121,13 @@ def _average_row(
         problem=f"not comparable on {', '.join(flagged)}" if flagged else "",
         datasets=tuple(members),
         leaves_out=tuple(leaves_out),
-        parts=frozenset((row.dataset, row.metric) for row in rows),
+        parts=frozenset((row.dataset, row.metric.name) for row in rows),
         series=rows[0].series if rows else {},
     )
     return mark_best(row)
 
 
-def _average_cell(members: Mapping[str, Row | None], model: str, metric: str) -> Cell:
+def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric) -> Cell:
     cells = {name: row.cells[model] for name, row in members.items() if row is not None}
     cells = {name: cell for name, cell in cells.items() if cell.value is not None}
     missing = tuple(name for name in members if name not in cells)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.errors import OutputError, shortened
 from rwkvclip_eval.printable import printable
 from rwkvclip_eval.report.plots.drawing import GRID, INK, MUTED, WARN, Drawing, Plot
-from rwkvclip_eval.report.wording import dataset_title, num_shots
+from rwkvclip_eval.report.wording import dataset_title
 from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
@@ -282,9 +282,8 @@ def few_shot_plot(
     """Return a panel per dataset with the score against shots, its 95 % interval as a band."""
     by_title: dict[str, list[tuple[int, Row]]] = {}
     for row in rows:
-        shots = num_shots(row.metric)
-        if shots is not None:
-            by_title.setdefault(row.title, []).append((shots, row))
+        if row.metric.shots is not None:
+            by_title.setdefault(row.title, []).append((row.metric.shots, row))
     # Shots, value and both ends in points; NaN ends draw no band.
     panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
     without_images = False

@@ -11,9 +11,6 @@ from rwkvclip_eval.report.versions import what_changed
 from rwkvclip_eval.report.wording import (
     STATUS_WORDS,
     dataset_title,
-    format_value,
-    is_percent,
-    metric_label,
 )
 
 if TYPE_CHECKING:
@@ -50,10 +47,14 @@ READING = (
 )
 
 
-def protocol_texts(entries: Iterable[Entry]) -> dict[str, str]:
-    """Return protocol → description for those in use."""
-    names = dict.fromkeys(e.record.protocol for e in entries)
-    return {name: _description(name) for name in names}
+def protocol_texts(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return protocol → description for those in use; tasks of a plugin make of one what they say."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        r = entry.record
+        if not r.task_description:
+            found[r.protocol] = _description(r.protocol)
+    return {e.record.protocol: found.get(e.record.protocol, "As its tasks describe it.") for e in entries}
 
 
 def _description(name: str) -> str:
@@ -72,11 +73,11 @@ def unit_metrics(entries: Iterable[Entry]) -> list[tuple[str, str, str, str, str
         r = entry.record
         if r.value is None:
             continue
-        low, high = format_value(r.metric, r.ci_low), format_value(r.metric, r.ci_high)
-        label = metric_label(r.metric) + (", %" if is_percent(r.metric) else "")
+        metric = r.measure
+        low, high = metric.text(r.ci_low), metric.text(r.ci_high)
         interval = f"{low}–{high}" if r.ci_low is not None and r.ci_high is not None else "none"
         method = "; ".join(filter(None, (_method(r), spread_text(r.notes)))) or "none"
-        rows.append((label, format_value(r.metric, r.value), interval, str(r.n or ""), method))
+        rows.append((metric.label, metric.text(r.value), interval, str(r.n or ""), method))
     return rows
 
 

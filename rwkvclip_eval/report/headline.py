@@ -8,20 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.records.metrics import PRIMARY
 from rwkvclip_eval.report.rows import intervals_apart, leaders, restrict
 from rwkvclip_eval.report.series import final_models
-from rwkvclip_eval.report.wording import (
-    PRIMARY_METRIC,
-    format_value,
-    is_percent,
-    lower_is_better,
-    metric_label,
-    num_shots,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.report.loading import Loaded
     from rwkvclip_eval.report.rows import Cell, Row
     from rwkvclip_eval.report.tables import Table
@@ -55,8 +49,8 @@ def headline_rows(table: Table, models: Collection[str] | None = None) -> list[R
         models: those to keep and rank; all by default.
     """
     rows = list(table.averages or table.rows)
-    at_1 = [r for r in rows if r.metric.endswith("recall@1")]
-    if len(rows) > 3 and all(num_shots(r.metric) is not None for r in rows):
+    at_1 = [r for r in rows if r.metric.k == 1]
+    if len(rows) > 3 and all(r.metric.shots is not None for r in rows):
         rows = [rows[0], rows[len(rows) // 2], rows[-1]]
     chosen = at_1 or rows[: 3 if table.averages else 6]
     return chosen if models is None else [restrict(r, models) for r in chosen]
@@ -103,12 +97,12 @@ def _said_once(clauses: Sequence[str], num_models: int, trained: bool) -> list[s
 
 def _table_clauses(rows: Sequence[Row], task: str) -> list[str]:
     """Return what is said of a table: of both directions of retrieval at once where one model leads both."""
-    pair = rows[:2] if all("recall@" in r.metric for r in rows[:2]) else rows[:1]
+    pair = rows[:2] if all(r.metric.k is not None for r in rows[:2]) else rows[:1]
     leads = [_clear_lead(row) for row in pair]
     found = [lead for lead in leads if lead is not None]
     if len(pair) == 2 and len(found) == 2 and found[0][0] == found[1][0] and _same_place(*pair):
         sides = ", and ".join(
-            f"{metric_label(row.metric)} {_figure(row.cells[first])}, {gap} ahead of {second}"
+            f"{row.metric.title} {_figure(row.cells[first])}, {gap} ahead of {second}"
             for row, (first, second, gap) in zip(pair, found, strict=True)
         )
         over = (
@@ -135,14 +129,14 @@ def _nothing(loaded: Loaded) -> str:
 
 def _ranking(row: Row) -> list[tuple[str, Cell]]:
     """Return the rankable cells, best first."""
-    sign = 1 if lower_is_better(row.metric) else -1
+    sign = 1 if row.metric.better == "lower" else -1
     able = [(m, c) for m, c in row.cells.items() if c.rankable]
     return sorted(able, key=lambda item: (item[1].value or 0.0) * sign)
 
 
 def _gap(row: Row, first: Cell, second: Cell) -> str:
-    gap = format_value(row.metric, abs((first.value or 0.0) - (second.value or 0.0)))
-    return f"{gap} points" if is_percent(row.metric) else gap
+    gap = row.metric.text(abs((first.value or 0.0) - (second.value or 0.0)))
+    return f"{gap} points" if row.metric.in_percent else gap
 
 
 def _clear_lead(row: Row) -> tuple[str, str, str] | None:
@@ -229,19 +223,19 @@ def _task(table: Table, named: bool) -> str:
 
 def _place(row: Row) -> str:
     if row.kind == "dataset":
-        return f"{row.title}, {metric_label(row.metric)}"
+        return f"{row.title}, {row.metric.title}"
     named = f"average of {len(row.datasets)} datasets"
     if row.leaves_out:
         named = row.title.replace("Average", "average", 1)
-    return named if row.metric == PRIMARY_METRIC else f"{metric_label(row.metric)}, {named}"
+    return named if row.metric == PRIMARY else f"{row.metric.title}, {named}"
 
 
 def _figure(cell: Cell) -> str:
     return _value(cell.metric, cell.value)
 
 
-def _value(metric: str, value: float | None) -> str:
-    return f"{format_value(metric, value)}{' %' * is_percent(metric)}"
+def _value(metric: Metric, value: float | None) -> str:
+    return f"{metric.text(value)}{' %' * metric.in_percent}"
 
 
 def _join(names: Sequence[str]) -> str:

@@ -6,7 +6,9 @@ import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.report.wording import PRIMARY_METRIC, TASK_TITLES, format_value, metric_label
+from rwkvclip_eval.records.metrics import PRIMARY
+from rwkvclip_eval.records.metrics import known as known_metric
+from rwkvclip_eval.report.wording import TASK_TITLES
 from rwkvclip_models.resources import resource_dir
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ def published_tables(tables: Sequence[Table], models: Sequence[str] | None = Non
         own = [t for t in tables if t.task == _OUR_TASK.get(task, task) and not t.subset]
         of_task = [line for line in lines if line["task"] == task]
         known = {(line["dataset"], line["metric"]) for line in of_task}
-        keys = dict.fromkeys((r.dataset, r.metric) for t in own for r in (*t.rows, *t.further))
+        keys = dict.fromkeys((r.dataset, r.metric.name) for t in own for r in (*t.rows, *t.further))
         shown = [key for key in keys if key in known]
         if shown:
             found.append(_table(_TITLES[task], own, shown, of_task, models))
@@ -113,17 +115,15 @@ def _table(
     for table in tables:
         own: dict[Key, list[Row]] = {}
         for row in (*table.rows, *table.further):
-            own.setdefault((row.dataset, row.metric), []).append(row)
+            own.setdefault((row.dataset, row.metric.name), []).append(row)
         for metric, found in averages.items():
             own[_AVERAGE, metric] = [row for row in found if row in table.averages]
         for model in table.models:
             numbers = tuple(_figure([row.cells[model] for row in own.get(key, ())]) for key in keys)
             if any(numbers) and (models is None or model in models):
                 ours.append((model, table.protocol, numbers))
-    columns = [(dataset, metric_label(metric)) for dataset, metric in shown]
-    columns += [
-        (f"average of {len(rows[0].parts)}", metric_label(PRIMARY_METRIC)) for rows in averages.values()
-    ]
+    columns = [(dataset, known_metric(metric).title) for dataset, metric in shown]
+    columns += [(f"average of {len(rows[0].parts)}", PRIMARY.title) for rows in averages.values()]
     return PublishedTable(
         task_title=title,
         columns=tuple(columns),
@@ -138,7 +138,7 @@ def _figure(cells: Sequence[Cell]) -> str:
     have = [c for c in cells if c.value is not None]
     if len(have) != 1:
         return ""
-    return f"{format_value(have[0].metric, have[0].value)}{f' ({c})' if (c := have[0].coverage) else ''}"
+    return f"{have[0].metric.text(have[0].value)}{f' ({c})' if (c := have[0].coverage) else ''}"
 
 
 def _method(line: Mapping[str, str]) -> str:

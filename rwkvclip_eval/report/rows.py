@@ -7,11 +7,12 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from rwkvclip_eval.report.wording import STATUS_WORDS, format_value, is_percent, lower_is_better, metric_label
+from rwkvclip_eval.report.wording import STATUS_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.report.loading import Entry
 
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class Cell:
     """One number (or the reason there is none) in a table."""
 
-    metric: str
+    metric: Metric
     status: str = "ok"
     value: float | None = None
     low: float | None = None
@@ -50,14 +51,14 @@ class Cell:
         """Return the number as shown, or the word for its absence."""
         if self.value is None:
             return STATUS_WORDS.get(self.status, "—")
-        return format_value(self.metric, self.value)
+        return self.metric.text(self.value)
 
     @property
     def interval(self) -> str:
         """Return the 95 % interval as shown, empty where there is none."""
         if self.value is None or self.low is None or self.high is None:
             return ""
-        return f"{format_value(self.metric, self.low)}–{format_value(self.metric, self.high)}"
+        return f"{self.metric.text(self.low)}–{self.metric.text(self.high)}"
 
     @property
     def ties(self) -> str:
@@ -68,7 +69,7 @@ class Cell:
         high = self.value if self.high is None else self.high
         if low <= self.ties_low and self.ties_high <= high:
             return ""
-        return f"{format_value(self.metric, self.ties_low)}–{format_value(self.metric, self.ties_high)}"
+        return f"{self.metric.text(self.ties_low)}–{self.metric.text(self.ties_high)}"
 
     @property
     def above_chance(self) -> bool | None:
@@ -91,7 +92,7 @@ class Row:
     """One dataset and metric (or an average) over all models of the table."""
 
     title: str
-    metric: str
+    metric: Metric
     cells: Mapping[str, Cell]
     scope: str
     """Slug of the table it is in."""
@@ -117,7 +118,7 @@ class Row:
     @property
     def key(self) -> tuple[str, str, str, str]:
         """Return what tells it apart from every other row of a report."""
-        return self.scope, self.kind, self.title, self.metric
+        return self.scope, self.kind, self.title, self.metric.name
 
     @property
     def leaves_out_text(self) -> str:
@@ -130,7 +131,7 @@ class Row:
     @property
     def metric_text(self) -> str:
         """Return the metric with its unit."""
-        return f"{metric_label(self.metric)}{', %' if is_percent(self.metric) else ''}" if self.metric else ""
+        return self.metric.label
 
 
 def restrict(row: Row, models: Collection[str]) -> Row:
@@ -173,5 +174,5 @@ def leaders(row: Row) -> list[str]:
     values = {m: c.value for m, c in row.cells.items() if c.rankable and c.value is not None}
     if not values:
         return []
-    best = min(values.values()) if lower_is_better(row.metric) else max(values.values())
-    return [m for m, v in values.items() if format_value(row.metric, v) == format_value(row.metric, best)]
+    best = min(values.values()) if row.metric.better == "lower" else max(values.values())
+    return [m for m, v in values.items() if row.metric.text(v) == row.metric.text(best)]

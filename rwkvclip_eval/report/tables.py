@@ -11,16 +11,18 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.records.metrics import NONE
 from rwkvclip_eval.report.averages import build_averages
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
 from rwkvclip_eval.report.series import find_series
 from rwkvclip_eval.report.versions import what_changed
-from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_version, metric_label, num_shots
+from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.records.schema import Average, Record
     from rwkvclip_eval.report.loading import Entry
 
@@ -38,6 +40,8 @@ class Table:
     further: tuple[Row, ...]
     """Metrics that are not the primary ones."""
     notes: tuple[str, ...] = field(default=())
+    description: str = ""
+    """What a plugin says of its task; empty for the suite's own, which the protocol describes."""
 
     @property
     def slug(self) -> str:
@@ -131,11 +135,11 @@ def _build(
     further: list[Row] = []
     for title, group in by_dataset.items():
         has_primary = any(e.record.primary for e in group)
-        metrics = list(dict.fromkeys(e.record.metric for e in group if e.record.status == "ok")) or [""]
-        for metric in metrics:
-            chosen = [e for e in group if e.record.metric == metric]
+        metrics = {e.record.metric: e.record.measure for e in group if e.record.status == "ok"}
+        for metric in metrics.values() or [NONE]:
+            chosen = [e for e in group if e.record.metric == metric.name]
             primary = not has_primary or any(e.record.primary for e in chosen)
-            main = primary or "recall@" in metric or num_shots(metric) is not None
+            main = primary or metric.k is not None or metric.shots is not None
             row = _dataset_row(scope, title, metric, models, group, primary, series)
             if main and all(r.title != title for r in rows):
                 row = dataclasses.replace(row, remark=_remark(group))
@@ -149,6 +153,7 @@ def _build(
         rows=tuple(rows),
         averages=averages,
         further=tuple(further),
+        description=next((e.record.task_description for e in entries if e.record.task_description), ""),
         notes=(
             *notes,
             *_conservative_note(entries),
@@ -199,7 +204,7 @@ def _conservative_note(entries: Iterable[Entry]) -> list[str]:
     numbers: dict[str, None] = {}
     for e in entries:
         if e.record.ci_conservative:
-            numbers[f"{dataset_title(e)} {metric_label(e.record.metric)} ({e.model})"] = None
+            numbers[f"{dataset_title(e)} {e.record.measure.title} ({e.model})"] = None
     if not numbers:
         return []
     return [
@@ -247,7 +252,7 @@ def _copy_note(entries: Iterable[Entry]) -> list[str]:
 def _dataset_row(
     scope: str,
     title: str,
-    metric: str,
+    metric: Metric,
     models: Sequence[str],
     group: Sequence[Entry],
     primary: bool,
@@ -256,7 +261,7 @@ def _dataset_row(
     cells = {}
     for model in models:
         own = [e for e in group if e.model == model]
-        ok = next((e for e in own if e.record.status == "ok" and e.record.metric == metric), None)
+        ok = next((e for e in own if e.record.status == "ok" and e.record.metric == metric.name), None)
         none = next((e for e in own if e.record.status != "ok"), None)
         if ok is not None:
             r = ok.record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC
 
 if TYPE_CHECKING:
     from rwkvclip_eval.records.schema import Record
@@ -17,7 +18,8 @@ FIRST_VERSIONS = {
 }
 """Task → its first version with today's intervals, and, of linear probes, with today's search for λ."""
 
-_OTHER_INTERVAL = re.compile(r"mean_per_class|mean_top1_top5|roc_auc|average_precision|retrieval|_shot$")
+_OTHER_INTERVAL = {MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC, MAP_11_POINT, MAP_AREA}
+"""Beside these, retrieval's and few-shot numbers."""
 _FEW = 10
 """Of fewer hits or misses the interval of a proportion is wider today."""
 
@@ -37,4 +39,6 @@ def _has_other_interval(record: Record) -> bool:
     if record.ci_low is None or record.value is None:
         return False
     hits = (record.n or 0) * record.value
-    return bool(_OTHER_INTERVAL.search(record.metric)) or 0 < min(hits, (record.n or 0) - hits) < _FEW
+    metric = record.measure
+    other = metric in _OTHER_INTERVAL or bool(metric.direction) or metric.shots is not None
+    return other or 0 < min(hits, (record.n or 0) - hits) < _FEW

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record, Status
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.tasks import OWN_TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.run.splits import OpenedUnit
     from rwkvclip_eval.tasks.base import MetricValue, TaskResult
 
@@ -45,9 +48,14 @@ class UnitOutcome:
                 return f"{record.status}: {record.reason}"
             if record.primary and record.value is not None:
                 low, high = record.ci_low, record.ci_high
-                interval = f" [{low:.1%}, {high:.1%}]" if low is not None and high is not None else ""
-                return f"{record.metric} {record.value:.1%}{interval}"
+                told = low is not None and high is not None
+                interval = f" [{_shown(record, low)}, {_shown(record, high)}]" if told else ""
+                return f"{record.metric} {_shown(record, record.value)}{interval}"
         return ""
+
+
+def _shown(record: Record, value: float | None) -> str:
+    return f"{record.measure.text(value)}{'%' * record.measure.in_percent}"
 
 
 def no_number(unit: Unit, info: EncoderInfo, status: Status, reason: str) -> UnitOutcome:
@@ -78,7 +86,7 @@ def score_records(
     infos = [split.info for split in opened.splits]
     info = dataset.info
     differences = unit.protocol.known_differences(info.name, info.variant, info.class_names)
-    primary = _primary_metric(unit, dataset.info.primary_metric, [m.name for m in result.metrics])
+    primary = _primary_metric(unit, dataset.info.primary_metric, [m.metric for m in result.metrics])
     base = dataclasses.replace(
         _blank_record(unit, ran, "ok", ""),
         dataset=dataset.info.name,
@@ -105,6 +113,7 @@ def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
     return dataclasses.replace(
         base,
         metric=metric.name,
+        metric_info=metric.metric,
         value=float(metric.value),
         n=metric.n,
         ci_low=metric.ci_low,
@@ -128,6 +137,7 @@ def _blank_record(unit: Unit, info: EncoderInfo, status: Status, reason: str) ->
         model_info=dataclasses.asdict(info),
         task=unit.task.name,
         task_version=unit.task.version,
+        task_description="" if unit.task.name in OWN_TASKS else unit.task.description,
         dataset=unit.dataset,
         variant=unit.variant or "default",
         split=unit.ref.split or "test",
@@ -136,19 +146,20 @@ def _blank_record(unit: Unit, info: EncoderInfo, status: Status, reason: str) ->
     )
 
 
-def _primary_metric(unit: Unit, of_dataset: str, names: Sequence[str]) -> str:
-    """Return which of `names` stands for the unit: the suite's choice, else the protocol's or dataset's.
+def _primary_metric(unit: Unit, of_dataset: str, given: Sequence[Metric]) -> str:
+    """Return which of the metrics stands for the unit: the suite's choice, else the protocol's or dataset's.
 
     Raises:
         SuiteError: the suite names a metric that the task does not give.
     """
-    # Few-shot metrics are forms of the one that the suite names: `top1_accuracy_16_shot`, largest first.
-    forms = [name for name in names if name.startswith(f"{unit.ref.metric}_") and name.endswith("_shot")]
-    if unit.ref.metric is not None and unit.ref.metric not in names:
+    names, asked = [metric.name for metric in given], unit.ref.metric
+    if asked is not None and asked not in names:
+        # Numbers of few shots are forms of the one that the suite names; the first is of the most.
+        forms = [m.name for m in given if m.shots and m.name == known(asked).of_shots(m.shots).name]
         if forms:
             return forms[0]
-        raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', unit.ref.metric, names)}")
-    wanted = (unit.ref.metric or "", unit.protocol.primary, of_dataset)
+        raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', asked, names)}")
+    wanted = (asked, unit.protocol.primary, of_dataset)
     return next((name for name in wanted if name in names), names[0])
 
 

@@ -6,13 +6,14 @@ import hashlib
 import importlib.util
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features.encoding import run_first_in_workers
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rwkvclip_eval.data.open import DatasetFactory
 
 

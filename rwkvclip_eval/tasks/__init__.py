@@ -20,5 +20,7 @@ TASKS.register(ZeroShotRetrieval.name, ZeroShotRetrieval())
 TASKS.register(LinearProbe.name, LinearProbe())
 TASKS.register(FewShotLinearProbe.name, FewShotLinearProbe())
 TASKS.register(KnnProbe.name, KnnProbe())
+OWN_TASKS = frozenset(TASKS)
+"""Names of the suite's own; others are of plugins."""
 
-__all__ = ["TASKS"]
+__all__ = ["OWN_TASKS", "TASKS"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.protocols import Protocol
+    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.tasks.similarity import Arrays, Similarity
 
 Need = Literal["text", "embedding", "probe"]
@@ -110,7 +111,7 @@ class MetricValue:
     """One number with its uncertainty.
 
     Attributes:
-        name: `top1_accuracy`, `image_retrieval_recall@5`, …
+        metric: what it means; `records.metrics` has the standard ones.
         value: fractions in [0, 1]; ranks are ranks (from 1).
         n: units the value is a mean over (images, or captions for text→image retrieval).
         ci_low: lower end of the 95 % interval; None where none is defined.
@@ -122,7 +123,7 @@ class MetricValue:
         notes: extra figures that belong to this number (tied rows, attainable best and worst, …).
     """
 
-    name: str
+    metric: Metric
     value: float
     n: int
     ci_low: float | None = None
@@ -132,6 +133,11 @@ class MetricValue:
     ci_resamples: int | None = None
     ci_seed: int | None = None
     notes: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self.metric.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ import numpy as np
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification as metrics
 from rwkvclip_eval.metrics import intervals as statistics
+from rwkvclip_eval.records.metrics import MEAN_PER_CLASS, TOP1, TOP5
 from rwkvclip_eval.tasks.base import MetricValue, Samples
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
     hit_1, hit_k = ranked.prediction == labels, metrics.hits(ranked.top_ids, labels)
     chance = chance_levels(labels, num_classes)
     top1 = MetricValue(
-        name="top1_accuracy",
+        metric=TOP1,
         value=metrics.accuracy(hit_1),
         n=n,
         **interval_fields(statistics.wilson(int(hit_1.sum()), n)),
@@ -118,7 +119,7 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
     if k == 5:
         values.append(
             MetricValue(
-                name="top5_accuracy",
+                metric=TOP5,
                 value=metrics.accuracy(hit_k),
                 n=n,
                 **interval_fields(statistics.wilson(int(hit_k.sum()), n)),
@@ -128,7 +129,7 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
     num_present = len(np.unique(labels))
     values.append(
         MetricValue(
-            name="mean_per_class_accuracy",
+            metric=MEAN_PER_CLASS,
             value=metrics.mean_per_class_accuracy(hit_1, labels),
             n=n,
             **interval_fields(statistics.mean_per_class(hit_1, labels)),

@@ -36,6 +36,7 @@ import numpy as np
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics import seed_intervals as seed_statistics
+from rwkvclip_eval.records.metrics import STANDARD
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
 from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
@@ -206,7 +207,7 @@ def _mean(
     if interval is None:
         # One over the images alone would stand beside intervals that hold the larger part, the draws, too.
         return MetricValue(
-            name=f"{metric}_{shots}_shot", value=float(np.mean(scores)), n=len(labels), notes=notes
+            metric=STANDARD[metric].of_shots(shots), value=float(np.mean(scores)), n=len(labels), notes=notes
         )
     draws = "training images, validation images and the λ chosen on them" if chosen else "training images"
     notes |= {
@@ -217,7 +218,7 @@ def _mean(
         "interval_covers": f"draws of {draws}; draws of test images; not the model's own training",
     }
     return MetricValue(
-        name=f"{metric}_{shots}_shot",
+        metric=STANDARD[metric].of_shots(shots),
         value=float(np.mean(scores)),
         n=len(labels),
         ci_low=interval.low,

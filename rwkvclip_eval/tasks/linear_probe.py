@@ -28,6 +28,7 @@ import numpy as np
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics.chunks import row_chunks
+from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA, MEAN_TOP1_TOP5, ROC_AUC
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import accuracies, chance_levels, interval_fields, rank
 from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
@@ -278,7 +279,7 @@ def judge(
         each = classification.mean_of_top1_and_top5(scores, labels)
         values.append(
             MetricValue(
-                name="mean_top1_top5_accuracy",
+                metric=MEAN_TOP1_TOP5,
                 value=float(each.mean()),
                 n=n,
                 **interval_fields(statistics.mean_of(each)),
@@ -290,7 +291,7 @@ def judge(
         interval = statistics.area_under_curve(area.per_positive, area.per_negative)
         values.append(
             MetricValue(
-                name="roc_auc", value=area.value, n=n, **interval_fields(interval), notes=chance["roc_auc"]
+                metric=ROC_AUC, value=area.value, n=n, **interval_fields(interval), notes=chance["roc_auc"]
             )
         )
     return values, {"predictions": ranked.table(samples)}
@@ -310,15 +311,12 @@ def _judge_labels(
         return _FORMS[form](ranking.precision_recall(scores[known, label], positive, weights[:, known]))
 
     values, positives = [], (labels == 1).sum(axis=0)
-    for name, form in (
-        ("mean_average_precision_11_point", "11-point"),
-        ("mean_average_precision", "area"),
-    ):
+    for metric, form in ((MAP_11_POINT, "11-point"), (MAP_AREA, "area")):
         statistic = functools.partial(resampled, form=form)
         interval = statistics.mean_over_labels(statistic, positives, n) if positives.any() else None
         values.append(
             MetricValue(
-                name=name,
+                metric=metric,
                 value=_mean_average_precision(scores, labels, form),
                 n=n,
                 **(interval_fields(interval) if interval else {}),

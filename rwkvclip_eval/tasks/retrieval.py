@@ -17,6 +17,7 @@ import numpy as np
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import retrieval as metrics
+from rwkvclip_eval.records.metrics import median_rank, recall
 from rwkvclip_eval.tasks.base import (
     Features,
     MetricValue,
@@ -80,10 +81,8 @@ class ZeroShotRetrieval(Task):
         by_image, by_text = ranks(features, owner)
         one = np.ones(1, np.int64)
         values = [
-            *_direction("image_retrieval", by_text, owner, num_right=one, num_candidates=n),
-            *_direction(
-                "text_retrieval", by_image, np.arange(n), num_right=np.bincount(owner), num_candidates=m
-            ),
+            *_direction("image", by_text, owner, num_right=one, num_candidates=n),
+            *_direction("text", by_image, np.arange(n), num_right=np.bincount(owner), num_candidates=m),
         ]
         queries = _choose_examples(by_text, owner)
         return TaskResult(
@@ -126,7 +125,7 @@ def _captions(samples: Samples) -> Iterator[tuple[int, int, str]]:
 
 
 def _direction(
-    name: str,
+    retrieved: str,
     ranks: NDArray[np.int64],
     owner: NDArray[np.int64],
     *,
@@ -136,7 +135,7 @@ def _direction(
     """Return recalls and median rank of one direction; `owner` [queries] is each query's image."""
     values = [
         MetricValue(
-            name=f"{name}_recall@{k}",
+            metric=recall(retrieved, k),
             value=metrics.recall_at_k(ranks, k),
             n=len(ranks),
             **interval_fields(statistics.recall(ranks <= k, owner)),
@@ -149,7 +148,7 @@ def _direction(
     ]
     values.append(
         MetricValue(
-            name=f"{name}_median_rank",
+            metric=median_rank(retrieved),
             value=metrics.median_rank(ranks),
             n=len(ranks),
             **interval_fields(statistics.median_rank(ranks, owner, num_candidates)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.metrics import classification as metrics
+from rwkvclip_eval.records.metrics import TOP1_PADDED
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, Task, TaskResult, hash_prompts
 from rwkvclip_eval.tasks.classification import accuracies, checked_labels, rank
 from rwkvclip_eval.tasks.similarity import class_blocks, num_entries
@@ -102,7 +103,7 @@ def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricVa
         if name in ("chance", "majority", "ties_best", "ties_worst")
     }
     return MetricValue(
-        name="top1_accuracy_padded",
+        metric=TOP1_PADDED,
         value=padded(top1.value),
         n=top1.n,
         ci_low=padded(top1.ci_low),

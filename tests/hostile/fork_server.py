@@ -153,6 +153,9 @@ def serve() -> None:
         print(json.dumps(_wait(pid, *options)), file=answers, flush=True)
 
 
+ENTRY = {"rwkvclip_eval": "rwkvclip_eval.cli.main", "rwkvclip_train": "rwkvclip_train.cli"}
+
+
 def _run(program: str) -> NoReturn:
     """Call the entry point and end as `python -m PROGRAM` does, but for taking the interpreter apart.
 
@@ -160,7 +163,7 @@ def _run(program: str) -> NoReturn:
     """
     code: Any = 0
     try:
-        sys.modules[f"{program}.cli"].main()
+        sys.modules[ENTRY[program]].main()
     except SystemExit as ended:
         code = ended.code
     except BaseException:

@@ -22,6 +22,7 @@ from PIL import Image
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders import make_fingerprint
+from rwkvclip_eval.records.metrics import Metric
 from rwkvclip_eval.tasks.base import MetricValue, Task, TaskResult
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
@@ -86,6 +87,9 @@ class ColourImages:
         return Image.fromarray(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
 
 
+MEAN_MARGIN = Metric(name="mean_margin", title="mean margin", unit="number")
+
+
 class Margin(Task):
     """A task, the mean margin: similarity to the right class's text less that to the best wrong one."""
 
@@ -103,7 +107,7 @@ class Margin(Task):
         similarity[rows, samples.labels] = -np.inf
         margin = right - similarity.max(1)
         table = pa.table({"key": list(samples.keys), "margin": margin})
-        value = MetricValue(name="mean_margin", value=float(margin.mean()), n=len(margin))
+        value = MetricValue(metric=MEAN_MARGIN, value=float(margin.mean()), n=len(margin))
         return TaskResult(metrics=[value], predictions={"predictions": table})
 
 

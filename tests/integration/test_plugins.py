@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import textwrap
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,18 @@ def test_a_plugins_encoder_dataset_and_task_run_to_a_report_by_the_command_it_te
     assert frame.loc["mean_margin", "value"] > 0
     assert frame.loc["mean_margin", "n"] == 12
     assert len(rc.load_predictions(run, frame.loc["mean_margin", "unit"])) == 12
-    assert "mean margin" in (run / "report" / "report.md").read_text()
+    value = f"{frame.loc['mean_margin', 'value']:.4g}"
+    shown = [done.stdout, *((run / "report" / name).read_text() for name in ("report.md", "report.tex"))]
+    page = unescape(re.sub(r"<[^>]*>", " ", (run / "report" / "index.html").read_text()))
+    for text in (*shown, page):
+        assert "mean margin" in text
+        assert "mean margin, %" not in text
+        assert value in text
+    for text in (shown[1], page):
+        own, _, after = text.partition("Cosine to the right class's text less that to the best wrong one.")
+        assert after, "its own description"
+        # The protocol's own words speak of templates, and belong to the other task.
+        assert "templates" not in own[-200:] + after[:200]
 
 
 def test_without_the_plugin_its_names_are_unknown(cli: Cli, tmp_path: Path) -> None:

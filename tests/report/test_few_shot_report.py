@@ -14,6 +14,7 @@ from seed_simulation import NUM_SEEDS, SEED_VARIANCES, draw_hits
 from test_tables import entries
 
 from rwkvclip_eval.metrics import seed_intervals as seed_statistics
+from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.averages import average_interval
 from rwkvclip_eval.report.curves import spread_text
@@ -79,7 +80,7 @@ def test_a_number_of_one_seed_says_why_it_has_no_interval(tmp_path: Path) -> Non
 
 def cells(*records: Record) -> list[Cell]:
     return [
-        Cell(metric=r.metric, value=r.value, low=r.ci_low, high=r.ci_high, entry=entry)
+        Cell(metric=r.measure, value=r.value, low=r.ci_low, high=r.ci_high, entry=entry)
         for r, entry in zip(records, entries(*records), strict=True)
     ]
 
@@ -152,7 +153,7 @@ def _cell(hits: np.ndarray[Any, Any]) -> Cell:
     parts = {"seeds_se": found.seeds_se, "images_low": found.images_low, "images_high": found.images_high}
     of = record(notes={"seeds": len(hits), **parts})
     return Cell(
-        metric="top1_accuracy_4_shot",
+        metric=known("top1_accuracy_4_shot"),
         value=float(hits.mean()),
         low=found.low,
         high=found.high,

@@ -8,10 +8,10 @@ from probe_runs import probe_record, probe_run, write_curve_of
 from report_runs import write_run
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.curves import probe_facts, spread_text
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.wording import metric_label
 
 SIX = ["food101", "cifar10", "aircraft", "voc2007", "fer2013", "imagenet"]
 
@@ -108,4 +108,4 @@ def test_every_plot_has_a_layout_for_small_windows(probe_report: ReportPaths) ->
     ],
 )
 def test_probe_metrics_are_written_in_words(metric: str, label: str) -> None:
-    assert metric_label(metric) == label
+    assert known(metric).title == label

@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from report_runs import record, without_number
 
+from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.loading import Entry, Run
 from rwkvclip_eval.report.rows import Row
 from rwkvclip_eval.report.tables import Table, build_tables
-from rwkvclip_eval.report.wording import format_value, metric_label
 
 
 def entries(*records: Record, path: str = "run") -> list[Entry]:
@@ -185,7 +185,7 @@ def test_recalls_have_an_average_per_metric() -> None:
             for d, v in (("x", 0.2 + shift), ("y", 0.4 + shift))
         )
     )
-    found = {row.metric: row.cells["a"].value for row in table.averages}
+    found = {row.metric.name: row.cells["a"].value for row in table.averages}
     assert found == {metrics[0]: pytest.approx(0.3), metrics[1]: pytest.approx(0.4)}
 
 
@@ -203,8 +203,8 @@ def test_a_best_strength_at_the_edge_is_warned_of_as_the_probe_notes_it(noted: o
 
 def test_metrics_that_are_not_primary_stand_apart() -> None:
     (table,) = tables(record("a"), record("a", value=0.9, metric="top5_accuracy", primary=False))
-    assert [r.metric for r in table.rows] == ["top1_accuracy"]
-    assert [r.metric for r in table.further] == ["top5_accuracy"]
+    assert [r.metric.name for r in table.rows] == ["top1_accuracy"]
+    assert [r.metric.name for r in table.further] == ["top5_accuracy"]
 
 
 def test_a_missing_unit_of_a_limited_run_stays_with_the_subset() -> None:
@@ -224,10 +224,10 @@ def test_a_missing_unit_of_a_limited_run_stays_with_the_subset() -> None:
     ],
 )
 def test_metrics_are_written_in_the_words_of_the_field(metric: str, label: str) -> None:
-    assert metric_label(metric) == label
+    assert known(metric).title == label
 
 
 def test_fractions_are_shown_as_per_cent_and_ranks_as_they_are() -> None:
-    assert format_value("top1_accuracy", 0.41249) == "41.2"
-    assert format_value("image_retrieval_median_rank", 12.5) == "12.5"
-    assert format_value("top1_accuracy", None) == "—"
+    assert known("top1_accuracy").text(0.41249) == "41.2"
+    assert known("image_retrieval_median_rank").text(12.5) == "12.5"
+    assert known("top1_accuracy").text(None) == "—"

@@ -14,6 +14,7 @@ from rwkvclip_eval.plan.overrides import overridden
 from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.records.metrics import Metric
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import MetricValue, Task, TaskOptions, TaskResult, hash_prompts
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.tasks.base import Features, Samples
+
+
+REDNESS = Metric(name="redness", title="redness")
 
 
 class Redness(Task):
@@ -32,7 +36,7 @@ class Redness(Task):
         """Return the mean share of the first feature, to the power that a task with options reads."""
         power = self.Options.of(protocol).model_dump().get("power", 1)
         mean = float((features.image_embedding[:, 0] ** power).mean())
-        value = MetricValue(name="redness_accuracy", value=mean, n=len(samples.keys))
+        value = MetricValue(metric=REDNESS, value=mean, n=len(samples.keys))
         return TaskResult(metrics=[value], predictions={})
 
 

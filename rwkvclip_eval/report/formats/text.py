@@ -43,7 +43,7 @@ def results_csv(entries: Iterable[Entry]) -> str:
     Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
     """
     entries = list(entries)
-    fields = [f.name for f in dataclasses.fields(Record) if f.name != "model_info"]
+    fields = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
     info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -74,7 +74,7 @@ def table_csv(tables: Sequence[Table]) -> str:
     writer.writerow(map(csv_cell, [*head, *(f"{m}.{column}" for m in models for column in per_model)]))
     for table in tables:
         for row in (*table.rows, *table.averages, *table.further):
-            line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric]
+            line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric.name]
             line += [len(row.datasets) or "", ", ".join(row.leaves_out), row.problem]
             for m in models:
                 c = row.cells.get(m)
@@ -158,7 +158,7 @@ def markdown(
         )
     protocols = protocol_texts(loaded.entries)
     for table in tables:
-        parts += [f"## {esc(table.title)}", esc(protocols[table.protocol])]
+        parts += [f"## {esc(table.title)}", esc(table.description or protocols[table.protocol])]
         parts.append(_markdown_table((*table.rows, *table.averages), table.models))
         rows = (*table.rows, *table.averages, *table.further)
         parts += [f"† {esc(r.title)}: {esc(r.remark)}" for r in rows if r.remark]

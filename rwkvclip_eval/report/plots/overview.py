@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.report.curves import few_shot_plot, regularisation_plot
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, INK, Drawing, Plot
 from rwkvclip_eval.report.series import final_models, find_series
-from rwkvclip_eval.report.wording import is_percent, metric_label, num_shots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,10 @@ _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#
 _UNITS = {"step": "training step", "epoch": "epoch", "": "training step or epoch"}
 """What checkpoints' numbers count → how an axis says it; steps and epochs share none."""
 _MARKERS = "osD^vPX*"
+
+
+_SIDES = ("image→text", "text→image", "")
+"""Directions of retrieval, in the order of the panels."""
 
 
 def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
@@ -65,9 +68,9 @@ def _draw(tables: Sequence[Table], loaded: Loaded) -> list[Plot]:
     shown = [m for m in names if m in final]
     plots: list[Plot] = []
     for table in tables:
-        recalls = [r for r in table.rows if re.search(r"recall@\d{1,6}$", r.metric)]
-        few = [r for r in table.rows if num_shots(r.metric) is not None]
-        others = [r for r in table.rows if r not in (*recalls, *few) and is_percent(r.metric)]
+        recalls = [r for r in table.rows if r.metric.k is not None]
+        few = [r for r in table.rows if r.metric.shots is not None]
+        others = [r for r in table.rows if r not in (*recalls, *few) and r.metric.in_percent]
         if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):
             plots.append(_bars(table, others, shown, colours))
         panels = (
@@ -97,7 +100,7 @@ def _errors(cells: Sequence[Cell]) -> list[list[float]]:
 
 def _summary(rows: Sequence[Row], models: Sequence[str]) -> str:
     return "; ".join(
-        f"{row.title} {metric_label(row.metric)}: "
+        f"{row.title} {row.metric.title}: "
         + ", ".join(f"{m} {row.cells[m].text}" for m in models if row.cells[m].value is not None)
         for row in rows[:30]
     )
@@ -142,7 +145,7 @@ def _bars(table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapp
     ax.set_xlim(left=0)
     ax.grid(axis="x", color=GRID, linewidth=0.8)
     same = {r.metric for r in rows}
-    ax.set_xlabel(f"{metric_label(same.pop()) if len(same) == 1 else 'primary metric of each dataset'}, %")
+    ax.set_xlabel(f"{same.pop().title if len(same) == 1 else 'primary metric of each dataset'}, %")
     figure.legend(handles, labels)
     title = f"{table.title}: every dataset, with 95 % intervals"
     return figure.plot(f"bars-{table.slug}", title, f"Bars. {_summary(rows, models)}", table.slug)
@@ -160,14 +163,14 @@ def _chance(row: Row) -> float | None:
 def _recall_curves(
     table: Table, dataset: str, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]
 ) -> Plot:
-    sides = [s for s in ("text", "image") if any(r.metric.startswith(s) for r in rows)] or [""]
+    sides = [s for s in _SIDES if any(r.metric.direction == s for r in rows)]
     models = [m for m in shown if m in table.models]
     figure = Drawing(3.3, len(sides))
     drawn: dict[str, Any] = {}
     top = max(100 * (c.high or c.value or 0) for r in rows for c in r.cells.values())
     for ax, side in zip(figure.axes, sides, strict=True):
-        own = [r for r in rows if r.metric.startswith(side)]
-        ks = [int(r.metric.rpartition("@")[2]) for r in own]
+        own = [r for r in rows if r.metric.direction == side]
+        ks = [r.metric.k for r in own]
         for i, model in enumerate(models):
             have = [
                 (k, r.cells[model]) for k, r in zip(ks, own, strict=True) if r.cells[model].value is not None
@@ -188,9 +191,7 @@ def _recall_curves(
         ax.set_ylim(-0.03 * top, min(102, top * 1.08) or 1)
         ax.set_xlabel("k")
         ax.set_ylabel("recall@k, %" if ax is figure.axes[0] else "")
-        ax.set_title(
-            {"text": "image → text", "image": "text → image"}.get(side, ""), color=INK, fontsize=10.5
-        )
+        ax.set_title(side.replace("→", " → "), color=INK, fontsize=10.5)
         ax.grid(axis="y", color=GRID, linewidth=0.8)
     untrained = {m for m in drawn if any(not r.cells[m].trained for r in rows)}
     figure.legend(list(drawn.values()), [f"{m} (untrained)" if m in untrained else m for m in drawn])
@@ -208,7 +209,7 @@ def _against_step(
 ) -> Iterator[Plot]:
     from rwkvclip_eval.report.headline import headline_rows
 
-    rows = [r for r in headline_rows(table) if r.metric and is_percent(r.metric)][:2]
+    rows = [r for r in headline_rows(table) if r.metric.in_percent][:2]
     own = {key: sorted((m for m in table.models if series.get(m) == key), key=steps.__getitem__)
            for key in dict.fromkeys(series[m] for m in table.models if m in series)}  # fmt: skip
     if not rows or all(len(models) < 2 for models in own.values()):
@@ -240,7 +241,7 @@ def _against_step(
                 linewidth=0,
             )
         ax.set_xlabel(f"{_UNITS[unit]} of the checkpoint")
-        ax.set_ylabel(f"{metric_label(row.metric)}, %")
+        ax.set_ylabel(f"{row.metric.title}, %")
         ax.set_title(row.title, color=INK, fontsize=10.5)
         ax.grid(axis="y", color=GRID, linewidth=0.8)
     if drawn:
