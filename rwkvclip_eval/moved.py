@@ -29,7 +29,12 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.doctor_report": ("rwkvclip_eval.doctor.report",),
     "rwkvclip_eval.dry_run": ("rwkvclip_eval.run.dry_run",),
     "rwkvclip_eval.elementwise_check": ("rwkvclip_eval.doctor.elementwise",),
-    "rwkvclip_eval.encoding": ("rwkvclip_eval.features.encoding",),
+    "rwkvclip_eval.encoding": (
+        "rwkvclip_eval.features.encoding",
+        "rwkvclip_eval.features.decoding",
+        "rwkvclip_eval.features.options",
+        "rwkvclip_eval.features.context",
+    ),
     "rwkvclip_eval.evaluation": ("rwkvclip_eval.run.evaluation",),
     "rwkvclip_eval.html_table": ("rwkvclip_eval.printable",),
     "rwkvclip_eval.needs": ("rwkvclip_eval.run.needs",),

@@ -18,7 +18,7 @@ from toy import ColourDataset, ColourEncoder
 import rwkvclip_eval as rc
 from rwkvclip_eval import logistic as probe
 from rwkvclip_eval.encoders import load_encoder
-from rwkvclip_eval.features.encoding import decoded_batches
+from rwkvclip_eval.features.decoding import decoded_batches
 from rwkvclip_eval.plan.suite import LoadedSuite, parse_suite
 from rwkvclip_eval.tasks import knn_probe
 

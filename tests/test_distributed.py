@@ -16,9 +16,10 @@ import rwkvclip_eval as rc
 from rwkvclip_eval import console
 from rwkvclip_eval.errors import DamagedData, UserError
 from rwkvclip_eval.features import torchrun as distributed
-from rwkvclip_eval.features.encoding import EncodeOptions
-from rwkvclip_eval.features.torchrun import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
+from rwkvclip_eval.features.options import EncodeOptions
+from rwkvclip_eval.features.torchrun import Job, PeerFailed, Ranks, TorchrunEngine, TorchrunRanks, join_ranks
 from rwkvclip_eval.run.helper import help_suite
+from rwkvclip_eval.run.options import RunContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def announce(ranks: Ranks) -> list[range]:
+def announce(ranks: TorchrunRanks) -> list[range]:
     return ranks.announce(split="test", key="k", folder="f", batch_size=4, starts=STARTS)
 
 
@@ -66,9 +67,9 @@ def test_the_ranks_encode_every_batch_of_one_process_once_between_them(size: int
         ranks.dismiss(3)
         helped = [other.result(timeout=30) for other in others]
     shares = [mine, *(done for _, done, _ in helped)]
-    assert sorted((rows for share in shares for rows in share), key=lambda rows: rows.start) == announce(
-        Ranks()
-    )
+    assert sorted((rows for share in shares for rows in share), key=lambda rows: rows.start) == [
+        range(start, start + 4) for start in STARTS
+    ]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
     assert missing == {share[0].start: f"rank {rank}" for rank, share in enumerate(shares) if rank}
     for jobs, _, code in helped:
@@ -160,20 +161,19 @@ def test_a_set_that_cannot_be_encoded_fails_alone_and_the_same_run_tries_it_agai
     suite = sets_of_images(tmp_path, black)
     models = ["python:toy_factory:afraid_of_black"]
 
-    def options(ranks: Ranks) -> rc.RunOptions:
-        return rc.RunOptions(cache_dir=tmp_path / "c", encode=EncodeOptions(batch_size=2, ranks=ranks))
+    options = rc.RunOptions(cache_dir=tmp_path / "c", encode=EncodeOptions(batch_size=2))
 
     def lead(ranks: Ranks) -> tuple[rc.RunSummary, int]:
-        own = options(ranks)
-        summary = rc.run_suite(suite, models, tmp_path / "run", options=own)
+        context = RunContext()
+        summary = rc.run_suite(suite, models, tmp_path / "run", options=options, context=context, ranks=ranks)
         ranks.dismiss(summary.exit_code)
-        return summary, own.encode.timings.images
+        return summary, context.timings.images
 
     def helping(store: dist.Store) -> int:
         with TorchrunRanks(store, rank=1, size=2) as ranks:
-            own = options(ranks)
-            assert help_suite(suite, models, ranks=ranks, options=own) in (0, 3)
-            return own.encode.timings.images
+            engine = TorchrunEngine(ranks, options.encode)
+            assert help_suite(suite, models, engine=engine, options=options) in (0, 3)
+            return engine.context.timings.images
 
     def command() -> tuple[rc.RunSummary, int]:
         """Return the summary, and how many images all ranks encoded."""

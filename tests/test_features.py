@@ -9,17 +9,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
-from toy import ColourDataset, ColourEncoder
+from toy import ColourDataset, ColourEncoder, engine
 
 from rwkvclip_eval.errors import EncodingFailed, OutputError, UserError
-from rwkvclip_eval.features.encoding import EncodeOptions, default_num_workers
+from rwkvclip_eval.features.options import default_num_workers
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import clear, entries
+
+if TYPE_CHECKING:
+    
+if TYPE_CHECKING:
+    from rwkvclip_eval.features.engine import LocalEngine
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +33,7 @@ class StopHere(Exception):
     pass
 
 
-def stop_after(batches: int) -> EncodeOptions:
+def stop_after(batches: int) -> LocalEngine:
     calls = 0
 
     def progress(done: int, total: int, what: str) -> None:
@@ -37,13 +42,13 @@ def stop_after(batches: int) -> EncodeOptions:
         if calls > batches:  # the first call announces the start
             raise StopHere
 
-    return EncodeOptions(batch_size=4, on_progress=progress)
+    return engine(batch_size=4, on_progress=progress)
 
 
 def test_a_split_is_encoded_once_and_read_back_equal(tmp_path: Path) -> None:
     encoder, dataset = ColourEncoder(), ColourDataset()
-    first = FeatureStore(tmp_path).images(encoder, dataset, EncodeOptions(batch_size=4))
-    again = FeatureStore(tmp_path).images(encoder, dataset, EncodeOptions(batch_size=7))
+    first = FeatureStore(tmp_path).images(encoder, dataset, engine(batch_size=4))
+    again = FeatureStore(tmp_path).images(encoder, dataset, engine(batch_size=7))
     assert encoder.images == len(dataset)
     np.testing.assert_array_equal(first.embedding, again.embedding)
     np.testing.assert_allclose(np.linalg.norm(first.embedding, axis=1), 1, rtol=1e-6)
@@ -52,13 +57,11 @@ def test_a_split_is_encoded_once_and_read_back_equal(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_encoding_continues_at_the_next_batch_with_equal_results(tmp_path: Path) -> None:
-    whole = FeatureStore(tmp_path / "whole").images(
-        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
-    )
+    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), engine(batch_size=4))
     with pytest.raises(StopHere):
         FeatureStore(tmp_path / "cut").images(ColourEncoder(), ColourDataset(), stop_after(3))
     encoder = ColourEncoder()
-    resumed = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    resumed = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 30 - 3 * 4
     np.testing.assert_array_equal(whole.embedding, resumed.embedding)
     np.testing.assert_array_equal(whole.probe, resumed.probe)
@@ -68,7 +71,7 @@ def test_a_resumed_encoding_keeps_the_batch_boundaries_it_began_with(tmp_path: P
     with pytest.raises(StopHere):
         FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), stop_after(3))
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=30))
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=30))
     assert encoder.images == 30 - 3 * 4
 
 
@@ -78,7 +81,7 @@ def test_a_journal_line_cut_short_costs_that_batch_only(tmp_path: Path) -> None:
     journal = next(tmp_path.rglob("journal.jsonl"))
     journal.write_text(journal.read_text()[:-8])
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 30 - 2 * 4
 
 
@@ -90,7 +93,7 @@ def test_an_unfinished_entry_is_not_found(tmp_path: Path) -> None:
 
 
 def test_other_weights_data_or_precision_are_other_entries(tmp_path: Path) -> None:
-    store, options = FeatureStore(tmp_path), EncodeOptions()
+    store, options = FeatureStore(tmp_path), engine()
     keys = {
         store.images(ColourEncoder(), ColourDataset(), options).key,
         store.images(ColourEncoder("other"), ColourDataset(), options).key,
@@ -100,12 +103,10 @@ def test_other_weights_data_or_precision_are_other_entries(tmp_path: Path) -> No
 
 
 def test_damaged_images_are_named_and_leave_the_others_in_place(tmp_path: Path) -> None:
-    clean = FeatureStore(tmp_path / "clean").images(
-        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
-    )
+    clean = FeatureStore(tmp_path / "clean").images(ColourEncoder(), ColourDataset(), engine(batch_size=4))
     damaged = (0, 5, 29)
     stored = FeatureStore(tmp_path / "bad").images(
-        ColourEncoder(), ColourDataset(damaged=damaged), EncodeOptions(batch_size=4)
+        ColourEncoder(), ColourDataset(damaged=damaged), engine(batch_size=4)
     )
     assert stored.missing == {i: f"image-{i:03d} cannot be decoded" for i in damaged}
     kept = [i for i in range(30) if i not in damaged]
@@ -113,9 +114,9 @@ def test_damaged_images_are_named_and_leave_the_others_in_place(tmp_path: Path) 
 
 
 def test_worker_processes_give_the_same_features(tmp_path: Path) -> None:
-    here = FeatureStore(tmp_path / "a").images(ColourEncoder(), ColourDataset(damaged=(3,)), EncodeOptions())
+    here = FeatureStore(tmp_path / "a").images(ColourEncoder(), ColourDataset(damaged=(3,)), engine())
     workers = FeatureStore(tmp_path / "b").images(
-        ColourEncoder(), ColourDataset(damaged=(3,)), EncodeOptions(num_workers=2)
+        ColourEncoder(), ColourDataset(damaged=(3,)), engine(num_workers=2)
     )
     np.testing.assert_array_equal(here.embedding, workers.embedding)
     assert here.missing == workers.missing
@@ -128,11 +129,11 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_batches_before_it_are
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().image(index)
 
-    options = EncodeOptions(batch_size=4, num_workers=1)
+    options = engine(batch_size=4, num_workers=1)
     with pytest.raises(EncodingFailed, match="A decoding process was killed"):
         FeatureStore(tmp_path).images(ColourEncoder(), Deadly(), options)
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images < 30
 
 
@@ -143,7 +144,9 @@ def test_decoding_takes_cores_that_encoding_leaves() -> None:
 
 def test_each_different_text_is_encoded_once(tmp_path: Path) -> None:
     encoder = ColourEncoder()
-    rows = FeatureStore(tmp_path).texts(encoder, ["a red one", "a blue one", "a red one"], EncodeOptions())
+    rows = FeatureStore(tmp_path).texts(encoder, ["a red one", "a blue one", "a red one"], engine())[
+        "embedding"
+    ]
     assert encoder.texts == 2
     np.testing.assert_array_equal(rows[0], rows[2])
     assert rows[0].argmax() == 0
@@ -151,12 +154,12 @@ def test_each_different_text_is_encoded_once(tmp_path: Path) -> None:
 
 
 def test_a_shared_store_is_read_and_never_written(tmp_path: Path) -> None:
-    FeatureStore(tmp_path / "shared").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path / "shared").images(ColourEncoder(), ColourDataset(), engine())
     before = sorted(p for p in (tmp_path / "shared").rglob("*"))
     encoder = ColourEncoder()
     store = FeatureStore(tmp_path / "own", tmp_path / "shared")
-    store.images(encoder, ColourDataset(), EncodeOptions())
-    store.images(encoder, ColourDataset(n=12), EncodeOptions())
+    store.images(encoder, ColourDataset(), engine())
+    store.images(encoder, ColourDataset(n=12), engine())
     assert encoder.images == 12
     assert sorted(p for p in (tmp_path / "shared").rglob("*")) == before
 
@@ -169,7 +172,7 @@ def test_an_embedding_that_is_not_finite_names_the_image(tmp_path: Path) -> None
             raise error
 
     with pytest.raises(EncodingFailed, match="image-001"):
-        FeatureStore(tmp_path).images(Broken(), ColourDataset(), EncodeOptions(batch_size=4))
+        FeatureStore(tmp_path).images(Broken(), ColourDataset(), engine(batch_size=4))
 
 
 def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(tmp_path: Path) -> None:
@@ -180,11 +183,9 @@ def test_running_out_of_gpu_memory_halves_the_batch_and_says_so(tmp_path: Path) 
             return super().encode_image(pixels)
 
     said: list[str] = []
-    options = EncodeOptions(batch_size=8, on_message=said.append)
+    options = engine(batch_size=8, on_message=said.append)
     small = FeatureStore(tmp_path / "small").images(Small(), ColourDataset(), options)
-    whole = FeatureStore(tmp_path / "whole").images(
-        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=8)
-    )
+    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), engine(batch_size=8))
     np.testing.assert_allclose(small.embedding, whole.embedding, atol=1e-6)
     assert said[0] == "Out of GPU memory: going on with batches of 4."
 
@@ -201,20 +202,20 @@ def test_a_full_disk_is_one_clear_error_and_keeps_finished_batches(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         with pytest.raises(OutputError, match="No space left on device"):
-            FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4))
+            FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine(batch_size=4))
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images <= 30 - 3 * 4
 
 
 def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="--no-cache"):
-        FeatureStore(tmp_path / "file").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+        FeatureStore(tmp_path / "file").images(ColourEncoder(), ColourDataset(), engine())
 
 
 def test_clearing_frees_what_is_not_in_use(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     count, freed = clear(tmp_path)
     assert count == 1
     assert freed > 0
@@ -224,13 +225,13 @@ def test_clearing_frees_what_is_not_in_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_encoding_leaves_the_random_generator_alone(tmp_path: Path, num_workers: int) -> None:
     before = torch.get_rng_state()
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions(num_workers=num_workers))
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine(num_workers=num_workers))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_impossible_batch_sizes_are_refused() -> None:
     with pytest.raises(UserError, match="at least 1"):
-        EncodeOptions(batch_size=0)
+        engine(batch_size=0)
 
 
 def damage(folder: Path, how: str) -> None:
@@ -246,14 +247,14 @@ def damage(folder: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["array cut short", "array gone", "no meta", "meta garbled"])
 def test_a_damaged_entry_is_said_and_encoded_again(tmp_path: Path, how: str) -> None:
-    first = FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    first = FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     expected = np.array(first.embedding)
     (entry,) = entries(tmp_path)
     damage(entry["path"], how)
     assert [e["complete"] for e in entries(tmp_path)] == [False]
     said: list[str] = []
     encoder = ColourEncoder()
-    again = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(on_message=said.append))
+    again = FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(on_message=said.append))
     assert encoder.images == 30
     np.testing.assert_array_equal(again.embedding, expected)
     assert [text for text in said if "damaged" in text]
@@ -270,7 +271,7 @@ def test_a_damaged_unfinished_entry_is_started_over(tmp_path: Path, how: str) ->
     else:
         damage(entry["path"], how)
     encoder = ColourEncoder()
-    stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 30
     np.testing.assert_allclose(np.linalg.norm(stored.embedding, axis=1), 1, rtol=1e-6)
 
@@ -279,15 +280,14 @@ SLOW_ENCODING = """
 import sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from toy import ColourDataset, ColourEncoder
-from rwkvclip_eval.features.encoding import EncodeOptions
+from toy import ColourDataset, ColourEncoder, engine
 from rwkvclip_eval.features.store import FeatureStore
 class Slow(ColourEncoder):
     def encode_image(self, pixels):
         time.sleep({delay})
         return super().encode_image(pixels)
 encoder = Slow()
-FeatureStore(Path({store!r})).images(encoder, ColourDataset(n=60), EncodeOptions(batch_size=4))
+FeatureStore(Path({store!r})).images(encoder, ColourDataset(n=60), engine(batch_size=4))
 print(encoder.images)
 """
 
@@ -315,10 +315,8 @@ def test_a_killed_encoding_loses_the_batch_in_flight_only(tmp_path: Path) -> Non
     process.wait()
     finished = journal[0].read_text().count('"start"')
     encoder = ColourEncoder()
-    resumed = FeatureStore(tmp_path).images(encoder, ColourDataset(n=60), EncodeOptions(batch_size=4))
-    whole = FeatureStore(tmp_path / "w").images(
-        ColourEncoder(), ColourDataset(n=60), EncodeOptions(batch_size=4)
-    )
+    resumed = FeatureStore(tmp_path).images(encoder, ColourDataset(n=60), engine(batch_size=4))
+    whole = FeatureStore(tmp_path / "w").images(ColourEncoder(), ColourDataset(n=60), engine(batch_size=4))
     assert finished >= 3
     assert encoder.images == 60 - 4 * finished
     np.testing.assert_array_equal(resumed.embedding, whole.embedding)
@@ -330,12 +328,12 @@ def test_an_image_that_failed_in_passing_is_encoded_when_it_can_be_read_again(tm
             super().__post_init__()
             self.info = ColourDataset().info  # the bytes are those of the sound dataset
 
-    first = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(damaged=(3,)), EncodeOptions())
+    first = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(damaged=(3,)), engine())
     assert list(first.missing) == [3]
-    again = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(), EncodeOptions())
+    again = FeatureStore(tmp_path).images(ColourEncoder(), Flaky(), engine())
     assert again.key == first.key
     assert not again.missing
-    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), engine())
     np.testing.assert_array_equal(again.embedding, whole.embedding)
 
 
@@ -351,7 +349,7 @@ def test_a_part_of_a_halved_batch_names_its_own_image(tmp_path: Path) -> None:
             return super().encode_image(pixels)
 
     with pytest.raises(EncodingFailed, match="image-003"):
-        FeatureStore(tmp_path).images(Small(), ColourDataset(), EncodeOptions(batch_size=4))
+        FeatureStore(tmp_path).images(Small(), ColourDataset(), engine(batch_size=4))
 
 
 def test_memory_that_does_not_suffice_is_said_once(tmp_path: Path) -> None:
@@ -362,7 +360,7 @@ def test_memory_that_does_not_suffice_is_said_once(tmp_path: Path) -> None:
             return super().encode_image(pixels)
 
     said: list[str] = []
-    options = EncodeOptions(batch_size=8, on_message=said.append)
+    options = engine(batch_size=8, on_message=said.append)
     FeatureStore(tmp_path).images(Small(), ColourDataset(), options)
     assert said == ["Out of GPU memory: going on with batches of 4."]
 
@@ -376,7 +374,7 @@ import pickle, sys
 sys.path[:0] = {paths!r}
 from pathlib import Path
 if sys.argv[1] == "write":
-    from rwkvclip_eval.features.encoding import _Decoder
+    from rwkvclip_eval.features.decoding import _Decoder
     from rwkvclip_eval.run.plugins import load_plugin
     load_plugin(Path({str(plugin)!r}))
     (name,) = [n for n in sys.modules if n.startswith("rwkvclip_plugin_")]

@@ -26,7 +26,8 @@ from toy import (
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.features.encoding import STAGES
+from rwkvclip_eval.features.context import STAGES, Context
+from rwkvclip_eval.features.engine import LocalEngine
 from rwkvclip_eval.features.upkeep import entries
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.plan.suite import parse_suite
@@ -300,11 +301,11 @@ def test_a_probe_of_a_model_on_metal_is_solved_on_the_cpu_and_says_so(
     register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
     said: list[str] = []
     options = rc.RunOptions(device="mps", use_cache=False)
-    options.encode.on_message = said.append
+    engine = LocalEngine(context=Context(on_message=said.append))
     (unit,) = plan(task_suite("linear_probe"))
     with make_store(options) as store:
         opened = open_units([unit], Datasets(options, Path()))[unit.name("")]
-        outcome = run_unit(ColourEncoder(), unit, opened, store, options)
+        outcome = run_unit(ColourEncoder(), unit, opened, store, engine, options)
     assert {r.status for r in outcome.records} == {"ok"}
     assert len(said) == 1
     assert said[0].endswith("solved on the CPU, since Metal has no float64.")

@@ -17,6 +17,9 @@ from rwkvclip_eval.data.open import DATASETS
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.features.context import Context
+from rwkvclip_eval.features.engine import LocalEngine
+from rwkvclip_eval.features.options import EncodeOptions
 from rwkvclip_eval.plan.suite import LoadedSuite, parse_suite
 
 if TYPE_CHECKING:
@@ -24,6 +27,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+
+def engine(batch_size: int = 64, num_workers: int = 0, **told: Any) -> LocalEngine:
+    """Return what encodes in this process; `told` are `on_progress` and `on_message`."""
+    return LocalEngine(EncodeOptions(batch_size=batch_size, num_workers=num_workers), Context(**told))
+
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
 

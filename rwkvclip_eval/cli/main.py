@@ -112,13 +112,13 @@ def run(
       -o runs/c`
     """
     from rwkvclip_eval.cli.printing import follow, print_dry_run, print_summary
-    from rwkvclip_eval.features.encoding import EncodeOptions, default_num_workers
-    from rwkvclip_eval.features.torchrun import TorchrunRanks, join_ranks
+    from rwkvclip_eval.features.options import EncodeOptions, default_num_workers
+    from rwkvclip_eval.features.torchrun import TorchrunEngine, TorchrunRanks, join_ranks
     from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
     from rwkvclip_eval.run.helper import help_suite
-    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.run.options import RunContext, RunOptions
     from rwkvclip_eval.run.suite_run import run_suite
     from rwkvclip_models.device import num_cores
 
@@ -138,13 +138,9 @@ def run(
             shared_cache=shared_cache,
             use_cache=not no_cache,
             memory_budget=int(memory_budget * 1e9),
-            encode=EncodeOptions(
-                batch_size=batch_size,
-                num_workers=num_workers,
-                on_message=progress.say,
-                ranks=ranks,
-            ),
+            encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
         )
+        context = RunContext(on_message=progress.say)
         loaded = overridden(load_suite(suite), setting or (), shots)
         if dry_run:
             if ranks.size > 1:
@@ -153,12 +149,20 @@ def run(
             print_dry_run(found)
             raise typer.Exit(0 if found.complete else 3)
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
-            options.encode.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
-            code = help_suite(loaded, model, ranks=ranks, options=options)
+            context.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
+            engine = TorchrunEngine(ranks, options.encode, context)
+            code = help_suite(loaded, model, engine=engine, options=options)
         else:
-            follow(options, progress)
+            follow(context, progress)
             summary = run_suite(
-                loaded, model, out, options=options, shard=_parse_shard(shard), command=_command_line()
+                loaded,
+                model,
+                out,
+                options=options,
+                context=context,
+                ranks=ranks,
+                shard=_parse_shard(shard),
+                command=_command_line(),
             )
             progress.clear()
             print_summary(summary)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.run.dry_run import DryRun
-    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.run.options import RunContext
     from rwkvclip_eval.run.suite_run import RunSummary
     from rwkvclip_eval.run.workload import Load, Standing
 
@@ -21,7 +21,7 @@ MOST_COLUMNS = 4
 """Models side by side in the table of numbers; with more, each number has a line."""
 
 
-def follow(options: RunOptions, progress: console.Progress) -> None:
+def follow(context: RunContext, progress: console.Progress) -> None:
     """Let `progress` show how a run goes on."""
     place = ""
 
@@ -36,9 +36,9 @@ def follow(options: RunOptions, progress: console.Progress) -> None:
         if not outcome.startswith("missing_data"):
             progress.say(f"[{place}] {name}  {outcome}")
 
-    options.on_standing = standing
-    options.on_unit = unit
-    options.encode.on_progress = progress.update
+    context.on_standing = standing
+    context.on_unit = unit
+    context.on_progress = progress.update
 
 
 def print_summary(summary: RunSummary) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_eval.encoders.protocol import ImageFeatures
+from rwkvclip_eval.encoders.protocol import ImageFeatures, TextFeatures, named_texts
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.printable import html_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -77,7 +77,9 @@ class CheckedEncoder:
         self._check(embedding, (len(pixels), self.info.embed_dim), "image embeddings")
         self._check(probe, (len(pixels), self.info.probe_dim), "probe features")
         self._check_norm(embedding, "image embeddings")
-        return ImageFeatures(embedding, probe)
+        given = features[2] if len(features) > 2 else {}
+        arrays = self._own_arrays(given, self.info.image_arrays, len(pixels), "image")
+        return ImageFeatures(embedding, probe, arrays)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return [B, L] int64 token ids.
@@ -88,7 +90,7 @@ class CheckedEncoder:
         self._need_text()
         return self._encoder.tokenize(texts)
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
+    def encode_text(self, tokens: Tensor) -> Tensor | TextFeatures:
         """Return [B, D] float32 embeddings of unit L2 norm of `tokens` [B, L] int64.
 
         Raises:
@@ -96,21 +98,42 @@ class CheckedEncoder:
             UserError: there is no text tower, or shape or norm are wrong.
         """
         self._need_text()
-        embedding = _float32(self._encoder.encode_text(tokens))
+        arrays = named_texts(self._encoder.encode_text(tokens))
+        embedding = _float32(arrays["embedding"])
         self._check(embedding, (len(tokens), self.info.embed_dim), "text embeddings")
         self._check_norm(embedding, "text embeddings")
-        return embedding
+        if not self.info.text_arrays:
+            return embedding
+        own = self._own_arrays(arrays, self.info.text_arrays, len(tokens), "text")
+        return TextFeatures(embedding, own)
+
+    def _own_arrays(
+        self, given: Mapping[str, Tensor], declared: Mapping[str, Sequence[int]], rows: int, what: str
+    ) -> dict[str, Tensor]:
+        """Return the declared arrays.
+
+        Raises:
+            NonFiniteEmbedding: a row holds NaN or infinity.
+            UserError: one is lacking or of another shape.
+        """
+        found = {}
+        for name, shape in declared.items():
+            if name not in given:
+                raise UserError(f"{self.info.name} declares {name!r} of each {what}, and gives none.")
+            found[name] = _float32(given[name])
+            self._check(found[name], (rows, *shape), f"{what} array {name}")
+        return found
 
     def _need_text(self) -> None:
         if not self.info.has_text:
             raise UserError(f"{self.info.name} is a vision-only encoder: it has no text tower.")
 
-    def _check(self, features: Tensor, shape: tuple[int, int], what: str) -> None:
+    def _check(self, features: Tensor, shape: tuple[int, ...], what: str) -> None:
         if tuple(features.shape) != shape:
             raise UserError(
                 f"{self.info.name}: {what} have shape {list(features.shape)}, expected {list(shape)}."
             )
-        finite = torch.isfinite(features).all(dim=1)
+        finite = torch.isfinite(features).flatten(1).all(dim=1)
         if not bool(finite.all()):
             rows = (~finite).nonzero().flatten().tolist()
             cure = (

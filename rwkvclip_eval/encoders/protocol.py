@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
@@ -27,10 +28,36 @@ class ImageFeatures(NamedTuple):
         embedding: [B, D] float32, unit L2 norm; what zero-shot tasks compare with texts.
         probe: [B, F] float32, un-normalised; what a linear probe sees (before the projection for ViTs,
             the pooled feature for RWKV-CLIP).
+        arrays: name → [B, …] float32, what `EncoderInfo.image_arrays` declares beside these.
     """
 
     embedding: Tensor
     probe: Tensor
+    arrays: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class TextFeatures(NamedTuple):
+    """What the text tower gives, where an encoder has more of a text than its embedding.
+
+    Attributes:
+        embedding: [B, D] float32, unit L2 norm.
+        arrays: name → [B, …] float32, what `EncoderInfo.text_arrays` declares.
+    """
+
+    embedding: Tensor
+    arrays: Mapping[str, Tensor] = MappingProxyType({})
+
+
+def named_images(features: ImageFeatures) -> dict[str, Tensor]:
+    """Return every array of `features` by its name."""
+    return {"embedding": features.embedding, "probe": features.probe, **features.arrays}
+
+
+def named_texts(features: Tensor | TextFeatures) -> dict[str, Tensor]:
+    """Return every array of `features` by its name."""
+    if isinstance(features, TextFeatures):
+        return {"embedding": features.embedding, **features.arrays}
+    return {"embedding": features}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +90,10 @@ class EncoderInfo:
     similarity: str = "cosine"
     """How images and texts are compared, a name of `tasks.similarity.SIMILARITIES`; one that is not cosine
     belongs into the fingerprint."""
+    image_arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Name → shape of one image's, of what it gives beside `embedding` and `probe`; finite float32."""
+    text_arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The same of texts, beside `embedding`."""
     precision: str = "fp32"
     """`fp32`, `bf16` or `fp16`: the arithmetic of the towers."""
     device: str = "cpu"
@@ -77,6 +108,16 @@ class EncoderInfo:
     """Number parsed from the checkpoint's name, for plots of metrics against it."""
     step_unit: StepUnit = ""
     """What that number counts."""
+
+    @property
+    def image_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of one image's, of every array of images."""
+        return {"embedding": (self.embed_dim,), "probe": (self.probe_dim,), **self.image_arrays}
+
+    @property
+    def text_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of one text's, of every array of texts."""
+        return {"embedding": (self.embed_dim,), **self.text_arrays}
 
     @property
     def has_text(self) -> bool:
@@ -128,6 +169,6 @@ class Encoder(Protocol):
         """Return [B, L] int64 token ids."""
         ...
 
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        """Return [B, D] float32 embeddings of unit L2 norm."""
+    def encode_text(self, tokens: Tensor) -> Tensor | TextFeatures:
+        """Return [B, D] float32 embeddings of unit L2 norm, or these and the arrays that `info` declares."""
         ...

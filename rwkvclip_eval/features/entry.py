@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -46,6 +46,16 @@ class DamagedEntry(ValueError):
     """An entry that cannot be used; the text says why."""
 
 
+OwnArrays = Annotated[
+    dict[
+        Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")],
+        Annotated[list[Annotated[int, Field(ge=1, le=10**6)]], Field(max_length=8)],
+    ],
+    Field(max_length=32),
+]
+"""Name → shape of a row, of what an encoder stores beside embeddings and probe features."""
+
+
 class StoredEncoder(BaseModel):
     """What an entry keeps of the `EncoderInfo` that made it."""
 
@@ -56,6 +66,8 @@ class StoredEncoder(BaseModel):
     probe_dim: int = Field(ge=1)
     device: str
     implementation: str
+    image_arrays: OwnArrays = Field(default_factory=dict)
+    text_arrays: OwnArrays = Field(default_factory=dict)
 
 
 class EntryMeta(BaseModel):
@@ -132,13 +144,16 @@ def open_entry(folder: Path) -> StoredEntry:
         DamagedEntry: it is none; the text says why.
     """
     meta = read_meta(folder)
+    info, total = meta.encoder, meta.total
     wanted: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "embedding": (np.float32, (meta.total, meta.encoder.embed_dim))
+        "embedding": (np.float32, (total, info.embed_dim))
     }
     if meta.kind == "image":
-        wanted["probe"] = (np.float32, (meta.total, meta.encoder.probe_dim))
+        wanted["probe"] = (np.float32, (total, info.probe_dim))
     else:
-        wanted["rows"] = (np.int64, (meta.total,))
+        wanted["rows"] = (np.int64, (total,))
+    own = info.image_arrays if meta.kind == "image" else info.text_arrays
+    wanted |= {name: (np.float32, (total, *shape)) for name, shape in own.items() if name not in wanted}
     arrays = {}
     for name, (dtype, shape) in wanted.items():
         try:

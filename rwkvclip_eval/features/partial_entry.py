@@ -3,7 +3,7 @@
 Several processes (ranks) may write one entry, on machines that share a file system: each batch is written by
 one of them as one piece of a file, and each keeps a journal of its own.
 
-Axes: n rows (samples or texts), w width of an array.
+Axes: n rows (samples or texts).
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ from rwkvclip_models.disk import atomic_path, remove, sync_folder, write_text
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     Array = np.ndarray[Any, Any]
+
+
+PARTIAL = ".partial"
+"""Ends the name of an unfinished entry."""
 
 
 class PartialEntry:
@@ -36,7 +40,7 @@ class PartialEntry:
     Args:
         folder: KEY.partial.
         total: n rows.
-        widths: array name → w; arrays are [n, w] float32.
+        shapes: array name → shape of a row; arrays are float32.
         rank: the process's number; 0 reads what earlier runs left and makes the arrays before others join.
 
     Attributes:
@@ -45,8 +49,9 @@ class PartialEntry:
         missing: row → reason, of images that could not be decoded.
     """
 
-    def __init__(self, folder: Path, total: int, widths: dict[str, int], rank: int = 0) -> None:
-        self.folder, self.total, self.widths, self.rank = folder, total, widths, rank
+    def __init__(self, folder: Path, total: int, shapes: Mapping[str, Sequence[int]], rank: int = 0) -> None:
+        self.folder, self.total, self.rank = folder, total, rank
+        self.shapes = {name: (total, *shape) for name, shape in shapes.items()}
         self.batch_size: int | None = None
         self.done: set[int] = set()
         self.missing: dict[int, str] = {}
@@ -60,8 +65,8 @@ class PartialEntry:
                 line for journal in sorted(self.folder.glob("journal*.jsonl")) for line in _lines(journal)
             ]
             if lines:
-                for name, width in self.widths.items():
-                    map_array(self._path(name), np.float32, (self.total, width))
+                for name, shape in self.shapes.items():
+                    map_array(self._path(name), np.float32, shape)
                 self._take(lines)
         except (OSError, ValueError):
             # Damaged from outside: no batch of it can be trusted, so all are encoded again.
@@ -92,8 +97,7 @@ class PartialEntry:
             if self.batch_size is None:
                 remove(self.folder)
                 self.folder.mkdir(parents=True)
-                for name, width in self.widths.items():
-                    shape = (self.total, width)
+                for name, shape in self.shapes.items():
                     np.lib.format.open_memmap(self._path(name), "w+", np.float32, shape).flush()
                     with self._path(name).open("rb+") as file:
                         # A sparse file would run out of disk hours later.
@@ -106,15 +110,40 @@ class PartialEntry:
                 sync_folder(self.folder.parent)
                 self.batch_size = batch_size
 
+    def begin(self, batch_size: int) -> list[int]:
+        """Make the arrays where there are none; return the first rows of the batches that are not on disk.
+
+        Args:
+            batch_size: rows per batch, where no earlier attempt fixed it.
+        """
+        size = self.batch_size or batch_size
+        self.start(size)
+        return [start for start in range(0, self.total, size) if start not in self.done]
+
+    def batches(self, starts: Iterable[int]) -> list[range]:
+        """Return the rows of the batches that begin at `starts`."""
+        assert self.batch_size is not None, "begun"
+        return [range(start, min(start + self.batch_size, self.total)) for start in starts]
+
+    @property
+    def num_done(self) -> int:
+        """Rows that are on disk."""
+        return sum(map(len, self.batches(self.done)))
+
+    @property
+    def key(self) -> str:
+        """Of the store."""
+        return self.folder.name.removesuffix(PARTIAL)
+
     def write(
         self, rows: range, present: list[int], arrays: dict[str, Array], missing: dict[int, str]
     ) -> None:
         """Put one batch on disk, then into the journal."""
         with self.to_disk("features"):
             for name, values in arrays.items():
-                block = np.zeros((len(rows), self.widths[name]), np.float32)
+                block = np.zeros((len(rows), *self.shapes[name][1:]), np.float32)
                 block[np.array(present) - rows.start] = values
-                offset = map_array(self._path(name), np.float32, (self.total, self.widths[name])).offset
+                offset = map_array(self._path(name), np.float32, self.shapes[name]).offset
                 # Synchronous and not mapped: writing back whole pages would undo what other machines wrote
                 # to the same page.
                 with os.fdopen(os.open(self._path(name), os.O_RDWR | os.O_DSYNC), "rb+") as file:
@@ -132,10 +161,10 @@ class PartialEntry:
     def finish(self, final: Path, meta: dict[str, Any]) -> Path:
         """Name the entry finished."""
         with self.to_disk("features"):
-            files = [*(f"{name}.npy" for name in self.widths), *self._added]
+            files = [*(f"{name}.npy" for name in self.shapes), *self._added]
             # Reads all once more, mostly from memory: about a second for each GB, of hours of encoding.
             digests = {file: digest(self.folder / file) for file in files}
-            sizes = {name: self._path(name).stat().st_size for name in self.widths}
+            sizes = {name: self._path(name).stat().st_size for name in self.shapes}
             missing = {row: _storable(reason) for row, reason in self.missing.items()}
             meta |= {"total": self.total, "missing": missing, "bytes": sizes, "sha256": digests}
             write_text(self.folder / META_NAME, json.dumps(meta, indent=1))

@@ -14,7 +14,6 @@ import contextlib
 import io
 import json
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.encoders.protocol import make_fingerprint
-from rwkvclip_eval.errors import DamagedData, EncodingFailed, OutputError
-from rwkvclip_eval.features.encoding import EncodeOptions, InParts, as_array, by_token_count, encode_batches
+from rwkvclip_eval.errors import DamagedData, OutputError
 from rwkvclip_eval.features.entry import (
     META_NAME,
     DamagedEntry,
@@ -32,7 +30,7 @@ from rwkvclip_eval.features.entry import (
     open_entry,
     with_digests,
 )
-from rwkvclip_eval.features.partial_entry import PartialEntry
+from rwkvclip_eval.features.partial_entry import PARTIAL, PartialEntry
 from rwkvclip_eval.features.upkeep import mark
 from rwkvclip_models.disk import TemporaryFolder, make_folder, write_text
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
+    from rwkvclip_eval.features.engine import Engine
 
 FORMAT_VERSION = 1
 
@@ -53,19 +52,28 @@ class ImageFeatureSet:
 
     Attributes:
         key: of the store entry.
-        embedding: [n, D] float32, unit norm; rows of missing images are zero.
-        probe: [n, F] float32.
+        arrays: name → [n, …] float32, what the encoder declares: `embedding` [n, D] of unit norm, `probe`
+            [n, F], and its own; rows of missing images are zero.
         missing: index → reason, for images that could not be decoded.
         device: where it was encoded.
         implementation: operator implementation that ran.
     """
 
     key: str
-    embedding: Array
-    probe: Array
+    arrays: Mapping[str, Array]
     missing: dict[int, str]
     device: str
     implementation: str
+
+    @property
+    def embedding(self) -> Array:
+        """[n, D] float32, unit norm."""
+        return self.arrays["embedding"]
+
+    @property
+    def probe(self) -> Array:
+        """[n, F] float32."""
+        return self.arrays["probe"]
 
 
 class FeatureStore:
@@ -89,7 +97,7 @@ class FeatureStore:
         if self._temporary:
             self._temporary.cleanup()
 
-    def images(self, encoder: Encoder, dataset: Dataset, options: EncodeOptions) -> ImageFeatureSet:
+    def images(self, encoder: Encoder, dataset: Dataset, engine: Engine) -> ImageFeatureSet:
         """Return the features of every image of `dataset`, encoding those that are not stored yet.
 
         Raises:
@@ -98,27 +106,26 @@ class FeatureStore:
         """
         info = encoder.info
         key = image_key(info, dataset.info.fingerprint)
-        shapes = {"embedding": (len(dataset), info.embed_dim), "probe": (len(dataset), info.probe_dim)}
+        shapes = {name: (len(dataset), *shape) for name, shape in info.image_shapes.items()}
 
         def encode() -> Path:
-            return self._encode_images(encoder, dataset, key, options)
+            return self._encode_images(encoder, dataset, key, engine)
 
-        entry = self._get(key, shapes, encode, options)
+        entry = self._get(key, shapes, encode, engine)
         if any(_can_be_read(dataset, index) for index in entry.meta.missing):
             # A disk or network that failed in passing: the bytes, and with them the key, are the same.
-            with self._locked(key, options):
+            with self._locked(key, engine):
                 entry = _opened(encode(), shapes)
         return ImageFeatureSet(
             key=key,
-            embedding=entry.arrays["embedding"],
-            probe=entry.arrays["probe"],
+            arrays=entry.arrays,
             missing=entry.meta.missing,
             device=entry.meta.encoder.device,
             implementation=entry.meta.encoder.implementation,
         )
 
-    def texts(self, encoder: Encoder, texts: Sequence[str], options: EncodeOptions) -> Array:
-        """Return [m, D] float32 embeddings of `texts`; a text that occurs twice is encoded once.
+    def texts(self, encoder: Encoder, texts: Sequence[str], engine: Engine) -> dict[str, Array]:
+        """Return name → [m, …] float32 of `texts`, `embedding` [m, D] first; equal texts are encoded once.
 
         Raises:
             OutputError: the store cannot be written.
@@ -127,10 +134,12 @@ class FeatureStore:
         unique = sorted(set(texts))
         info = encoder.info
         key = text_key(info, unique)
-        shapes = {"embedding": (len(unique), info.embed_dim), "rows": (len(unique),)}
-        entry = self._get(key, shapes, lambda: self._encode_texts(encoder, unique, key, options), options)
+        shapes = {name: (len(unique), *shape) for name, shape in info.text_shapes.items()}
+        shapes["rows"] = (len(unique),)
+        entry = self._get(key, shapes, lambda: self._encode_texts(encoder, unique, key, engine), engine)
         row = dict(zip(unique, entry.arrays["rows"], strict=True))
-        return np.asarray(entry.arrays["embedding"][[row[text] for text in texts]])
+        rows = [row[text] for text in texts]
+        return {name: np.asarray(entry.arrays[name][rows]) for name in info.text_shapes}
 
     def find(self, key: str) -> StoredEntry | None:
         """Return a finished entry, None where there is none or it was damaged since."""
@@ -150,16 +159,16 @@ class FeatureStore:
         key: str,
         shapes: Mapping[str, tuple[int, ...]],
         encode: Callable[[], Path],
-        options: EncodeOptions,
+        engine: Engine,
     ) -> StoredEntry:
         """Return the entry with arrays of these shapes; where none is whole, hold its lock and encode it."""
         found, _ = self._find(key, shapes)
         if found is None:
-            with self._locked(key, options):
+            with self._locked(key, engine):
                 # Another process may have finished it while this one waited.
                 found, damaged = self._find(key, shapes)
                 for folder, problem in damaged.items():
-                    options.on_message(
+                    engine.context.on_message(
                         f"The stored features in {folder} are damaged ({problem}): encoding them again."
                     )
                 if found is None:
@@ -197,7 +206,7 @@ class FeatureStore:
             write_text(entry.folder / META_NAME, with_digests(entry.folder, digests))
 
     @contextlib.contextmanager
-    def _locked(self, key: str, options: EncodeOptions) -> Iterator[None]:
+    def _locked(self, key: str, engine: Engine) -> Iterator[None]:
         """Let no other process write the private store's entry meanwhile."""
         from filelock import FileLock, Timeout
 
@@ -209,7 +218,9 @@ class FeatureStore:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                options.on_message("Another process is encoding the same model and data; waiting for it.")
+                engine.context.on_message(
+                    "Another process is encoding the same model and data; waiting for it."
+                )
                 lock.acquire()
         except OSError as error:
             raise OutputError(
@@ -221,79 +232,40 @@ class FeatureStore:
         finally:
             lock.release()
 
-    def _encode_images(self, encoder: Encoder, dataset: Dataset, key: str, options: EncodeOptions) -> Path:
-        info, total = encoder.info, len(dataset)
-        partial = self.root / key[:2] / f"{key}.partial"
-        writer = PartialEntry(partial, total, {"embedding": info.embed_dim, "probe": info.probe_dim})
-        size = writer.batch_size or options.batch_size
-        writer.start(size)
-        starts = [start for start in range(0, total, size) if start not in writer.done]
-        before = total - sum(min(size, total - start) for start in starts)
-
-        def progress(rows: int) -> None:
-            options.on_progress(before + rows, total, f"{info.name} · {dataset.info.name}")
-
-        progress(0)
-        if starts:
-            ranks = options.ranks
-            mine = ranks.announce(
-                split=dataset.info.split,
-                key=key,
-                folder=str(partial.resolve()),
-                batch_size=size,
-                starts=starts,
-            )
-            batches = [range(rows.start, min(rows.stop, total)) for rows in mine]
-            try:
-                encode_batches(
-                    encoder, dataset, batches, writer, options, lambda rows: progress(ranks.count(rows))
-                )
-            except EncodingFailed:
-                # The others still write to this entry: no job may follow before they have ended this one.
-                with options.timings.stage("encode"), contextlib.suppress(EncodingFailed):
-                    ranks.gather(progress)
-                raise
-            with options.timings.stage("encode"):
-                writer.missing |= ranks.gather(progress)
+    def _encode_images(self, encoder: Encoder, dataset: Dataset, key: str, engine: Engine) -> Path:
+        entry = self._begun(key, len(dataset), encoder.info.image_shapes)
+        engine.encode(entry, encoder, dataset)
+        entry.add("keys.json", json.dumps(list(dataset.keys)).encode())
         meta = {
             "format": FORMAT_VERSION,
             "kind": "image",
-            "encoder": asdict(info),
+            "encoder": asdict(encoder.info),
             "dataset": dataset.info.name,
             "variant": dataset.info.variant,
             "split": dataset.info.split,
             "dataset_fingerprint": dataset.info.fingerprint,
         }
-        writer.add("keys.json", json.dumps(list(dataset.keys)).encode())
-        return writer.finish(self.root / key[:2] / key, meta)
+        return entry.finish(self._folder(key), meta)
 
-    def _encode_texts(self, encoder: Encoder, texts: Sequence[str], key: str, options: EncodeOptions) -> Path:
-        total = len(texts)
-        partial = self.root / key[:2] / f"{key}.partial"
-        writer = PartialEntry(partial, total, {"embedding": encoder.info.embed_dim})
-        size = writer.batch_size or options.batch_size
-        writer.start(size)
-        encode = InParts(encoder.encode_text, options, "Texts")
-        with options.timings.stage("encode"):
-            batches, order = by_token_count(
-                [encoder.tokenize(texts[i : i + size]) for i in range(0, total, size)]
-            )
-        for start in range(0, total, size):
-            rows = range(start, min(start + size, total))
-            if start not in writer.done:
-                clock = time.perf_counter()
-                batch = [texts[i] for i in order[rows.start : rows.stop]]
-                parts = encode(batches[start // size], [repr(text) for text in batch])
-                embedding = np.concatenate([as_array(part) for part in parts])
-                options.timings.encode_s += time.perf_counter() - clock
-                options.timings.texts += len(batch)
-                writer.write(rows, list(rows), {"embedding": embedding}, {})
-            options.on_progress(rows.stop, total, f"{encoder.info.name} · texts")
-        rows_of_texts = io.BytesIO()
-        np.save(rows_of_texts, np.argsort(order).astype(np.int64))
-        writer.add("rows.npy", rows_of_texts.getvalue())
-        meta = {"format": FORMAT_VERSION, "kind": "text", "encoder": asdict(encoder.info), "num_texts": total}
-        return writer.finish(self.root / key[:2] / key, meta)
+    def _encode_texts(self, encoder: Encoder, texts: Sequence[str], key: str, engine: Engine) -> Path:
+        entry = self._begun(key, len(texts), encoder.info.text_shapes)
+        rows = io.BytesIO()
+        np.save(rows, engine.encode_texts(entry, encoder, texts))
+        entry.add("rows.npy", rows.getvalue())
+        meta = {
+            "format": FORMAT_VERSION,
+            "kind": "text",
+            "encoder": asdict(encoder.info),
+            "num_texts": len(texts),
+        }
+        return entry.finish(self._folder(key), meta)
+
+    def _begun(self, key: str, total: int, shapes: Mapping[str, tuple[int, ...]]) -> PartialEntry:
+        folder = self._folder(key)
+        return PartialEntry(folder.with_name(f"{folder.name}{PARTIAL}"), total, shapes)
+
+    def _folder(self, key: str) -> Path:
+        return self.root / key[:2] / key
 
 
 def _can_be_read(dataset: Dataset, index: int) -> bool:

@@ -19,13 +19,22 @@ import time
 import zlib
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import EncodingFailed, UserError, shown
+from rwkvclip_eval.features.encoding import encode_batches
+from rwkvclip_eval.features.engine import LocalEngine
+from rwkvclip_eval.features.partial_entry import PartialEntry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+
+    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.features.context import Context
+    from rwkvclip_eval.features.options import EncodeOptions
 
 BEAT_S = 5.0
 """Each rank shows this often that it lives."""
@@ -79,48 +88,15 @@ class Ranks:
         rank: number of this process; 0 leads.
         size: number of processes.
         local_size: those of them on this machine.
-        working_on: (model, unit) that rank 0 is at, for the job it announces.
     """
 
     rank = 0
     size = 1
     local_size = 1
-    working_on: tuple[str, str] = ("", "")
-
-    def __init__(self) -> None:
-        self._rows = 0
 
     def device(self, name: str) -> str:
         """Return the device of this process, given what the user asked for."""
         return name
-
-    def announce(
-        self, *, split: str, key: str, folder: str, batch_size: int, starts: Sequence[int]
-    ) -> list[range]:
-        """Have the others join in; return the batches of this rank as ranges of one batch size."""
-        self._rows = 0
-        return [range(start, start + batch_size) for start in starts]
-
-    def count(self, rows: int) -> int:
-        """Add `rows` that are on disk; return how many all ranks have put there since the announcement.
-
-        Raises:
-            UserError: another rank failed or is gone.
-        """
-        self._rows += rows
-        return self._rows
-
-    def gather(self, on_count: Callable[[int], None]) -> dict[int, str]:
-        """Wait until the others have finished the job; return row → reason of what they could not decode.
-
-        Args:
-            on_count: told how many rows all ranks have put on disk.
-
-        Raises:
-            EncodingFailed: another rank could not encode its share; all have answered nevertheless.
-            UserError: another rank failed or is gone.
-        """
-        return {}
 
     def dismiss(self, code: int) -> None:
         """Have the others leave with exit code `code`."""
@@ -135,10 +111,13 @@ class TorchrunRanks(Ranks):
         size: number of processes.
         local_rank: number of this process on its machine.
         local_size: processes on this machine.
+
+    Attributes:
+        working_on: (model, unit) that rank 0 is at, for the job it announces.
     """
 
     def __init__(self, store: Any, *, rank: int, size: int, local_rank: int = 0, local_size: int = 1) -> None:
-        super().__init__()
+        self.working_on = ("", "")
         self.rank, self.size, self.local_size = rank, size, local_size
         self.exit_code = 0
         self._local_rank = local_rank
@@ -198,7 +177,15 @@ class TorchrunRanks(Ranks):
             return int(self._store.add(f"rows/{self._job}", rows))
 
     def gather(self, on_count: Callable[[int], None]) -> dict[int, str]:
-        """Wait until the others have finished the job; return row → reason of what they could not decode."""
+        """Wait until the others have finished the job; return row → reason of what they could not decode.
+
+        Args:
+            on_count: told how many rows all ranks have put on disk.
+
+        Raises:
+            EncodingFailed: another rank could not encode its share; all have answered nevertheless.
+            UserError: another rank failed or is gone.
+        """
         missing: dict[int, str] = {}
         failures: list[str] = []
         for other in range(1, self.size):
@@ -296,6 +283,76 @@ class TorchrunRanks(Ranks):
             raise UserError(
                 f"Rank {self.rank} of {self.size} lost the others ({_first_line(error)}). {_AGAIN}"
             ) from error
+
+
+class TorchrunEngine(LocalEngine):
+    """Encodes with all ranks: rank 0 by `encode`, each other one by `share` of what rank 0 announces.
+
+    Args:
+        ranks: of the run.
+        options: how to encode.
+        context: of the run, in this process.
+    """
+
+    def __init__(
+        self, ranks: TorchrunRanks, options: EncodeOptions | None = None, context: Context | None = None
+    ) -> None:
+        super().__init__(options, context)
+        self.ranks, self.num_processes = ranks, ranks.size
+
+    def work_on(self, model: str, unit: str) -> None:
+        """Say by which unit the others find the data of the jobs to come."""
+        self.ranks.working_on = (model, unit)
+
+    def _encode(
+        self,
+        entry: PartialEntry,
+        encoder: Encoder,
+        split: Dataset,
+        starts: list[int],
+        progress: Callable[[int], None],
+    ) -> None:
+        ranks, timings = self.ranks, self.context.timings
+        mine = ranks.announce(
+            split=split.info.split,
+            key=entry.key,
+            folder=str(entry.folder.resolve()),
+            batch_size=entry.batch_size or 0,
+            starts=starts,
+        )
+        batches = entry.batches(rows.start for rows in mine)
+        try:
+            encode_batches(encoder, split, batches, entry, self, lambda rows: progress(ranks.count(rows)))
+        except EncodingFailed:
+            # The others still write to this entry: no job may follow before they have ended this one.
+            with timings.stage("encode"), contextlib.suppress(EncodingFailed):
+                ranks.gather(progress)
+            raise
+        with timings.stage("encode"):
+            entry.missing |= ranks.gather(progress)
+
+    def share(self, job: Job, encoder: Encoder, split: Dataset) -> None:
+        """Encode this rank's share of a job, and tell rank 0 that it is on disk, or why it cannot be.
+
+        Raises:
+            OutputError: the store cannot be written.
+        """
+        shapes = encoder.info.image_shapes
+        entry = PartialEntry(Path(job.folder), len(split), shapes, self.ranks.rank)
+        batches = [range(rows.start, min(rows.stop, len(split))) for rows in self.ranks.share(job)]
+        failure = ""
+        try:
+            encode_batches(encoder, split, batches, entry, self, self.ranks.count)
+        except EncodingFailed as error:
+            failure = str(error)
+        self.ranks.answer(entry.missing, failure)
+
+
+def engine_of(ranks: Ranks, options: EncodeOptions, context: Context) -> LocalEngine:
+    """Return what encodes for these ranks."""
+    if isinstance(ranks, TorchrunRanks):
+        return TorchrunEngine(ranks, options, context)
+    return LocalEngine(options, context)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.open import check_data_root
-from rwkvclip_eval.features.encoding import decoded_batches
+from rwkvclip_eval.encoders.protocol import named_texts
+from rwkvclip_eval.features.decoding import decoded_batches
 from rwkvclip_eval.plan.units import in_shard, plan
 from rwkvclip_eval.run.directory import is_finished, read_run
 from rwkvclip_eval.run.identity import run_info, shard_folder
@@ -144,7 +145,7 @@ def _measure(encoder: Encoder, loads: Sequence[Load], opened: Opened, options: R
         # The first warms up.
         for _ in range(2):
             started = time.perf_counter()
-            encoder.encode_text(encoder.tokenize(texts)).cpu()
+            named_texts(encoder.encode_text(encoder.tokenize(texts)))["embedding"].cpu()
             text_s = (time.perf_counter() - started) / len(texts)
     return _Speed(image_s, text_s, dataset.info.name)
 

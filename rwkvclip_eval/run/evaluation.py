@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.engine import LocalEngine
+from rwkvclip_eval.features.options import EncodeOptions
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import plan
@@ -163,7 +164,7 @@ def evaluate(
     opened = open_units(able, Datasets(options, loaded.base_dir))
     work = [Work(model=encoder.info.name, load=lambda: encoder, units=units)]
     with make_store(options) as store:
-        found = dict(outcomes(work, opened, store, options))
+        found = dict(outcomes(work, opened, store, LocalEngine(options.encode), options))
     return Results(
         records=[record for outcome in found.values() for record in outcome.records],
         predictions={name: outcome.result.predictions for name, outcome in found.items() if outcome.result},

@@ -10,12 +10,13 @@ from rwkvclip_eval.data.content import content_ids
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     import numpy as np
     import pyarrow as pa
 
     from rwkvclip_eval.data.types import Dataset
-    from rwkvclip_eval.run.options import RunOptions
+    from rwkvclip_eval.features.context import Context
     from rwkvclip_eval.tasks.base import TaskResult
 
 THUMBNAIL_PX = 160
@@ -23,7 +24,7 @@ THUMBNAIL_PX = 160
 
 
 def with_content(
-    tables: Mapping[str, pa.Table], dataset: Dataset, options: RunOptions
+    tables: Mapping[str, pa.Table], dataset: Dataset, cache_dir: Path | None, context: Context
 ) -> dict[str, pa.Table]:
     """Return the tables, those of samples with a column `content_id` behind their `key`."""
     import pyarrow as pa
@@ -32,11 +33,11 @@ def with_content(
     told = [name for name, table in found.items() if {"key", "content_id"} & {*table.column_names} == {"key"}]
     if not told:
         return found
-    encode, what = options.encode, f"{dataset.info.name} · content ids"
-    with encode.timings.stage("load"):
-        ids = content_ids(dataset, options.cache_dir, lambda d, n: encode.on_progress(d, n, what))
+    what = f"{dataset.info.name} · content ids"
+    with context.timings.stage("load"):
+        ids = content_ids(dataset, cache_dir, lambda d, n: context.on_progress(d, n, what))
     if unknown := ids.count(None):
-        encode.on_message(f"{unknown} images of {dataset.info.name} cannot be read now: no content id.")
+        context.on_message(f"{unknown} images of {dataset.info.name} cannot be read now: no content id.")
     by_key = dict(zip(dataset.keys, ids, strict=True))
     for name in told:
         column = pa.array([by_key.get(key) for key in found[name]["key"].to_pylist()], pa.string())

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import EncodingFailed, UserError
-from rwkvclip_eval.features.encoding import encode_batches
-from rwkvclip_eval.features.partial_entry import PartialEntry
+from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features.store import image_key
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import plan
@@ -18,20 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rwkvclip_eval.data.types import Dataset
-    from rwkvclip_eval.features.torchrun import TorchrunRanks
+    from rwkvclip_eval.features.torchrun import TorchrunEngine
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.run.options import RunOptions
 
 
 def help_suite(
-    suite: str | Path | LoadedSuite, models: Sequence[str], *, ranks: TorchrunRanks, options: RunOptions
+    suite: str | Path | LoadedSuite, models: Sequence[str], *, engine: TorchrunEngine, options: RunOptions
 ) -> int:
     """Encode this rank's share of whatever rank 0 announces; return the exit code it dismisses us with.
 
     Args:
         suite: as given to rank 0.
         models: as given to rank 0.
-        ranks: the processes of the run.
+        engine: encodes with the other ranks.
         options: as given to rank 0, but for the device.
 
     Raises:
@@ -44,6 +42,7 @@ def help_suite(
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     units = {unit.name(""): unit for unit in plan(loaded)}
     specs = {spec.name: spec for spec in expand_specs(models)}
+    ranks = engine.ranks
     datasets, encoder, current = Datasets(options, loaded.base_dir), None, ""
     while job := ranks.next_job():
         if job.model not in specs or job.unit not in units:
@@ -66,15 +65,7 @@ def help_suite(
                 f"Rank {ranks.rank} does not see {job.folder}: give a feature store (--cache DIR) that all "
                 "machines share."
             )
-        widths = {"embedding": encoder.info.embed_dim, "probe": encoder.info.probe_dim}
-        writer = PartialEntry(Path(job.folder), len(dataset), widths, ranks.rank)
-        batches = [range(rows.start, min(rows.stop, len(dataset))) for rows in ranks.share(job)]
-        failure = ""
-        try:
-            encode_batches(encoder, dataset, batches, writer, options.encode, ranks.count)
-        except EncodingFailed as error:
-            failure = str(error)
-        ranks.answer(writer.missing, failure)
+        engine.share(job, encoder, dataset)
     return ranks.exit_code
 
 

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.features.context import Context
+    from rwkvclip_eval.features.engine import Engine
     from rwkvclip_eval.features.store import FeatureStore
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.outcome import UnitOutcome
     from rwkvclip_eval.run.preflight import Opened
+    from rwkvclip_eval.run.workload import Standing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +39,14 @@ class Work:
 
 
 def outcomes(
-    work: Sequence[Work], opened: Opened, store: FeatureStore, options: RunOptions, num_images: int = 0
+    work: Sequence[Work],
+    opened: Opened,
+    store: FeatureStore,
+    engine: Engine,
+    options: RunOptions,
+    *,
+    num_images: int = 0,
+    on_standing: Callable[[Standing], None] = lambda standing: None,
 ) -> Iterator[tuple[str, UnitOutcome]]:
     """Yield each unit's name and outcome as it ends, at most one model loaded by this function at a time.
 
@@ -44,37 +54,41 @@ def outcomes(
         work: what each model has to do.
         opened: the units' splits, see `preflight`; those of units that cannot apply may be absent.
         store: keeps features.
-        options: how to run; told how far the run is.
+        engine: encodes.
+        options: how to run.
         num_images: to encode in all, as far as is known.
+        on_standing: told how far the run is.
     """
-    timings, ranks = options.encode.timings, options.encode.ranks
+    timings = engine.context.timings
     num_units = sum(len(own.units) for own in work)
-    pace = Pace(num_units, num_images, lambda: timings.images * ranks.size)
+    pace = Pace(num_units, num_images, lambda: timings.images * engine.num_processes)
     number = 0
     for own in work:
         with timings.stage("load"):
             encoder = own.load()
         for unit in own.units:
             number += 1
-            ranks.working_on = (own.model, unit.name(""))
-            with _told_standing(options, pace, number):
-                outcome = run_unit(encoder, unit, opened.get(unit.name("")), store, options)
+            engine.work_on(own.model, unit.name(""))
+            with _told_standing(engine.context, on_standing, pace, number):
+                outcome = run_unit(encoder, unit, opened.get(unit.name("")), store, engine, options)
             yield unit.name(own.model), outcome
         del encoder
 
 
 @contextlib.contextmanager
-def _told_standing(options: RunOptions, pace: Pace, number: int) -> Iterator[None]:
+def _told_standing(
+    context: Context, on_standing: Callable[[Standing], None], pace: Pace, number: int
+) -> Iterator[None]:
     """Say how far the run is, now and with every step of a unit."""
-    on_progress = options.encode.on_progress
+    on_progress = context.on_progress
 
     def told(done: int, total: int, what: str) -> None:
         on_progress(done, total, what)
-        options.on_standing(pace.standing(number))
+        on_standing(pace.standing(number))
 
-    options.on_standing(pace.standing(number))
-    options.encode.on_progress = told
+    on_standing(pace.standing(number))
+    context.on_progress = told
     try:
         yield
     finally:
-        options.encode.on_progress = on_progress
+        context.on_progress = on_progress

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.context import Context
+from rwkvclip_eval.features.options import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.memory import MEMORY_BUDGET
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.run.workload import Standing
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How to run; `limit`, `precision`, `allow_missing` change numbers and are part of the identity."""
 
@@ -39,10 +40,19 @@ class RunOptions:
     memory_budget: int = MEMORY_BUDGET
     """Bytes that a probe's scores and gradients may take at once."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
+
+
+@dataclass(kw_only=True)
+class RunContext(Context):
+    """Of one run: also who is told of its units.
+
+    Attributes:
+        on_unit: told each unit's name and outcome.
+        on_standing: told how far the run is.
+    """
+
     on_unit: Callable[[str, str], None] = lambda unit, outcome: None
-    """Told each unit's name and outcome."""
     on_standing: Callable[[Standing], None] = lambda standing: None
-    """Told how far the run is."""
 
 
 def make_store(options: RunOptions) -> FeatureStore:

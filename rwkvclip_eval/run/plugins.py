@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.features.encoding import run_first_in_workers
+from rwkvclip_eval.features.decoding import run_first_in_workers
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.features.encoding import Timings
+from rwkvclip_eval.features.context import Timings
+from rwkvclip_eval.features.torchrun import Ranks, engine_of
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import Unit, in_shard, plan
 from rwkvclip_eval.records.schema import Record, load_results
 from rwkvclip_eval.run.directory import FINISHED, RunDirectory
 from rwkvclip_eval.run.identity import run_info, shard_folder
 from rwkvclip_eval.run.loop import Work, outcomes
-from rwkvclip_eval.run.options import RunOptions, load_model, make_store
+from rwkvclip_eval.run.options import RunContext, RunOptions, load_model, make_store
 from rwkvclip_eval.run.outcome import fit_fingerprint
 from rwkvclip_eval.run.preflight import check_all
 from rwkvclip_eval.run.splits import Datasets
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.encoders.spec import EncoderSpec
+    from rwkvclip_eval.features.engine import Engine
 
 KEPT_LOADED = 3
 """Every model is loaded once before any encoding, to find bad input early; up to this many stay loaded."""
@@ -70,6 +72,8 @@ def run_suite(
     out: str | Path,
     *,
     options: RunOptions | None = None,
+    context: RunContext | None = None,
+    ranks: Ranks | None = None,
     shard: tuple[int, int] | None = None,
     command: str = "",
 ) -> RunSummary:
@@ -80,6 +84,8 @@ def run_suite(
         models: specs, see `rwkvclip_eval.load_encoder`; globs expand to one model per checkpoint.
         out: run directory.
         options: how to run.
+        context: who is told how it goes.
+        ranks: the processes that encode together; this one alone by default.
         shard: (i, N): member i of a job array of N, from 1; writes to `out/shard-i-of-N`.
         command: the command line, kept in run.json.
 
@@ -90,7 +96,9 @@ def run_suite(
 
     started = time.perf_counter()
     options = options or RunOptions()
-    options.encode.timings = timings = Timings()
+    context = context or RunContext()
+    context.timings = timings = Timings()
+    engine = engine_of(ranks or Ranks(), options.encode, context)
     loaded = suite if isinstance(suite, LoadedSuite) else load_suite(suite)
     check_data_root(options.data_root)
     units, specs = plan(loaded), expand_specs(models)
@@ -99,7 +107,7 @@ def run_suite(
     run = RunDirectory(directory, info)
     try:
         todo = _what_to_do(run, units, specs, shard)
-        _work(run, todo, Datasets(options, loaded.base_dir), options)
+        _work(run, todo, Datasets(options, loaded.base_dir), engine, context, options)
         run.write_results()
     finally:
         seconds = timings.seconds(time.perf_counter() - started)
@@ -160,14 +168,21 @@ def _what_to_do(
     )
 
 
-def _work(run: RunDirectory, todo: _ToDo, datasets: Datasets, options: RunOptions) -> None:
+def _work(
+    run: RunDirectory,
+    todo: _ToDo,
+    datasets: Datasets,
+    engine: Engine,
+    context: RunContext,
+    options: RunOptions,
+) -> None:
     """Look at everything, then encode and score what is to be done, and keep each outcome as it comes."""
-    with options.encode.timings.stage("load"):
+    with context.timings.stage("load"):
         _check_same_data(run, todo.finished, datasets)
         kept, infos = _load_all(run, [spec for spec, _ in todo.pending], options)
         opened, said = check_all(todo.units, todo.wanted, datasets, options.data_root)
     if todo.pending:
-        options.encode.on_message("\n".join(said))
+        context.on_message("\n".join(said))
     with make_store(options) as store:
         loads = work_load([(infos[spec.name], units) for spec, units in todo.pending], opened, store)
         work = [
@@ -179,9 +194,17 @@ def _work(run: RunDirectory, todo: _ToDo, datasets: Datasets, options: RunOption
             )
             for spec, units in todo.pending
         ]
-        for name, outcome in outcomes(work, opened, store, options, sum(load.images for load in loads)):
+        for name, outcome in outcomes(
+            work,
+            opened,
+            store,
+            engine,
+            options,
+            num_images=sum(load.images for load in loads),
+            on_standing=context.on_standing,
+        ):
             run.add(name, outcome)
-            options.on_unit(name, outcome.text)
+            context.on_unit(name, outcome.text)
 
 
 def _load_all(

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
+    from rwkvclip_eval.features.context import Context
+    from rwkvclip_eval.features.engine import Engine
     from rwkvclip_eval.features.store import FeatureStore, ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.tasks.base import Need
+    from rwkvclip_eval.tasks.similarity import Similarity
 
 
 def run_unit(
@@ -36,6 +39,7 @@ def run_unit(
     unit: Unit,
     opened: OpenedUnit | DataNotFound | DamagedData | None,
     store: FeatureStore,
+    engine: Engine,
     options: RunOptions,
 ) -> UnitOutcome:
     """Encode and score one unit; problems with its data or settings become a record, not an exception.
@@ -47,6 +51,7 @@ def run_unit(
         unit: what to do.
         opened: its splits, or why they cannot be used, see `preflight`; None where it cannot apply.
         store: keeps features.
+        engine: encodes those that the store lacks.
         options: how to run.
 
     Raises:
@@ -60,36 +65,41 @@ def run_unit(
         assert opened is not None, "every unit that can apply is looked at before the first is encoded"
         if not isinstance(opened, OpenedUnit):
             raise opened
-        return _worked_on(encoder, opened, store, options)
+        return _worked_on(encoder, opened, store, engine, options)
     except DataNotFound as error:
         return no_number(unit, info, "missing_data", error.brief)
     except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
         return no_number(unit, info, "failed", str(error))
 
 
-def _worked_on(encoder: Encoder, opened: OpenedUnit, store: FeatureStore, options: RunOptions) -> UnitOutcome:
+def _worked_on(
+    encoder: Encoder, opened: OpenedUnit, store: FeatureStore, engine: Engine, options: RunOptions
+) -> UnitOutcome:
     started = time.perf_counter()
-    unit, needs = opened.unit, opened.unit.task.needs
-    similarity = SIMILARITIES.get(encoder.info.similarity)
+    unit, needs, context = opened.unit, opened.unit.task.needs, engine.context
+    similarity = _similarity(encoder.info)
     _check(opened, encoder.info, options)
-    judged = _encoded(encoder, opened.dataset, store, options)
+
+    def encoded(split: Dataset) -> _Encoded:
+        return _kept(store.images(encoder, split, engine), split, options.allow_missing)
+
+    judged = encoded(opened.dataset)
     texts = unit.task.texts(judged.samples, unit.protocol) if "text" in needs else ()
-    learned = {split: _encoded(encoder, other, store, options) for split, other in opened.fit.items()}
+    learned = {split: encoded(other) for split, other in opened.fit.items()}
     features = dataclasses.replace(
-        judged.features(needs),
-        texts={"embedding": store.texts(encoder, texts, options.encode)} if "text" in needs else {},
+        judged.features(needs, similarity),
+        texts=store.texts(encoder, texts, engine) if "text" in needs else {},
         similarity=similarity,
-        fit={split: (one.samples, one.features(needs)) for split, one in learned.items()},
-        compute=_compute(unit, encoder.info.name, options),
+        fit={split: (one.samples, one.features(needs, similarity)) for split, one in learned.items()},
+        compute=_compute(unit, encoder.info.name, context, options),
     )
     stored = [judged.stored, *(one.stored for one in learned.values())]
     ran = dataclasses.replace(
         encoder.info, device=judged.stored.device, implementation=judged.stored.implementation
     )
-    result = _scored(unit, judged.samples, features, options)
-    result = dataclasses.replace(
-        result, predictions=with_content(result.predictions, opened.dataset, options)
-    )
+    result = _scored(unit, judged.samples, features, context)
+    tables = with_content(result.predictions, opened.dataset, options.cache_dir, context)
+    result = dataclasses.replace(result, predictions=tables)
     examples = gallery(opened.dataset, judged.kept, result)
     records = score_records(opened, ran, stored, result, time.perf_counter() - started)
     return UnitOutcome(records=records, result=result, examples=examples)
@@ -126,27 +136,47 @@ class _Encoded:
     samples: Samples
     kept: np.ndarray[Any, Any]
 
-    def features(self, needs: frozenset[Need]) -> Features:
-        """Return the arrays that a task asks for."""
+    def features(self, needs: frozenset[Need], similarity: Similarity) -> Features:
+        """Return the arrays that a task asks for, and those by which images are compared."""
         # An index array would copy every feature into memory; a slice leaves them on disk until read.
         rows = self.kept if self.stored.missing else slice(None)
-        arrays = {"embedding": self.stored.embedding, "probe": self.stored.probe}
-        return Features(images={name: array[rows] for name, array in arrays.items() if name in needs})
+        compared = similarity.image_arrays if "embedding" in needs else ()
+        wanted = {*(needs - {"text"}), *compared}
+        arrays = self.stored.arrays
+        return Features(images={name: array[rows] for name, array in arrays.items() if name in wanted})
 
 
-def _encoded(encoder: Encoder, dataset: Dataset, store: FeatureStore, options: RunOptions) -> _Encoded:
-    """Return one split's features, encoded where they are not stored yet.
+def _similarity(info: EncoderInfo) -> Similarity:
+    """Return how an encoder compares.
+
+    Raises:
+        UserError: there is no such way, or it reads arrays that the encoder does not declare.
+    """
+    similarity = SIMILARITIES.get(info.similarity)
+    declared = [*(f"{name} of images" for name in info.image_shapes)]
+    declared += [f"{name} of texts" for name in info.text_shapes]
+    read = [f"{name} of images" for name in similarity.image_arrays]
+    read += [f"{name} of texts" for name in similarity.text_arrays if info.has_text]
+    if lacking := [name for name in read if name not in declared]:
+        raise UserError(
+            f"{info.name} is compared by {info.similarity!r}, which reads {' and '.join(lacking)}; it "
+            f"declares {', '.join(declared)}. Declare them in its EncoderInfo (image_arrays, text_arrays)."
+        )
+    return similarity
+
+
+def _kept(stored: ImageFeatureSet, dataset: Dataset, allow_missing: int) -> _Encoded:
+    """Return one split's features with the samples that have some.
 
     Raises:
         DamagedData: more images are damaged than the user allows.
     """
-    stored = store.images(encoder, dataset, options.encode)
     kept = np.array([i for i in range(len(dataset)) if i not in stored.missing], dtype=np.int64)
-    if len(stored.missing) > options.allow_missing:
+    if len(stored.missing) > allow_missing:
         names = "; ".join(reason.rstrip(".") for reason in list(stored.missing.values())[:5])
         raise DamagedData(
             f"{len(stored.missing)} of {len(dataset)} images of {dataset.info.name} are damaged "
-            f"({options.allow_missing} allowed): {names}. Mend the data, or pass "
+            f"({allow_missing} allowed): {names}. Mend the data, or pass "
             f"--allow-missing {len(stored.missing)}."
         )
     if not len(kept):
@@ -154,22 +184,22 @@ def _encoded(encoder: Encoder, dataset: Dataset, store: FeatureStore, options: R
     return _Encoded(stored=stored, samples=samples_of(dataset, kept), kept=kept)
 
 
-def _compute(unit: Unit, model: str, options: RunOptions) -> Compute:
+def _compute(unit: Unit, model: str, context: Context, options: RunOptions) -> Compute:
     """Return where the unit's task works: where encoding is done, but for Metal, which has no float64."""
     device = options.device
     if device.startswith("mps"):
         device = "cpu"
         if unit.task.fit_splits:
-            options.encode.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
-    on_progress = options.encode.on_progress
+            context.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
+    on_progress = context.on_progress
     return Compute(
         device, options.memory_budget, lambda done, total, what: on_progress(done, total, f"{model} · {what}")
     )
 
 
-def _scored(unit: Unit, samples: Samples, features: Features, options: RunOptions) -> TaskResult:
+def _scored(unit: Unit, samples: Samples, features: Features, context: Context) -> TaskResult:
     device = features.compute.device
-    with options.encode.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
+    with context.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
         return unit.task.score(samples, features, unit.protocol)
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from clip_benchmark.metrics import linear_probe, zeroshot_classification, zeroshot_retrieval
+from toy import engine
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.tasks import TASKS
@@ -111,7 +111,7 @@ def test_the_imagenet_classifier_takes_at_most_a_third_of_the_time(model, tmp_pa
 
     def ours():
         store = FeatureStore(tmp_path / str(next(stores)))
-        texts = store.texts(model.encoder, prompts, EncodeOptions(batch_size=code.BATCH_SIZE))
+        texts = store.texts(model.encoder, prompts, engine(batch_size=code.BATCH_SIZE))["embedding"]
         return class_embeddings(texts, len(classes))
 
     def theirs(count=NUM_CLASSES):

@@ -8,10 +8,11 @@ import open_clip
 import pytest
 import torch
 from torch.nn import functional
+from toy import engine
 
 from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
-from rwkvclip_eval.features.encoding import EncodeOptions, by_token_count
+from rwkvclip_eval.features.encoding import by_token_count
 from rwkvclip_eval.features.store import FeatureStore
 
 LONG = "a description of " + "many different things and " * 30
@@ -83,7 +84,7 @@ def test_the_store_gives_embeddings_in_the_order_of_the_texts(in_tmp: Path, tmp_
     encoder = load_encoder("open_clip:tiny.json=random:0")
     texts = [*TEXTS, TEXTS[1]]
     with FeatureStore(tmp_path) as store:
-        found = store.texts(encoder, texts, EncodeOptions(batch_size=2))
+        found = store.texts(encoder, texts, engine(batch_size=2))["embedding"]
     for text, row in zip(texts, found, strict=True):
         expected = encoder.encode_text(encoder.tokenize([text]))[0]
         assert (torch.from_numpy(row) - expected).abs().max() <= 1e-6
@@ -95,9 +96,9 @@ def test_texts_of_like_token_count_share_a_batch(in_tmp: Path, tmp_path: Path) -
     # By letters they would pair otherwise; the start and end tokens make two more.
     texts = ["a b c d", "i j k l m n o p", "hi", "photograph"]
     with FeatureStore(tmp_path) as store:
-        found = store.texts(encoder, texts, EncodeOptions(batch_size=2))
+        found = store.texts(encoder, texts, engine(batch_size=2))["embedding"]
         assert seen == [3, 10]
-        again = store.texts(encoder, texts[::-1], EncodeOptions(batch_size=2))
+        again = store.texts(encoder, texts[::-1], engine(batch_size=2))["embedding"]
     assert seen == [3, 10] and (again == found[::-1]).all()
     for text, row in zip(texts, found, strict=True):
         expected = encoder.encode_text(encoder.tokenize([text]))[0]

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from toy import ColourDataset, ColourEncoder
+from toy import ColourDataset, ColourEncoder, engine
 
 from rwkvclip_eval.data.array_files import WrongArray, map_array, small_array
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features import entry as stored_entry
 from rwkvclip_eval.features import store as features
-from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import MARK_NAME, clear, entries
 
@@ -117,7 +116,7 @@ def only_entry(root: Path) -> Path:
 def test_a_damaged_entry_is_encoded_again_with_one_message_and_show_and_clear_survive_it(
     tmp_path: Path, run: Any, how: str
 ) -> None:
-    first = FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    first = FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     expected = np.array(first.embedding), np.array(first.probe)
     DAMAGES[how](only_entry(tmp_path))
     code, said, problem = run("cache", "show", "--cache", tmp_path)
@@ -125,7 +124,7 @@ def test_a_damaged_entry_is_encoded_again_with_one_message_and_show_and_clear_su
     assert "1 entries" in said
     messages: list[str] = []
     encoder = ColourEncoder()
-    options = EncodeOptions(on_message=messages.append)
+    options = engine(on_message=messages.append)
     again = FeatureStore(tmp_path).images(encoder, ColourDataset(), options)
     assert encoder.images == 30
     assert len(messages) == 1
@@ -140,7 +139,7 @@ def test_a_damaged_entry_is_encoded_again_with_one_message_and_show_and_clear_su
 
 
 def test_damaged_texts_are_encoded_again(tmp_path: Path) -> None:
-    expected = FeatureStore(tmp_path).texts(ColourEncoder(), TEXTS, EncodeOptions())
+    expected = FeatureStore(tmp_path).texts(ColourEncoder(), TEXTS, engine())["embedding"]
     for damage in (
         rewrite("rows", lambda a: a[::-1].copy()),
         rewrite("rows", lambda a: a * 0),
@@ -150,9 +149,9 @@ def test_damaged_texts_are_encoded_again(tmp_path: Path) -> None:
     ):
         damage(only_entry(tmp_path))
         messages: list[str] = []
-        again = FeatureStore(tmp_path).texts(
-            ColourEncoder(), TEXTS, EncodeOptions(on_message=messages.append)
-        )
+        again = FeatureStore(tmp_path).texts(ColourEncoder(), TEXTS, engine(on_message=messages.append))[
+            "embedding"
+        ]
         np.testing.assert_array_equal(again, expected)
         assert len(messages) == 1
 
@@ -163,16 +162,16 @@ def of_before(folder: Path) -> None:
 
 
 def test_an_entry_of_before_there_were_digests_is_read_and_gets_them(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     folder = only_entry(tmp_path)
     of_before(folder)
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine())
     assert encoder.images == 0
     meta = json.loads((folder / "meta.json").read_text())
     assert set(meta["sha256"]) == {"embedding.npy", "probe.npy", "keys.json"}
     rewrite("embedding", lambda a: a[::-1].copy())(folder)
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine())
     assert encoder.images == 30
 
 
@@ -186,33 +185,33 @@ def test_an_entry_of_before_there_were_digests_is_read_and_gets_them(tmp_path: P
     ],
 )
 def test_without_digests_values_that_no_encoder_gives_are_damage(tmp_path: Path, damage: Damage) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     of_before(only_entry(tmp_path))
     damage(only_entry(tmp_path))
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine())
     assert encoder.images == 30
 
 
 def test_every_byte_is_checked_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     read: list[str] = []
     digest = stored_entry.digest
     monkeypatch.setattr(stored_entry, "digest", lambda path: (read.append(path.name), digest(path))[1])
     for _ in range(3):
-        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+        FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     assert read == ["embedding.npy", "probe.npy", "keys.json"]
 
 
 def test_a_damaged_shared_store_is_left_as_it_is(tmp_path: Path) -> None:
-    FeatureStore(tmp_path / "shared").images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path / "shared").images(ColourEncoder(), ColourDataset(), engine())
     folder = only_entry(tmp_path / "shared")
     rewrite("embedding", lambda a: a[::-1].copy())(folder)
     before = (folder / "embedding.npy").read_bytes()
     encoder, messages = ColourEncoder(), list[str]()
     for _ in range(2):
         store = FeatureStore(tmp_path / "own", tmp_path / "shared")
-        store.images(encoder, ColourDataset(), EncodeOptions(on_message=messages.append))
+        store.images(encoder, ColourDataset(), engine(on_message=messages.append))
     assert (encoder.images, len(messages)) == (30, 1)
     assert (folder / "embedding.npy").read_bytes() == before
 
@@ -221,7 +220,7 @@ def test_a_damaged_shared_store_is_left_as_it_is(tmp_path: Path) -> None:
 def test_an_entry_that_is_cleared_between_finding_and_reading_is_encoded_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     stored_entry._sound.clear()
     called = getattr(features, step)
 
@@ -231,7 +230,7 @@ def test_an_entry_that_is_cleared_between_finding_and_reading_is_encoded_again(
 
     monkeypatch.setattr(features, step, after_clearing)
     encoder, messages = ColourEncoder(), list[str]()
-    options = EncodeOptions(on_message=messages.append)
+    options = engine(on_message=messages.append)
     stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), options)
     assert (encoder.images, messages) == (30, [])
     np.testing.assert_allclose(np.linalg.norm(stored.embedding, axis=1), 1, rtol=1e-6)
@@ -261,12 +260,12 @@ def test_a_journal_that_makes_no_sense_starts_the_entry_over(tmp_path: Path, lin
 
     with pytest.raises(Stop):
         FeatureStore(tmp_path).images(
-            ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4, on_progress=progress)
+            ColourEncoder(), ColourDataset(), engine(batch_size=4, on_progress=progress)
         )
     with next(tmp_path.rglob("journal.jsonl")).open("a") as journal:
         journal.write(line + "\n")
     encoder = ColourEncoder()
-    stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    stored = FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 30
     assert not stored.missing
 
@@ -279,17 +278,15 @@ def test_a_digit_that_changed_in_a_journal_passes_no_batch_off_for_another(tmp_p
         if done >= 8:
             raise Stop
 
-    whole = FeatureStore(tmp_path / "whole").images(
-        ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4)
-    )
+    whole = FeatureStore(tmp_path / "whole").images(ColourEncoder(), ColourDataset(), engine(batch_size=4))
     with pytest.raises(Stop):
         FeatureStore(tmp_path / "cut").images(
-            ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4, on_progress=progress)
+            ColourEncoder(), ColourDataset(), engine(batch_size=4, on_progress=progress)
         )
     journal = next((tmp_path / "cut").rglob("journal.jsonl"))
     journal.write_text(journal.read_text().replace('"start": 4', '"start": 8'))
     encoder = ColourEncoder()
-    stored = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    stored = FeatureStore(tmp_path / "cut").images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 30
     np.testing.assert_array_equal(stored.embedding, whole.embedding)
 
@@ -304,17 +301,17 @@ def test_a_journal_of_before_there_were_checksums_is_continued(tmp_path: Path) -
 
     with pytest.raises(Stop):
         FeatureStore(tmp_path).images(
-            ColourEncoder(), ColourDataset(), EncodeOptions(batch_size=4, on_progress=progress)
+            ColourEncoder(), ColourDataset(), engine(batch_size=4, on_progress=progress)
         )
     journal = next(tmp_path.rglob("journal.jsonl"))
     journal.write_text("".join(line.partition("\t")[0] + "\n" for line in journal.read_text().splitlines()))
     encoder = ColourEncoder()
-    FeatureStore(tmp_path).images(encoder, ColourDataset(), EncodeOptions(batch_size=4))
+    FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images == 22
 
 
 def test_keys_that_are_none_are_said(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     folder = only_entry(tmp_path)
     assert stored_entry.open_entry(folder).keys()[0] == "image-000"
     for text in ("{}", "[1]", '["a"]', "["):
@@ -325,7 +322,7 @@ def test_keys_that_are_none_are_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("marked", [True, False])
 def test_clearing_deletes_entries_alone(tmp_path: Path, marked: bool) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     features_folder = tmp_path / "features"
     if not marked:
         (features_folder / MARK_NAME).unlink()
@@ -357,7 +354,7 @@ def test_a_folder_that_is_no_store_is_not_cleared(tmp_path: Path, run: Any) -> N
 
 
 def test_a_link_in_place_of_an_entry_is_deleted_and_not_what_it_leads_to(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), EncodeOptions())
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     linked(only_entry(tmp_path))
     clear(tmp_path)
     assert (next(tmp_path.rglob("elsewhere")) / "embedding.npy").is_file()

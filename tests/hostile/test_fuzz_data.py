@@ -21,7 +21,7 @@ import pytest
 from data_files import npy, png, wds
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from toy import ColourDataset, ColourEncoder
+from toy import ColourDataset, ColourEncoder, engine
 
 from rwkvclip_eval.data.array_files import WrongArray, small_array
 from rwkvclip_eval.data.formats.array_pickle import load_pickle
@@ -31,7 +31,6 @@ from rwkvclip_eval.data.reading import damage_named
 from rwkvclip_eval.data.shard_index import INDEX_NAME
 from rwkvclip_eval.data.webdataset import open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
-from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import entries
 
@@ -208,7 +207,7 @@ def test_a_damaged_entry_of_the_store_gives_what_it_gave(
 ) -> None:
     root = place / "store"
     store, dataset, encoder = FeatureStore(root), ColourDataset(12), ColourEncoder()
-    genuine = store.images(encoder, dataset, EncodeOptions())
+    genuine = store.images(encoder, dataset, engine())
     expected = np.array(genuine.embedding), np.array(genuine.probe)
     (entry,) = [e for e in entries(root) if e["complete"]]
     files = sorted(path for path in entry["path"].iterdir() if path.is_file())
@@ -216,7 +215,7 @@ def test_a_damaged_entry_of_the_store_gives_what_it_gave(
     path.write_bytes(edited(path.read_bytes(), edits))
     entries(root)
     messages: list[str] = []
-    again = store.images(encoder, dataset, EncodeOptions(on_message=messages.append))
+    again = store.images(encoder, dataset, engine(on_message=messages.append))
     np.testing.assert_array_equal(again.embedding, expected[0])
     np.testing.assert_array_equal(again.probe, expected[1])
     assert len(messages) <= 1
@@ -244,10 +243,10 @@ def test_a_damaged_journal_gives_what_an_undamaged_one_gives(
     shutil.rmtree(root, ignore_errors=True)
     dataset = ColourDataset(14)
     with pytest.raises(Stop):
-        FeatureStore(root).images(ColourEncoder(), dataset, EncodeOptions(batch_size=4, on_progress=progress))
+        FeatureStore(root).images(ColourEncoder(), dataset, engine(batch_size=4, on_progress=progress))
     journal = next(root.rglob("journal.jsonl"))
     journal.write_bytes(edited(journal.read_bytes(), edits))
-    stored = FeatureStore(root).images(ColourEncoder(), dataset, EncodeOptions(batch_size=4))
+    stored = FeatureStore(root).images(ColourEncoder(), dataset, engine(batch_size=4))
     np.testing.assert_allclose(np.linalg.norm(stored.embedding, axis=1), 1, rtol=1e-5)
 
 

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from power_cut import cuts, drop
-from toy import ColourDataset, ColourEncoder, register, suite
+from toy import ColourDataset, ColourEncoder, engine, register, suite
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.prepare import write_split
 from rwkvclip_eval.data.webdataset import open_webdataset
-from rwkvclip_eval.features.encoding import EncodeOptions
 from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import entries
 
@@ -38,8 +37,8 @@ TEXTS = ["a red one", "a blue one", "green", "red and blue"]
 def encode(root: Path) -> tuple[Any, Any, Any, int]:
     encoder = ColourEncoder()
     store = FeatureStore(root)
-    images = store.images(encoder, ColourDataset(damaged=(5,)), EncodeOptions(batch_size=8))
-    texts = store.texts(encoder, TEXTS, EncodeOptions(batch_size=2))
+    images = store.images(encoder, ColourDataset(damaged=(5,)), engine(batch_size=8))
+    texts = store.texts(encoder, TEXTS, engine(batch_size=2))["embedding"]
     return np.array(images.embedding), np.array(images.probe), texts, encoder.images + encoder.texts
 
 

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 import rwkvclip_eval as rc
+from rwkvclip_eval.features.options import EncodeOptions
 from rwkvclip_eval.plan.suite import parse_suite
 
 pytestmark = pytest.mark.data
@@ -148,8 +149,8 @@ def loader(dataset: str, data_root: Path, model: Model) -> Any:
 
 def ours(task: str, dataset: str, data_root: Path, model: Model, out: Path) -> Any:
     suite = parse_suite(SUITE.format(task=task, dataset=dataset))
-    options = rc.RunOptions(data_root=data_root, cache_dir=out / "cache")
-    options.encode.batch_size = BATCH_SIZE
+    encode = EncodeOptions(batch_size=BATCH_SIZE)
+    options = rc.RunOptions(data_root=data_root, cache_dir=out / "cache", encode=encode)
     summary = rc.run_suite(suite, [model.spec], out / "run", options=options)
     assert summary.exit_code == 0
     frame = rc.load_results(out / "run")

@@ -12,7 +12,7 @@ import pytest
 from command import environment
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.features.encoding import EncodeOptions
+from rwkvclip_eval.features.options import EncodeOptions
 from rwkvclip_eval.run.suite_run import run_suite
 
 if TYPE_CHECKING:
