@@ -25,7 +25,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.cli_run": ("rwkvclip_eval.cli.printing",),
     "rwkvclip_eval.datasets": ("rwkvclip_eval.run.splits",),
     "rwkvclip_eval.disk": ("rwkvclip_models.disk",),
-    "rwkvclip_eval.distributed": ("rwkvclip_eval.features.torchrun",),
+    "rwkvclip_eval.distributed": ("rwkvclip_eval.features.ranks", "rwkvclip_eval.features.torchrun"),
     "rwkvclip_eval.doctor_report": ("rwkvclip_eval.doctor.report",),
     "rwkvclip_eval.dry_run": ("rwkvclip_eval.run.dry_run",),
     "rwkvclip_eval.elementwise_check": ("rwkvclip_eval.doctor.elementwise",),

@@ -15,9 +15,10 @@ from PIL import Image
 import rwkvclip_eval as rc
 from rwkvclip_eval import console
 from rwkvclip_eval.errors import DamagedData, UserError
-from rwkvclip_eval.features import torchrun as distributed
+from rwkvclip_eval.features import ranks as distributed
 from rwkvclip_eval.features.options import EncodeOptions
-from rwkvclip_eval.features.torchrun import Job, PeerFailed, Ranks, TorchrunEngine, TorchrunRanks, join_ranks
+from rwkvclip_eval.features.ranks import Job, PeerFailed, Ranks, TorchrunRanks, join_ranks
+from rwkvclip_eval.features.torchrun import TorchrunEngine
 from rwkvclip_eval.run.helper import help_suite
 from rwkvclip_eval.run.options import RunContext
 

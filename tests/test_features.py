@@ -22,8 +22,6 @@ from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import clear, entries
 
 if TYPE_CHECKING:
-    
-if TYPE_CHECKING:
     from rwkvclip_eval.features.engine import LocalEngine
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -113,7 +113,8 @@ def run(
     """
     from rwkvclip_eval.cli.printing import follow, print_dry_run, print_summary
     from rwkvclip_eval.features.options import EncodeOptions, default_num_workers
-    from rwkvclip_eval.features.torchrun import TorchrunEngine, TorchrunRanks, join_ranks
+    from rwkvclip_eval.features.ranks import TorchrunRanks, join_ranks
+    from rwkvclip_eval.features.torchrun import TorchrunEngine
     from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.features.context import Timings
-from rwkvclip_eval.features.torchrun import Ranks, engine_of
+from rwkvclip_eval.features.ranks import Ranks
+from rwkvclip_eval.features.torchrun import engine_of
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import Unit, in_shard, plan
 from rwkvclip_eval.records.schema import Record, load_results

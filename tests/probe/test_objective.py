@@ -1,7 +1,11 @@
 """Evaluations near an anchor agree with those in float64, to the rounding of what changed."""
 
 import importlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,9 +136,20 @@ def test_optima_with_and_without_anchors_agree_within_their_gaps(monkeypatch, ag
     assert anchors == []
 
 
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = os.pathsep.join(str(ROOT / folder) for folder in (".", "models", "train"))
+
+
 def test_a_probe_compiles_no_operator_of_the_towers(monkeypatch):
     x, y = hard_problem()
-    module = importlib.import_module("rwkvclip_models.matmul")
-    monkeypatch.setattr(module, "resolve", lambda *_: pytest.fail("it asked for one"))
+    choice = importlib.import_module("rwkvclip_models.ops.choice")
+    monkeypatch.setattr(choice, "resolve", lambda *_: pytest.fail("it asked for one"))
     [solution] = fit_logistic(x, y, [1.0], num_classes=8)
     assert solution.status == "converged"
+
+
+def test_the_solver_loads_no_operator_for_its_products():
+    code = "import sys, rwkvclip_eval.logistic; sys.exit('rwkvclip_models.ops' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": PATHS}).returncode == 0
+    )
