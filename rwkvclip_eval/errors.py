@@ -10,6 +10,7 @@ from rwkvclip_models.errors import (
     OutputError,
     UserError,
     joined,
+    near_matches,
     shortened,
     shown,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
     "joined",
     "name_some",
+    "near_matches",
     "shortened",
     "shown",
 ]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rwkvclip_eval.errors import UserError, shortened
+from rwkvclip_eval.errors import UserError, near_matches, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -16,9 +15,7 @@ T = TypeVar("T")
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown `name`: near matches first, then all that is known."""
     names, name = sorted(known), shortened(name)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"Unknown {what} {name!r}.{hint} Known: {', '.join(names) or 'none'}."
+    return f"Unknown {what} {name!r}.{near_matches(name, names, 3)} Known: {', '.join(names) or 'none'}."
 
 
 class Registry(Generic[T]):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from rwkvclip_eval.errors import shortened, shown
+from rwkvclip_eval.errors import near_matches, shortened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,10 +48,10 @@ def _with_guesses(model: type[BaseModel], error: ValidationError) -> ValidationE
     problems = error.errors()[:MAX_PROBLEMS]
     for problem in filter(_is_own_unknown_key, problems):
         key = shortened(str(problem["loc"][0]))
-        near = difflib.get_close_matches(key, list(model.model_fields), n=1)
-        guessed |= {*near}
-        hint = f"Did you mean {near[0]!r}?" if near else f"Allowed: {', '.join(model.model_fields)}."
-        problem["type"], problem["msg"] = "unknown_key", f"unknown key {key!r}. {hint}"
+        hint = near_matches(key, model.model_fields)
+        guessed |= {name for name in model.model_fields if repr(name) in hint}
+        hint = hint or f" Allowed: {', '.join(model.model_fields)}."
+        problem["type"], problem["msg"] = "unknown_key", f"unknown key {key!r}.{hint}"
     return ValidationError.from_exception_data(
         model.__name__,
         [

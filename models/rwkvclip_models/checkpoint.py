@@ -7,7 +7,6 @@ or `model`, with averaged weights beside it.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.checkpoint_family import refuse_other_family
-from rwkvclip_models.disk import atomic_path
+from rwkvclip_models.disk import atomic_path, file_digest
 from rwkvclip_models.errors import CheckpointError, OutputError, shortened
 from rwkvclip_models.files import require_regular
 from rwkvclip_models.torch_file import check_torch_file, read_torch_file
@@ -60,8 +59,7 @@ def checkpoint_sha256(source: str | Path, *, offline: bool = False) -> str:
     Raises:
         CheckpointError: as `checkpoint_file`.
     """
-    with checkpoint_file(source, offline=offline).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(checkpoint_file(source, offline=offline))
 
 
 def read_checkpoint(source: str | Path, *, offline: bool = False, ema: bool = False) -> dict[str, Tensor]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rwkvclip_models.errors import ConfigError, joined, shortened, shown
+from rwkvclip_models.errors import ConfigError, joined, near_matches, shortened, shown
 from rwkvclip_models.files import read_json
 from rwkvclip_models.limits import check_parameters, check_sizes
 
@@ -133,8 +132,7 @@ def load_config(config: str | Path | Mapping[str, Any] | RWKVCLIPConfig) -> RWKV
     name = str(config)
     path = _SHIPPED / f"{name}.json" if name in config_names() else Path(name)
     if not path.exists():
-        near = difflib.get_close_matches(name, config_names(), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = near_matches(name, config_names())
         raise ConfigError(
             f"No configuration {shortened(name)!r}.{hint} Give one of {', '.join(config_names())}, "
             "or the path of a JSON file."
@@ -154,8 +152,8 @@ def _from_mapping(values: Mapping[str, Any], where: str) -> RWKVCLIPConfig:
             problems.append(f"{key} = {shown(value)} is not supported: released models have it off")
         elif key not in known | _IGNORED | _ONLY_OFF:
             key = shortened(str(key))
-            near = difflib.get_close_matches(key, known, n=1)
-            problems.append(f"{key!r} is unknown" + (f" (did you mean {near[0]!r}?)" if near else ""))
+            hint = near_matches(key, known).strip().replace("Did", "did")
+            problems.append(f"{key!r} is unknown" + (f" ({hint})" if hint else ""))
     if problems:
         raise ConfigError(f"In {where}: {joined(problems, '; ')}.")
     try:

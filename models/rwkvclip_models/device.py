@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from typing import TYPE_CHECKING
 
-from rwkvclip_models.errors import UserError
+from rwkvclip_models.errors import UserError, near_matches
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +23,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
     kind = str(device).partition(":")[0]
     if kind not in _KINDS:
-        near = difflib.get_close_matches(kind, _KINDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = near_matches(kind, _KINDS)
         raise UserError(f"Unknown device {str(device)!r}.{hint} Known: {', '.join(_KINDS)}.")
     try:
         resolved = torch.device(device)

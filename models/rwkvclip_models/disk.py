@@ -8,6 +8,7 @@ and goes when the same file is written next.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,9 @@ from rwkvclip_models.errors import OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+APP = "rwkvclip-eval"
+"""Name of the folder in the user's cache."""
 
 UNTOUCHED_S = 86400.0
 """Where files cannot be locked, or were left by a version that locked none: this old, nobody works on it."""
@@ -147,6 +151,35 @@ def sweep(folder: Path, name: str) -> None:
                     Path(entry.path).unlink()
             finally:
                 os.close(handle)
+
+
+def user_cache(name: str = "") -> Path:
+    """Return this project's folder in the user's cache, or the one called `name` in it.
+
+    `$XDG_CACHE_HOME` is heeded on every system; without it, the place is the system's own.
+
+    Raises:
+        RuntimeError: the user's home folder is asked for and unknown.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    if base:
+        return Path(base) / APP / name
+    import platformdirs
+
+    own = platformdirs.user_cache_path(APP, appauthor=False)
+    if str(own).startswith("~"):
+        raise RuntimeError("Could not determine home directory.")
+    return own / name
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Return the digest (hex) of a file's bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 class TemporaryFolder:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 _MESSAGE_LENGTH = 1500
 """Characters; what is read from a file can be wrong in any number of places."""
@@ -41,6 +42,12 @@ def joined(problems: Sequence[str], separator: str = "\n") -> str:
     return separator.join(
         [*kept, *([f"… and {len(problems) - taken} more"] if taken < len(problems) else [])]
     )
+
+
+def near_matches(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Return a question that names what `name` may be meant for, after a space; empty if nothing is near."""
+    near = difflib.get_close_matches(shortened(name), sorted(known), n=most)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def shown(value: object) -> str:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.reading import below, read_text
 from rwkvclip_eval.errors import DamagedData
-from rwkvclip_models.disk import write_text
+from rwkvclip_models.disk import file_digest, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 SUMS_NAME = "SHA256SUMS"
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the digest (hex) of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
 def write_sums(folder: Path, digests: Mapping[str, str]) -> None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_variant, record_name
-from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
 from rwkvclip_eval.data.reading import plain_name, read_text, whole_number
 from rwkvclip_eval.data.types import HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

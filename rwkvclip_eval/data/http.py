@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.archives import other_content
-from rwkvclip_eval.data.checksums import file_digest
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
-from rwkvclip_models.disk import sync_file, sync_folder
+from rwkvclip_models.disk import file_digest, sync_file, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, choose_variant, record_name
-from rwkvclip_eval.data.checksums import SUMS_NAME, file_digest, write_sums
+from rwkvclip_eval.data.checksums import SUMS_NAME, write_sums
 from rwkvclip_eval.data.folder import SUFFIXES, open_folder
 from rwkvclip_eval.data.formats import reader_of
 from rwkvclip_eval.data.manifest import open_manifest
@@ -30,7 +30,7 @@ from rwkvclip_eval.data.samples import WHERE_LENGTH, FileReader, Split, Undecoda
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError, name_some, shortened
-from rwkvclip_models.disk import atomic_path, write_text
+from rwkvclip_models.disk import atomic_path, file_digest, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -27,7 +27,7 @@ from rwkvclip_eval.data.reading import (
     read_image,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError, UserError, name_some, shortened
-from rwkvclip_models.disk import write_text
+from rwkvclip_models.disk import user_cache, write_text
 from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
@@ -286,8 +286,7 @@ def default_cache_dir() -> Path:
     """Return `$RWKVCLIP_EVAL_CACHE`, else this package's folder in the user's cache."""
     if own := os.environ.get("RWKVCLIP_EVAL_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval"
+    return user_cache()
 
 
 def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:

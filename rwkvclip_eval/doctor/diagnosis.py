@@ -15,7 +15,7 @@ from rwkvclip_eval.doctor.checks import Check, DoctorReport, Status, devices_of,
 from rwkvclip_eval.environment import PACKAGES, devices, environment, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 GIB = 1 << 30
 
@@ -33,7 +33,7 @@ def _versions() -> Iterator[Check]:
         if name == "rwkvclip-eval":
             yield _own_version()
             continue
-        found, wanted = version(name), ranges.get(_canonical(name), "")
+        found, wanted = version(name), _range_of(name, ranges)
         cure = f"pip install '{name}{wanted}'"
         needed = name in {"torch", "numpy"}
         if found is None:
@@ -89,21 +89,28 @@ def _import_error(name: str) -> str:
     return ""
 
 
-def _canonical(name: str) -> str:
-    return name.lower().replace("_", "-")
+def _range_of(name: str, ranges: Mapping[str, str]) -> str:
+    if not ranges:
+        return ""
+    from packaging.utils import canonicalize_name
+
+    return ranges.get(canonicalize_name(name), "")
 
 
 def _declared_ranges() -> dict[str, str]:
     """Return distribution → version range that the installed package declares; empty from bare sources."""
     try:
         from packaging.requirements import Requirement
+        from packaging.utils import canonicalize_name
     except ImportError:
         return {}
     try:
         declared = importlib.metadata.requires("rwkvclip-eval") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    return {_canonical(r.name): str(r.specifier) for r in map(Requirement, declared) if r.marker is None}
+    return {
+        canonicalize_name(r.name): str(r.specifier) for r in map(Requirement, declared) if r.marker is None
+    }
 
 
 def _satisfies(found: str, wanted: str) -> bool:

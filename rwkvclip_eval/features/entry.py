@@ -16,7 +16,6 @@ Axes: n rows (samples or texts), D embedding, F probe features.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rwkvclip_eval.data.array_files import WrongArray, map_array
 from rwkvclip_eval.errors import UserError
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def check(entry: StoredEntry) -> Mapping[str, str]:
         seen = (entry.folder, *((s.st_ino, s.st_size, s.st_mtime_ns) for s in states))
         if seen in _sound:
             return {}
-        digests = {file: digest(entry.folder / file) for file in entry.files}
+        digests = {file: file_digest(entry.folder / file) for file in entry.files}
     except OSError as error:
         raise DamagedEntry(f"it cannot be read: {error.strerror}") from error
     known = entry.meta.sha256
@@ -210,12 +210,6 @@ def _check_values(entry: StoredEntry) -> None:
             raise DamagedEntry("embedding.npy holds rows that are not of unit norm")
         if "probe" in entry.arrays and not np.isfinite(entry.arrays["probe"][part]).all():
             raise DamagedEntry("probe.npy holds numbers that are not finite")
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def with_digests(folder: Path, digests: Mapping[str, str]) -> str:

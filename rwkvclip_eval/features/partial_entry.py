@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from rwkvclip_eval.data.array_files import map_array
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.features.entry import META_NAME, TEXT_LIMIT_BYTES, digest
-from rwkvclip_models.disk import atomic_path, remove, sync_folder, write_text
+from rwkvclip_eval.features.entry import META_NAME, TEXT_LIMIT_BYTES
+from rwkvclip_models.disk import atomic_path, file_digest, remove, sync_folder, write_text
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class PartialEntry:
         with self.to_disk("features"):
             files = [*(f"{name}.npy" for name in self.shapes), *self._added]
             # Reads all once more, mostly from memory: about a second for each GB, of hours of encoding.
-            digests = {file: digest(self.folder / file) for file in files}
+            digests = {file: file_digest(self.folder / file) for file in files}
             sizes = {name: self._path(name).stat().st_size for name in self.shapes}
             missing = {row: _storable(reason) for row, reason in self.missing.items()}
             meta |= {"total": self.total, "missing": missing, "bytes": sizes, "sha256": digests}

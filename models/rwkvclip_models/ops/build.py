@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rwkvclip_models.disk import file_digest, user_cache
 from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output, version
 from rwkvclip_models.resources import resource_dir
 
@@ -82,8 +83,7 @@ def cache_dir() -> Path:
     try:
         if own := os.environ.get("RWKVCLIP_BUILD_DIR"):
             return Path(own).expanduser()
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base) if base else Path.home() / ".cache") / "rwkvclip-eval" / "build"
+        return user_cache("build")
     except RuntimeError as error:
         raise BuildError(
             f"No folder to build in: {error}", "Set RWKVCLIP_BUILD_DIR to a folder you can write to."
@@ -133,9 +133,7 @@ def _checksum(target: Path) -> Path:
 def _is_whole(target: Path) -> bool:
     """Return whether a library holds what was built: loading one cut short would kill the process."""
     try:
-        return hashlib.sha256(target.read_bytes()).hexdigest() == _checksum(target).read_text(
-            encoding="ascii"
-        )
+        return file_digest(target) == _checksum(target).read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
         return False  # not there, or in a folder that may not be entered; building there says so
 
@@ -205,7 +203,7 @@ def _build(target: Path, compiler: Sequence[str], rule: Sequence[str], units: Se
             with tempfile.TemporaryDirectory(prefix=prefix, dir=target.parent) as scratch:
                 _compile(Path(scratch), ninja, compiler, rule, units)
                 made = Path(scratch) / "library.so"
-                digest = hashlib.sha256(made.read_bytes()).hexdigest()
+                digest = file_digest(made)
                 # Before the library: without it, or beside another, it says that one must be built.
                 _checksum(made).write_text(digest, encoding="ascii")
                 _checksum(made).replace(_checksum(target))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import warnings
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from rwkvclip_models.errors import UserError
+from rwkvclip_models.errors import UserError, near_matches
 from rwkvclip_models.ops import build, trial, triton_support
 from rwkvclip_models.ops.blocked import bi_wkv6_torch
 from rwkvclip_models.ops.compilers import BuildError
@@ -88,8 +87,7 @@ def known(implementation: str) -> str:
     names = ["auto", *PLAIN, *KERNELS]
     if implementation in names:
         return implementation
-    near = difflib.get_close_matches(implementation, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = near_matches(implementation, names)
     raise UserError(f"Unknown Bi-WKV implementation {implementation!r}.{hint} Known: {', '.join(names)}.")
 
 
