@@ -28,7 +28,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.distributed": ("rwkvclip_eval.features.ranks", "rwkvclip_eval.features.torchrun"),
     "rwkvclip_eval.doctor_report": ("rwkvclip_eval.doctor.report",),
     "rwkvclip_eval.dry_run": ("rwkvclip_eval.run.dry_run",),
-    "rwkvclip_eval.elementwise_check": ("rwkvclip_eval.doctor.elementwise",),
+    "rwkvclip_eval.elementwise_check": ("rwkvclip_models.ops.agreement", "rwkvclip_eval.doctor.comparison"),
     "rwkvclip_eval.encoding": (
         "rwkvclip_eval.features.encoding",
         "rwkvclip_eval.features.decoding",
@@ -38,7 +38,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.evaluation": ("rwkvclip_eval.run.evaluation",),
     "rwkvclip_eval.html_table": ("rwkvclip_eval.printable",),
     "rwkvclip_eval.needs": ("rwkvclip_eval.run.needs",),
-    "rwkvclip_eval.operator_check": ("rwkvclip_eval.doctor.recurrence",),
+    "rwkvclip_eval.operator_check": ("rwkvclip_eval.doctor.comparison", "rwkvclip_models.ops.agreement"),
     "rwkvclip_eval.operator_speed": ("rwkvclip_eval.bench.operators",),
     "rwkvclip_eval.partial_entry": ("rwkvclip_eval.features.partial_entry",),
     "rwkvclip_eval.plugins": ("rwkvclip_eval.run.plugins",),
@@ -81,6 +81,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.units": ("rwkvclip_eval.plan.units",),
     "rwkvclip_eval.workload": ("rwkvclip_eval.run.workload",),
     "rwkvclip_eval.yaml_text": ("rwkvclip_eval.yaml_file",),
+    "rwkvclip_models.ops.bi_wkv6": ("rwkvclip_models.ops.operator",),
     "rwkvclip_models.ops.linear": ("rwkvclip_models.matmul",),
     "rwkvclip_train.digit_texts": ("rwkvclip_train.data.digit_texts",),
     "rwkvclip_train.losses": ("rwkvclip_train.objectives.contrastive",),
@@ -112,9 +113,16 @@ def elsewhere(name: str, attribute: str, homes: Sequence[str] = ()) -> Any:
     raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
 
 
+class _Old(ModuleType):
+    """Can be called as the function of its name: importing it takes that function's place in the package."""
+
+    def __call__(self, *operands: Any, **options: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*operands, **options)
+
+
 class _Loader(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return ModuleType(spec.name)
+        return _Old(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         name = module.__name__

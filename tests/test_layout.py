@@ -212,6 +212,17 @@ def test_old_paths_lead_to_the_names_that_were_there(old: str) -> None:
         importlib.import_module(old)
 
 
+def test_a_function_called_like_an_old_module_beside_it_still_runs(monkeypatch) -> None:
+    package = importlib.import_module("rwkvclip_models.ops")
+    monkeypatch.setattr(package, "bi_wkv6", package.bi_wkv6)
+    monkeypatch.delitem(sys.modules, "rwkvclip_models.ops.bi_wkv6", raising=False)
+    with pytest.warns(FutureWarning, match="rwkvclip_models.ops.operator"):
+        old = importlib.import_module("rwkvclip_models.ops.bi_wkv6")
+    with pytest.raises(ValueError, match="expects r to be"):
+        package.bi_wkv6(None, None, None, None, None)
+    assert old.bi_wkv6 is importlib.import_module("rwkvclip_models.ops.operator").bi_wkv6
+
+
 def test_cuda_holds_no_python_file() -> None:
     assert not list((ROOT / "cuda").rglob("*.py"))
 

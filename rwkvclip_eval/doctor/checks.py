@@ -1,4 +1,4 @@
-"""What the doctor reports: a row per thing looked at, and when operators count as agreeing."""
+"""What the doctor reports: a row per thing looked at."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Status = Literal["ok", "absent", "warning", "failed"]
-
-TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "bfloat16": 2e-2, "float16": 3e-3}
-"""Largest max |difference| / max |reference| of output and gradients, by dtype name.
-
-float32 is what separates rounding from error beside the official code. Half precisions keep 8 and 11 bits;
-operands, output and gradients are each rounded once.
-"""
-
-DECAY_GRADIENT_TOLERANCE = 5e-5
-"""The same for "grad w" in float32: its terms, one per pair of tokens around a decay, cancel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +33,10 @@ class Check:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """The diagnosis.
-
-    Attributes:
-        checks: rows in the order of the examination.
-    """
+    """The diagnosis."""
 
     checks: tuple[Check, ...]
+    """Rows in the order of the examination."""
 
     HEADERS = ("area", "name", "status", "detail", "cure")
 
@@ -68,13 +55,10 @@ class DoctorReport:
         return [(c.area, c.name, c.status, c.detail, c.cure) for c in self.checks]
 
 
-def tolerance(dtype: str, value: str = "") -> float:
-    """Return the largest relative error of an output or gradient, called as in `operator_check.NAMES`."""
-    return DECAY_GRADIENT_TOLERANCE if (dtype, value) == ("float32", "grad w") else TOLERANCES[dtype]
-
-
 def judge(name: str, error: float, dtype: str, what: str = "output and gradients", value: str = "") -> Check:
     """Return the row for a measured relative error of `value`, or of all values; NaN fails."""
+    from rwkvclip_models.ops.agreement import tolerance
+
     limit = tolerance(dtype, value)
     if error <= limit:
         detail = f"agrees with the reference: {what} in {dtype} within {error:.1e} (allowed {limit:.0e})"

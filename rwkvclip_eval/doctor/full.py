@@ -24,7 +24,7 @@ def full_check(out_dir: Path) -> DoctorReport:
     """
     # These import torch, which may be what is missing.
     from rwkvclip_eval.bench import operators, towers
-    from rwkvclip_eval.doctor import recurrence
+    from rwkvclip_eval.doctor import comparison
     from rwkvclip_eval.doctor import report as written
 
     report = diagnose()
@@ -32,8 +32,8 @@ def full_check(out_dir: Path) -> DoctorReport:
         return report
     # Written after each part: whatever ends the process later, what was found stays.
     written.write(out_dir, report)
-    cases, lost = _all_of(recurrence.compare_all(), "comparison of the operators")
-    report = DoctorReport((*report.checks, *recurrence.summarise(cases), *lost))
+    cases, lost = _all_of(comparison.compare_all(), "comparison of the operators")
+    report = DoctorReport((*report.checks, *comparison.summarise(cases), *lost))
     times, lost = _all_of(operators.time_all(), "times of the operators")
     report = DoctorReport((*report.checks, *lost))
     written.write(out_dir, report, cases, times)

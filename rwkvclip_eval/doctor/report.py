@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.bench.operators import Timing
     from rwkvclip_eval.bench.towers import TowerTiming
     from rwkvclip_eval.doctor.checks import DoctorReport
-    from rwkvclip_eval.doctor.recurrence import Case
+    from rwkvclip_eval.doctor.comparison import Case
 
 _TIMING_HEADERS = (
     *("implementation", "device", "dtype", "shape", "direction"),

@@ -12,13 +12,13 @@ import torch
 from rwkvclip_eval.bench import operators as operator_speed
 from rwkvclip_eval.bench import towers as tower_speed
 from rwkvclip_eval.bench.towers import TowerTiming
+from rwkvclip_eval.doctor import comparison as operator_check
 from rwkvclip_eval.doctor import diagnosis as doctor
-from rwkvclip_eval.doctor import elementwise as elementwise_check
-from rwkvclip_eval.doctor import recurrence as operator_check
 from rwkvclip_eval.doctor import report as doctor_report
 from rwkvclip_eval.doctor.checks import DoctorReport, judge
 from rwkvclip_eval.doctor.full import full_check
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_models.ops.agreement import NAMES, Recurrence
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")
 
@@ -27,15 +27,15 @@ choice = importlib.import_module("rwkvclip_models.ops.choice")
 def one_core_grid(monkeypatch):
     """A few small problems and one small timing instead of the whole examination."""
     few = [
-        operator_check.Problem(num_tokens=1, head_width=16),
-        operator_check.Problem(num_tokens=17, head_width=16, decays="extreme"),
-        operator_check.Problem(num_tokens=17, head_width=16, strided=True),
-        operator_check.Problem(num_tokens=17, head_width=16, batch=0, heads=1),
-        operator_check.Problem(num_tokens=300, head_width=16, batch=1, heads=1),
+        Recurrence(num_tokens=1, head_width=16),
+        Recurrence(num_tokens=17, head_width=16, decays="extreme"),
+        Recurrence(num_tokens=17, head_width=16, strided=True),
+        Recurrence(num_tokens=17, head_width=16, batch=0, heads=1),
+        Recurrence(num_tokens=300, head_width=16, batch=1, heads=1),
     ]
     monkeypatch.setattr(operator_check, "problems", lambda: few)
-    monkeypatch.setattr(elementwise_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
-    monkeypatch.setattr(elementwise_check, "WIDTHS", (16,))
+    monkeypatch.setattr(operator_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
+    monkeypatch.setattr(operator_check, "GRID_WIDTHS", (16,))
     shapes = {device: {"nano": (1, 17, 2, 16)} for device in operator_speed.TIMED_SHAPES}
     monkeypatch.setattr(operator_speed, "TIMED_SHAPES", shapes)
     monkeypatch.setattr(operator_speed, "ROUNDS", 2)
@@ -131,7 +131,7 @@ def test_nan_is_not_agreement():
     ],
 )
 def test_in_float32_only_the_gradient_of_the_decay_may_differ_by_more(errors, status, worst):
-    sizes = dataclasses.asdict(operator_check.Problem(num_tokens=2, head_width=16, batch=1))
+    sizes = dataclasses.asdict(Recurrence(num_tokens=2, head_width=16, batch=1))
     case = operator_check.Case(
         implementation="torch", device="cpu", dtype="float32", errors=errors, problem="", **sizes
     )
@@ -187,7 +187,7 @@ def test_the_full_check_writes_cases_times_and_hardware(tmp_path):
     assert dtypes == {"float32", "bfloat16", "float16", "float64"}
     assert {c["decays"] for c in written["cases"]} == {"trained", "extreme", ""}
     recurrence = [c for c in written["cases"] if c["operator"] == "bi_wkv6"]
-    assert all(set(c["errors"]) == set(operator_check.NAMES) for c in recurrence)
+    assert all(set(c["errors"]) == set(NAMES) for c in recurrence)
     assert {c["dtype"] for c in written["cases"] if c["operator"] == "elementwise"} == dtypes
     assert {c["num_tokens"] for c in recurrence if c["implementation"] == "reference"} == {1, 17}
     assert {t["direction"] for t in written["times"]} == {"forward", "forward + backward"}
@@ -333,18 +333,16 @@ def test_a_kernel_that_leaves_part_of_its_output_unwritten_is_found(monkeypatch)
         return half
 
     monkeypatch.setitem(choice.PLAIN, "lazy", lazy)
-    monkeypatch.setattr(
-        operator_check, "problems", lambda: [operator_check.Problem(num_tokens=4, head_width=16)]
-    )
-    monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
+    monkeypatch.setattr(operator_check, "problems", lambda: [Recurrence(num_tokens=4, head_width=16)])
+    monkeypatch.setattr(operator_check, "elementwise_problems", lambda: iter(()))
     rows = operator_check.summarise(operator_check.compare_all())
     assert {row.status for row in rows if " lazy " in row.name} == {"failed"}
 
 
 def test_16384_tokens_agree_with_the_reference(monkeypatch):
-    longest = operator_check.Problem(num_tokens=16384, head_width=16, batch=1, heads=1)
+    longest = Recurrence(num_tokens=16384, head_width=16, batch=1, heads=1)
     monkeypatch.setattr(operator_check, "problems", lambda: [longest])
-    monkeypatch.setattr(operator_check, "_compare_elementwise", lambda names: iter(()))
+    monkeypatch.setattr(operator_check, "elementwise_problems", lambda: iter(()))
     rows = operator_check.summarise(operator_check.compare_all())
     assert {row.name.split(",")[0] for row in rows} >= {"bi_wkv6 cpu on cpu in float32"}
     assert [row.detail for row in rows if row.status != "ok"] == []

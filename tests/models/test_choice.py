@@ -124,6 +124,14 @@ def test_a_gpu_that_was_full_is_no_verdict(answers, tmp_path):
     assert not (tmp_path / "verdict.json").exists()
 
 
+def test_a_trial_that_the_system_ended_or_never_started_is_no_verdict(monkeypatch, answers, tmp_path):
+    answers("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert "was ended by SIGKILL" in trial.verdict("cpu", "cpu")[0]
+    monkeypatch.setattr(trial, "_command", lambda: [str(tmp_path / "no-python")])
+    assert "no process could be started" in trial.verdict("cpu", "cpu")[0]
+    assert not (tmp_path / "verdict.json").exists()
+
+
 def test_verdicts_are_of_one_library_device_and_torch(monkeypatch, tmp_path):
     library = SimpleNamespace(_name="/cache/rwkvclip_cpu-0123.so")
     monkeypatch.setattr(build, "library", lambda name: library)
@@ -165,8 +173,13 @@ def test_an_implementation_that_computes_something_else_is_not_taken(spoil, wron
 
 def test_every_form_that_a_tower_uses_is_tried(monkeypatch):
     tried = []
-    monkeypatch.setattr(agreement, "recurrence_error", lambda name, device, *form: tried.append(form) or 0.0)
-    monkeypatch.setattr(agreement, "elementwise_error", lambda name, device, *form: tried.append(form) or 0.0)
+    for kind, form in ((agreement.Recurrence, "num_tokens"), (agreement.Elementwise, "grid")):
+
+        def errors(problem, name, device, dtype, form=form):
+            tried.append((dtype, getattr(problem, form)))
+            return {"y": 0.0}
+
+        monkeypatch.setattr(kind, "errors", errors)
     attempt.attempt("cpu", torch.device("cpu"))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert {form[1] for form in tried if form[0] == dtype} >= {49, 77, 196, 1024, *attempt.SHIFTS}
+        assert {form[1] for form in tried if form[0] == dtype} >= {49, 77, 196, 1024, *attempt.GRIDS}

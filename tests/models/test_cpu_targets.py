@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwkvclip_eval.doctor import elementwise as elementwise_check
-from rwkvclip_eval.doctor import recurrence as operator_check
+from rwkvclip_eval.doctor import comparison as operator_check
 from rwkvclip_models.ops import build, compilers
+from rwkvclip_models.ops.agreement import Recurrence
 
 choice = importlib.import_module("rwkvclip_models.ops.choice")
 SOURCES = Path(__file__).resolve().parents[2] / "cuda"
@@ -54,11 +54,11 @@ def test_every_vector_length_agrees_with_the_reference(vector_bytes, monkeypatch
     monkeypatch.setattr(build, "_loaded", {})
     sound = choice.ImplementationStatus(name="cpu", available=True)
     monkeypatch.setattr(operator_check.ops, "implementations", lambda: [sound])
-    monkeypatch.setattr(elementwise_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
+    monkeypatch.setattr(operator_check, "GRIDS", ((1, 1, 4), (5, 3, 4), (7, 1, 2)))
     few = [
-        operator_check.Problem(num_tokens=49, head_width=80, batch=1),
-        operator_check.Problem(num_tokens=17, head_width=16, decays="extreme"),
-        operator_check.Problem(num_tokens=300, head_width=16, batch=1, heads=1),
+        Recurrence(num_tokens=49, head_width=80, batch=1),
+        Recurrence(num_tokens=17, head_width=16, decays="extreme"),
+        Recurrence(num_tokens=300, head_width=16, batch=1, heads=1),
     ]
     monkeypatch.setattr(operator_check, "problems", lambda: few)
     rows = operator_check.summarise(operator_check.compare_all())

@@ -9,7 +9,7 @@ from rwkvclip_models import UserError, load_model
 from rwkvclip_models.layers import drop_path
 from rwkvclip_models.model import RWKVCLIP
 from rwkvclip_models.ops import Shift
-from rwkvclip_models.ops.fused import shift_delta
+from rwkvclip_models.ops.eager import shift_delta
 
 FLOAT32_LIMIT, BLOCK_LIMIT, GRADIENT_LIMIT, FLOAT64_LIMIT = 5e-5, 2e-4, 1e-3, 1e-6
 

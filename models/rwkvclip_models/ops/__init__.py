@@ -1,7 +1,6 @@
 """The Bi-WKV operator and the elementwise work around it, in their implementations."""
 
 from rwkvclip_models.ops.agreement import check, check_fused
-from rwkvclip_models.ops.bi_wkv6 import bi_wkv6
 from rwkvclip_models.ops.choice import (
     ImplementationStatus,
     ImplementationWarning,
@@ -11,14 +10,15 @@ from rwkvclip_models.ops.choice import (
     known,
     resolve,
 )
+from rwkvclip_models.ops.eager import Shift
 from rwkvclip_models.ops.fused import (
-    Shift,
     dynamic_lerp,
     gated_add,
     norm_gate,
     relu_square,
     shift_lerp,
 )
+from rwkvclip_models.ops.operator import bi_wkv6
 
 __all__ = [
     "ImplementationStatus",

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from rwkvclip_models.ops import agreement
-from rwkvclip_models.ops.fused import Shift
+from rwkvclip_models.ops import choice
+from rwkvclip_models.ops.agreement import Elementwise, Recurrence, largest
 
 ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Largest relative error, far above rounding, with which an implementation is still used."""
@@ -23,8 +23,10 @@ ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 TOKENS = (49, 77, 196, 1024)
 """Lengths of the recurrence: the released towers' (images at 32 and 16 px a patch, texts), and a long one."""
 
-SHIFTS = (Shift(7, 7, 2, 4), Shift(77, 1, 2, 2), Shift(14, 14, 2, 4))
-"""Of the elementwise work, the same towers'."""
+GRIDS = ((7, 7, 4), (77, 1, 2), (14, 14, 4))
+"""Rows, columns and directions of the elementwise work: the same towers'."""
+
+HEAD_WIDTH = 80
 
 
 def attempt(name: str, device: torch.device) -> dict[str, str]:
@@ -40,12 +42,13 @@ def _attempt(name: str, device: torch.device) -> dict[str, str]:
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        # One list for all dtypes: each problem keeps what float64 says.
+        problems: dict[str, Recurrence | Elementwise] = {
+            **{f"T={n}": Recurrence(num_tokens=n, head_width=HEAD_WIDTH) for n in TOKENS},
+            **{f"{g[0]}×{g[1]}": Elementwise(grid=g, head_width=HEAD_WIDTH) for g in GRIDS},
+        }
         for dtype, limit in ERRORS.items():
-            found = {f"T={n}": agreement.recurrence_error(name, device, dtype, n) for n in TOKENS}
-            found |= {
-                f"{shift.rows}×{shift.columns}": agreement.elementwise_error(name, device, dtype, shift)
-                for shift in SHIFTS
-            }
+            found = {what: largest(p.errors(name, device, dtype)) for what, p in problems.items()}
             # So that NaN is refused too.
             if not all(error <= limit for error in found.values()):
                 said = ", ".join(f"{error:.0e} ({what})" for what, error in found.items())
@@ -57,4 +60,5 @@ def _attempt(name: str, device: torch.device) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    choice.trust(sys.argv[1])
     sys.stdout.write(json.dumps(attempt(sys.argv[1], torch.device(sys.argv[2]))))

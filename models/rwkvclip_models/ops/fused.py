@@ -1,21 +1,17 @@
 """The elementwise work around Bi-WKV: token shift with lerps, group norm × gate, squared ReLU.
 
-The eager forms are the reference; compiled and Triton implementations do each in one pass over memory.
+The eager forms (`eager.py`) are the reference; compiled and Triton implementations do each in one pass over
+memory.
 
 Axes: B batch, T = rows·columns tokens, H heads, N head width (C = H·N channels), K lerps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from rwkvclip_models.errors import UserError
-from rwkvclip_models.ops import library
+from rwkvclip_models.ops import eager, library
 from rwkvclip_models.ops.choice import fused
 from rwkvclip_models.ops.operands import (
     check_heads,
@@ -25,64 +21,10 @@ from rwkvclip_models.ops.operands import (
     check_tensors,
 )
 
-Moves = tuple[tuple[int, int], ...]
-"""(grid axis, ±1) per equal group of a head's channels: +1 takes the neighbour before, −1 the one after."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
-MOVES: dict[int, Moves] = {4: ((2, 1), (2, -1), (1, 1), (1, -1)), 2: ((1, 1), (1, -1))}
-"""By number of directions. Four (images): from left, right, above, below. Two (texts): from before, after."""
-
-
-@dataclass(frozen=True)
-class Shift:
-    """How tokens are shifted.
-
-    Attributes:
-        rows: of the token grid; a text is a column of T rows.
-        columns: of the token grid.
-        heads: H; groups of channels are formed inside each head.
-        directions: 4 or 2, a key of `MOVES`.
-    """
-
-    rows: int
-    columns: int
-    heads: int
-    directions: int
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """As the operators of `library` take them."""
-        return self.rows, self.columns, self.heads, self.directions
-
-
-class _ShiftDelta(torch.autograd.Function):
-    """s(x) − x for x [B, rows, columns, H, N]; the adjoint moves the other way."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, moves: Moves) -> Tensor:
-        ctx.moves = moves
-        shifted = torch.empty_like(x, memory_format=torch.contiguous_format)
-        width, groups = x.shape[-1], len(moves)
-        for i, (axis, step) in enumerate(moves):
-            channels = slice(width * i // groups, width * (i + 1) // groups)
-            source, target = x[..., channels], shifted[..., channels]
-            rest = x.shape[axis] - 1
-            target.narrow(axis, 0 if step > 0 else rest, 1).zero_()
-            if rest:
-                to, origin = (1, 0) if step > 0 else (0, 1)
-                target.narrow(axis, to, rest).copy_(source.narrow(axis, origin, rest))
-        return shifted.sub_(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return _ShiftDelta.apply(g, tuple((axis, -step) for axis, step in ctx.moves)), None
-
-
-def shift_delta(x: Tensor, shift: Shift) -> Tensor:
-    """Return s(x) − x [B, T, C]: each channel group of every head moved one token, zeros at the border."""
-    b, t, c = x.shape
-    grid = x.reshape(b, shift.rows, shift.columns, shift.heads, c // shift.heads)
-    delta: Tensor = _ShiftDelta.apply(grid, MOVES[shift.directions])
-    return delta.view(b, t, c)
+    from rwkvclip_models.ops.eager import Shift
 
 
 def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "auto") -> Tensor:
@@ -104,8 +46,7 @@ def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "a
     check_shape("shift_lerp", "mix", mix, axes, (*mix.shape[:1], *shape))
     chosen = fused(implementation, x, x.shape[-1] // shift.heads)
     if chosen is None:
-        weights = mix if own else mix[:, None, None]
-        return torch.addcmul(x, shift_delta(x, shift), weights.to(x.dtype))
+        return eager.shift_lerp(x, mix, shift)
     check_reverse_mode("shift_lerp", x, mix)
     x = library.cast_for_autocast(x)
     out: Tensor = library.shift_lerp(x, mix.to(x.dtype), *shift.sizes, chosen)
@@ -179,8 +120,7 @@ def norm_gate(
         )
     chosen = fused(implementation, y, y.shape[-1] // heads)
     if chosen is None:
-        normed = F.group_norm(y.flatten(0, 1), heads, weight, bias, eps)
-        return normed.view_as(y) * F.silu(gate)
+        return eager.norm_gate(y, gate, weight, bias, heads, eps)
     check_reverse_mode("norm_gate", y, gate, weight, bias)
     out: Tensor = library.norm_gate(y, gate.to(y.dtype), weight, bias, heads, eps, chosen)
     return out
@@ -203,7 +143,7 @@ def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: 
         check_shape("gated_add", name, x, "that of value", value.shape)
     chosen = fused(implementation, value, None)
     if chosen != "cpu" or not residual.dtype == gate.dtype == value.dtype:
-        return residual + torch.sigmoid(gate) * value
+        return eager.gated_add(residual, gate, value)
     check_reverse_mode("gated_add", residual, gate, value)
     out: Tensor = library.gated_add(residual, gate, value, chosen)
     return out
@@ -223,7 +163,7 @@ def relu_square(x: Tensor, *, implementation: str = "auto", overwrite: bool = Fa
     check_tensors("relu_square", x=x)
     chosen = fused(implementation, x, None)
     if chosen is None:
-        return F.relu(x).square()
+        return eager.relu_square(x)
     check_reverse_mode("relu_square", x)
     if overwrite and chosen == "cpu":
         library.relu_square_(x, chosen)

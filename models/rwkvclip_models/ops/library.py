@@ -1,7 +1,7 @@
 """The operators as torch knows them: schemas, shapes without data, gradients, autocast, FLOPs.
 
 Each runs in the compiled or Triton implementation it is told; plain torch forms never come here. Operands are
-checked by the callers (`bi_wkv6.py`, `fused.py`).
+checked by the callers (`operator.py`, `fused.py`).
 
 Axes: B batch, T tokens, H heads, N head width, C channels, K lerps.
 """

@@ -31,7 +31,7 @@ TIMEOUT_S = 300.0
 FORMAT = 1
 """Of the files that keep verdicts; raised when a trial tries something else."""
 
-_PASSING = ("out of memory", "busy or unavailable", "No space left")
+_PASSING = ("out of memory", "busy or unavailable", "No space left", "no process could be", "SIGKILL")
 """Words of failures that say nothing of the implementation: the next process tries again."""
 _TOOLS = "Bring driver, torch and compiler to versions that fit, then run again."
 _REPORT = "Report this; `rwkvclip-eval doctor --full` has the details."

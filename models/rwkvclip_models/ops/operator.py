@@ -40,11 +40,7 @@ def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor, *, implementa
     check_tensors("bi_wkv6", r=r, k=k, v=v, w=w, u=u)
     r, k, v = (library.cast_for_autocast(x) for x in (r, k, v))
     _check(r, k, v, w, u)
-    return run(resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1]), r, k, v, w, u)
-
-
-def run(name: str, r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
-    """Return `bi_wkv6` of checked operands in the implementation called `name`, whether or not it suits."""
+    name = resolve(implementation, device=r.device, dtype=r.dtype, width=r.shape[-1])
     if name in PLAIN:
         return PLAIN[name](r, k, v, w, u)
     check_reverse_mode("bi_wkv6", r, k, v, w, u)
