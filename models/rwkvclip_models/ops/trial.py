@@ -28,7 +28,7 @@ from rwkvclip_models.ops import build, compilers
 TIMEOUT_S = 300.0
 """A trial takes seconds, and a minute where Triton compiles; longer than this, it hangs."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the files that keep verdicts; raised when a trial tries something else."""
 
 _PASSING = ("out of memory", "busy or unavailable", "No space left", "no process could be", "SIGKILL")
