@@ -17,7 +17,7 @@ from rwkvclip_eval.version import __version__
 if TYPE_CHECKING:
     from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
-    from rwkvclip_eval.records.schema import load_predictions, load_results
+    from rwkvclip_eval.records.reading import load_predictions, load_results
     from rwkvclip_eval.report import write_report
     from rwkvclip_eval.run.evaluation import Results, evaluate
     from rwkvclip_eval.run.options import RunOptions
@@ -39,8 +39,8 @@ _HOME = {
     "register_encoder": "encoders",
     "register_task": "run.plugins",
     "write_report": "report",
-    "load_predictions": "records.schema",
-    "load_results": "records.schema",
+    "load_predictions": "records.reading",
+    "load_results": "records.reading",
     "run_suite": "run.suite_run",
     "Results": "run.evaluation",
     "RunOptions": "run.options",

@@ -57,9 +57,17 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.probe.solution": ("rwkvclip_eval.logistic.solution",),
     "rwkvclip_eval.report.drawing": ("rwkvclip_eval.report.plots.drawing",),
     "rwkvclip_eval.report.page": ("rwkvclip_eval.report.formats.html",),
-    "rwkvclip_eval.report.probe": ("rwkvclip_eval.report.curves",),
-    "rwkvclip_eval.report.text": ("rwkvclip_eval.report.formats.text",),
-    "rwkvclip_eval.results": ("rwkvclip_eval.records.schema",),
+    "rwkvclip_eval.report.probe": (
+        "rwkvclip_eval.report.curves",
+        "rwkvclip_eval.report.probe_facts",
+        "rwkvclip_eval.report.plots.probes",
+    ),
+    "rwkvclip_eval.report.text": (
+        "rwkvclip_eval.report.formats.markdown",
+        "rwkvclip_eval.report.formats.csv",
+        "rwkvclip_eval.report.formats.latex",
+    ),
+    "rwkvclip_eval.results": ("rwkvclip_eval.records.schema", "rwkvclip_eval.records.reading"),
     "rwkvclip_eval.run_directory": ("rwkvclip_eval.run.directory",),
     "rwkvclip_eval.run_identity": ("rwkvclip_eval.run.identity",),
     "rwkvclip_eval.runner": (
@@ -93,7 +101,7 @@ PACKAGES = {
     "rwkvclip_eval.cli": ("rwkvclip_eval.cli.main",),
     "rwkvclip_eval.doctor": ("rwkvclip_eval.doctor.checks", "rwkvclip_eval.doctor.diagnosis"),
     "rwkvclip_eval.features": ("rwkvclip_eval.features.store", "rwkvclip_eval.run.stored_features"),
-    "rwkvclip_eval.report.plots": ("rwkvclip_eval.report.plots.overview",),
+    "rwkvclip_eval.report.plots": ("rwkvclip_eval.report.plots.every", "rwkvclip_eval.report.plots.style"),
     "rwkvclip_train.data": ("rwkvclip_train.data.pairs",),
 }
 """Modules that are packages of the same name now → where their names are."""

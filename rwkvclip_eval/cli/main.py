@@ -189,7 +189,7 @@ def report(
 
     Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
     """
-    from rwkvclip_eval.records.schema import runs_below
+    from rwkvclip_eval.records.reading import runs_below
 
     found: list[Path] = []
     for path in runs:

@@ -80,6 +80,7 @@ def decoded_batches(
     """Yield (rows, pixels [b, 3, H, W] float32 of the images that could be decoded, row → reason)."""
     import torch
     from torch.utils.data import DataLoader
+    from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
     loader: DataLoader[Any] = DataLoader(
         _Decoder(dataset, encoder.preprocess),  # type: ignore[arg-type]  # map-style by protocol
@@ -92,8 +93,15 @@ def decoded_batches(
         # Without one of its own it draws from the global generator, which a training loop around it uses.
         generator=torch.Generator(),
     )
-    for rows, (pixels, damaged) in zip(batches, loader, strict=True):
-        yield rows, pixels, damaged
+    decoded = iter(loader)
+    try:
+        for rows, (pixels, damaged) in zip(batches, decoded, strict=True):
+            yield rows, pixels, damaged
+    finally:
+        # They end with the iterator, which the traceback of a failure may keep: at its exit the interpreter
+        # would wait for them for ever.
+        if isinstance(decoded, _MultiProcessingDataLoaderIter):
+            decoded._shutdown_workers()
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 Images are the unit. All captions of an image are drawn together, since they are not independent; the
 retrieval gallery is held fixed. An interval covers the truth in about 95 of 100 draws of the test images: in
 93 at least on average over truths near the one at hand and in 90 at every single one, as simulated in
-`tests/test_coverage.py`. Where few images decide, it costs width: see `Interval.conservative`.
+`tests/metrics/test_coverage.py`. Where few images decide, it costs width: see `Interval.conservative`.
 
 Every interval but those of classes and medians is `wilson` at an effective number of images (`_proportion`).
 

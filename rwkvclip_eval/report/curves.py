@@ -1,19 +1,15 @@
-"""What a report says of linear probes: their regularisation curves, in words and as a drawing.
+"""The curves of linear probes: what the search for λ saw, read from predictions.
 
-λ multiplies ½‖W‖² against the summed cross entropy. A curve holds what the search saw.
+λ multiplies ½‖W‖² against the summed cross entropy.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError, shortened
 from rwkvclip_eval.printable import printable
-from rwkvclip_eval.report.plots.drawing import GRID, INK, MUTED, WARN, Drawing, Plot
-from rwkvclip_eval.report.wording import dataset_title
 from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
@@ -21,35 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.report.rows import Row
-    from rwkvclip_eval.report.tables import Table
 
-_COLUMNS_OF_PANELS = 4
-_LABEL_HEIGHT = 0.4
-"""Of the height, the middle of the label of the panels' axes: the legend stands above the panels."""
-# Filled: at its certified optimum; hollow: not.
-_STATUS_MARKERS = {"converged": "o", "stopped_early": "D", "iteration_limit": "v", "unattainable": "s"}
-_OTHER_MARKER = "^"
 _FIELDS = ["stage", "l2", "score", "status", "objective", "gap", "iterations"]
 _MAX_FITS = 10_000
 _MAX_NUMBER = 1e30
-_STATUS_WORDS = {
-    "unattainable": "optimum not reached (separated classes)",
-    "iteration_limit": "optimum not reached",
-    "stopped_early": "stopped early, not at its optimum",
-}
-_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_TOLD = {"l2", "l2_at_edge", "validation", "num_train", "num_val"}
-_OF_SHOTS = {
-    "shots",
-    "seeds",
-    "std",
-    "l2_at_edge",
-    "seeds_se",
-    "images_low",
-    "images_high",
-    "interval_covers",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +61,7 @@ def read_curves(entries: Sequence[Entry]) -> list[RegularisationCurve]:
         key = (entry.record.unit, entry.model)
         path = entry.run.path / "predictions" / entry.record.unit / "regularisation.parquet"
         # A unit that is no name of a folder would lead out of the run.
-        if not _is_probe(entry.record.notes) or key in curves or "/" in entry.record.unit:
+        if not is_probe(entry.record.notes) or key in curves or "/" in entry.record.unit:
             continue
         if not path.exists():
             continue
@@ -147,234 +118,6 @@ def _number(value: Any) -> float | None:
     return None if value is None or not abs(value) <= _MAX_NUMBER else float(value)
 
 
-def _is_probe(notes: Mapping[str, Any]) -> bool:
+def is_probe(notes: Mapping[str, Any]) -> bool:
+    """Return whether the notes are of a linear probe that chose a strength."""
     return isinstance(notes.get("l2"), int | float)
-
-
-def other_notes(notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the notes that neither `probe_facts` nor `spread_text` tells."""
-    told = (_TOLD if _is_probe(notes) else set()) | (_OF_SHOTS if spread_text(notes) else set())
-    return {name: value for name, value in notes.items() if name not in told}
-
-
-def probe_facts(notes: Mapping[str, Any], curve: RegularisationCurve | None) -> list[tuple[str, str]]:
-    """Return how a probe was fitted, in words; nothing for numbers of other tasks."""
-    if not _is_probe(notes):
-        return []
-    best = f"{float(notes['l2']):.4g}"
-    if notes.get("l2_at_edge"):
-        best += ", at the edge of the range searched: a better one may lie outside"
-    sizes = [
-        f"{int(notes[key]):,} {words}"
-        for key, words in (("num_train", "to train on"), ("num_val", "to choose λ by"))
-        if notes.get(key) is not None
-    ]
-    facts = [("best λ", best)]
-    if curve is not None and curve.search:
-        ends = f"{curve.search[0].l2:.3g} to {curve.search[-1].l2:.3g}"
-        states = Counter(_status_text(fit.status) for fit in curve.search)
-        ended = ", ".join(f"{count} {state}" for state, count in states.most_common())
-        facts.append(("λ searched", f"{len(curve.search)} from {ends}: {ended}"))
-    if curve is not None and curve.final is not None:
-        facts.append(("final fit", _fit_text(curve.final)))
-    split = ", ".join(filter(None, [str(notes.get("validation") or ""), *sizes]))
-    return [*facts, ("validation", split)]
-
-
-def _status_text(status: str) -> str:
-    return _STATUS_WORDS.get(status, status.replace("_", " "))
-
-
-def _fit_text(fit: Fit) -> str:
-    parts = [_status_text(fit.status)]
-    if fit.objective is not None:
-        parts.append(f"objective {fit.objective:.7g}")
-    if fit.gap is None:
-        parts.append("no bound on its distance from the optimum could be proven")
-    else:
-        parts.append(f"certified to lie within {fit.gap:.2g} of the optimum")
-    if fit.iterations is not None:
-        parts.append(f"{fit.iterations:,} iterations")
-    return ", ".join(parts)
-
-
-def spread_text(notes: Mapping[str, Any]) -> str:
-    """Return what the interval of a few-shot number covers, and how its seeds differ, in words."""
-    if "shots" not in notes:
-        return ""
-    seeds, edge = int(notes["seeds"]), notes.get("l2_at_edge")
-    at_edge = f", {edge} with their best λ at the edge of the range searched" if edge else ""
-    if seeds == 1:
-        return f"no interval, since one seed does not tell what another draw would give{at_edge}"
-    covers = notes.get("interval_covers")
-    return (
-        f"{f'covers {covers}' if covers else 'without the test images, and so too narrow'}; mean of {seeds} "
-        f"seeds, standard deviation {100 * float(notes['std']):.1f} points{at_edge}"
-    )
-
-
-def regularisation_plot(
-    table: Table,
-    curves: Sequence[RegularisationCurve],
-    shown: Sequence[str],
-    colours: Mapping[str, str],
-) -> Plot | None:
-    """Return a panel per dataset with the validation score against λ, or None where no curve is kept."""
-    by_cell = {(curve.unit, curve.model): curve for curve in curves}
-    panels: dict[str, list[tuple[RegularisationCurve, Entry]]] = {}
-    for row in table.rows:
-        for model in shown:
-            cell = row.cells.get(model)
-            entry = cell.entry if cell else None
-            curve = by_cell.get((entry.record.unit, model)) if entry else None
-            if entry is not None and curve is not None and curve.search:
-                own = panels.setdefault(dataset_title(entry), [])
-                own += [(curve, entry)] if all(c is not curve for c, _ in own) else []
-    if not panels:
-        return None
-    found = [curve for own in panels.values() for curve, _ in own]
-    used = {fit.status for curve in found for fit in curve.search}
-    states = [s for s in _STATUS_MARKERS if s in used] + sorted(used - set(_STATUS_MARKERS))
-    figure, axes = _panels(len(panels))
-    strengths = [fit.l2 for curve in found for fit in curve.search]
-    drawn: dict[str, Any] = {}
-    words = []
-    for ax, (title, own) in zip(axes, panels.items(), strict=True):
-        at_edge = False
-        for curve, entry in own:
-            colour = colours[curve.model]
-            # The line is that of the optima; where none was reached, the mark stands by itself.
-            known = [(fit, 100 * fit.score) for fit in curve.search if fit.score is not None]
-            line = [(fit.l2, score) for fit, score in known if fit.status == "converged"]
-            name = curve.model if entry.trained else f"{curve.model} (untrained)"
-            (drawn[name],) = ax.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.3)
-            for state in states:
-                points = [
-                    (f.l2, 100 * f.score) for f in curve.search if f.status == state and f.score is not None
-                ]
-                if points:
-                    _mark(ax, points, state, colour)
-            notes = entry.record.notes
-            best = [(f.l2, y) for f, y in known if math.isclose(f.l2, notes["l2"], rel_tol=1e-6)]
-            _ring(ax, best)
-            edge = bool(notes.get("l2_at_edge"))
-            at_edge = at_edge or edge
-            words.append(f"{title}, {curve.model}: best λ {notes['l2']:.3g}{', at the edge' * edge}")
-        ax.set_xscale("log")
-        ax.set_xlim(min(strengths) / 3, max(strengths) * 3)
-        ax.minorticks_off()
-        ticks = _decades(min(strengths), max(strengths))
-        ax.set_xticks([10.0**e for e in ticks], [f"10{str(e).translate(_SUPERSCRIPT)}" for e in ticks])
-        _title(ax, title, "best λ at the edge" if at_edge else "")
-    legend = [(handle, name) for name, handle in drawn.items()] + [(_ring(axes[0], []), "best λ")]
-    if len(states) > 1:
-        legend += [(_mark(axes[0], [], state, MUTED), _status_text(state)) for state in states]
-    figure.legend([handle for handle, _ in legend], [label for _, label in legend])
-    figure.figure.supxlabel("λ", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("validation score, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
-    title = f"{table.title}: validation score against λ, which multiplies ½‖W‖² against the summed loss"
-    return figure.plot(f"regularisation-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
-
-
-def few_shot_plot(
-    table: Table, rows: Sequence[Row], shown: Sequence[str], colours: Mapping[str, str]
-) -> Plot | None:
-    """Return a panel per dataset with the score against shots, its 95 % interval as a band."""
-    by_title: dict[str, list[tuple[int, Row]]] = {}
-    for row in rows:
-        if row.metric.shots is not None:
-            by_title.setdefault(row.title, []).append((row.metric.shots, row))
-    # Shots, value and both ends in points; NaN ends draw no band.
-    panels: dict[str, dict[str, list[tuple[float, ...]]]] = {}
-    without_images = False
-    for title, own in by_title.items():
-        for model in shown:
-            line: list[tuple[float, ...]] = []
-            for shots, row in sorted(own, key=lambda item: item[0]):
-                cell = row.cells.get(model)
-                if cell is not None and cell.value is not None and cell.entry is not None:
-                    ends = [math.nan if end is None else 100 * end for end in (cell.low, cell.high)]
-                    line.append((shots, 100 * cell.value, *ends))
-                    covers = cell.entry.record.notes.get("interval_covers")
-                    without_images = without_images or (cell.low is not None and not covers)
-            if line:
-                panels.setdefault(title, {})[model] = line
-    if not panels:
-        return None
-    figure, axes = _panels(len(panels))
-    drawn: dict[str, Any] = {}
-    words = []
-    for ax, (title, lines) in zip(axes, panels.items(), strict=True):
-        for model, line in lines.items():
-            x, y, low, high = zip(*line, strict=True)
-            (drawn[model],) = ax.plot(x, y, color=colours[model], linewidth=1.6, marker="o", markersize=3.5)
-            ax.fill_between(x, low, high, color=colours[model], alpha=0.2, linewidth=0)
-            said = ", ".join(f"{k} shots {v:.1f}" for k, v in zip(x, y, strict=True))
-            words.append(f"{title}, {model}: {said}")
-        ax.set_xscale("log", base=2)
-        ax.minorticks_off()
-        every = sorted({k for line in lines.values() for k, *_ in line})
-        ax.set_xticks(every, [str(k) for k in every])
-        _title(ax, title, "")
-    figure.legend(list(drawn.values()), list(drawn))
-    figure.figure.supxlabel("training images per class", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
-    older = ", those of task versions before 7 without the test images" if without_images else ""
-    title = f"{table.title}: mean over seeds, bands are 95 % intervals over seeds and test images{older}"
-    return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
-
-
-def _panels(count: int) -> tuple[Drawing, list[Any]]:
-    columns = min(count, _COLUMNS_OF_PANELS)
-    rows = math.ceil(count / columns)
-    # One panel alone is given the room to be read; many are small.
-    height = 3.2 if rows == 1 and columns < 3 else 0.9 + 1.45 * rows
-    figure = Drawing(height, count, columns)
-    for ax in figure.axes:
-        ax.tick_params(labelsize=7.5 if columns > 2 else 9)
-        ax.grid(axis="y", color=GRID, linewidth=0.7)
-        ax.margins(y=0.16)
-    return figure, figure.axes
-
-
-def _title(ax: Any, title: str, warning: str) -> None:
-    ax.set_title(title.replace("_", " "), loc="left", color=INK, fontsize=9, pad=4)
-    if warning:
-        ax.set_title(warning, loc="right", color=WARN, fontsize=7, pad=4)
-
-
-def _mark(ax: Any, points: Sequence[tuple[float, float]], status: str, colour: str) -> Any:
-    """Draw the fits that ended as `status` and return what a legend shows of them."""
-    filled = status == "converged"
-    (marks,) = ax.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        linestyle="none",
-        marker=_STATUS_MARKERS.get(status, _OTHER_MARKER),
-        markersize=3 if filled else 4,
-        color=colour,
-        markerfacecolor=colour if filled else "none",
-        markeredgewidth=1,
-    )
-    return marks
-
-
-def _ring(ax: Any, points: Sequence[tuple[float, float]]) -> Any:
-    """Draw rings around `points` and return what a legend shows of them."""
-    (ring,) = ax.plot(
-        [x for x, _ in points],
-        [y for _, y in points],
-        "o",
-        color=INK,
-        markersize=7.5,
-        markerfacecolor="none",
-        markeredgewidth=1.4,
-    )
-    return ring
-
-
-def _decades(low: float, high: float) -> list[int]:
-    """Return at most four exponents of ten within [low, high], evenly spaced."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    step = max(1, math.ceil((last - first) / 3))
-    return list(range(first, last + 1, step))

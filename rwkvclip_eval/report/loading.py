@@ -12,18 +12,8 @@ from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import printable, printable_json
-from rwkvclip_eval.records.schema import (
-    Average,
-    Count,
-    Number,
-    Record,
-    RunInfo,
-    Short,
-    parsed,
-    read_records,
-    read_run_info,
-    run_dirs,
-)
+from rwkvclip_eval.records.reading import parsed, read_records, read_run_info, run_dirs
+from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
 from rwkvclip_eval.report.curves import read_curves
 from rwkvclip_models.files import read_bytes
 

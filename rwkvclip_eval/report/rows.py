@@ -129,6 +129,11 @@ class Row:
         return f"leaves out {named}"
 
     @property
+    def full_title(self) -> str:
+        """Return the title, with what an average leaves out."""
+        return f"{self.title} ({self.leaves_out_text})" if self.leaves_out_text else self.title
+
+    @property
     def metric_text(self) -> str:
         """Return the metric with its unit."""
         return self.metric.label

@@ -37,11 +37,13 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
     """
-    from rwkvclip_eval.report.formats import text
+    from rwkvclip_eval.report.formats.csv import results_csv, table_csv
     from rwkvclip_eval.report.formats.html import render_page
+    from rwkvclip_eval.report.formats.latex import latex
+    from rwkvclip_eval.report.formats.markdown import markdown
     from rwkvclip_eval.report.headline import write_headline
     from rwkvclip_eval.report.loading import load_runs
-    from rwkvclip_eval.report.plots.overview import draw_plots
+    from rwkvclip_eval.report.plots.every import draw_plots
     from rwkvclip_eval.report.published import published_tables
     from rwkvclip_eval.report.tables import build_tables
 
@@ -61,7 +63,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
         path = out / f"{folder_name(task)}.csv"
-        write_text(path, text.table_csv([t for t in tables if t.task == task]))
+        write_text(path, table_csv([t for t in tables if t.task == task]))
         task_csvs.append(path)
     paths = ReportPaths(
         index=out / "index.html",
@@ -71,8 +73,8 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
         latex=out / "report.tex",
         plots=tuple(pictures),
     )
-    write_text(paths.results_csv, text.results_csv(loaded.entries))
-    write_text(paths.latex, text.latex(tables))
-    write_text(paths.markdown, text.markdown(loaded, tables, headline, plots, published))
+    write_text(paths.results_csv, results_csv(loaded.entries))
+    write_text(paths.latex, latex(tables))
+    write_text(paths.markdown, markdown(loaded, tables, headline, plots, published))
     write_text(paths.index, render_page(loaded, tables, headline, plots, published))
     return paths

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.records.schema import Record, RunInfo, read_records, read_run_info, write_records
+from rwkvclip_eval.records.reading import read_records, read_run_info, write_records
 from rwkvclip_eval.run.identity import differences
 from rwkvclip_models.disk import atomic_path, write_text
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.records.schema import Record, RunInfo
     from rwkvclip_eval.run.outcome import UnitOutcome
 
 FINISHED = ("ok", "not_applicable")

@@ -14,7 +14,7 @@ from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.printable import html_table
-from rwkvclip_eval.records.schema import Record, records_to_frame
+from rwkvclip_eval.records.reading import records_to_frame
 from rwkvclip_eval.run.loop import Work, outcomes
 from rwkvclip_eval.run.options import RunOptions, make_store
 from rwkvclip_eval.run.preflight import open_units
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from rwkvclip_eval.encoders.protocol import Encoder
+    from rwkvclip_eval.records.schema import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features.entry import DamagedEntry
 from rwkvclip_eval.features.store import FeatureStore
-from rwkvclip_eval.records.schema import read_records, run_dirs
+from rwkvclip_eval.records.reading import read_records, run_dirs
 
 
 def load_features(

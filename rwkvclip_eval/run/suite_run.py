@@ -15,7 +15,7 @@ from rwkvclip_eval.features.ranks import Ranks
 from rwkvclip_eval.features.torchrun import engine_of
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import Unit, in_shard, plan
-from rwkvclip_eval.records.schema import Record, load_results
+from rwkvclip_eval.records.reading import load_results
 from rwkvclip_eval.run.directory import FINISHED, RunDirectory
 from rwkvclip_eval.run.identity import run_info, shard_folder
 from rwkvclip_eval.run.loop import Work, outcomes
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.encoders.spec import EncoderSpec
     from rwkvclip_eval.features.engine import Engine
+    from rwkvclip_eval.records.schema import Record
 
 KEPT_LOADED = 3
 """Every model is loaded once before any encoding, to find bad input early; up to this many stay loaded."""

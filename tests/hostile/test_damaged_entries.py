@@ -196,8 +196,8 @@ def test_without_digests_values_that_no_encoder_gives_are_damage(tmp_path: Path,
 def test_every_byte_is_checked_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     read: list[str] = []
-    digest = stored_entry.digest
-    monkeypatch.setattr(stored_entry, "digest", lambda path: (read.append(path.name), digest(path))[1])
+    digest = stored_entry.file_digest
+    monkeypatch.setattr(stored_entry, "file_digest", lambda path: (read.append(path.name), digest(path))[1])
     for _ in range(3):
         FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
     assert read == ["embedding.npy", "probe.npy", "keys.json"]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.records.schema import load_predictions, read_records, read_run_info
+from rwkvclip_eval.records.reading import load_predictions, read_records, read_run_info
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.plots.drawing import Drawing

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 from toy import COLOURS
 
-from rwkvclip_eval.records.schema import read_records
+from rwkvclip_eval.records.reading import read_records
 
 PROBES = ("linear_probe", "few_shot_linear_probe", "knn_probe")
 

@@ -14,7 +14,8 @@ from toy import COLOURS
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
-from rwkvclip_eval.records.schema import RunInfo, read_records, write_records
+from rwkvclip_eval.records.reading import read_records, write_records
+from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.run.directory import RunDirectory
 from rwkvclip_eval.run.suite_run import run_suite
 

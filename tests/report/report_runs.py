@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from rwkvclip_eval.records.schema import Record, write_records
+from rwkvclip_eval.records.reading import write_records
+from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.versions import FIRST_VERSIONS
 
 ELEVEN = {

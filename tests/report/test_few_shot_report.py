@@ -17,8 +17,8 @@ from rwkvclip_eval.metrics import seed_intervals as seed_statistics
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.averages import average_interval
-from rwkvclip_eval.report.curves import spread_text
 from rwkvclip_eval.report.loading import Entry, Run
+from rwkvclip_eval.report.probe_facts import spread_text
 from rwkvclip_eval.report.rows import Cell
 from rwkvclip_eval.report.tables import build_tables
 

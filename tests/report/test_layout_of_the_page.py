@@ -8,7 +8,7 @@ from report_runs import CAPTIONS, picture, record, write_examples, write_run
 
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.formats.html import MAX_HEAD_COLUMNS
-from rwkvclip_eval.report.plots.overview import model_colours
+from rwkvclip_eval.report.plots.style import model_colours
 
 RETRIEVAL = {"task": "zero_shot_retrieval", "metric": "text_retrieval_recall@1"}
 

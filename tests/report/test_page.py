@@ -12,7 +12,7 @@ from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.formats.html import render_page
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.plots.overview import draw_plots
+from rwkvclip_eval.report.plots.every import draw_plots
 from rwkvclip_eval.report.published import published_tables
 from rwkvclip_eval.report.tables import build_tables
 

@@ -10,8 +10,8 @@ from report_runs import write_run
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.report import ReportPaths, write_report
-from rwkvclip_eval.report.curves import probe_facts, spread_text
 from rwkvclip_eval.report.loading import load_runs
+from rwkvclip_eval.report.probe_facts import probe_facts, spread_text
 
 SIX = ["food101", "cifar10", "aircraft", "voc2007", "fer2013", "imagenet"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from report_runs import record, write_run
 
-from rwkvclip_eval.records.schema import read_records
+from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs

@@ -11,10 +11,11 @@ import pandas as pd
 from PIL import Image
 from report_runs import record, series_run, write_run
 
-from rwkvclip_eval.records.schema import Record, read_records
+from rwkvclip_eval.records.reading import read_records
+from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.plots.overview import model_colours
+from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
 
 

@@ -21,7 +21,7 @@ from rwkvclip_eval.report.facts import (
     unit_metrics,
 )
 from rwkvclip_eval.report.plots.drawing import themed
-from rwkvclip_eval.report.plots.overview import model_colours
+from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
 from rwkvclip_eval.report.wording import dataset_title
 from rwkvclip_eval.version import __version__

@@ -34,7 +34,8 @@ from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.printable import html_table
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.records.schema import Record, read_records, write_records
+from rwkvclip_eval.records.reading import read_records, write_records
+from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.run.options import make_store
 from rwkvclip_eval.run.preflight import open_units
 from rwkvclip_eval.run.splits import Datasets

@@ -1,16 +1,10 @@
-"""The report as Markdown, CSV and LaTeX: the same tables as the page."""
+"""The report as Markdown: the same tables as the page."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rwkvclip_eval.printable import csv_cell
-from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -21,7 +15,7 @@ from rwkvclip_eval.report.facts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
@@ -37,69 +31,6 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split()))
 
 
-def results_csv(entries: Iterable[Entry]) -> str:
-    """Return one tidy row per record: its fields, `model_info.KEY` columns, `column` and `run`.
-
-    Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
-    """
-    entries = list(entries)
-    fields = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
-    info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(csv_cell, [*fields, *(f"model_info.{key}" for key in info), "column", "run"]))
-    for e in entries:
-        own = [_csv_value(getattr(e.record, name)) for name in fields]
-        facts = [_csv_value(e.record.model_info.get(key)) for key in info]
-        writer.writerow(map(csv_cell, [*own, *facts, e.model, e.run.name]))
-    return out.getvalue()
-
-
-def _csv_value(value: Any) -> Any:
-    if value is None:
-        return ""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list | tuple) else value
-
-
-def table_csv(tables: Sequence[Table]) -> str:
-    """Return one task's tables: a row per dataset and metric, per model value, interval, n and state.
-
-    The n of an average is the number of datasets it has, of the `datasets` it is over.
-    """
-    models = list(dict.fromkeys(m for t in tables for m in t.models))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    per_model = ("value", "ci_low", "ci_high", "n", "state")
-    head = ["task", "protocol", "subset", "kind", "dataset", "metric", "datasets", "leaves_out", "problem"]
-    writer.writerow(map(csv_cell, [*head, *(f"{m}.{column}" for m in models for column in per_model)]))
-    for table in tables:
-        for row in (*table.rows, *table.averages, *table.further):
-            line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric.name]
-            line += [len(row.datasets) or "", ", ".join(row.leaves_out), row.problem]
-            for m in models:
-                c = row.cells.get(m)
-                n = c.entry.record.n if c and c.entry else None
-                if c and c.num_datasets:
-                    n = c.num_datasets - len(c.missing)
-                values = (c.value, c.low, c.high, n, _state(c)) if c else (None, None, None, None, "not_run")
-                line += ["" if v is None else v for v in values]
-            writer.writerow(map(csv_cell, line))
-    return out.getvalue()
-
-
-def _state(cell: Cell) -> str:
-    if cell.value is None:
-        return cell.status
-    states = [
-        cell.mark,
-        "" if cell.trained else "untrained",
-        "incomplete" if cell.missing else "",
-        "older" if cell.older else "",
-        "conservative" if cell.conservative else "",
-    ]
-    return " ".join(filter(None, states)) or "ok"
-
-
 def _markdown_cell(cell: Cell | None) -> str:
     if cell is None:
         return "—"
@@ -112,14 +43,10 @@ def _markdown_cell(cell: Cell | None) -> str:
     return text + (f" incomplete, {cell.coverage}" if cell.missing and cell.value is not None else "")
 
 
-def _titled(row: Row) -> str:
-    return f"{row.title} ({row.leaves_out_text})" if row.leaves_out_text else row.title
-
-
 def _markdown_table(rows: Sequence[Row], models: Sequence[str]) -> str:
     lines = [
         [
-            escape_markdown(_titled(row)) + " †" * bool(row.remark) + " ⚠" * bool(row.problem),
+            escape_markdown(row.full_title) + " †" * bool(row.remark) + " ⚠" * bool(row.problem),
             escape_markdown(row.metric_text),
             *(_markdown_cell(row.cells.get(m)) for m in models),
         ]
@@ -149,7 +76,7 @@ def markdown(
     parts += ["\n".join(f"- {esc(c)}" for c in headline.caveats)] if headline.caveats else []
     columns = headline.columns
     if columns:
-        head = ["Model", *(f"{esc(t.title)}: {esc(_titled(r))}, {esc(r.metric_text)}" for t, r in columns)]
+        head = ["Model", *(f"{esc(t.title)}: {esc(r.full_title)}, {esc(r.metric_text)}" for t, r in columns)]
         lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
         parts.append(_grid(lines, head))
         parts.append(
@@ -241,27 +168,3 @@ def _provenance(loaded: Loaded) -> str:
         fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", run.info.suite_text)), default=0))
         parts.append(f"{fence}yaml\n{run.info.suite_text.rstrip()}\n{fence}")
     return "\n\n".join(filter(None, parts))
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = f"«{cell.text}»" if cell.mark else cell.text
-    return f"{text} ({cell.coverage})" if cell.missing and cell.value is not None else text
-
-
-def latex(tables: Sequence[Table]) -> str:
-    """Return the main tables with booktabs rules; best values bold."""
-    from tabulate import tabulate
-
-    parts = ["% Needs \\usepackage{booktabs}."]
-    for table in tables:
-        lines = []
-        for row in (*table.rows, *table.averages):
-            # Bold goes in after tabulate has escaped the cells.
-            values = [_latex_cell(row.cells[m]) for m in table.models]
-            lines.append([_titled(row), row.metric_text, *values])
-        body = tabulate(
-            lines, ["Dataset", "Metric", *table.models], tablefmt="latex_booktabs", disable_numparse=True
-        )
-        body = re.sub(r"«(.*?)»", r"\\textbf{\1}", body).replace("→", "$\\to$").replace("—", "---")
-        parts.append(f"% {table.title}\n{body}")
-    return "\n\n".join(parts) + "\n"

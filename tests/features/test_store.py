@@ -24,7 +24,7 @@ from rwkvclip_eval.features.upkeep import clear, entries
 if TYPE_CHECKING:
     from rwkvclip_eval.features.engine import LocalEngine
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class StopHere(Exception):

@@ -1,0 +1,164 @@
+"""Writes and reads what a run directory keeps; what is read is checked against its types first."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.records.schema import Record, RunInfo
+from rwkvclip_eval.schema import misfits
+from rwkvclip_models.disk import write_text
+from rwkvclip_models.files import read_bytes, require_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import pandas as pd
+
+RESULTS_LIMIT_BYTES = 256 << 20
+RUN_LIMIT_BYTES = 16 << 20
+MAX_RECORDS = 50_000
+
+
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """Write `records` to `path` atomically, one JSON object per line."""
+    lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False, allow_nan=False) for r in records]
+    write_text(path, "".join(line + "\n" for line in lines))
+
+
+def read_records(path: Path) -> list[Record]:
+    """Return the records of one results.jsonl; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a results file.
+    """
+    # Not as text lines: names may hold characters that Python takes for line ends.
+    lines = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError).split(b"\n")
+    filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    if len(filled) > MAX_RECORDS:
+        raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
+    try:
+        return [parsed(Record, line, f"{path}:{number}: not a result record") for number, line in filled]
+    except OutputError as error:
+        raise OutputError(
+            f"{error} Something else wrote or cut this file: delete it and run the same command again "
+            "(features in the store are used again)."
+        ) from error
+
+
+def read_run_info(path: Path) -> RunInfo:
+    """Return the content of one run.json; fields of newer or older schema versions are tolerated.
+
+    Raises:
+        OutputError: the file is not a run's description.
+    """
+    content = read_bytes(path, limit=RUN_LIMIT_BYTES, what="run description", error=OutputError)
+    return parsed(RunInfo, content, f"{path} is not a run description")
+
+
+T = TypeVar("T")
+
+
+def parsed(kind: type[T], content: bytes, what: str) -> T:
+    """Return the JSON text `content` as a `kind`, whose annotations it must fit exactly.
+
+    Args:
+        kind: a dataclass or pydantic model; keys that it does not know are left out.
+        content: of a file, or a line of it.
+        what: says for messages that it is none: "FILE is not a run description".
+
+    Raises:
+        OutputError: it does not fit; every field that does not is named with what came.
+    """
+    try:
+        found: T = _adapter(cast("Any", kind)).validate_json(content, strict=True)
+        return found
+    except ValidationError as error:
+        raise OutputError(f"{what}: {joined(misfits(error), '; ')}.") from error
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def run_dirs(path: Path) -> list[Path]:
+    """Return the run directories at `path`: itself and its job-array members, those that hold results.
+
+    Raises:
+        OutputError: there is no results.jsonl.
+    """
+    members = [p.parent for p in sorted(path.glob("shard-*-of-*/results.jsonl"))]
+    found = ([path] if (path / "results.jsonl").exists() else []) + members
+    if not found:
+        raise OutputError(f"No results in {path}: expected a run directory (with results.jsonl).")
+    return found
+
+
+def runs_below(path: Path) -> list[Path]:
+    """Return the run directories in a folder that is none itself; nothing for one that is, or holds none."""
+    if (path / "results.jsonl").is_file() or list(path.glob("shard-*-of-*/results.jsonl")):
+        return []
+    found = [*path.glob("*/results.jsonl"), *path.glob("*/shard-*-of-*/results.jsonl")]
+    return sorted({path / file.relative_to(path).parts[0] for file in found})
+
+
+def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
+    """Return one tidy row per record of the run directories `paths`.
+
+    Columns are the fields of `Record` with `model_info` and `metric_info` spread as `model_info.KEY`, and
+    `run`, the directory the row came from. Values are fractions.
+
+    Raises:
+        OutputError: a path holds no results.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    found = [
+        (record, str(directory))
+        for path in given
+        for directory in run_dirs(Path(path))
+        for record in read_records(directory / "results.jsonl")
+    ]
+    return records_to_frame([record for record, _ in found]).assign(run=[run for _, run in found])
+
+
+def records_to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return one row per record; `model_info` and `metric_info` are spread as `model_info.KEY`."""
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for record in records:
+        row = dataclasses.asdict(record)
+        for name in ("model_info", "metric_info"):
+            row |= {f"{name}.{key}": value for key, value in (row.pop(name) or {}).items()}
+        rows.append(row)
+    columns = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+
+
+def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> pd.DataFrame:
+    """Return per-sample outputs of one unit of a run directory as a frame.
+
+    Raises:
+        OutputError: there is no such table, and the text lists those there are; or it cannot be read.
+    """
+    import pandas as pd
+
+    for directory in run_dirs(Path(run)):
+        path = directory / "predictions" / unit / f"{table}.parquet"
+        if path.exists():
+            require_regular(path, "predictions", error=OutputError)
+            try:
+                return pd.read_parquet(path)
+            except Exception as error:  # the library raises what it likes on a file that is none
+                raise OutputError(f"{path} is not a table of predictions ({error!r}).") from error
+    tables = sorted(
+        f"{p.parent.name}/{p.stem}" for d in run_dirs(Path(run)) for p in d.glob("predictions/*/*.parquet")
+    )
+    raise OutputError(f"No predictions {unit}/{table} in {run}. There are: {', '.join(tables) or 'none'}.")

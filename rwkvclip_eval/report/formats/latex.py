@@ -1,0 +1,36 @@
+"""The report as LaTeX: its main tables with booktabs rules."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rwkvclip_eval.report.rows import Cell
+    from rwkvclip_eval.report.tables import Table
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = f"«{cell.text}»" if cell.mark else cell.text
+    return f"{text} ({cell.coverage})" if cell.missing and cell.value is not None else text
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """Return the main tables with booktabs rules; best values bold."""
+    from tabulate import tabulate
+
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for table in tables:
+        lines = []
+        for row in (*table.rows, *table.averages):
+            # Bold goes in after tabulate has escaped the cells.
+            values = [_latex_cell(row.cells[m]) for m in table.models]
+            lines.append([row.full_title, row.metric_text, *values])
+        body = tabulate(
+            lines, ["Dataset", "Metric", *table.models], tablefmt="latex_booktabs", disable_numparse=True
+        )
+        body = re.sub(r"«(.*?)»", r"\\textbf{\1}", body).replace("→", "$\\to$").replace("—", "---")
+        parts.append(f"% {table.title}\n{body}")
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,48 @@
+"""What plots share: a colour and a marker for each model, intervals as error bars, numbers in words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rwkvclip_eval.report.rows import Cell, Row
+
+# Okabe & Ito's and two more; those after them are darker, then lighter forms of these.
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
+MARKERS = "osD^vPX*"
+
+
+def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
+    """Return a colour per model; the checkpoints of one series share theirs."""
+    keys = list(dict.fromkeys(series.get(m, m) for m in models))
+    return {m: _colour(keys.index(series.get(m, m))) for m in models}
+
+
+def _colour(number: int) -> str:
+    """Return a colour of its own for each number: the palette, then its darker and lighter forms."""
+    base = _PALETTE[number % len(_PALETTE)]
+    tier = number // len(_PALETTE)
+    if tier == 0:
+        return base
+    # Steps of the golden ratio never meet again.
+    towards, share = (0, 255)[tier % 2 == 0], 0.3 + 0.4 * ((tier - 1) * 0.618034 % 1)
+    channels = (int(base[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(c + (towards - c) * share):02x}" for c in channels)
+
+
+def errors(cells: Sequence[Cell]) -> list[list[float]]:
+    """Return distances from value to interval, [2][len(cells)], in points; zero where there is none."""
+    below = [100 * ((c.value or 0) - c.low) if c.low is not None else 0.0 for c in cells]
+    above = [100 * (c.high - (c.value or 0)) if c.high is not None else 0.0 for c in cells]
+    return [[max(0.0, d) for d in below], [max(0.0, d) for d in above]]
+
+
+def summary(rows: Sequence[Row], models: Sequence[str]) -> str:
+    """Return the numbers of a plot in words, for those who do not see it."""
+    return "; ".join(
+        f"{row.title} {row.metric.title}: "
+        + ", ".join(f"{m} {row.cells[m].text}" for m in models if row.cells[m].value is not None)
+        for row in rows[:30]
+    )
