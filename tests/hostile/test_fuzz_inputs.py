@@ -27,8 +27,10 @@ from rwkvclip_eval.errors import CheckpointError, ConfigError, OutputError, Suit
 from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.report import write_report
-from rwkvclip_eval.report.formats import text
+from rwkvclip_eval.report.formats.csv import results_csv, table_csv
 from rwkvclip_eval.report.formats.html import render_page
+from rwkvclip_eval.report.formats.latex import latex
+from rwkvclip_eval.report.formats.markdown import markdown
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.published import published_tables
@@ -299,10 +301,10 @@ def show(run: Path) -> None:
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
     published = published_tables(tables, headline.models)
-    text.results_csv(loaded.entries).encode()
-    text.table_csv(tables).encode()
-    text.latex(tables).encode()
-    text.markdown(loaded, tables, headline, [], published).encode()
+    results_csv(loaded.entries).encode()
+    table_csv(tables).encode()
+    latex(tables).encode()
+    markdown(loaded, tables, headline, [], published).encode()
     render_page(loaded, tables, headline, [], published).encode()
 
 

@@ -12,9 +12,9 @@ import rwkvclip_eval
 PRECISION = "mean_over_labels"
 ELSEWHERE = {
     "_proportion": "behind recall, mean_of, area_under_curve and mean_over_labels",
-    "of_mean": "test_seed_statistics.py",
-    "of_mean_per_class": "test_seed_statistics.py",
-    "of_area_under_curve": "test_seed_statistics.py",
+    "of_mean": "test_seed_intervals.py",
+    "of_mean_per_class": "test_seed_intervals.py",
+    "of_area_under_curve": "test_seed_intervals.py",
     "_interval": "behind those three",
     "_mean": "copies them into few-shot numbers",
     "_padded": "Wilson's, moved as the number is",
