@@ -154,11 +154,15 @@ def average_facts(row: Row, cell: Cell) -> list[tuple[str, str]]:
     return [(name, text) for name, text in facts if text]
 
 
+_USUAL = ("", "—", "{}", "cosine")
+"""What models say that state nothing, or what goes without saying."""
+
+
 def model_facts(models: Sequence[str], infos: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     """Return fact → its value for each model, leaving out facts that no model states."""
     names = list(dict.fromkeys(n for info in infos.values() for n in info if n not in ("name", "step_unit")))
     table = [(n.replace("_", " "), [_model_fact(infos.get(m, {}), n) for m in models]) for n in names]
-    return [(name, values) for name, values in table if any(v not in ("", "—") for v in values)]
+    return [(name, values) for name, values in table if any(v not in _USUAL for v in values)]
 
 
 def _model_fact(info: Mapping[str, Any], name: str) -> str:
