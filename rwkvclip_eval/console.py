@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import itertools
+import os
 import signal
 import sys
 import traceback
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit (ulimit -v) leaves."
 _MAX_MESSAGE = 1900
 """Characters of an error, whatever a file or a library puts into it."""
 
@@ -194,20 +199,32 @@ def run_app(app: typer.Typer) -> NoReturn:
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if "" in arguments:
+            raise UserError(
+                f"argument {arguments.index('') + 1} is empty; expected a name or path (is a shell variable "
+                "not set?)."
+            )
         code: Any = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except UserError as error:
         if debug:
             _fail_traced(error)
         _fail(f"Error: {error}", error.exit_code)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(1)
     except OSError as error:
+        if not debug and error.filename is None and error.errno in _UNWRITABLE:
+            _drop_output()
+            _fail(f"Error: cannot write the output: {error.strerror}.", UserError.exit_code)
         if debug or error.filename is None:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
-    except ModuleNotFoundError as error:
-        text = what_to_install(error)
+    except (ImportError, MemoryError) as error:
+        text = what_to_install(error) if isinstance(error, ImportError) else _OUT_OF_MEMORY
         if debug or text is None:
             _fail_internal(error, debug=debug)
         _fail(f"Error: {text}", UserError.exit_code)
@@ -222,6 +239,12 @@ def run_app(app: typer.Typer) -> NoReturn:
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let nobody write what standard output still holds, which would fail once more when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

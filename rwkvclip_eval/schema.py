@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from rwkvclip_eval.errors import near_matches, shortened, shown
@@ -26,6 +35,16 @@ class Strict(BaseModel):
     """What a user writes by hand: a key that it does not know is refused, with a guess at which was meant."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, given: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where pydantic would take them for 1 and 0."""
+        allowed = str(cls.model_fields[info.field_name or ""].annotation)
+        parts = given if isinstance(given, list | tuple) else (given,)
+        if any(isinstance(part, bool) for part in parts) and not re.search(r"\bbool\b|\bAny\b", allowed):
+            raise ValueError("expected a number or text, got true or false")
+        return given
 
     @model_validator(mode="wrap")
     @classmethod

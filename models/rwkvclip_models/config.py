@@ -13,6 +13,8 @@ from rwkvclip_models.files import read_json
 from rwkvclip_models.limits import check_parameters, check_sizes
 
 CONFIG_LIMIT_BYTES = 1 << 20
+MAX_PARAMETERS = 2_000_000_000
+"""Of both towers; the released ones have fewer than 200 million."""
 _SHIPPED = Path(__file__).parent / "configs"
 
 _IGNORED = {"workers", "precision", "data_type", "text_initialization", "text_num_head", "tiny_att_layer"}
@@ -81,7 +83,7 @@ class RWKVCLIPConfig:
             object.__setattr__(self, "dim_att", self.n_embd)
         if self.dim_ffn == 0:
             object.__setattr__(self, "dim_ffn", int(self.n_embd * 3.5) // 32 * 32)
-        check_parameters(self._num_parameters())
+        check_parameters(self._num_parameters(), MAX_PARAMETERS)
         if self.image_embed_dims != self.n_embd:
             raise ConfigError(
                 f"image_embed_dims ({self.image_embed_dims}) and n_embd ({self.n_embd}) must be equal: "
@@ -106,8 +108,8 @@ class RWKVCLIPConfig:
         """Return a little more than both towers have."""
         image = self.image_depth * self.image_embed_dims**2 * (8 + 3 * self.image_hidden_rate)
         text = self.n_layer * self.n_embd * (8 * self.dim_att + 3 * self.dim_ffn)
-        positions = (self.input_size // self.image_patch_size) ** 2 + self.vocab_size
-        return image + text + positions * self.n_embd
+        positions = (self.input_size // self.image_patch_size) ** 2 + 3 * self.image_patch_size**2
+        return image + text + (positions + self.vocab_size) * self.n_embd
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration under its official keys, ready for JSON."""

@@ -182,6 +182,11 @@ def _labels(
     parts = {row.line: [part.strip() for part in row.text.split(DIVIDER)] for row in rows}
     texts = {part for listed in parts.values() for part in listed}
     known = set(class_names or ())
+    if foreign := [row for row in rows if any(p.isdecimal() and not p.isascii() for p in parts[row.line])]:
+        raise DamagedData(
+            f"{path}, line {foreign[0].line}: label {foreign[0].text[:40]!r} is written in other digits than "
+            "0 to 9."
+        )
     if all(text.isdecimal() for text in texts) and not texts <= known:
         # Behind every class there is.
         number = {text: MOST_CLASSES if (n := whole_number(text)) is None else n for text in texts}

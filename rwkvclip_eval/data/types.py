@@ -21,8 +21,14 @@ SPLITS = ("train", "val", "test")
 
 Name = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """What a file calls something or where it says that it lies: no control characters."""
-FolderName = Annotated[str, Field(max_length=100, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")]
-"""A name that becomes part of a path and can lead to no other folder."""
+FolderName = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[^./\\\s\x00-\x1f\x7f]([^/\\\x00-\x1f\x7f]*[^/\\\s\x00-\x1f\x7f])?$",
+    ),
+]
+"""A name that becomes part of a path and can lead to no other folder; no spaces around it."""
 _BUILDERS_THAT_READ_MORE_THAN_DATA = ("generator", "pandas", "spark", "sql")
 
 DatasetKind = Literal["classification", "multilabel", "retrieval"]

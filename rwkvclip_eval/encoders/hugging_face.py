@@ -26,6 +26,7 @@ from rwkvclip_eval.encoders.weights import seeded, sha256_file
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
+from rwkvclip_models.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +54,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         )
     folder = _folder(spec, offline=offline)
     check_folder(folder, _SETTINGS, _weight_files(folder) if spec.seed is None else [])
-    config = read_config(folder, spec.text)
-    with hub_mode(offline=True):
+    with hub_mode(offline=True), _quiet():
+        config = read_config(folder, spec.text)
         model = _build_model(folder, config, spec)
         towers = _towers(folder, config, model, spec)
     return build(towers, spec, device=device, precision=precision)
@@ -74,7 +75,7 @@ def _is_local(spec: EncoderSpec) -> bool:
 def _folder(spec: EncoderSpec, *, offline: bool) -> Path:
     name = spec.model.removeprefix("hf:")
     if _is_local(spec):
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if not (folder / "config.json").exists():
             what = "has no config.json" if folder.is_dir() else "does not exist"
             raise CheckpointError(f"Model {spec.text!r}: folder {name} {what}.")
@@ -111,7 +112,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
         )
     try:
         # The global generators would otherwise initialise what the checkpoint lacks.
-        with seeded(0), _quiet():
+        with seeded(0):
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,

@@ -34,7 +34,9 @@ from rwkvclip_eval.encoders.weights import need_checkpoint, seeded, sha256_file
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
+from rwkvclip_models.files import expanded
 from rwkvclip_models.limits import check_parameters
+from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,7 +56,6 @@ ALIASES = {
 """Short names → open_clip's."""
 
 _EXAMPLES = "a pretrained tag (=openai), a file (=runs/x/epoch_5.pt) or =hf://owner/repo/file"
-_CLIP_VOCABULARY = 49408
 # OpenAI's TorchScript archives carry these beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -152,9 +153,9 @@ def towers(
         preprocess = image_transform_v2(PreprocessCfg(**chosen), is_train=False)
     if tokenize is None:
         vocabulary = getattr(clip, "vocab_size", None)
-        if vocabulary != _CLIP_VOCABULARY:
+        if vocabulary != VOCABULARY:
             raise UserError(
-                f"Give tokenize=: the model has {vocabulary} tokens, CLIP's tokenizer {_CLIP_VOCABULARY}."
+                f"Give tokenize=: the model has {vocabulary} tokens, CLIP's tokenizer {VOCABULARY}."
             )
         tokenize = open_clip.SimpleTokenizer(context_length=clip.context_length)
     # The repr names every layer with its sizes and activation.
@@ -199,7 +200,7 @@ def _pooled(output: Any) -> Tensor:
 def _architecture(spec: EncoderSpec) -> _Architecture:
     name = ALIASES.get(spec.model) or spec.model.removeprefix("open_clip:")
     if name.endswith(".json"):
-        path = Path(name).expanduser()
+        path = expanded(name)
         config, given = read_open_clip_config(path)
         preprocess = merge_preprocess_dict(PreprocessCfg(), given)
         return _Architecture(path.stem, config, preprocess, own=True)

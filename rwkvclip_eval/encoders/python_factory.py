@@ -22,7 +22,7 @@ from rwkvclip_eval.encoders.in_memory import module_towers
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.encoders.towers import build
 from rwkvclip_eval.encoders.weights import seeded, sha256_file
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, no_exit
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file
 from rwkvclip_models.device import resolve_device
@@ -53,7 +53,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
     factory = _find(spec)
     checkpoint = _local_checkpoint(spec, offline=offline)
     try:
-        with hub_mode(offline=offline), seeded(spec.seed):
+        called = f"Model {spec.text!r}: {spec.model.removeprefix('python:')}"
+        with hub_mode(offline=offline), seeded(spec.seed), no_exit(called):
             made = factory(checkpoint, str(target))
     except UserError:
         raise
@@ -122,7 +123,10 @@ def _find(spec: EncoderSpec) -> Callable[[str | None, str], Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with no_exit(f"Model {spec.text!r}: importing {module_name}"):
+            module = importlib.import_module(module_name)
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise UserError(
             f"Model {spec.text!r}: no module named {error.name!r}. It is looked for among the installed "

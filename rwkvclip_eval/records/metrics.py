@@ -13,8 +13,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rwkvclip_eval.errors import shortened
+
 Unit = Literal["fraction", "rank", "number"]
 Better = Literal["higher", "lower"]
+_ROUNDING = 1e-9
 Direction = Literal["", "image→text", "text→image"]
 
 
@@ -55,6 +58,14 @@ class Metric:
         if value is None:
             return "—"
         return f"{100 * value:.1f}" if self.in_percent else f"{value:.4g}"
+
+    def misfit(self, value: float | None, low: float | None, high: float | None) -> str:
+        """Return why a value or the ends of its interval cannot be of this metric; nothing where they can."""
+        if value is not None and self.unit == "fraction" and not -_ROUNDING <= value <= 1 + _ROUNDING:
+            return f"{shortened(self.name)} is a fraction from 0 to 1, got {value:g}"
+        if low is not None and high is not None and low > high + _ROUNDING:
+            return f"the interval of {shortened(self.name)} begins at {low:g} and ends at {high:g}"
+        return ""
 
     def of_shots(self, shots: int) -> Metric:
         """Return the same of probes that learned from `shots` images a class."""
@@ -117,21 +128,31 @@ _FRACTION = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
 
 
-def known(name: str) -> Metric:
-    """Return the metric of a name alone, as old records and published tables have it.
-
-    Names that no task of ours gave are taken by their words, as reports did before records said it.
-    """
+def standard(name: str) -> Metric | None:
+    """Return the metric of a name that a task of ours gives; None for others."""
     if name in STANDARD:
         return STANDARD[name]
     if name == PRIMARY_WORD:
         return PRIMARY
     if match := _SHOTS.match(name):
-        return known(match[1]).of_shots(int(match[2]))
+        of = standard(match[1])
+        return None if of is None else of.of_shots(int(match[2]))
     if match := _RECALL.match(name):
         return recall(match[1], int(match[2]))
     if match := _MEDIAN_RANK.match(name):
         return median_rank(match[1])
+    return None
+
+
+def known(name: str) -> Metric:
+    """Return the metric of a name alone, as old records and published tables have it.
+
+    Names that no task of ours gave are taken by their words, as reports did before records said it.
+    """
+    if (found := standard(name)) is not None:
+        return found
+    if match := _SHOTS.match(name):
+        return known(match[1]).of_shots(int(match[2]))
     lower = bool(_LOWER.search(name))
     unit: Unit = "fraction" if _FRACTION.search(name) else "rank" if "rank" in name else "number"
     return Metric(name=name, title=name.replace("_", " "), unit=unit, better="lower" if lower else "higher")

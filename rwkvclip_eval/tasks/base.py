@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
-from rwkvclip_eval.errors import UserError, joined
+from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.records.metrics import known
+from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict, misfits
 from rwkvclip_eval.tasks.similarity import COSINE
 
@@ -215,6 +217,8 @@ class Task(ABC):
     """The kinds of dataset it can score."""
     fit_splits: tuple[str, ...] = ()
     """Splits it learns from (`Features.fit`); the first must be there."""
+    gives: frozenset[str] = frozenset()
+    """Names of the metrics that it may give; empty where only a run tells."""
     keeps_budget: bool = False
     """Whether it works in less memory where `Compute.memory_budget` says so."""
     Options: type[TaskOptions] = TaskOptions
@@ -250,6 +254,26 @@ class Task(ABC):
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
     ) -> None:
         """Refuse, before any encoding, a memory budget (bytes) that is too small for F probe features."""
+
+    def check_metric(self, name: str, info: DatasetInfo | None = None) -> None:
+        """Refuse, before any encoding, a metric that the task does not give.
+
+        Args:
+            name: as a suite has it; numbers of few shots may be meant by the name of all.
+            info: of the dataset, once it is open; without it, what some dataset allows passes.
+
+        Raises:
+            SuiteError: it never gives that.
+        """
+        given = self.gives_on(info) if info else self.gives
+        meant = known(name)
+        whole = name.removesuffix(f"_{meant.shots}_shot") if meant.shots else name
+        if given and whole not in given:
+            raise SuiteError(unknown_name(f"metric of {self.name}", name, given))
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset; empty where only a run tells."""
+        return self.gives
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return the m texts to encode, in the order in which `score` expects them; none by default."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import OutputError, UserError, shortened
 from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
@@ -119,7 +119,7 @@ def train(
     folder = out / "models" / recipe.name
     log = out / "training" / f"{recipe.name}.jsonl"
     identity = run_identity(recipe, [s.dataset.info.fingerprint for s in sources])
-    first_step = resume(folder / "resume.pt", identity, model, optimizer)
+    first_step = resume(folder / "resume.pt", identity, model, optimizer, num_steps)
     config = folder / f"{recipe.name}.json"
     write_text(config, json.dumps(trainee.config, indent=2) + "\n")
     write_text(log, "".join(line for line in read_log(log, last_step=first_step)))
@@ -222,8 +222,12 @@ def run_identity(recipe: Recipe, fingerprints: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the state an earlier call left at `path` and return the steps it had done; 0 where there is none.
+def resume(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int
+) -> int:
+    """Load the state an earlier call left at `path` and return how many of `num_steps` it had done.
+
+    0 where there is none.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -240,10 +244,13 @@ def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        step = state["step"]
+        if type(step) is not int or not 0 < step <= num_steps:
+            raise ValueError(f"step {step!r:.40}; expected 1 to {num_steps}")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
-            f"{path} is no state that training can continue from ({type(error).__name__}); delete "
+            f"{path} is no state that training can continue from ({type(error).__name__}: "
+            f"{shortened(str(error), 300)}); delete "
             f"{path.parent} to start over."
         ) from error
     return step
