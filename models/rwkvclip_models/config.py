@@ -83,7 +83,7 @@ class RWKVCLIPConfig:
             object.__setattr__(self, "dim_att", self.n_embd)
         if self.dim_ffn == 0:
             object.__setattr__(self, "dim_ffn", int(self.n_embd * 3.5) // 32 * 32)
-        check_parameters(self._num_parameters(), MAX_PARAMETERS)
+        check_parameters(self.most_parameters(), MAX_PARAMETERS)
         if self.image_embed_dims != self.n_embd:
             raise ConfigError(
                 f"image_embed_dims ({self.image_embed_dims}) and n_embd ({self.n_embd}) must be equal: "
@@ -104,8 +104,8 @@ class RWKVCLIPConfig:
         if self.dim_att % self.head_size or self.n_embd % self.head_size:
             raise ConfigError(f"dim_att and n_embd must be multiples of head_size ({self.head_size}).")
 
-    def _num_parameters(self) -> int:
-        """Return a little more than both towers have."""
+    def most_parameters(self) -> int:
+        """Return a little more parameters than both towers have."""
         image = self.image_depth * self.image_embed_dims**2 * (8 + 3 * self.image_hidden_rate)
         text = self.n_layer * self.n_embd * (8 * self.dim_att + 3 * self.dim_ffn)
         positions = (self.input_size // self.image_patch_size) ** 2 + 3 * self.image_patch_size**2

@@ -88,22 +88,34 @@ def _check_patches(config: Mapping[str, Any], where: str) -> None:
 def _sides(size: Any) -> tuple[int, ...]:
     """Return height and width; nothing for what is no size."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    whole = len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
-    return sides if whole else ()
+    # Larger ones are told by their own limit.
+    fits = len(sides) == 2 and all(isinstance(side, int) and 0 < side <= MAX_IMAGE_PX for side in sides)
+    return sides if fits else ()
 
 
 def check_parameters(count: int, most: int = MAX_PARAMETERS) -> None:
-    """Refuse a model of more parameters than any there is, or than this machine has memory for.
+    """Refuse a model of more parameters than any there is.
 
     Args:
-        count: parameters, which are built in float32.
-        most: parameters of the largest model of its family.
+        count: of the model.
+        most: parameters of the largest of its family, and more.
 
     Raises:
         ConfigError: it has; the number is named.
     """
     if count > most:
         raise ConfigError(f"about {count:.2g} parameters; at most {most:.2g} are built.")
+
+
+def check_memory(count: int) -> None:
+    """Refuse a model that does not fit into this machine's memory, before it is built there in float32.
+
+    Args:
+        count: parameters.
+
+    Raises:
+        ConfigError: it does not; both sizes are named.
+    """
     needed, free = count * BYTES_PER_PARAMETER, free_memory()
     if free is not None and needed > free:
         raise ConfigError(

@@ -27,6 +27,7 @@ from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shorte
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
 from rwkvclip_models.files import expanded
+from rwkvclip_models.limits import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -95,7 +96,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
     from transformers import AutoModel
 
     if spec.seed is not None:
-        num_parameters(config)
+        check_memory(num_parameters(config))
         with seeded(spec.seed):
             return cast("nn.Module", AutoModel.from_config(config, dtype=torch.float32))
     files = _weight_files(folder)
@@ -110,6 +111,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
             f"Model {spec.text!r}: the weights do not fit config.json, which describes {expected:,} "
             f"parameters: the files have {found:,} bytes."
         )
+    check_memory(expected)
     try:
         # The global generators would otherwise initialise what the checkpoint lacks.
         with seeded(0):

@@ -35,7 +35,7 @@ from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shorte
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
 from rwkvclip_models.files import expanded
-from rwkvclip_models.limits import check_parameters
+from rwkvclip_models.limits import check_memory, check_parameters
 from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
             sha256 = sha256_file(path)
             # Before memory is made for a model that they may not fit.
             weights = _fitted(skeleton, path, spec, architecture) if skeleton else None
+        if skeleton:
+            check_memory(num_parameters(skeleton))
         model = _build_model(architecture, spec.seed, offline=offline)
     if spec.seed is None:
         model.load_state_dict(weights or _fitted(model, path, spec, architecture))
@@ -257,8 +259,13 @@ def _skeleton(architecture: _Architecture, *, offline: bool) -> nn.Module | None
         return None
     with torch.device("meta"):
         model = _build_model(architecture, None, offline=offline)
-    check_parameters(sum(parameter.numel() for parameter in model.parameters()))
+    check_parameters(num_parameters(model))
     return model
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _tokenizer(architecture: _Architecture, *, offline: bool) -> Tokenize:

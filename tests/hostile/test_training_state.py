@@ -30,6 +30,17 @@ def test_a_state_of_another_form_is_a_message(tmp_path, model, content):
         resume(tmp_path / "resume.pt", "a", model, torch.optim.AdamW(model.parameters()), 100)
 
 
+@pytest.mark.parametrize("step", [-3, 0, 101, True, 1.0, "1", 10**30])
+def test_a_step_that_the_run_has_not_is_a_message(tmp_path, model, step):
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = {"identity": "a", "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"step": step}, tmp_path / "resume.pt")
+    with pytest.raises(OutputError, match="expected 1 to 100"):
+        resume(tmp_path / "resume.pt", "a", model, optimizer, 100)
+    torch.save(state | {"step": 7}, tmp_path / "resume.pt")
+    assert resume(tmp_path / "resume.pt", "a", model, optimizer, 100) == 7
+
+
 def test_a_damaged_state_is_a_message(tmp_path, model):
     torch.save({"identity": "a", "model": model.state_dict()}, tmp_path / "resume.pt")
     (tmp_path / "resume.pt").write_bytes((tmp_path / "resume.pt").read_bytes()[:500])

@@ -14,7 +14,7 @@ import torch
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import check_open_clip_config
 from rwkvclip_eval.errors import ConfigError, shortened
-from rwkvclip_models.limits import check_parameters
+from rwkvclip_models.limits import check_memory, check_parameters
 from rwkvclip_models.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
             check_text_model(name)
         elif not config["vision_cfg"].get("timm_model_name"):
             with torch.device("meta"):
-                check_parameters(sum(parameter.numel() for parameter in build(**arguments).parameters()))
+                count = sum(parameter.numel() for parameter in build(**arguments).parameters())
+            check_parameters(count)
+            check_memory(count)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = build(**arguments)
