@@ -76,7 +76,6 @@ OPTIONS = [
     (("-m", "rwkv-clip-b32=~nobodyatall/x.pt"), "No checkpoint at ~nobodyatall/x.pt"),
     (("-m", "~nobodyatall/x.json=random:0"), "No configuration '~nobodyatall/x.json'"),
     (("-m", "hf:~nobodyatall/x"), "folder ~nobodyatall/x does not exist"),
-    (("-m", "rwkv-clip-b32=random:0", "--device", "cpu:5"), "there is one cpu: give cpu"),
     (("-m", ""), "is empty; expected a name or path"),
 ]
 
