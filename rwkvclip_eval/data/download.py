@@ -265,12 +265,17 @@ def wrong_hub_files(files: Sequence[HubFile], target: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class HubFile:
-    """What the hub says of one file."""
+    """What the hub says of one file.
+
+    Attributes:
+        name: path in the repository.
+        size: in bytes.
+        sha256: None for small files, which the hub keeps without one.
+    """
 
     name: str
     size: int
     sha256: str | None
-    """None for small files, which the hub keeps without one."""
 
 
 def _checked_snapshot(repository: str, target: Path, splits: Sequence[str]) -> int:

@@ -61,15 +61,21 @@ _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass(frozen=True)
 class _Architecture:
-    """A model configuration (open_clip's `model_cfg`) and what images it expects."""
+    """A model configuration and what images it expects.
+
+    Attributes:
+        name: as open_clip or the file calls it.
+        config: open_clip's `model_cfg`.
+        preprocess: open_clip's `preprocess_cfg`: size and statistics of its images.
+        tags: pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP.
+        own: of a file, so that it may describe anything.
+    """
 
     name: str
     config: dict[str, Any]
     preprocess: dict[str, Any]
     tags: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP."""
     own: bool = False
-    """Of a file, so that it may describe anything."""
 
 
 def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str, offline: bool) -> Encoder:

@@ -38,16 +38,19 @@ MAX_WIDTH, WIDTH_STEP = 128, 16
 
 @dataclass(frozen=True, kw_only=True)
 class ImplementationStatus:
-    """Whether one implementation can run here."""
+    """Whether one implementation can run here.
+
+    Attributes:
+        name: as `bi_wkv6(implementation=…)` takes it.
+        available: whether it can run on this machine.
+        reason: why it cannot; empty when available.
+        cure: what to do about it; empty when available.
+    """
 
     name: str
-    """As `bi_wkv6(implementation=…)` takes it."""
     available: bool
-    """Whether it can run on this machine."""
     reason: str = ""
-    """Why it cannot; empty when available."""
     cure: str = ""
-    """What to do about it; empty when available."""
 
 
 class ImplementationWarning(UserWarning):
