@@ -20,7 +20,7 @@ def wrong_fields(source: str) -> list[str]:
     """Return the classes of a file that describe their fields in another way, each with what is wrong.
 
     A public dataclass or named tuple lists all of its fields, in order; a private one lists all or none. No
-    class has a string or a comment at a field. Models of pydantic say it in `Field(description=…)`, from which
+    class has a string or a comment at a field. Models of pydantic say it in `Field(description=…)`, of which
     the list of a recipe's keys is made.
     """
     found = []
