@@ -44,6 +44,15 @@ def test_what_has_ended_leaves_no_bar(terminal: io.StringIO) -> None:
         assert shown(progress) == []
 
 
+def test_a_bar_that_is_kept_stays_with_what_was_said_of_it(terminal: io.StringIO) -> None:
+    with console.Progress(keep=True) as progress:
+        progress.update(4, 5, "nano", "loss 1.625")
+        progress.update(5, 5, "nano", "loss 1.500")
+        assert shown(progress) == ["nano"]
+    last = terminal.getvalue().rpartition("nano")[2]
+    assert "5/5  loss 1.500" in last
+
+
 def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
     with console.Progress() as progress:
         progress.whole("unit 1 of 2", 0.0)
