@@ -10,6 +10,9 @@ from rich.console import Console
 from rwkvclip_eval import console
 
 
+ERASE_LINE = "\x1b[2K"
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal would be sent."""
@@ -51,6 +54,7 @@ def test_a_bar_that_is_kept_stays_with_what_was_said_of_it(terminal: io.StringIO
         assert shown(progress) == ["nano"]
     last = terminal.getvalue().rpartition("nano")[2]
     assert "5/5  loss 1.500" in last
+    assert ERASE_LINE not in last
 
 
 def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
