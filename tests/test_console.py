@@ -9,7 +9,6 @@ from rich.console import Console
 
 from rwkvclip_eval import console
 
-
 ERASE_LINE = "\x1b[2K"
 
 

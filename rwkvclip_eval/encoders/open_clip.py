@@ -30,10 +30,11 @@ from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
-from rwkvclip_eval.encoders.weights import need_checkpoint, seeded, sha256_file
+from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.limits import check_parameters
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         skeleton = _skeleton(architecture, offline=offline)
         if spec.seed is None:
             path = _weights_file(architecture, checkpoint, offline=offline)
-            sha256 = sha256_file(path)
+            sha256 = file_digest(path)
             # Before memory is made for a model that they may not fit.
             weights = _fitted(skeleton, path, spec, architecture) if skeleton else None
         model = _build_model(architecture, spec.seed, offline=offline)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from rwkvclip_models.disk import write_text
+from rwkvclip_models.disk import file_digest, write_text
 from rwkvclip_models.errors import UserError, shortened
 from rwkvclip_models.files import read_json
 from rwkvclip_models.ops import build, compilers
@@ -82,7 +82,7 @@ def _kept_in(name: str, place: str) -> Path:
         code = Path(build.library(name)._name).name
     else:
         sources = sorted(Path(__file__).parent.glob(f"{name}_*.py"))
-        code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        code = file_digest(*sources)
     said = repr((FORMAT, code, place, torch.__version__))
     return build.cache_dir() / f"trial_{name}-{hashlib.sha256(said.encode()).hexdigest()[:20]}.json"
 
