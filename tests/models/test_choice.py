@@ -176,6 +176,16 @@ def test_a_trial_that_the_system_ended_or_never_started_is_no_verdict(monkeypatc
     assert not (tmp_path / "verdict.json").exists()
 
 
+@pytest.mark.parametrize("command", [None, ""])
+def test_where_python_does_not_know_its_command_nothing_is_tried_and_no_verdict_kept(
+    monkeypatch, tmp_path, command
+):
+    monkeypatch.setattr(trial, "_kept_in", lambda name, place: tmp_path / "verdict.json")
+    monkeypatch.setattr(sys, "executable", command)
+    assert "no process could be started" in trial.verdict("cpu", "cpu")[0]
+    assert not (tmp_path / "verdict.json").exists()
+
+
 def test_verdicts_are_of_one_library_device_and_torch(monkeypatch, tmp_path):
     library = SimpleNamespace(_name="/cache/rwkvclip_cpu-0123.so")
     monkeypatch.setattr(build, "library", lambda name: library)

@@ -132,7 +132,8 @@ def _try(name: str, device: str, place: str) -> tuple[str, str]:
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-P", "-m", "rwkvclip_models.ops.attempt"]
+    # Inside another program, Python may not know its own command; an empty one cannot be started.
+    return [sys.executable or "", "-P", "-m", "rwkvclip_models.ops.attempt"]
 
 
 def _signal(number: int) -> str:
