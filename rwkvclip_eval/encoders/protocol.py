@@ -86,8 +86,7 @@ class EncoderInfo:
         text_arrays: the same of texts, beside `embedding`.
         precision: `fp32`, `bf16` or `fp16`: the arithmetic of the towers.
         device: `cpu`, `cuda`, `cuda:1` or `mps`, as asked for.
-        implementation: the operator implementation that really ran (`torch` for Bi-WKV, `sdpa` for attention,
-            …).
+        implementation: what really ran of the operators (`torch` for Bi-WKV, `sdpa` for attention, …).
         num_parameters: parameters of both towers.
         trained: False for `random:SEED`; reports mark it.
         step: number parsed from the checkpoint's name, for plots of metrics against it.

@@ -56,16 +56,14 @@ class Record:
         model_info: `EncoderInfo` as a mapping; only `name` and `spec` where the model did not load.
         task: `zero_shot_classification`, `zero_shot_retrieval`, …
         task_version: raised whenever the same features could give other numbers.
-        task_description: what the task does, in the words of a plugin that brings it; empty for the suite's
-            own tasks.
+        task_description: what the task does, in words of the plugin that brings it; empty for our own.
         dataset: record name of the dataset.
         variant: version in circulation.
         split: split scored.
-        protocol: name of the protocol, with the options that a suite set in brackets: `clip-certified
-            (C=0.316)`.
+        protocol: name of the protocol, and in brackets the options that a suite set:
+            `clip-certified (C=0.316)`.
         metric: metric name; empty where status is not ok.
-        metric_info: what the metric means: title, unit, which way is better. None in records of schema
-            version 1.
+        metric_info: what it means: title, unit, which way is better; None in records of schema version 1.
         value: fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks.
         n: units the value is a mean over.
         ci_low: lower end of the 95 % interval.
@@ -82,8 +80,7 @@ class Record:
             tasks, and unknown in records of before there was this field.
         feature_key: key of the image features in the feature store, for `load_features`.
         dataset_source: where the samples came from, without folders of this machine.
-        verified: every split used, to judge or to learn, is known to the catalogue and has the expected
-            counts.
+        verified: every split used, to judge or to learn, is in the catalogue and has its counts.
         subset: a partial copy of a split used, or `--limit`: never compared with full runs.
         own_copy: what could be fetched of a set that the web loses: whole, but compared by fingerprint only.
         num_missing: damaged images left out with the user's leave (`--allow-missing`), of all splits used.

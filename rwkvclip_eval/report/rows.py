@@ -27,8 +27,7 @@ class Cell:
         low: lower end of the 95 % interval; None where there is none.
         high: its upper end.
         chance: what can be had without looking at the images, as the task says; None where it does not.
-        ties_low: where it would fall if equal logits all went against it; None where the ranking leaves none
-            open.
+        ties_low: where it would fall if equal logits all went against it; None where none are open.
         ties_high: where it would fall if they all went its way.
         conservative: its interval covers more than 95 %, since few images decide it.
         older: what of it an older task version made otherwise; no lead is claimed from it. Empty where
@@ -112,8 +111,7 @@ class Row:
         dataset: its record name; empty for averages.
         version: the dataset with its variant.
         primary: whether the metric is the one reported for the dataset.
-        remark: what the reader must know of the dataset under this protocol; on the first row of each
-            dataset.
+        remark: what to know of the dataset under this protocol; on the first row of each dataset.
         problem: why the numbers of this row must not be compared; such a row is never ranked.
         datasets: what an average is over.
         leaves_out: what the suite runs beside them.
