@@ -105,7 +105,7 @@ def _write(text: str) -> None:
 
 
 class _Detail(ProgressColumn):
-    """Count, rate and time left of what is being done now; the whole's text says its own."""
+    """Count, rate (or what was said) and time left of what is being done; the whole's text says its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,8 +114,9 @@ class _Detail(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.total is None or task.fields.get("whole"):
             return Text("")
-        rate = f"  {task.speed:,.1f}/s" if task.speed else ""
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f}{rate}  {self._left.render(task)}")
+        said = task.fields.get("said") or (f"{task.speed:,.1f}/s" if task.speed else "")
+        count = f"{task.completed:,.0f}/{task.total:,.0f}"
+        return Text("  ".join(filter(None, (count, said, str(self._left.render(task))))))
 
 
 class Progress:
@@ -125,19 +126,21 @@ class Progress:
 
     Args:
         bars: False shows none on a terminal either.
+        keep: leave the bar of what was done on the terminal.
 
     Attributes:
         shown: whether there are bars.
     """
 
-    def __init__(self, *, bars: bool = True) -> None:
+    def __init__(self, *, bars: bool = True, keep: bool = False) -> None:
         self.shown = bars and _err.is_terminal
+        self._keep = keep
         self._bars = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             _Detail(),
             console=_err,
-            transient=True,
+            transient=not keep,
             disable=not self.shown,
         )
         self._whole: TaskID | None = None
@@ -156,20 +159,28 @@ class Progress:
             self._whole = self._bars.add_task(text, total=1.0, whole=True)
         self._bars.update(self._whole, description=text, completed=share)
 
-    def update(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` items of `what` are done; what was shown before has ended."""
+    def update(self, done: int, total: int, what: str, said: str = "") -> None:
+        """Show that `done` of `total` items of `what` are done; what was shown before has ended.
+
+        Args:
+            done: items.
+            total: items in all.
+            what: names the bar.
+            said: stands in place of the rate.
+        """
         if self._now is None or self._now[0] != what:
             self.end()
-            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done))
+            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done, said=said))
         else:
-            self._bars.update(self._now[1], completed=done, total=total)
+            self._bars.update(self._now[1], completed=done, total=total, said=said)
         if done >= total:
             self.end()
 
     def end(self) -> None:
-        """Take away the bar of what was being done."""
+        """Take away the bar of what was being done, or leave it where bars are kept."""
         if self._now is not None:
-            self._bars.remove_task(self._now[1])
+            if not self._keep:
+                self._bars.remove_task(self._now[1])
             self._now = None
 
     def clear(self) -> None:

@@ -26,42 +26,45 @@ _ONLY_OFF = {"image_output_cls_token", "image_with_cls_token", "pos_emb", "head_
 
 @dataclass(frozen=True, kw_only=True)
 class RWKVCLIPConfig:
-    """The official configuration keys that shape the model."""
+    """The official configuration keys that shape the model.
+
+    Attributes:
+        input_size: image height and width in px; sets the number of position embeddings.
+        image_depth: blocks of the image tower.
+        image_embed_dims: width of the image tower and of the embedding.
+        image_patch_size: patch height and width in px.
+        image_hidden_rate: channel-mix width of the image tower as a multiple of its width.
+        image_num_heads: heads of the image tower.
+        ctx_len: longest text, in tokens.
+        vocab_size: rows of the token embedding.
+        head_size: head width of the text tower.
+        n_layer: blocks of the text tower.
+        n_embd: width of the text tower; equals image_embed_dims, there is no projection.
+        head_size_divisor: the text tower's group norm has eps 1e-5 times its square.
+        dim_att: width of r, k, v in the text tower; 0: n_embd.
+        dim_ffn: channel-mix width of the text tower; 0: 3.5 × n_embd, rounded down to a multiple of 32.
+        drop_path_rate: stochastic depth of the last image block in training; rises linearly from 0.
+        dropout: dropout after each half block of the text tower in training.
+        with_cp: activation checkpointing in training.
+    """
 
     input_size: int
-    """Image height and width in px; sets the number of position embeddings."""
     image_depth: int
-    """Blocks of the image tower."""
     image_embed_dims: int
-    """Width of the image tower and of the embedding."""
     image_patch_size: int
-    """Patch height and width in px."""
     image_hidden_rate: int
-    """Channel-mix width of the image tower as a multiple of its width."""
     image_num_heads: int
-    """Heads of the image tower."""
     ctx_len: int
-    """Longest text, in tokens."""
     vocab_size: int
-    """Rows of the token embedding."""
     head_size: int
-    """Head width of the text tower."""
     n_layer: int
-    """Blocks of the text tower."""
     n_embd: int
-    """Width of the text tower; equals image_embed_dims, there is no projection."""
     head_size_divisor: int = 8
-    """The text tower's group norm has eps 1e-5 times its square."""
     dim_att: int = 0
-    """Width of r, k, v in the text tower; 0: n_embd."""
     dim_ffn: int = 0
-    """Channel-mix width of the text tower; 0: 3.5 × n_embd, rounded down to a multiple of 32."""
     drop_path_rate: float = 0.0
-    """Stochastic depth of the last image block in training; rises linearly from 0."""
     dropout: float = 0.0
-    """Dropout after each half block of the text tower in training."""
     with_cp: bool = False
-    """Activation checkpointing in training."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

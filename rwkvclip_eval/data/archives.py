@@ -49,11 +49,16 @@ UNREADABLE = (
 
 
 class Member(NamedTuple):
-    """A file in a tar."""
+    """A file in a tar.
+
+    Attributes:
+        name: path in the tar.
+        offset: where its bytes begin.
+        size: in bytes.
+    """
 
     name: str
     offset: int
-    """Where its bytes begin."""
     size: int
 
 

@@ -36,13 +36,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HuggingFaceReader:
-    """Fetches the encoded images of one column."""
+    """Fetches the encoded images of one column.
+
+    Attributes:
+        rows: the split in the library's form, images not decoded.
+        column: the one with the images.
+        name: of the dataset, for messages.
+        roots: folders that rows without an image's bytes may name files in: the data's own, then the
+            library's.
+    """
 
     rows: Any
     column: str
     name: str
     roots: tuple[Path, ...] = ()
-    """Folders that rows without an image's bytes may name files in: the data's own, then the library's."""
 
     def read(self, index: int) -> bytes:
         """Return the image file's bytes."""

@@ -38,10 +38,19 @@ MOST_MARKS = 1 << 27
 
 @dataclass(frozen=True)
 class _Row:
+    """One line of a manifest.
+
+    Attributes:
+        line: its number in the file, from 1.
+        image: the file, below the images' folder.
+        text: the label or caption.
+        split: `train`, `val` or `test`.
+        key: of the sample.
+    """
+
     line: int
     image: str
     text: str
-    """The label or caption."""
     split: str
     key: str
 

@@ -49,7 +49,15 @@ TARGET_LIMIT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads image bytes at known offsets of tar files."""
+    """Reads image bytes at known offsets of tar files.
+
+    Attributes:
+        shards: the tar files.
+        shard_of: [n] integers: which of the shards holds each image.
+        offsets: [n] integers: where its bytes begin.
+        sizes: [n] integers: how many bytes it has.
+        members: names of the n images in the shards, for messages.
+    """
 
     shards: tuple[Path, ...]
     shard_of: np.ndarray[Any, Any]

@@ -22,10 +22,11 @@ import torch
 from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters, read_config
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
-from rwkvclip_eval.encoders.weights import seeded, sha256_file
+from rwkvclip_eval.encoders.weights import seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import expanded
 from rwkvclip_models.limits import check_memory
 
@@ -185,7 +186,7 @@ def _towers(folder: Path, config: Any, model: Any, spec: EncoderSpec) -> Towers:
         logit_bias=float(model.logit_bias.detach().item()) if hasattr(model, "logit_bias") else None,
         implementation=lambda: str(model.config._attn_implementation or "torch"),
         config=_plain(config.to_dict()),
-        checkpoint_sha256=sha256_file(*_weight_files(folder)) if spec.seed is None else None,
+        checkpoint_sha256=file_digest(*_weight_files(folder)) if spec.seed is None else None,
         trained=spec.seed is None,
     )
 

@@ -30,10 +30,11 @@ from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
-from rwkvclip_eval.encoders.weights import need_checkpoint, seeded, sha256_file
+from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import expanded
 from rwkvclip_models.limits import check_memory, check_parameters
 from rwkvclip_models.tokenizer import VOCABULARY
@@ -62,15 +63,21 @@ _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass(frozen=True)
 class _Architecture:
-    """A model configuration (open_clip's `model_cfg`) and what images it expects."""
+    """A model configuration and what images it expects.
+
+    Attributes:
+        name: as open_clip or the file calls it.
+        config: open_clip's `model_cfg`.
+        preprocess: open_clip's `preprocess_cfg`: size and statistics of its images.
+        tags: pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP.
+        own: of a file, so that it may describe anything.
+    """
 
     name: str
     config: dict[str, Any]
     preprocess: dict[str, Any]
     tags: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP."""
     own: bool = False
-    """Of a file, so that it may describe anything."""
 
 
 def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str, offline: bool) -> Encoder:
@@ -86,7 +93,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         skeleton = _skeleton(architecture, offline=offline)
         if spec.seed is None:
             path = _weights_file(architecture, checkpoint, offline=offline)
-            sha256 = sha256_file(path)
+            sha256 = file_digest(path)
             # Before memory is made for a model that they may not fit.
             weights = _fitted(skeleton, path, spec, architecture) if skeleton else None
         if skeleton:

@@ -21,11 +21,12 @@ from rwkvclip_eval.encoders.hub import hub_mode
 from rwkvclip_eval.encoders.in_memory import module_towers
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.encoders.towers import build
-from rwkvclip_eval.encoders.weights import seeded, sha256_file
+from rwkvclip_eval.encoders.weights import seeded
 from rwkvclip_eval.errors import UserError, no_exit
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file
 from rwkvclip_models.device import resolve_device
+from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,9 +156,9 @@ def _local_checkpoint(spec: EncoderSpec, *, offline: bool) -> str | None:
 
 def _sha256(checkpoint: str | None) -> str | None:
     # A factory may take anything; what is no file is covered by the state dict's hash.
-    return sha256_file(Path(checkpoint)) if checkpoint and Path(checkpoint).is_file() else None
+    return file_digest(Path(checkpoint)) if checkpoint and Path(checkpoint).is_file() else None
 
 
 def _source_sha256(factory: object) -> str:
     file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
-    return sha256_file(Path(file)) if file else ""
+    return file_digest(Path(file)) if file else ""

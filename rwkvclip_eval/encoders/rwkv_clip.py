@@ -9,10 +9,11 @@ import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from rwkvclip_eval.encoders.towers import Towers, build
-from rwkvclip_eval.encoders.weights import need_checkpoint, sha256_file
+from rwkvclip_eval.encoders.weights import need_checkpoint
 from rwkvclip_models import RWKVCLIP, eval_transform, load_config, load_model
 from rwkvclip_models import tokenize as clip_tokenize
 from rwkvclip_models.checkpoint import checkpoint_file, read_checkpoint
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import expanded
 from rwkvclip_models.tokenizer import check_vocabulary
 
@@ -37,7 +38,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         model = load_model(config, implementation=implementation, seed=spec.seed)
     else:
         path = checkpoint_file(checkpoint, offline=offline)
-        sha256 = sha256_file(path)
+        sha256 = file_digest(path)
         weights = read_checkpoint(path, ema=True) if spec.ema else path
         model = load_model(config, weights, implementation=implementation)
     result = towers(model, checkpoint_sha256=sha256, trained=spec.seed is None)

@@ -29,17 +29,21 @@ _AVERAGE = "average"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """Published numbers of one task on the datasets and metrics that were run in full."""
+    """Published numbers of one task on the datasets and metrics that were run in full.
+
+    Attributes:
+        task_title: the task in words.
+        columns: dataset (or average) and metric (in words) of each column.
+        ours: model, protocol, and its numbers in per cent as in the tables above (empty: none).
+        rows: method, its numbers in per cent as printed in the source (empty: not published), source numbers.
+        sources: numbered from 1.
+    """
 
     task_title: str
     columns: tuple[tuple[str, str], ...]
-    """Dataset (or average) and metric (in words) of each column."""
     ours: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """Model, protocol, and its numbers in per cent as in the tables above (empty: none)."""
     rows: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]
-    """Method, its numbers in per cent as printed in the source (empty: not published), source numbers."""
     sources: tuple[str, ...]
-    """Numbered from 1."""
 
 
 def published_tables(tables: Sequence[Table], models: Sequence[str] | None = None) -> list[PublishedTable]:

@@ -118,7 +118,7 @@ class MetricValue:
         n: units the value is a mean over (images, or captions for text→image retrieval).
         ci_low: lower end of the 95 % interval; None where none is defined.
         ci_high: upper end.
-        ci_method: names in `statistics`, empty where there is no interval.
+        ci_method: how it was made, named as in `metrics.intervals`; empty where there is no interval.
         ci_conservative: few images decide the number, so that the interval covers more than 95 %.
         ci_resamples: of the interval's bootstrap; None for all else.
         ci_seed: of the interval's bootstrap; None for all else.
@@ -178,10 +178,13 @@ class TaskResult:
 
 
 class TaskOptions(Strict):
-    """What a suite's `options` set of a task; a task with any derives a model of its own from this."""
+    """What a suite's `options` set of a task; a task with any derives a model of its own from this.
+
+    Attributes:
+        BY_PROTOCOL: those that a protocol alone sets.
+    """
 
     BY_PROTOCOL: ClassVar[frozenset[str]] = frozenset()
-    """Those that a protocol alone sets."""
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:
@@ -203,26 +206,29 @@ class TaskOptions(Strict):
 
 
 class Task(ABC):
-    """A task over one dataset split. A task of your own derives from this; `name` and `score` are enough."""
+    """A task over one dataset split. A task of your own derives from this; `name` and `score` are enough.
+
+    Attributes:
+        name: as in reports/published: `zero_shot_classification`, `zero_shot_retrieval`, `linear_probe`.
+        version: raised whenever the same features could give other numbers.
+        description: one sentence for reports: what is measured.
+        needs: what an encoder must offer; one that cannot serve is recorded as not applicable.
+        kinds: the kinds of dataset it can score.
+        fit_splits: splits it learns from (`Features.fit`); the first must be there.
+        gives: names of the metrics that it may give; empty where only a run tells.
+        keeps_budget: whether it works in less memory where `Compute.memory_budget` says so.
+        Options: what a suite can set of it.
+    """
 
     name: str
-    """As in reports/published: `zero_shot_classification`, `zero_shot_retrieval`, `linear_probe`."""
     version: int = 1
-    """Raised whenever the same features could give other numbers."""
     description: str = ""
-    """One sentence for reports: what is measured."""
     needs: frozenset[Need] = frozenset({"embedding"})
-    """What an encoder must offer; one that cannot serve is recorded as not applicable."""
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
-    """The kinds of dataset it can score."""
     fit_splits: tuple[str, ...] = ()
-    """Splits it learns from (`Features.fit`); the first must be there."""
     gives: frozenset[str] = frozenset()
-    """Names of the metrics that it may give; empty where only a run tells."""
     keeps_budget: bool = False
-    """Whether it works in less memory where `Compute.memory_budget` says so."""
     Options: type[TaskOptions] = TaskOptions
-    """What a suite can set of it."""
 
     @property
     def protocols(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from toy import (
 )
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import OutputError, SuiteError, UserError
 from rwkvclip_eval.features.context import STAGES, Context
 from rwkvclip_eval.features.engine import LocalEngine
 from rwkvclip_eval.features.upkeep import entries

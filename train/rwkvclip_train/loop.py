@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rwkvclip_eval import console
 from rwkvclip_eval.errors import OutputError, UserError, shortened
 from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import atomic_path, write_text
@@ -292,31 +293,19 @@ def progress_bar(
 
     In a log file, a line about every tenth of the way instead of a bar.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    logged = shown and not console.is_terminal
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} steps/s"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not shown or logged,
-    )
     started = time.perf_counter()
-    said = [first_step * 10 // num_steps]
-    with bar:
-        task = bar.add_task(name, total=num_steps, completed=first_step, loss=math.nan, rate=0.0)
+    said = first_step * 10 // num_steps
+    with console.Progress(bars=shown, keep=True) as progress:
+        logged = shown and not progress.shown
 
         def show(done: int, loss: float) -> None:
+            nonlocal said
             rate = (done - first_step) / (time.perf_counter() - started)
-            bar.update(task, completed=done, loss=loss, rate=rate)
-            tenth = done * 10 // num_steps
-            if logged and tenth > said[0]:
-                said[0] = tenth
-                console.print(f"{name}: step {done} of {num_steps}, loss {loss:.3f}, {rate:.1f} steps/s")
+            text, tenth = f"loss {loss:.3f}, {rate:.1f} steps/s", done * 10 // num_steps
+            progress.update(done, num_steps, name, text)
+            if logged and tenth > said:
+                said = tenth
+                progress.say(f"{name}: step {done} of {num_steps}, {text}")
 
+        progress.update(first_step, num_steps, name)
         yield show
