@@ -1,7 +1,7 @@
 """What a number means: its name, its title, its unit, and which way is better; none is read out of a name.
 
 Tasks say of each number which `Metric` it is, and records carry it. Records of schema version 1 and published
-tables have names only; `known` is the one table that gives theirs.
+numbers have names only; `known` is the one table that gives theirs, `named` the part that guesses nothing.
 """
 
 from __future__ import annotations
@@ -117,21 +117,31 @@ _FRACTION = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
 
 
-def known(name: str) -> Metric:
-    """Return the metric of a name alone, as old records and published tables have it.
-
-    Names that no task of ours gave are taken by their words, as reports did before records said it.
-    """
+def named(name: str) -> Metric | None:
+    """Return the metric that has this name here, in any form (recall at k, of shots); None where none has."""
     if name in STANDARD:
         return STANDARD[name]
-    if name == PRIMARY_WORD:
-        return PRIMARY
     if match := _SHOTS.match(name):
-        return known(match[1]).of_shots(int(match[2]))
+        of = named(match[1])
+        return None if of is None else of.of_shots(int(match[2]))
     if match := _RECALL.match(name):
         return recall(match[1], int(match[2]))
     if match := _MEDIAN_RANK.match(name):
         return median_rank(match[1])
+    return None
+
+
+def known(name: str) -> Metric:
+    """Return the metric of a name alone, as old records have it.
+
+    Names that no task of ours gave are taken by their words, as reports did before records said it.
+    """
+    if name == PRIMARY_WORD:
+        return PRIMARY
+    if found := named(name):
+        return found
+    if match := _SHOTS.match(name):
+        return known(match[1]).of_shots(int(match[2]))
     lower = bool(_LOWER.search(name))
     unit: Unit = "fraction" if _FRACTION.search(name) else "rank" if "rank" in name else "number"
     return Metric(name=name, title=name.replace("_", " "), unit=unit, better="lower" if lower else "higher")

@@ -1,15 +1,13 @@
 """Published numbers beside ours."""
 
-import csv
-
 from probe_runs import METRICS
 from report_runs import ELEVEN, record
 from test_tables import entries, tables
 
+from rwkvclip_eval.records.published import read_published
 from rwkvclip_eval.records.schema import Average
 from rwkvclip_eval.report.published import PublishedTable, average_sets, published_tables
 from rwkvclip_eval.report.tables import Table, build_tables
-from rwkvclip_models.resources import resource_dir
 
 TEN = [name for name in ELEVEN if name != "imagenet"]
 SHIFTED = ["imagenet_v2", "imagenet_a", "imagenet_r", "imagenet_sketch", "objectnet"]
@@ -70,19 +68,19 @@ def test_versions_of_a_dataset_are_not_put_in_one_published_column() -> None:
 
 
 def test_every_published_average_of_one_name_is_over_one_set_and_is_its_mean() -> None:
-    with (resource_dir("published") / "published.csv").open(encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = read_published()
     sets = {}
     for task in ("zero_shot_classification", "linear_probe", "zero_shot_robustness"):
-        of_task = [line for line in lines if line["task"] == task]
+        of_task = [line for line in lines if line.task == task]
         sets |= {(task, metric): found for metric, found in average_sets(of_task).items()}
         for line in of_task:
             key = ("method", "backbone", "pretrain_data", "source")
-            own = [x for x in of_task if all(x[k] == line[k] for k in key) and x["dataset"] != "average"]
-            if line["dataset"] == "average" and own:
-                assert {(x["dataset"], x["metric"]) for x in own} == sets[task, line["metric"]]
-                mean = sum(float(x["value"]) for x in own) / len(own)
-                assert abs(mean - float(line["value"])) < 0.06
+            alike = [x for x in of_task if all(getattr(x, k) == getattr(line, k) for k in key)]
+            own = [x for x in alike if x.dataset != "average"]
+            if line.dataset == "average" and own:
+                assert {(x.dataset, x.metric) for x in own} == sets[task, line.metric]
+                mean = sum(x.number or 0 for x in own) / len(own)
+                assert abs(mean - (line.number or 0)) < 0.06
     assert {key: len(found) for key, found in sets.items()} == {
         ("zero_shot_classification", "average"): 11,
         ("zero_shot_classification", "average_20"): 20,
