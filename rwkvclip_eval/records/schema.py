@@ -38,7 +38,7 @@ _ENCODER_FACTS = facts(
 )  # fmt: skip
 _NOTES = facts(
     chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
-    seeds=int, shots=int, std=float, differences=str,
+    seeds=int, shots=int, std=float, differences=str, num_images=int, reference_prompt_hash=str,
 )  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]
@@ -117,7 +117,8 @@ class Record:
     seconds: Seconds | None = None
     """Wall time of the unit: encoding (or reading the cache) and scoring."""
     notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
-    """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences."""
+    """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences,
+    the hash of the prompts that published figures were made with."""
     created_utc: Short = ""
     """ISO 8601, when the unit ended."""
     schema_version: Count = SCHEMA_VERSION

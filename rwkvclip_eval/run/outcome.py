@@ -102,9 +102,25 @@ def score_records(
         own_copy=any(info.own_copy for info in infos),
         num_missing=sum(len(found.missing) for found in stored),
         seconds=round(seconds, 3),
-        notes={**result.notes, **({"differences": differences} if differences else {})},
+        notes={
+            **result.notes,
+            **_reference_notes(opened),
+            **({"differences": differences} if differences else {}),
+        },
     )
     return [_with_number(base, metric, primary) for metric in result.metrics]
+
+
+def _reference_notes(opened: OpenedUnit) -> dict[str, str]:
+    """Return the hash of clip-benchmark's own prompts of the dataset, where the protocol keeps it."""
+    unit, info = opened.unit, opened.dataset.info
+    reference = info.reference_prompts
+    if not unit.protocol.keeps_reference_prompts or reference is None:
+        return {}
+    asked = dataclasses.replace(info, class_names=reference.class_names, templates=reference.templates)
+    samples = dataclasses.replace(opened.samples, info=asked)
+    own = {"reference_class_names": "the data's own"} if reference.own_names else {}
+    return {"reference_prompt_hash": unit.task.prompt_hash(samples, unit.protocol), **own}
 
 
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
