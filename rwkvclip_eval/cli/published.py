@@ -91,7 +91,7 @@ def _check(what: str, asked: Iterable[str], known: set[str]) -> None:
     folded = {name.casefold() for name in known}
     for name in asked:
         if name.casefold() not in folded:
-            raise UserError(unknown_name(f"{what} with published numbers", name, known))
+            raise UserError(unknown_name(f"published {what}", name, known))
 
 
 def _bare(dataset: str) -> str:

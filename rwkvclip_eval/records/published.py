@@ -11,9 +11,10 @@ import io
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from rwkvclip_eval.errors import UserError, joined, near_matches, shortened, shown
+from rwkvclip_eval.printable import printable
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, named, recall
 from rwkvclip_eval.schema import Strict, misfits
@@ -48,13 +49,19 @@ _METRICS = (
     *(recall(retrieved, k).name for retrieved in ("image", "text") for k in (1, 5, 10)),
 )
 """Those that messages name; recalls at other k and numbers of few shots are known, too."""
-_AVERAGES = re.compile(r"average(_[1-9]\d{0,3})?")
-_NUMBER = re.compile(r"\d{1,9}(\.\d{1,6})?")
-_NO_CONTROLS = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_AVERAGES = re.compile(r"average(_[1-9][0-9]{0,3})?")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
+_DATASET = re.compile(r"[\w.+-]{1,100}(@[\w.+-]{1,100})?")
 
-Text = Annotated[str, Field(max_length=200, pattern=_NO_CONTROLS)]
-"""Of one line; empty where nobody says it."""
-Needed = Annotated[Text, Field(min_length=1)]
+
+def _one_line(text: str) -> str:
+    if printable(text) != text or any(sign in text for sign in "\n\t"):
+        raise ValueError("expected one line without control characters")
+    return text
+
+
+Text = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+"""Empty where nobody says it."""
 
 
 class PublishedRow(Strict):
@@ -62,13 +69,13 @@ class PublishedRow(Strict):
 
     task: PublishedTask
     """As the literature has it."""
-    method: Needed
+    method: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
     """As its source has it; a released checkpoint that has a spec of ours (`open_clip:…`) is called by it."""
     backbone: Text
     """Architecture; empty where unknown."""
     pretrain_data: Text
     """What the model was trained on; empty where unknown."""
-    dataset: Annotated[str, Field(pattern=r"^[\w.+-]{1,100}(@[\w.+-]{1,100})?$")]
+    dataset: str
     """Record name, with the variant where the source tells it; `average` for a mean over datasets."""
     metric: Annotated[str, Field(max_length=200)]
     """Metric name; `average` or `average_N` for a mean."""
@@ -80,8 +87,15 @@ class PublishedRow(Strict):
     """Of the arithmetic; `amp` is autocast of either half precision."""
     status: PublishedStatus
     """`published`: printed as a number; `derived`: follows from printed ones; `read_from_figure`: by eye."""
-    source: Annotated[str, Field(min_length=1, max_length=500, pattern=_NO_CONTROLS)]
+    source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
     """Document with its table, page or commit."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _record_name(cls, name: str) -> str:
+        if not _DATASET.fullmatch(name):
+            raise ValueError("expected a dataset's record name, or NAME@VARIANT, or 'average'")
+        return name
 
     @field_validator("metric")
     @classmethod

@@ -31,8 +31,8 @@ HEAD = (
 )
 RULE = (
     f"A number conforms where it differs from the published one by at most {ALLOWED_POINTS} point, or by "
-    f"what {ALLOWED_IMAGES} images count: of the same checkpoint, metric, protocol, version of the set, class "
-    "names and templates, on all images, in fp32. Half precision and parts of sets are shown and not judged."
+    f"what {ALLOWED_IMAGES} images count: of the same checkpoint, metric, protocol, version of the set, "
+    "class names and templates, on all images, in fp32. Half precision and parts of sets are not judged."
 )
 
 
