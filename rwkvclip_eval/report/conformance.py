@@ -181,7 +181,8 @@ def summary(found: Sequence[Conformance], rows: Iterable[PublishedRow] = ()) -> 
     judged = count["conforms"] + count["differs"]
     methods, had = {one.published.method for one in found}, {id(one.published) for one in found}
     lacking = sum(row.method in methods and id(row) not in had and bool(row.value) for row in rows)
-    lines = [f"{count['conforms']} of {judged} judged numbers conform."]
+    conform = f"{count['conforms']} of {judged} judged numbers conform."
+    lines = [conform if judged else "No number could be judged."]
     if len(found) > judged:
         lines.append(f"Not judged: {len(found) - judged}, for the reasons beside them.")
     if lacking:
