@@ -119,7 +119,7 @@ class PublishedRow(Strict):
             unit = "per cent, without the sign" if metric.in_percent else metric.unit
             raise ValueError(
                 f"expected digits with a decimal point from {least} to {most:,.0f} ({unit}), nothing where "
-                "none were printed"
+                "none was printed"
             )
         return value
 
