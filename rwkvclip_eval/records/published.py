@@ -17,7 +17,7 @@ from rwkvclip_eval.errors import UserError, joined, near_matches, shortened, sho
 from rwkvclip_eval.printable import printable
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, named, recall
-from rwkvclip_eval.schema import Strict, misfits
+from rwkvclip_eval.schema import MAX_PROBLEMS, Strict, misfits
 from rwkvclip_models.files import read_text
 from rwkvclip_models.resources import resource_dir
 
@@ -197,6 +197,8 @@ def read_published(folders: Sequence[Path] = ()) -> list[PublishedRow]:
                     found.append((PublishedRow.model_validate(cells), f"{path}:{line}"))
                 except ValidationError as error:
                     problems += [f"{path}:{line}: {text}." for text in misfits(error)]
+                if len(problems) >= MAX_PROBLEMS:
+                    raise UserError(joined(problems))
     problems += _twice(found)
     if problems:
         raise UserError(joined(problems))
@@ -240,6 +242,8 @@ def _cells(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, str
 
 def _wrong_columns(head: Sequence[str]) -> list[str]:
     """Return what is wrong with the first line of a file."""
+    if len(head) > 2 * len(COLUMNS):
+        return [f"expected the columns {', '.join(COLUMNS)}; came {len(head)} columns."]
     missing = [name for name in COLUMNS if name not in head]
     wrong = [f"the column {name!r} is missing; expected {', '.join(COLUMNS)}." for name in missing]
     for name in dict.fromkeys(head):

@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.encoders.open_clip import ALIASES
@@ -114,6 +116,7 @@ def test_rows_have_the_protocol_that_their_authors_are_known_to_follow() -> None
     ("changes", "field", "said"),
     [
         ({"value": "637"}, "value", r"expected digits .* from 0 to 100 \(per cent.*\(got '637'\)"),
+        ({"value": "637 %"}, "value", r"without the sign.*\(got '637 %'\)"),
         ({"value": "63.7 %"}, "value", r"without the sign.*\(got '63.7 %'\)"),
         ({"value": "-1.0"}, "value", r"\(got '-1.0'\)"),
         ({"value": "nan"}, "value", r"\(got 'nan'\)"),
@@ -167,6 +170,7 @@ ROW = ",".join(GOOD.values()).replace("A paper, Table 1", "A paper")
         (HEAD.replace("protocol", "protocl"), 1, "unknown column 'protocl'. Did you mean 'protocol'?"),
         (HEAD + ",task", 1, "the column 'task' stands there 2 times"),
         (HEAD.replace(",", ";"), 1, "the column 'task' is missing"),
+        (",".join(f"c{i}" for i in range(100_000)), 1, "came 100000 columns"),
         (f"{HEAD}\n{ROW},more", 2, "expected 11 fields, came 12; a field with a comma"),
         (f"{HEAD}\n{ROW.rpartition(',')[0]}", 2, "expected 11 fields, came 10"),
         (f'{HEAD}\n{ROW}\n"{ROW}\n{ROW}\n', 3, "a quotation mark in this row not closed"),
@@ -211,6 +215,35 @@ def test_every_mistake_of_every_file_is_told_at_once(tmp_path: Path) -> None:
         "a.csv:3",
         "b.csv:1",
     ]
+
+
+def test_of_very_many_mistakes_the_first_are_told_without_looking_at_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at = []
+    monkeypatch.setattr(published, "misfits", lambda error: looked_at.append(error) or ["metric: wrong"])
+    many = [GOOD | {"metric": "x"}] * 2000
+    with pytest.raises(UserError, match=r"and \d+ more"):
+        added(tmp_path, text_of(*many))
+    assert len(looked_at) == 100
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(text_of(GOOD, GOOD | {"source": 'Table 2, "in full"'}).encode())
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content)))
+        new = data.draw(
+            st.sampled_from([b'"', b",", b"\n", b"\r", b"\0", b"\xff", b";", b"9", b"nan", b"\xef\xbb\xbf"])
+        )
+        content[at : at + data.draw(st.integers(0, 3))] = new
+    try:
+        rows = added(tmp_path, bytes(content))
+    except UserError as error:
+        assert str(tmp_path / "paper.csv") in str(error)
+    else:
+        assert all(row.method and row.source and (row.number is None or row.number <= 100) for row in rows)
 
 
 def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
