@@ -185,7 +185,8 @@ def read_published(folders: Sequence[Path] = ()) -> list[PublishedRow]:
     """
     found: list[tuple[PublishedRow, str]] = []
     problems: list[str] = []
-    for folder in (resource_dir("published"), *folders):
+    once = {folder.resolve(): folder for folder in (resource_dir("published"), *folders)}
+    for folder in once.values():
         files = sorted(folder.glob("*.csv")) if folder.is_dir() else []
         if not files:
             raise UserError(

@@ -275,6 +275,12 @@ def test_a_folder_that_is_none_or_holds_no_file_is_said(tmp_path: Path) -> None:
             read_published([folder])
 
 
+def test_a_folder_given_twice_is_read_once(tmp_path: Path) -> None:
+    assert read_published([resource_dir("published")]) == SHIPPED
+    (tmp_path / "paper.csv").write_text(text_of(GOOD))
+    assert len(read_published([tmp_path, tmp_path / "." / ".." / tmp_path.name])) == len(SHIPPED) + 1
+
+
 def test_unknown_cells_stay_empty(tmp_path: Path) -> None:
     row = added(tmp_path, text_of(GOOD | {"value": "", "backbone": "", "pretrain_data": ""}))[0]
     assert (row.value, row.text, row.number, row.who) == ("", "", None, "RWKV-CLIP")
