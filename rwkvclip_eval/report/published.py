@@ -25,20 +25,24 @@ _BY_CERTAINTY = ("published", "derived", "read_from_figure")
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
-    """Published numbers of one task on the datasets and metrics that were run in full."""
+    """Published numbers of one task on the datasets and metrics that were run in full.
+
+    Attributes:
+        task_title: the task in words.
+        columns: dataset (or average) and metric (in words) of each column.
+        ours: model, protocol, and its numbers in per cent as in the tables above (empty: none).
+        rows: method, its numbers in per cent as printed in the source (`~`: read from a figure; empty: not
+            published), source numbers; those that may be of a model shown come first.
+        sources: numbered from 1.
+        notes: which methods a model may be, one sentence a model.
+    """
 
     task_title: str
     columns: tuple[tuple[str, str], ...]
-    """Dataset (or average) and metric (in words) of each column."""
     ours: tuple[tuple[str, str, tuple[str, ...]], ...]
-    """Model, protocol, and its numbers in per cent as in the tables above (empty: none)."""
     rows: tuple[tuple[str, tuple[str, ...], tuple[int, ...]], ...]
-    """Method, its numbers in per cent as printed in the source (`~`: read from a figure; empty: not
-    published), source numbers. Those that may be of a model shown come first."""
     sources: tuple[str, ...]
-    """Numbered from 1."""
     notes: tuple[str, ...] = ()
-    """Which methods a model may be, one sentence a model."""
 
 
 def published_tables(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record, Status
 from rwkvclip_eval.registry import unknown_name
@@ -82,6 +82,7 @@ def score_records(
 
     Raises:
         SuiteError: the suite names a metric that the task does not give.
+        UserError: a number is none that its metric can have.
     """
     unit, dataset = opened.unit, opened.dataset
     infos = [split.info for split in opened.splits]
@@ -126,6 +127,8 @@ def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[s
 
 
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
+    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high):
+        raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}
     return dataclasses.replace(
