@@ -41,7 +41,6 @@ class Conformance:
     """One number of a run beside the published one of the same checkpoint.
 
     Attributes:
-        model: as the run calls it.
         dataset: with its variant.
         metric: what both are.
         measured: fraction.
@@ -52,7 +51,6 @@ class Conformance:
         remark: what the reader must know of the comparison.
     """
 
-    model: str
     dataset: str
     metric: Metric
     measured: float
@@ -145,7 +143,6 @@ def _compared(record: Record, row: PublishedRow) -> Conformance:
         f"published at {row.precision}" if row.precision not in (_FULL, "unknown") else "",
     )
     return Conformance(
-        model=record.model,
         dataset=dataset_version(record),
         metric=record.measure,
         measured=record.value,
