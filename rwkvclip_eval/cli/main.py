@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +30,7 @@ from rwkvclip_eval.cli.options import (
     OutOption,
     PluginOption,
     PrecisionOption,
+    PublishedOption,
     ReportOption,
     RunCacheOption,
     RunDataRootOption,
@@ -43,9 +44,13 @@ from rwkvclip_eval.cli.options import (
     WorkersOption,
     prepare,
 )
+from rwkvclip_eval.cli.published import published as published_command
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +61,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command("published")(published_command)
 
 
 def _version(wanted: bool) -> None:
@@ -184,6 +190,7 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
+    published: PublishedOption = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
@@ -198,7 +205,7 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
-    _write_report(found, out or runs[0] / "report")
+    _write_report(found, out or runs[0] / "report", published or ())
 
 
 @app.command()
@@ -312,10 +319,10 @@ def _command_line() -> str:
     )
 
 
-def _write_report(runs: list[Path], out: Path) -> None:
+def _write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> None:
     from rwkvclip_eval.report import write_report
 
-    paths = write_report(runs, out)
+    paths = write_report(runs, out, published)
     console.say(f"Report: {paths.index}")
 
 
