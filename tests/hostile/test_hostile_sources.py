@@ -275,5 +275,5 @@ def test_a_sound_header_of_a_huge_picture_is_no_sound_picture() -> None:
 def test_a_table_of_200_000_columns_is_refused_soon(birds: Path) -> None:
     path = birds / "labels.csv"
     path.write_text(",".join(f"c{i}" for i in range(200_000)) + ",c7\n")
-    with pytest.raises(UserError, match="expected columns image|Unknown column|'c7' occurs twice"):
+    with pytest.raises(UserError, match=r"expected columns image|Unknown column|'c7' occurs twice"):
         open_manifest(path, None, "test")

@@ -276,9 +276,6 @@ def test_preprocessing_that_divides_by_zero_is_refused_at_load(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": True}))
     with pytest.raises(UserError, match=r"image_mean must be a list of numbers, got True"):
         load_encoder(f"hf:{tmp_path}=random:0")
-    # Whatever divides by zero, also a transform of a user's own.
-    with pytest.raises(UserError, match="preprocess gives NaN or infinity"):
-        as_encoder(torch.nn.Identity(), name="x", preprocess=lambda image: torch.full((3, 8, 8), math.nan))
 
 
 def test_a_model_for_which_there_is_no_memory_is_refused_before_it_is_built(monkeypatch):
@@ -355,5 +352,15 @@ def test_a_module_in_memory_with_such_a_scale_is_refused_too(scale):
             Toy(scale),
             name="toy",
             preprocess=lambda image: torch.ones(3, 8, 8),
+            tokenize=lambda texts: torch.ones(len(texts), 4, dtype=torch.int64),
+        )
+
+
+def test_a_transform_that_divides_by_zero_is_refused_before_anything_is_encoded():
+    with pytest.raises(UserError, match="preprocess gives NaN or infinity; is a standard deviation of it 0"):
+        as_encoder(
+            Toy(2.0),
+            name="toy",
+            preprocess=lambda image: torch.full((3, 8, 8), math.nan),
             tokenize=lambda texts: torch.ones(len(texts), 4, dtype=torch.int64),
         )
