@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rwkvclip_eval.compare import paired, significance
+from rwkvclip_eval.compare import difference, paired, significance
 from rwkvclip_eval.metrics import classification, intervals, ranking
 
 GENERATOR = np.random.default_rng(0)
@@ -115,10 +115,10 @@ def test_a_single_seed_has_no_interval():
 
 
 def test_a_nearly_normal_difference_is_as_significant_as_its_interval_says():
-    assert paired.of_smooth(-1.96, 1.0) == (pytest.approx(0.025, rel=1e-3), pytest.approx(0.05, rel=1e-3))
-    assert paired.of_smooth(1.96, 1.0).worse == pytest.approx(0.975, rel=1e-3)
+    assert difference.of_smooth(-1.96, 1.0) == (pytest.approx(0.025, rel=1e-3), pytest.approx(0.05, rel=1e-3))
+    assert difference.of_smooth(1.96, 1.0).worse == pytest.approx(0.975, rel=1e-3)
     # Two degrees of freedom of three seeds alone: t at 2.5 % is 4.303.
-    assert paired.of_smooth(-4.303, 1e-12, 3, 1.0).worse == pytest.approx(0.025, rel=1e-3)
+    assert difference.of_smooth(-4.303, 1e-12, 3, 1.0).worse == pytest.approx(0.025, rel=1e-3)
 
 
 def test_holm_on_no_p_is_no_p():
