@@ -210,11 +210,14 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
     )
     drowned = [one.name for one, hit in zip(sets, found.regressed[0] & ~quiet, strict=True) if hit]
     verdict: Verdict
+    reasons = []
     if found.below[0] and abs(mean) > mean_noise:
-        verdict, why = "REGRESSION", f"the mean is {_points(-mean)} lower, and at least {_points(-highest)}"
-    elif regressed.any():
-        names = ", ".join(one.name for one, hit in zip(sets, regressed, strict=True) if hit)
-        verdict, why = "REGRESSION", f"regressed: {names}"
+        reasons.append(f"the mean is {_points(-mean)} lower, and at least {_points(-highest)}")
+    if regressed.any():
+        names = (one.name for one, hit in zip(sets, regressed, strict=True) if hit)
+        reasons.append(f"regressed: {', '.join(names)}")
+    if reasons:
+        verdict, why = "REGRESSION", "; ".join(reasons)
     elif found.below[0] or drowned:
         what = ["the mean"] * bool(found.below[0]) + drowned
         verdict, why = "AMBIGUOUS", f"repeating the baseline alone moves as much: {', '.join(what)}"
@@ -222,7 +225,8 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
         verdict = "AMBIGUOUS"
         why = f"repeating the baseline moves the mean by up to {_points(mean_noise)}, no less than the margin"
     elif found.above[0]:
-        verdict, why = "PASS", f"the mean is at most {_points(max(0.0, -lowest))} lower, and no set regressed"
+        least = "not lower" if lowest >= 0 else f"at most {_points(-lowest)} lower"
+        verdict, why = "PASS", f"the mean is {least}, and no set regressed"
     else:
         verdict = "INCONCLUSIVE"
         why = f"the mean may be {_points(-lowest)} lower, which is more than the margin, or less"

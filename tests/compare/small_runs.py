@@ -17,7 +17,7 @@ from rwkvclip_eval.records.metrics import (
     recall,
 )
 from rwkvclip_eval.records.reading import write_records
-from rwkvclip_eval.records.schema import Record
+from rwkvclip_eval.records.schema import Record, folder_name
 
 NUM = 400
 LABELS = np.random.default_rng(0).integers(0, 6, NUM)
@@ -35,7 +35,7 @@ class Run:
         return self.path
 
     def unit(self, task, dataset, values, tables, primary, **change):
-        unit = f"{self.model}.{task}.{dataset}"
+        unit = folder_name(self.model, task, dataset)
         for metric, value in values.items():
             fields = {
                 "unit": unit, "status": "ok", "model": self.model, "task": task, "task_version": 2,

@@ -296,7 +296,7 @@ def test_padded_rows_change_the_scale_alone(tmp_path):
 
 def test_a_unit_cannot_lead_out_of_its_run(tmp_path):
     one, other = pair(tmp_path, "zero_shot")
-    text = (other / "results.jsonl").read_text().replace('"nano.zero_shot', '"../nano.zero_shot')
+    text = (other / "results.jsonl").read_text().replace('"nano--zero_shot', '"../nano--zero_shot')
     (other / "results.jsonl").write_text(text)
     with pytest.raises(OutputError, match="no name of a folder"):
         read_side(other)
