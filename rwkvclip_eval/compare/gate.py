@@ -221,7 +221,7 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
     elif found.below[0] or drowned:
         what = ["the mean"] * bool(found.below[0]) + drowned
         verdict, why = "AMBIGUOUS", f"repeating the baseline alone moves as much: {', '.join(what)}"
-    elif mean_noise >= rule.margin:
+    elif 0 < mean_noise >= rule.margin:
         verdict = "AMBIGUOUS"
         why = f"repeating the baseline moves the mean by up to {_points(mean_noise)}, no less than the margin"
     elif found.above[0]:

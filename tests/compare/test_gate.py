@@ -74,6 +74,11 @@ def test_noise_as_large_as_the_margin_leaves_no_pass():
     assert judge([gated(10_000, 5, 5, repeat=(3, 4))]).verdict == "PASS"
 
 
+def test_without_a_repeat_no_noise_is_assumed():
+    assert judge([gated(10_000, 50, 50)], Rule(margin=0.0)).verdict == "INCONCLUSIVE"
+    assert judge([gated(10_000, 90, 10)], Rule(margin=0.0)).verdict == "PASS"
+
+
 def test_an_area_that_repeats_exactly_makes_no_noise():
     parts = np.linspace(0, 1, 50), np.linspace(0, 1, 70)
     same = area_under_curve(parts, parts)
