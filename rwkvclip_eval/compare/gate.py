@@ -221,7 +221,7 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
     elif found.below[0] or drowned:
         what = ["the mean"] * bool(found.below[0]) + drowned
         verdict, why = "AMBIGUOUS", f"repeating the baseline alone moves as much: {', '.join(what)}"
-    elif 0 < mean_noise >= rule.margin:
+    elif 0 < mean_noise >= rule.margin and lowest - mean_noise <= -rule.margin:
         verdict = "AMBIGUOUS"
         why = f"repeating the baseline moves the mean by up to {_points(mean_noise)}, no less than the margin"
     elif found.above[0]:
@@ -229,7 +229,7 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
         verdict, why = "PASS", f"the mean is {least}, and no set regressed"
     else:
         verdict = "INCONCLUSIVE"
-        why = f"the mean may be {_points(-lowest)} lower, which is more than the margin, or less"
+        why = f"the interval of the mean, {100 * lowest:+.2f} to {_points(highest, '+')}, holds the margin"
     return Judgement(
         verdict=verdict,
         why=why,
@@ -258,5 +258,5 @@ def _on_set(difference: Difference, rule: Rule, regressed: bool, heard: bool) ->
     return "unresolved"
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.2f} points"
+def _points(fraction: float, sign: str = "") -> str:
+    return f"{100 * fraction:{sign}.2f} points"
