@@ -62,6 +62,9 @@ class Rule(NamedTuple):
         return self.alpha / 2
 
 
+DEFAULT_RULE = Rule()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gated:
     """One difference that the verdict is about.
@@ -192,7 +195,7 @@ class Judgement:
         return EXIT_CODES[self.verdict]
 
 
-def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B008  # a NamedTuple is immutable
+def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE) -> Judgement:
     """Return the verdict on `sets`, of which there is one at least, each with a significance."""
     observed = np.array([one.difference[:3] for one in sets])
     worse = np.array([one.difference.significance.worse for one in sets if one.difference.significance])

@@ -202,6 +202,14 @@ def test_sets_of_few_seeds_are_drawn_with_the_p_values_of_few_seeds():
     check(few, Rule(), 4000)
 
 
+def test_seeds_of_a_model_and_itself_promise_no_more_than_their_images_allow():
+    one = gated(900, 0, 0)
+    tiny = one.difference._replace(flips=False, low=-1e-4, high=1e-4, seeds=3, variance=1e-9)
+    (loss,) = power.detectable([dataclasses.replace(one, difference=tiny)], Rule(margin=0.0))
+    # An image is lost or is not.
+    assert loss > 5 / 900
+
+
 def test_where_no_loss_is_detectable_none_is_named():
     assert power.detectable([gated(3, 0, 0)]) == [None]
     assert power.rates([gated(1, 0, 0)]).detectable is None
