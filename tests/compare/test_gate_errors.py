@@ -77,8 +77,8 @@ UNEVEN = [gated(n, round(n * d / 2), round(n * d / 2), f"{n} at {d}") for n, d i
 
 
 def test_the_gate_errs_as_rarely_as_it_says_on_uneven_sets():
-    check(UNEVEN, Rule(), 20_000)
-    check_power(UNEVEN, Rule(), 4000)
+    check(UNEVEN, Rule(), 10_000)
+    check_power(UNEVEN, Rule(), 2000)
 
 
 @pytest.mark.parametrize("end", ["low", "high", "worse"])
@@ -178,8 +178,8 @@ def alike(name):
 
 @pytest.mark.parametrize("name", ALIKE)
 def test_p_values_of_every_metric_keep_their_level(monkeypatch, name):
-    monkeypatch.setattr(significance, "NUM_FLIPS", 1999)
-    check_level(ALIKE[name], alike(name), 400)
+    monkeypatch.setattr(significance, "NUM_FLIPS", 999)
+    check_level(ALIKE[name], alike(name), 250)
 
 
 @pytest.mark.slow

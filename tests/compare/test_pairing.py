@@ -275,6 +275,27 @@ def test_records_of_the_first_schema_version_are_compared(tmp_path):
     assert rows(other, one)
 
 
+def test_numbers_that_only_later_versions_give_are_left_out_but_for_the_primary_one(tmp_path):
+    one, other = Run(tmp_path / "a"), Run(tmp_path / "b")
+    one.zero_shot()
+    other.zero_shot()
+    other.records = [record for record in other.records if record.metric != MEAN_PER_CLASS.name]
+    found = compare(read_side(one.write()), read_side(other.write()))
+    assert MEAN_PER_CLASS not in [row.metric for row in found.rows]
+    assert len(found.notes) == 1
+    assert "mean per class not compared (only the baseline has it)" in found.notes[0]
+    other.records = [record for record in other.records if record.metric != TOP1.name]
+    assert "only the baseline has top-1" in refused(one.path, other.write())
+
+
+def test_the_repeat_may_be_the_candidate_itself(tmp_path):
+    one, other = pair(tmp_path, "zero_shot", flip=0.1)
+    side = read_side(other)
+    found = compare(read_side(one), side, side).rows
+    assert all(row.repeat == row.found for row in found)
+    assert compare_runs(read_side(one), side, side).judgement.verdict == "AMBIGUOUS"
+
+
 def test_padded_rows_change_the_scale_alone(tmp_path):
     found = []
     for name, flip in (("a", 0.0), ("b", 0.1)):
