@@ -25,6 +25,7 @@ from rwkvclip_eval.records.metrics import (
     TOP1_PADDED,
     TOP5,
     Metric,
+    known,
     median_rank,
     recall,
 )
@@ -109,7 +110,8 @@ class PairOfUnits:
             SamplesDiffer: they are not of the same samples.
             Unknown: they do not say how the metric came about.
         """
-        metric = record.measure
+        # Titles may differ between the versions that wrote the two records.
+        metric = known(record.metric)
         if metric.shots is not None:
             return self._few_shot(metric, metric.shots)
         if metric in (TOP1, TOP5, TOP1_PADDED, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC):

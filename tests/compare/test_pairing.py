@@ -296,6 +296,17 @@ def test_the_repeat_may_be_the_candidate_itself(tmp_path):
     assert compare_runs(read_side(one), side, side).judgement.verdict == "AMBIGUOUS"
 
 
+def test_a_metric_is_known_under_the_title_that_an_older_version_gave_it(tmp_path):
+    one, other = Run(tmp_path / "a"), Run(tmp_path / "b")
+    one.retrieval()
+    other.retrieval()
+    other.records = [
+        dataclasses.replace(r, metric_info=dataclasses.replace(r.metric_info, title="as it was"))
+        for r in other.records
+    ]
+    assert len(rows(other.write(), one.write())) == len(one.records)
+
+
 def test_padded_rows_change_the_scale_alone(tmp_path):
     found = []
     for name, flip in (("a", 0.0), ("b", 0.1)):
