@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.compare import compare
+from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
@@ -194,10 +194,20 @@ def report(
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
     published: PublishedOption = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing: derive every value and interval again from the stored predictions. Exit "
+            "code 1 where one is not what its record says, 3 where predictions do not tell one.",
+        ),
+    ] = False,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
-    Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
+    Examples:
+    - `rwkvclip-eval report runs/b32 runs/b16 --out comparison`
+    - `rwkvclip-eval report runs/b32 --check`
     """
     from rwkvclip_eval.records.reading import runs_below
 
@@ -208,6 +218,8 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
+    if check:
+        check_runs(found)
     _write_report(found, out or runs[0] / "report", published or ())
 
 

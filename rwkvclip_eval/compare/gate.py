@@ -119,13 +119,19 @@ class Found(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Differences as drawn or observed, each [R, K]."""
+    """Differences as drawn or observed.
+
+    Attributes:
+        value: [R, K].
+        low: [R, K] lower end of its interval.
+        high: [R, K] upper end.
+        worse: [R, K] one-sided p that the candidate is worse.
+    """
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     worse: NDArray[np.float64]
-    """One-sided p that the candidate is worse."""
 
 
 def apply(rule: Rule, outcomes: Outcomes, datasets: NDArray[np.int64], images: NDArray[np.float64]) -> Found:

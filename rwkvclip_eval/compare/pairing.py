@@ -24,7 +24,15 @@ _CLOSE_AREA = 1e-4
 
 
 class UnitKey(NamedTuple):
-    """What two units have in common that are compared."""
+    """What two units have in common that are compared.
+
+    Attributes:
+        task: its name.
+        dataset: record name.
+        variant: version in circulation.
+        split: split judged.
+        protocol: name, with options.
+    """
 
     task: str
     dataset: str
