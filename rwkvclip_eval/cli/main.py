@@ -15,21 +15,25 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.data import cache_app, data_app
+from rwkvclip_eval.cli.exchange import export, import_results, write_cards
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
+    CardOfOption,
     DataRootOption,
     DeviceOption,
     DryRunOption,
     ImplementationOption,
     LimitOption,
     MemoryOption,
+    ModelCardOption,
     ModelOption,
     NoCacheOption,
     OfflineOption,
     OutOption,
     PluginOption,
     PrecisionOption,
+    PushOption,
     ReportOption,
     RunCacheOption,
     RunDataRootOption,
@@ -56,6 +60,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command()(export)
+app.command("import")(import_results)
 
 
 def _version(wanted: bool) -> None:
@@ -184,6 +190,9 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
+    model_card: ModelCardOption = False,
+    card_of: CardOfOption = None,
+    push_to_hub: PushOption = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
@@ -198,7 +207,10 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
-    _write_report(found, out or runs[0] / "report")
+    folder = out or runs[0] / "report"
+    _write_report(found, folder)
+    if model_card or card_of or push_to_hub:
+        write_cards(found, folder, card_of or (), push_to_hub)
 
 
 @app.command()
