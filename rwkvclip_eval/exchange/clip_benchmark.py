@@ -74,6 +74,7 @@ class _Result(BaseModel):
     protocol: Annotated[Short, Field(min_length=1)] = CLIP_BENCHMARK.name
     variant: Short = ""
     split: Short = "test"
+    evaluated_by: Annotated[Short, Field(min_length=1)] = TOOL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def read_results(files: Sequence[Path]) -> Imported:
 
     A file that ends in `.csv` is one of its `build` command; a folder stands for its `.json` files. Datasets
     get their record names and the variant that the protocol `clip-benchmark` means; models the name
-    `MODEL PRETRAINED (CLIP_benchmark)`.
+    `MODEL PRETRAINED (TOOL)`, TOOL being CLIP_benchmark or what the file says.
 
     Raises:
         OutputError: a file is none of these, holds a number that its metric cannot have, or gives another
@@ -109,7 +110,7 @@ def read_results(files: Sequence[Path]) -> Imported:
     passed_over: dict[str, int] = {}
     for path in _expanded(files):
         content = read_bytes(path, limit=FILE_LIMIT_BYTES, what="result file", error=OutputError)
-        source = f"{TOOL}, {one_line(path.name)}, SHA-256 {hashlib.sha256(content).hexdigest()}"
+        source = f"{one_line(path.name)}, SHA-256 {hashlib.sha256(content).hexdigest()}"
         for what, result in _results(path, content):
             if result.task not in _TASKS:
                 task = one_line(shortened(result.task))
@@ -186,7 +187,8 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
     task = _TASKS[result.task]
     dataset, variant = _dataset(result)
     pretrained = PurePosixPath(result.pretrained).name
-    name = one_line(" ".join(filter(None, (result.model, pretrained, f"({TOOL})"))))
+    tool = one_line(result.evaluated_by)
+    name = one_line(" ".join(filter(None, (result.model, pretrained, f"({tool})"))))
     found = {metric: value for metric, value in _numbers(result) if metric is not None}
     smallest = min((metric.k for metric in found if metric.k), default=None)
     for metric, value in found.items():
@@ -201,7 +203,8 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
             model_info={
                 "name": name,
                 "spec": one_line(f"{result.model}={pretrained}" if pretrained else result.model),
-                "family": TOOL,
+                "family": tool,
+                "trained": not pretrained.startswith("random:"),
             },
             task=task,
             # Of no version of ours, so that a table compares it with none.
@@ -214,9 +217,9 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
             metric_info=metric,
             value=value,
             primary=main,
-            dataset_source=f"imported from {source}",
+            dataset_source=f"imported from a result file of {tool}",
             notes={
-                _MARK: source,
+                _MARK: f"result file of {tool}: {source}",
                 **({"validation": "none stated"} if task == "linear_probe" else {}),
                 **{k: v for k, v in result.metrics.items() if k in _SETTINGS and _is_number(v)},
             },

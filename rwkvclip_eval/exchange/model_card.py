@@ -115,13 +115,21 @@ def _number(record: Record, value: float | None) -> float | None:
     return round(100 * value, _DIGITS) if record.measure.in_percent else round(value, 4)
 
 
+def _text(record: Record, value: float | None) -> str:
+    """Return a value as the card's text shows it, always with as many decimals."""
+    number = _number(record, value)
+    if number is None:
+        return ""
+    return f"{number:.{_DIGITS}f}" if record.measure.in_percent else f"{number:g}"
+
+
 def _interval(record: Record) -> str:
     """Return the interval in words."""
-    low, high = (_number(record, end) for end in (record.ci_low, record.ci_high))
-    if low is None or high is None:
+    low, high = (_text(record, end) for end in (record.ci_low, record.ci_high))
+    if not (low and high):
         return "no interval"
     conservative = ", conservative" if record.ci_conservative else ""
-    return f"95 % interval {low:g} to {high:g} ({record.ci_method}{conservative})"
+    return f"95 % interval {low} to {high} ({record.ci_method}{conservative})"
 
 
 def _how(entry: Entry) -> list[str]:
@@ -274,6 +282,13 @@ def body(results: Results) -> str:
         "Do not compare numbers of different protocols, dataset variants or prompts.",
         "\n".join(told),
     ]
+    differences = {
+        f"- {esc(dataset_title(entry))}, {esc(entry.record.protocol)}: {esc(str(said))}": None
+        for entry in results.offered
+        if (said := entry.record.notes.get("differences"))
+    }
+    if differences:
+        parts += ["Known differences from the code that a protocol follows:", "\n".join(differences)]
     if results.left_out:
         parts += [
             "Not offered as results:",
@@ -292,7 +307,7 @@ def _row(entry: Entry) -> list[str]:
         _dataset_name(r),
         r.split,
         r.measure.label,
-        f"{_number(r, r.value):g}",
+        _text(r, r.value),
         _interval(r),
         f"{r.n:,}" if r.n else "—",
         r.protocol,
