@@ -12,9 +12,9 @@ Axes: B batch, L characters of the longest text, D embedding.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from rwkvclip_eval.environment import version
 from rwkvclip_eval.errors import CheckpointError, UserError, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.encoders.spec import EncoderSpec
@@ -62,7 +62,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
             model = meta.load_model(device=device)
     except Exception as error:  # implementations of many authors share no base class
         raise CheckpointError(
-            f"Model {spec.text!r}: mteb cannot load it ({type(error).__name__}: {shortened(str(error), 500)})."
+            f"Model {spec.text!r}: mteb cannot load it ({type(error).__name__}: "
+            f"{shortened(str(error), 500)})."
         ) from error
     return MtebEncoder(model, meta, spec, device)
 
@@ -95,11 +96,11 @@ def _meta(spec: EncoderSpec) -> Any:
         ("image" not in meta.modalities, "reads no images"),
         (
             bool(meta.use_instructions),
-            "wants an instruction for each task, of which an encoder knows nothing",
+            "wants an instruction for each task, and an encoder knows none",
         ),
         (
             similarity not in (None, "cosine"),
-            f"compares by {similarity}; only the cosine is known of it here",
+            f"compares by {similarity}, not by the cosine",
         ),
     ):
         if wrong:
@@ -161,7 +162,7 @@ class MtebEncoder:
 
     @staticmethod
     def preprocess(image: Image.Image) -> Any:
-        """Return the picture's RGB pixels behind its width and height, as bytes: a batch is a list of them."""
+        """Return width, height and RGB pixels as bytes; a batch is a list of them."""
         picture = image.convert("RGB")
         return _SIZE.pack(*picture.size) + picture.tobytes()
 
@@ -172,7 +173,7 @@ class MtebEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Return [B, L] int64, the characters of each text, zeros behind its end."""
-        rows = [torch.tensor([ord(letter) for letter in text], dtype=torch.int64) for text in texts]
+        rows = [torch.tensor([*map(ord, text), 0], dtype=torch.int64) for text in texts]
         return nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -182,7 +183,7 @@ class MtebEncoder:
 
     def _encode(self, column: str, values: list[Any]) -> Tensor:
         """Return [B, D] float32 of one batch, as mteb's tasks would be given it."""
-        with torch.inference_mode(), contextlib.redirect_stderr(None):
+        with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
             features = self._model.encode(
                 _loader(column, values),
                 task_metadata=self._task,

@@ -69,8 +69,8 @@ class _Result(BaseModel):
     pretrained: Short = ""
     task: Short
     language: Annotated[Short, Field(min_length=1)] = "en"
-    # Not a number: top-5 of fewer than five classes. Texts: of tasks that have no counterpart here.
-    metrics: Annotated[Mapping[Short, float | Short | None], Field(max_length=1000)]
+    # Not a number: top-5 of fewer than five classes. Others than numbers: settings of its linear probe.
+    metrics: Annotated[Mapping[Short, float | bool | Short | None], Field(max_length=1000)]
     protocol: Annotated[Short, Field(min_length=1)] = CLIP_BENCHMARK.name
     variant: Short = ""
     split: Short = "test"
@@ -228,7 +228,7 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
 
 def _numbers(result: _Result) -> Iterable[tuple[Metric | None, float]]:
     for name, value in result.metrics.items():
-        if isinstance(value, int | float) and not math.isnan(value):
+        if isinstance(value, float) and not math.isnan(value):
             yield _metric_of(result.task, name), value
 
 
