@@ -118,7 +118,7 @@ class MtebEncoder:
         device: where it runs.
 
     Raises:
-        CheckpointError: it fails on one image.
+        UserError: it fails on one image.
     """
 
     def __init__(self, model: Any, meta: Any, spec: EncoderSpec, device: str) -> None:
@@ -126,16 +126,14 @@ class MtebEncoder:
 
         self._model = model
         self._task = mteb.get_task(_TASK).metadata
+        self._name = spec.name
         example = self.preprocess(Image.linear_gradient("L").resize((96, 64)))
-        try:
-            dim = self._encode("image", [_picture(example)]).shape[1]
-        except Exception as error:  # implementations of many authors share no base class
-            raise CheckpointError(
-                f"Model {spec.text!r}: mteb fails on one image ({type(error).__name__}: "
-                f"{shortened(str(error), 500)})."
-            ) from error
+        dim = self._encode("image", [_picture(example)]).shape[1]
         module = getattr(model, "model", None)
-        weights = sha256_state_dict(module.state_dict()) if isinstance(module, nn.Module) else ""
+        weights, count = "", int(meta.n_parameters or 0)
+        if isinstance(module, nn.Module):
+            weights = sha256_state_dict(module.state_dict())
+            count = sum(p.numel() for p in module.parameters())
         has_text = "text" in meta.modalities
         tokens = meta.max_tokens if meta.max_tokens and math.isfinite(meta.max_tokens) else 0
         self.info = EncoderInfo(
@@ -157,7 +155,7 @@ class MtebEncoder:
             logit_scale=_LOGIT_SCALE if has_text else None,
             device=device,
             implementation="mteb",
-            num_parameters=int(meta.n_parameters or 0),
+            num_parameters=count,
         )
 
     @staticmethod
@@ -182,17 +180,29 @@ class MtebEncoder:
         return functional.normalize(self._encode("text", texts), dim=-1)
 
     def _encode(self, column: str, values: list[Any]) -> Tensor:
-        """Return [B, D] float32 of one batch, as mteb's tasks would be given it."""
-        with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
-            features = self._model.encode(
-                _loader(column, values),
-                task_metadata=self._task,
-                hf_split="test",
-                hf_subset="default",
-                show_progress_bar=False,
-                batch_size=len(values),
-            )
-        return torch.as_tensor(np.asarray(features) if not isinstance(features, Tensor) else features).float()
+        """Return [B, D] float32 of one batch, as mteb's tasks would be given it.
+
+        Raises:
+            UserError: mteb's code fails on it.
+        """
+        try:
+            with torch.inference_mode(), contextlib.redirect_stderr(io.StringIO()):
+                features = self._model.encode(
+                    _loader(column, values),
+                    task_metadata=self._task,
+                    hf_split="test",
+                    hf_subset="default",
+                    show_progress_bar=False,
+                    batch_size=len(values),
+                )
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # implementations of many authors share no base class
+            raise UserError(
+                f"{self._name}: mteb fails on a batch of {column} ({type(error).__name__}: "
+                f"{shortened(str(error), 500)})."
+            ) from error
+        return torch.as_tensor(features if isinstance(features, Tensor) else np.asarray(features)).float()
 
 
 class _Batch(torch.utils.data.Dataset[dict[str, Any]]):

@@ -98,6 +98,4 @@ def _module(name: str, package: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UserError(
-            f"This needs the package {package}, which is not installed: pip install {package}."
-        ) from error
+        raise UserError(f"The package {package} is not installed: pip install {package}.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,17 @@ TEXTS = ["a photo of a cat", "ein schönes 猫 🐈, twice"]
 
 
 @pytest.fixture
-def local_model(hf_clip: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def folder(hf_clip: Path, tmp_path: Path) -> Path:
+    """The tiny CLIP with a tokenizer that knows, as real ones do, how long a text may be."""
+    target = tmp_path / "own" / "tiny_clip"
+    shutil.copytree(hf_clip, target)
+    settings = json.loads((target / "tokenizer_config.json").read_text())
+    (target / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 20}))
+    return target
+
+
+@pytest.fixture
+def local_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A name under which mteb's implementation of CLIP loads the tiny one."""
     mteb = pytest.importorskip("mteb", reason="mteb is not installed")
     from mteb.models.model_implementations import MODEL_REGISTRY
@@ -27,8 +39,8 @@ def local_model(hf_clip: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     own = mteb.get_model_meta("openai/clip-vit-base-patch32")
     # Its names have two parts; so has a relative path.
-    name = "/".join(hf_clip.parts[-2:])
-    monkeypatch.chdir(hf_clip.parents[1])
+    name = "/".join(folder.parts[-2:])
+    monkeypatch.chdir(folder.parents[1])
     changes = {"name": name, "loader": CLIPModel, "revision": None}
     monkeypatch.setitem(MODEL_REGISTRY, name, own.model_copy(update=changes))
     return name
@@ -41,8 +53,8 @@ def pictures() -> list[Image.Image]:
             for i in range(3)]  # fmt: skip
 
 
-def test_its_features_are_those_of_the_same_weights_here(local_model: str, hf_clip: Path) -> None:
-    theirs, ours = load_encoder(f"mteb:{local_model}"), load_encoder(f"hf:{hf_clip}")
+def test_its_features_are_those_of_the_same_weights_here(local_model: str, folder: Path) -> None:
+    theirs, ours = load_encoder(f"mteb:{local_model}"), load_encoder(f"hf:{folder}")
     images: Any = [theirs.preprocess(image) for image in pictures()]
     same = torch.stack([ours.preprocess(image) for image in pictures()])
     torch.testing.assert_close(
@@ -56,11 +68,11 @@ def test_its_features_are_those_of_the_same_weights_here(local_model: str, hf_cl
     )
     info = theirs.info
     assert (info.family, info.embed_dim, info.implementation) == ("mteb", 24, "mteb")
-    assert info.has_text and info.name == f"mteb:{local_model}"
+    assert info.has_text and info.num_parameters == ours.info.num_parameters
     assert info.fingerprint != ours.info.fingerprint
 
 
-def test_other_weights_have_another_fingerprint(local_model: str, hf_clip: Path) -> None:
+def test_other_weights_have_another_fingerprint(local_model: str, folder: Path) -> None:
     from mteb.models.model_implementations.clip_models import CLIPModel
 
     before = load_encoder(f"mteb:{local_model}").info
@@ -84,6 +96,19 @@ def test_a_whole_suite_runs_with_one(local_model: str) -> None:
     results = rc.evaluate(f"mteb:{local_model}", "quickstart", limit=40)
     assert {r.status for r in results.records} == {"ok"}
     assert {r.task for r in results.records} == {"zero_shot_classification", "zero_shot_retrieval"}
+
+
+def test_a_failure_of_its_code_is_one_message(local_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mteb.models.model_implementations.clip_models import CLIPModel
+
+    encoder = load_encoder(f"mteb:{local_model}")
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such device")
+
+    monkeypatch.setattr(CLIPModel, "get_text_embeddings", broken)
+    with pytest.raises(UserError, match=r"mteb fails on a batch of text \(RuntimeError: no such device\)"):
+        encoder.encode_text(encoder.tokenize(["a"]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 import torch
-from conftest import COLOURS, run_theirs
+from tiny_world import COLOURS, run_theirs
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.exchange.clip_benchmark import read_results

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from report_runs import digest, record, without_number, write_run
 
 from rwkvclip_eval.exchange.clip_benchmark import read_results
 from rwkvclip_eval.exchange.model_card import BEGIN, END, write_model_cards
 from rwkvclip_eval.exchange.upload import merged
 from rwkvclip_eval.report.loading import load_runs
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "report"))
-from report_runs import digest, record, without_number, write_run
-
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rwkvclip_eval.records.schema import Record
 

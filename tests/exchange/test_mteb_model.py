@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from conftest import COLOURS, picture
+from tiny_world import COLOURS, picture
 
 import rwkvclip_eval as rc
 from rwkvclip_eval.plan.suite import parse_suite
@@ -22,7 +22,7 @@ name: ours
 tasks:
   - task: zero_shot_classification
     protocol: clip-benchmark
-    datasets: [{name: wds_colours, class_names: [red, green, blue, white, black, pink], templates: ["a photo of {c}."]}]
+    datasets: [{name: wds_colours, templates: ["a photo of {c}."]}]
 """
 
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "report"))
 from report_runs import record, without_number, write_run
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
+    Cli = Callable[..., subprocess.CompletedProcess[str]]
     Run = Callable[..., tuple[int, str, str]]
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -59,19 +55,11 @@ def test_tensorboards_reader_finds_each_number_at_its_step(
     assert len(found) == 9
 
 
-def test_wandb_keeps_a_run_a_model(two_checkpoints: Path, tmp_path: Path) -> None:
+def test_wandb_keeps_a_run_a_model(cli: Cli, two_checkpoints: Path, tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed")
     # In a process of its own, since it starts one and keeps it.
-    path = ":".join(str(ROOT / folder) for folder in (".", "models", "train"))
-    done = subprocess.run(
-        [sys.executable, "-m", "rwkvclip_eval", "export", str(two_checkpoints), "--to", "wandb"]
-        + ["--out", str(tmp_path / "wandb")],
-        env=os.environ | {"PYTHONPATH": path, "WANDB_MODE": "offline", "WANDB_SILENT": "true"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    silent = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
+    done = cli("export", two_checkpoints, "--to", "wandb", "--out", tmp_path / "wandb", **silent)
     assert done.returncode == 0, done.stderr
     runs = sorted((tmp_path / "wandb").rglob("offline-run-*/"))
     assert len([folder for folder in runs if folder.is_dir()]) == 2

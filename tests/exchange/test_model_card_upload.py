@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import http.server
 import json
-import sys
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "report"))
 from report_runs import record, write_run
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     Cli = Callable[..., subprocess.CompletedProcess[str]]
 
