@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,7 @@ from rwkvclip_eval.cli.options import (
     OutOption,
     PluginOption,
     PrecisionOption,
+    PublishedOption,
     PushOption,
     ReportOption,
     RunCacheOption,
@@ -47,9 +48,13 @@ from rwkvclip_eval.cli.options import (
     WorkersOption,
     prepare,
 )
+from rwkvclip_eval.cli.published import published as published_command
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -60,6 +65,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command("published")(published_command)
 app.command()(export)
 app.command("import")(import_results)
 
@@ -190,6 +196,7 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
+    published: PublishedOption = None,
     model_card: ModelCardOption = False,
     card_of: CardOfOption = None,
     push_to_hub: PushOption = None,
@@ -208,7 +215,7 @@ def report(
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
     folder = out or runs[0] / "report"
-    _write_report(found, folder)
+    _write_report(found, folder, published or ())
     if model_card or card_of or push_to_hub:
         write_cards(found, folder, card_of or (), push_to_hub)
 
@@ -324,10 +331,10 @@ def _command_line() -> str:
     )
 
 
-def _write_report(runs: list[Path], out: Path) -> None:
+def _write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> None:
     from rwkvclip_eval.report import write_report
 
-    paths = write_report(runs, out)
+    paths = write_report(runs, out, published)
     console.say(f"Report: {paths.index}")
 
 

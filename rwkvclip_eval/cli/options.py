@@ -163,6 +163,14 @@ MemoryOption = Annotated[
         help="1e9 bytes that a probe's scores and gradients may take.",
     ),
 ]
+PublishedOption = Annotated[
+    list[Path] | None,
+    _option(
+        "--published",
+        takes="DIR",
+        help="Folder of CSV files with published numbers, beside those that are shipped; repeatable.",
+    ),
+]
 SharedCacheOption = Annotated[
     Path | None,
     _option(

@@ -18,7 +18,7 @@ from rwkvclip_eval.data.catalogue import (
 )
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
-from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.prompts import reference_prompts, resolve_prompts
 from rwkvclip_eval.data.reading import bounded_pillow, damage_named
 from rwkvclip_eval.data.samples import SampleDataset, Split
 from rwkvclip_eval.data.types import (
@@ -28,6 +28,7 @@ from rwkvclip_eval.data.types import (
     FolderSource,
     HuggingFaceSource,
     ManifestSource,
+    ReferencePrompts,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_eval.registry import Registry, unknown_name
@@ -319,10 +320,11 @@ def _assemble(
         )
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    reference: ReferencePrompts | None = ReferencePrompts()
     if found.kind != "retrieval":
-        class_names, templates = resolve_prompts(
-            ref, found.class_names, found.templates, base_dir, entry.variant(variant) if entry else None
-        )
+        known = entry.variant(variant) if entry else None
+        class_names, templates = resolve_prompts(ref, found.class_names, found.templates, base_dir, known)
+        reference = reference_prompts(ref.name, found.class_names, found.templates, known)
         _check_classes(found, class_names, label, entry.classes_of(variant) if entry else None)
     expected = entry.variant(variant).counts.get(split) if entry else None
     count = len(found.keys)
@@ -345,6 +347,7 @@ def _assemble(
         fingerprint=found.fingerprint,
         class_names=class_names,
         templates=templates,
+        reference_prompts=reference,
         primary_metric=ref.metric or (entry.metric_of(variant) if entry else default_metric),
         source=found.source,
         verified=expected is not None and count == expected,

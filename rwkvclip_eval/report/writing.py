@@ -34,12 +34,20 @@ class ReportPaths:
     plots: tuple[Path, ...]
 
 
-def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
+def write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> ReportPaths:
     """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
+
+    Args:
+        runs: run directories.
+        out: folder.
+        published: folders of CSV files with published numbers beside those that are shipped.
 
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
+        UserError: a file of published numbers does not fit.
     """
+    from rwkvclip_eval.records.published import read_published
+    from rwkvclip_eval.report.conformance import conformance
     from rwkvclip_eval.report.formats.csv import results_csv, table_csv
     from rwkvclip_eval.report.formats.html import render_page
     from rwkvclip_eval.report.formats.latex import latex
@@ -53,7 +61,9 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     loaded = load_runs(runs)
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
-    published = published_tables(tables, headline.models)
+    rows = read_published(published)
+    beside = published_tables(tables, headline.models, rows)
+    conforming = conformance([entry.record for entry in loaded.entries], rows)
     plots = draw_plots(tables, loaded)
 
     pictures = []
@@ -78,6 +88,6 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     )
     write_text(paths.results_csv, results_csv(loaded.entries))
     write_text(paths.latex, latex(tables))
-    write_text(paths.markdown, markdown(loaded, tables, headline, plots, published))
-    write_text(paths.index, render_page(loaded, tables, headline, plots, published))
+    write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming))
+    write_text(paths.index, render_page(loaded, tables, headline, plots, beside, conforming))
     return paths

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.report.conformance import HEAD, RULE, summary
 from rwkvclip_eval.report.coverage import WHOLE, coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -27,8 +28,9 @@ from rwkvclip_eval.report.wording import dataset_title
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run
     from rwkvclip_eval.report.plots.drawing import Plot
@@ -57,6 +59,7 @@ def render_page(
     headline: Headline,
     plots: Sequence[Plot],
     published: Sequence[PublishedTable],
+    conformance: Sequence[Conformance] = (),
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> str:
     """Return the page as HTML of at most `max_bytes` bytes in UTF-8.
@@ -73,6 +76,8 @@ def render_page(
     )
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
     content = _content(loaded, tables, headline, plots, published)
+    content |= {"conformance": conformance, "conformance_head": HEAD, "conformance_rule": RULE}
+    content["conformance_summary"] = summary(conformance)
     # The stylesheet is ours; everything else is escaped.
     content["style"] = Markup(here.joinpath("page.css").read_text(encoding="utf-8"))
     content["svg"] = lambda svg: base64.b64encode(themed(svg).encode()).decode()
@@ -92,7 +97,7 @@ def render_page(
             details=details,
             popovers=popovers if details else [],
             targets=targets if details else {},
-            sections=_sections(tables, plots, gallery, published, content["problems"]),
+            sections=_sections(tables, plots, gallery, content),
         )
         if len(html.encode()) <= max_bytes:
             return html
@@ -285,16 +290,16 @@ def _sections(
     tables: Sequence[Table],
     plots: Sequence[Plot],
     gallery: Sequence[object],
-    published: Sequence[object],
-    problems: Sequence[object],
+    content: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     several = Counter(t.task for t in tables)
     named = [(t.slug, t.title if several[t.task] > 1 else t.task_title) for t in tables]
     rest = (
         ("training", "Training", any(not p.table for p in plots)),
         ("examples", "Example retrievals", bool(gallery)),
-        ("published", "Published", bool(published)),
-        ("problems", "Without a number", bool(problems)),
+        ("conformance", "Conformance", bool(content["conformance"])),
+        ("published", "Published", bool(content["published"])),
+        ("problems", "Without a number", bool(content["problems"])),
         ("provenance", "Provenance", True),
     )
     return [*named, *((anchor, name) for anchor, name, there in rest if there)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.report.conformance import HEAD, RULE, summary
 from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -17,6 +18,7 @@ from rwkvclip_eval.report.facts import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
     from rwkvclip_eval.report.plots.drawing import Plot
@@ -68,6 +70,7 @@ def markdown(
     headline: Headline,
     plots: Sequence[Plot],
     published: Sequence[PublishedTable],
+    conformance: Sequence[Conformance] = (),
 ) -> str:
     """Return the report as Markdown, with its plots linked."""
     esc = escape_markdown
@@ -96,15 +99,20 @@ def markdown(
             parts += ["### Further metrics", _markdown_table(table.further, table.models)]
     training = [p for p in plots if not p.table]
     parts += ["## Training", *map(_picture, training)] if training else []
+    if conformance:
+        parts += ["## Conformance", esc(RULE), "\n".join(f"- {esc(t)}" for t in summary(conformance))]
+        parts.append(_grid([[esc(cell) for cell in one.cells] for one in conformance], [*map(esc, HEAD)]))
     if published:
         parts.append(
             "## Published, for reference\n\nPer cent. First what was measured here, then the published "
-            "numbers, under the protocols of their sources: for orientation, no lead is claimed."
+            "numbers, under the protocols of their sources: for orientation, no lead is claimed. `~`: read "
+            "from a figure."
         )
     for reference in published:
         lines = [[f"{esc(m)}, {esc(protocol)} (here)", *n] for m, protocol, n in reference.ours]
         lines += [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
         parts.append(_grid(lines, ["Method", *(esc(" ".join(c)) for c in reference.columns)]))
+        parts += [esc(note) for note in reference.notes]
         parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
     parts += _missing(loaded.entries)
     parts.append(_provenance(loaded))
