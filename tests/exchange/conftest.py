@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from hub_stub import running_hub
 from tiny_world import COLOURS, NANO, picture, run_theirs, write_set
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from hub_stub import Hub
 
 # Builders of run directories, and the command line as a process.
 for _folder in ("report", "integration"):
@@ -30,6 +33,13 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return run_cli(tmp_path, tmp_path / "cache", *arguments, **extra)
 
     return run
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """A server on this machine in the hub's place."""
+    with running_hub() as hub:
+        yield hub
 
 
 @pytest.fixture(scope="session")
