@@ -31,7 +31,19 @@ HALL = {
 """Modules of rwkvclip_eval that every room may use."""
 
 MAY_USE = {
-    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "doctor"},
+    "cli": {
+        "run",
+        "plan",
+        "features",
+        "tasks",
+        "data",
+        "encoders",
+        "records",
+        "report",
+        "doctor",
+        "exchange",
+    },
+    "exchange": {"encoders", "data", "records", "report"},
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},
@@ -51,6 +63,7 @@ PARTS = {
     ("tasks", "data"): {"data.types"},
     ("tasks", "encoders"): {"encoders.protocol"},
     ("report", "metrics"): {"metrics.intervals"},
+    ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""
 
@@ -247,6 +260,9 @@ def test_suites_holds_yaml_only() -> None:
         "rwkvclip_eval",
         "rwkvclip_eval.cli.main",
         "rwkvclip_eval.report",
+        "rwkvclip_eval.exchange.imported_run",
+        "rwkvclip_eval.exchange.trackers",
+        "rwkvclip_eval.exchange.upload",
         "rwkvclip_eval.records.schema",
         "rwkvclip_models.errors",
     ],
