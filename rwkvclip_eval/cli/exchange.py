@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,11 @@ def export(runs: _RunsArgument, to: _ToOption, out: _FolderOption) -> None:
         from rwkvclip_eval.exchange.clip_benchmark import result_files
 
         files, table = result_files([entry.record for entry in loaded.entries])
+        if not files:
+            raise UserError(
+                "These runs have no result for CLIP_benchmark: subsets, imported numbers and tasks that it does "
+                "not have are left out."
+            )
         for name, text in files.items():
             write_text(out / name, text)
         write_text(out / "benchmark.csv", table)

@@ -57,21 +57,29 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
             "without --precision."
         )
     meta = _meta(spec)
+    return MtebEncoder(_loaded(spec, meta, device, offline=offline), meta, spec, device)
+
+
+def prefetch(spec: EncoderSpec) -> list[str]:
+    """Load the model once, which fetches what it needs; mteb has no way to fetch alone."""
+    _loaded(spec, _meta(spec), "cpu", offline=False)
+    return [spec.model]
+
+
+def _loaded(spec: EncoderSpec, meta: Any, device: str, *, offline: bool) -> Any:
+    """Return the model that mteb makes.
+
+    Raises:
+        CheckpointError: it cannot.
+    """
     try:
         with hub_mode(offline=offline):
-            model = meta.load_model(device=device)
+            return meta.load_model(device=device)
     except Exception as error:  # implementations of many authors share no base class
         raise CheckpointError(
             f"Model {spec.text!r}: mteb cannot load it ({type(error).__name__}: "
             f"{shortened(str(error), 500)})."
         ) from error
-    return MtebEncoder(model, meta, spec, device)
-
-
-def prefetch(spec: EncoderSpec) -> list[str]:
-    """Load the model once, which fetches what it needs; mteb has no way to fetch alone."""
-    _meta(spec).load_model(device="cpu")
-    return [spec.model]
 
 
 def _meta(spec: EncoderSpec) -> Any:

@@ -357,7 +357,12 @@ def write_model_cards(
     folders = {}
     for results in every:
         folder = out / folder_name(results.model)
-        for name, entries in eval_files(results, source).items():
+        files = eval_files(results, source)
+        for left in (folder / EVAL_RESULTS).glob("*.yaml"):
+            # Of an earlier card; an upload takes all that lie here.
+            if left.name not in files:
+                left.unlink()
+        for name, entries in files.items():
             write_text(folder / EVAL_RESULTS / name, _yaml(eval_result_entries_to_yaml(entries)))
         write_text(folder / "README.md", str(model_card(results)))
         folders[results.model] = folder

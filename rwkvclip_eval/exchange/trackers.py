@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shortened
 from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_eval.report.wording import dataset_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from rwkvclip_eval.records.schema import Record
@@ -39,13 +40,13 @@ def to_tensorboard(loaded: Loaded, out: Path) -> int:
         How many numbers were written.
 
     Raises:
-        UserError: tensorboard is not installed.
+        UserError: tensorboard is not installed, or cannot write.
     """
     # torch's module of this name fails on import without the package.
     writers = _module("torch.utils.tensorboard", "tensorboard")
     count = 0
     for model in loaded.models:
-        with writers.SummaryWriter(str(out / folder_name(model))) as writer:
+        with _explained("tensorboard"), writers.SummaryWriter(str(out / folder_name(model))) as writer:
             for record in _numbers(loaded, model):
                 step = record.model_info.get("step") or 0
                 for name, value in scalars(record):
@@ -63,15 +64,17 @@ def to_wandb(loaded: Loaded, out: Path) -> int:
         How many numbers were written.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, or refuses.
     """
     wandb = _module("wandb", "wandb")
-    out.mkdir(parents=True, exist_ok=True)
+    with _explained("wandb"):
+        out.mkdir(parents=True, exist_ok=True)
     count = 0
     for model in loaded.models:
         records = list(_numbers(loaded, model))
         config = dict(records[0].model_info) if records else {}
-        with wandb.init(project=PROJECT, name=model, dir=str(out), config=config) as run:
+        started = {"project": PROJECT, "name": model, "dir": str(out), "config": config}
+        with _explained("wandb"), wandb.init(**started) as run:
             rows = [
                 [r.task, r.protocol, dataset_version(r), r.split, r.metric, r.value, r.ci_low, r.ci_high, r.n]
                 for r in records
@@ -87,6 +90,21 @@ def _numbers(loaded: Loaded, model: str) -> Iterable[Record]:
     for entry in loaded.entries:
         if entry.model == model and entry.record.status == "ok":
             yield entry.record
+
+
+@contextlib.contextmanager
+def _explained(package: str) -> Iterator[None]:
+    """Say in one message what a writer fails with.
+
+    Raises:
+        UserError: it failed.
+    """
+    try:
+        yield
+    except Exception as error:  # other packages' errors share no base class
+        raise UserError(
+            f"{package} failed ({type(error).__name__}: {shortened(str(error), 500)})."
+        ) from error
 
 
 def _module(name: str, package: str) -> Any:

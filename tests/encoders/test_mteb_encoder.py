@@ -17,7 +17,7 @@ from rwkvclip_eval.errors import UserError
 if TYPE_CHECKING:
     from pathlib import Path
 
-TEXTS = ["a photo of a cat", "ein schönes 猫 🐈, twice"]
+TEXTS = ["a photo of a cat", "naïve façade 猫 🐈, twice"]
 
 
 @pytest.fixture

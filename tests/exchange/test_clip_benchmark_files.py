@@ -155,6 +155,12 @@ def test_subsets_imported_numbers_and_what_it_has_no_name_for_are_not_written(tm
     assert len(result_files([*others, record()])[0]) == 1
 
 
+def test_runs_without_a_result_for_it_export_nothing(tmp_path: Path, run: Run) -> None:
+    assert run("import", written(tmp_path / "a.json"), "--out", tmp_path / "run")[0] == 0
+    code, _, err = run("export", tmp_path / "run", "--to", "clip-benchmark", "--out", tmp_path / "out")
+    assert code == 2 and "no result for CLIP_benchmark" in err and not (tmp_path / "out").exists()
+
+
 def test_protocols_of_one_unit_are_files_of_their_own() -> None:
     files, table = result_files([record(), record(protocol="clip-benchmark", value=0.25)])
     assert sorted(json.loads(text)["metrics"]["acc1"] for text in files.values()) == [0.25, 0.5]

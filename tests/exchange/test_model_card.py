@@ -102,6 +102,13 @@ def test_eval_results_hold_the_primary_numbers_of_sets_that_the_hub_has(tmp_path
     assert all(len({e.dataset_id for e in file}) == 1 for file in files.values())
 
 
+def test_a_card_made_anew_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
+    for name, dataset in (("a", "cifar10"), ("b", "food101")):
+        folder = card_folder(run_of(tmp_path / name, record(dataset=dataset)), tmp_path / "cards")
+        (file,) = (folder / ".eval_results").iterdir()
+        assert file.name.startswith(dataset)
+
+
 def test_no_subset_failure_or_number_of_others_is_offered(tmp_path: Path) -> None:
     import json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import types
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,6 +77,20 @@ def test_without_the_package_there_is_one_message(
     for format, package in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
         code, _, err = run("export", two_checkpoints, "--to", format, "--out", tmp_path / format)
         assert code == 2 and f"The package {package} is not installed: pip install {package}." in err
+
+
+def test_a_writer_that_fails_is_one_message(
+    two_checkpoints: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise RuntimeError("no API key configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=refuse))
+    code, _, err = run("export", two_checkpoints, "--to", "wandb", "--out", tmp_path / "w")
+    assert code == 2 and "wandb failed (RuntimeError: no API key configured)." in err
+    (tmp_path / "file").write_text("")
+    code, _, err = run("export", two_checkpoints, "--to", "wandb", "--out", tmp_path / "file" / "w")
+    assert code == 2 and "NotADirectoryError" in err and "Traceback" not in err
 
 
 def test_a_form_that_is_none_names_those_there_are(two_checkpoints: Path, tmp_path: Path, run: Run) -> None:
