@@ -51,8 +51,8 @@ def export(runs: _RunsArgument, to: _ToOption, out: _FolderOption) -> None:
         files, table = result_files([entry.record for entry in loaded.entries])
         if not files:
             raise UserError(
-                "These runs have no result for CLIP_benchmark: subsets, imported numbers and tasks that it does "
-                "not have are left out."
+                "These runs have no result for CLIP_benchmark: subsets, imported numbers and tasks that it "
+                "does not have are left out."
             )
         for name, text in files.items():
             write_text(out / name, text)
