@@ -17,15 +17,18 @@ import typer
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
+from rwkvclip_eval.cli.exchange import export, import_results, write_cards
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
+    CardOfOption,
     DataRootOption,
     DeviceOption,
     DryRunOption,
     ImplementationOption,
     LimitOption,
     MemoryOption,
+    ModelCardOption,
     ModelOption,
     NoCacheOption,
     OfflineOption,
@@ -33,6 +36,7 @@ from rwkvclip_eval.cli.options import (
     PluginOption,
     PrecisionOption,
     PublishedOption,
+    PushOption,
     ReportOption,
     RunCacheOption,
     RunDataRootOption,
@@ -65,6 +69,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command("published")(published_command)
 app.command()(compare)
+app.command()(export)
+app.command("import")(import_results)
 
 
 def _version(wanted: bool) -> None:
@@ -202,6 +208,9 @@ def report(
             "code 1 where one is not what its record says, 3 where predictions do not tell one.",
         ),
     ] = False,
+    model_card: ModelCardOption = False,
+    card_of: CardOfOption = None,
+    push_to_hub: PushOption = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
@@ -220,7 +229,10 @@ def report(
         found += inside or [path]
     if check:
         check_runs(found)
-    _write_report(found, out or runs[0] / "report", published or ())
+    folder = out or runs[0] / "report"
+    _write_report(found, folder, published or ())
+    if model_card or card_of or push_to_hub:
+        write_cards(found, folder, card_of or (), push_to_hub)
 
 
 @app.command()
