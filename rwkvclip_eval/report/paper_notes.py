@@ -1,0 +1,117 @@
+"""What is said of the paper's tables: how to read them, and what sets their numbers apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.records.published import UNKNOWN, checkpoint_spec
+from rwkvclip_eval.report.paper_rows import RESOLVED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from rwkvclip_eval.report.paper_layout import Column
+    from rwkvclip_eval.report.paper_rows import PaperRow
+
+READING = (
+    "Per cent. Published numbers come first, as their sources print them (~: read from a figure), then those "
+    "measured here, ± the farther end of their 95 % intervals. A cell is empty where nothing was published, "
+    "or measured; an average stands where each of its datasets has its number.",
+    "Δ: measured less published, in points, ± as measured, since nothing is known of the published number's "
+    f"own spread. In brackets: the smallest difference that the set resolves, {RESOLVED:.2f} half widths, "
+    "which two models judged on draws of their own show with 80 % power (α 5 %, two-sided). ≈: smaller than "
+    "that, inside the noise. No win over a published number is claimed, however large its Δ.",
+    "Bold: measured here, and better than every other row's number by more than their intervals.",
+)
+CAPTION = (
+    "Per cent. Above the rule: published, as printed (~: read from a figure). Below: measured, ± the farther "
+    "end of the 95 % interval. Δ: measured less published; in brackets the smallest difference that the set "
+    "resolves; ≈: smaller than that. Bold: better than every other row by more than the intervals. Empty: "
+    "not published, or not measured."
+)
+"""The same for a caption."""
+
+
+def notes(
+    columns: Sequence[Column],
+    published: Sequence[PaperRow],
+    measured: Sequence[PaperRow],
+    alike: Mapping[str, Sequence[str]],
+    specs: Mapping[str, str],
+) -> tuple[str, ...]:
+    """Return what the reader must know of a table, a sentence each.
+
+    Args:
+        columns: of the table.
+        published: rows.
+        measured: rows.
+        alike: model → published methods that it may be.
+        specs: model → its spec.
+    """
+    return (
+        *(_alike(model, specs.get(model, ""), methods) for model, methods in alike.items() if methods),
+        *_protocols(published, measured, alike),
+        *_versions(columns, published, measured),
+        *_apart(columns, measured),
+    )
+
+
+def _alike(model: str, spec: str, methods: Sequence[str]) -> str:
+    """Return which published methods a model may be; more than one unless its weights are released ones."""
+    open_one = len(methods) > 1 and checkpoint_spec(spec) not in methods
+    doubt = "; which of them, its checkpoint does not say, and Δ is to the first" if open_one else ""
+    return f"Published counterparts of {model}: {'; '.join(methods)}{doubt}."
+
+
+def _protocols(
+    published: Iterable[PaperRow], measured: Sequence[PaperRow], alike: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield a sentence for each published counterpart that is not known to be of the run's protocol."""
+    for row in published:
+        ours = [own for own in measured if row.method in alike.get(own.method, ())[:1]]
+        others = list(dict.fromkeys(own.protocol for own in ours if own.protocol != row.protocol))
+        if others and row.protocol == UNKNOWN:
+            yield (
+                f"Nobody says under which protocol the published numbers of {row.method} were made; "
+                f"here it was {' and '.join(others)}, and Δ holds what a change of protocol would do."
+            )
+        elif others:
+            yield (
+                f"The published numbers of {row.method} probably came from protocol {row.protocol}, not "
+                f"from {' and '.join(others)} as measured here: both are shown, and Δ holds the change."
+            )
+
+
+def _versions(
+    columns: Sequence[Column], published: Sequence[PaperRow], measured: Sequence[PaperRow]
+) -> Iterator[str]:
+    """Yield a sentence for each dataset of which the numbers of a column are of several versions."""
+    rows = [*published, *measured]
+    for i, column in enumerate(columns):
+        found: dict[str, list[str]] = {}
+        for row in rows if column.dataset else ():
+            cell = row.cells[i]
+            usual = (column.dataset,) if cell.status == "ok" else ()
+            for version in cell.versions or usual:
+                found.setdefault(version, []).append(row.label)
+        if len(found) > 1:
+            told = "; ".join(f"{version}: {', '.join(labels)}" for version, labels in found.items())
+            yield (
+                f"{column.title} is of several versions ({told}), which are not compared with each other, "
+                "nor are averages with it."
+            )
+
+
+def _apart(columns: Sequence[Column], measured: Iterable[PaperRow]) -> Iterator[str]:
+    """Yield which measured numbers are not held against published ones, and why; once a reason."""
+    found: dict[str, dict[str, None]] = {}
+    for row in measured:
+        for column, cell in zip(columns, row.cells, strict=True):
+            if cell.apart:
+                found.setdefault(cell.apart, {})[row.label if row.subset else column.title] = None
+            elif cell.status == "several_versions":
+                found.setdefault("measured on several versions, none of which is meant", {})[column.title] = (
+                    None
+                )
+    for reason, names in found.items():
+        yield f"Not held against published numbers ({reason}): {', '.join(names)}."
