@@ -56,6 +56,17 @@ def notes(
     )
 
 
+def metrics(columns: Sequence[Column]) -> tuple[str, ...]:
+    """Return which metric each dataset is judged by, in a sentence; nothing where the heads say it."""
+    found: dict[str, list[str]] = {}
+    for column in columns:
+        if column.dataset and not column.groups:
+            found.setdefault(column.metric.title, []).append(column.title)
+    first, *others = sorted(found, key=lambda title: -len(found[title])) or [""]
+    told = [f"{title} of {', '.join(found[title])}" for title in others]
+    return (f"Metric: {'; '.join([first, *told])}.",) if first else ()
+
+
 def _alike(model: str, spec: str, methods: Sequence[str]) -> str:
     """Return which published methods a model may be; more than one unless its weights are released ones."""
     open_one = len(methods) > 1 and checkpoint_spec(spec) not in methods

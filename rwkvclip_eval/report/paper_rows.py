@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.metrics.intervals import Z
@@ -144,7 +145,8 @@ class PaperTable:
         columns: datasets with metrics, and averages.
         published: rows in the order of their sources.
         measured: rows, a model's protocols below each other.
-        notes: what the reader must know, a sentence each.
+        metrics: which datasets have which, in a sentence where the columns' heads do not say it.
+        notes: what else the reader must know, a sentence each.
         sources: documents, numbered from 1.
     """
 
@@ -153,22 +155,21 @@ class PaperTable:
     columns: tuple[Column, ...]
     published: tuple[PaperRow, ...]
     measured: tuple[PaperRow, ...]
+    metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 
     @property
-    def heads(self) -> tuple[tuple[tuple[str, int], ...], ...]:
-        """Return the lines of the head, from the outermost: texts with how many columns each is over."""
+    def paths(self) -> tuple[tuple[str, ...], ...]:
+        """Return the headings over each column, from the outermost (`""`: none), then its title."""
         depth = max(len(column.groups) for column in self.columns)
-        paths = [(*("",) * (depth - len(c.groups)), *c.groups, c.title) for c in self.columns]
+        return tuple((*("",) * (depth - len(c.groups)), *c.groups, c.title) for c in self.columns)
+
+    @property
+    def heads(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        """Return the lines of the head: headings with how many columns each is over, then the titles."""
         lines = []
-        for level in range(depth + 1):
-            line: list[tuple[str, int]] = []
-            for i, path in enumerate(paths):
-                same = level < depth and i > 0 and paths[i - 1][: level + 1] == path[: level + 1]
-                if same and path[level]:
-                    line[-1] = (path[level], line[-1][1] + 1)
-                else:
-                    line.append((path[level], 1))
-            lines.append(tuple(line))
-        return tuple(lines)
+        for level in range(1, len(self.paths[0])):
+            own = groupby(path[:level] for path in self.paths)
+            lines.append(tuple((path[-1], len(list(same))) for path, same in own))
+        return (*lines, tuple((path[-1], 1) for path in self.paths))

@@ -6,24 +6,20 @@ Numbers are in per cent here. Nothing published is completed, and no win over it
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.published import AVERAGE, counterparts, read_published
-from rwkvclip_eval.report.averages import average_interval
 from rwkvclip_eval.report.paper_layout import LAYOUTS, further_layout
-from rwkvclip_eval.report.paper_notes import notes
+from rwkvclip_eval.report.paper_measured import meant_version, measured_cell, measured_numbers
+from rwkvclip_eval.report.paper_notes import metrics, notes
 from rwkvclip_eval.report.paper_rows import RESOLVED, Difference, PaperCell, PaperRow, PaperTable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from rwkvclip_eval.records.published import PublishedRow
-    from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.report.paper_layout import Column, Key, Layout
-    from rwkvclip_eval.report.rows import Cell, Row
+    from rwkvclip_eval.report.paper_measured import Measured
     from rwkvclip_eval.report.tables import Table
 
     Who = tuple[str, str, str]
@@ -51,7 +47,7 @@ def paper_tables(
     every = read_published() if rows is None else rows
     tasks = {layout.published_task: layout.task for layout in LAYOUTS}
     tasks |= {row.task: row.record_task for row in every}
-    measured = _measured(tables, models)
+    measured = measured_numbers(tables, models)
     found = []
     for task, record_task in tasks.items():
         lines = [row for row in every if row.task == task and row.value]
@@ -96,69 +92,10 @@ def _key(line: PublishedRow) -> Key:
     return line.dataset.partition("@")[0], line.metric
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """The numbers of a model in a table of the report."""
-
-    table: Table
-    model: str
-    numbers: Mapping[Key, tuple[Row, Cell]]
-    statuses: Mapping[str, str]
-    """Dataset → why it has no number, of those tried."""
-
-    @property
-    def record(self) -> Record | None:
-        """One of its records, which say what model it was."""
-        return next((cell.entry.record for _, cell in self.numbers.values() if cell.entry), None)
-
-
-def _measured(tables: Sequence[Table], models: Collection[str] | None) -> list[_Measured]:
-    """Return what has numbers, a model's tables below each other."""
-    names = dict.fromkeys(model for table in tables for model in table.models)
-    found = []
-    for model in names:
-        for table in tables if models is None or model in models else ():
-            candidates: dict[Key, list[tuple[Row, Cell]]] = {}
-            statuses: dict[str, str] = {}
-            for row in (*table.rows, *table.further):
-                cell = row.cells.get(model)
-                if cell is None or cell.entry is None:
-                    continue
-                if cell.value is None:
-                    statuses[row.dataset] = cell.status
-                elif cell.entry.record.split in ("", "test"):
-                    candidates.setdefault((row.dataset, row.metric.name), []).append((row, cell))
-            numbers = {}
-            for key, several in candidates.items():
-                one = _meant(several, table.protocol)
-                if one is None:
-                    statuses[key[0]] = "several_versions"
-                else:
-                    numbers[key] = one
-            if numbers:
-                found.append(_Measured(table=table, model=model, numbers=numbers, statuses=statuses))
-    return found
-
-
-def _meant(several: Sequence[tuple[Row, Cell]], protocol: str) -> tuple[Row, Cell] | None:
-    """Return the number of the version that the protocol means; None where that is none or unknown."""
-    if len(several) == 1:
-        return several[0]
-    meant = [(row, cell) for row, cell in several if row.version == _version(protocol, row.dataset)]
-    return meant[0] if len(meant) == 1 else None
-
-
-def _version(protocol: str, dataset: str) -> str:
-    """Return the version of a dataset that a protocol names; empty where it names none or is unknown."""
-    own = protocol.partition(" (")[0]
-    variant = PROTOCOLS.get(own).variants.get(dataset, "") if own in PROTOCOLS else ""
-    return f"{dataset}@{variant}" if variant else ""
-
-
-def _table(layout: Layout, measured: Sequence[_Measured], lines: Sequence[PublishedRow]) -> PaperTable:
+def _table(layout: Layout, measured: Sequence[Measured], lines: Sequence[PublishedRow]) -> PaperTable:
     ours, of_models = [], []
     for one in measured:
-        cells = tuple(_own_cell(one, column) for column in layout.columns)
+        cells = tuple(measured_cell(one, column) for column in layout.columns)
         if any(cell.value is not None for cell in cells):
             record = one.record
             precision = str(record.model_info.get("precision", "")) if record else ""
@@ -200,6 +137,7 @@ def _table(layout: Layout, measured: Sequence[_Measured], lines: Sequence[Publis
         columns=columns,
         published=tuple(published),
         measured=tuple(ours),
+        metrics=metrics(columns),
         notes=notes(columns, published, ours, alike, specs),
         sources=tuple(sources),
     )
@@ -209,60 +147,6 @@ def _of_columns(row: PaperRow, kept: Sequence[int]) -> PaperRow:
     cells = tuple(row.cells[i] for i in kept)
     differences = tuple(row.differences[i] for i in kept) if row.differences else ()
     return dataclasses.replace(row, cells=cells, differences=differences)
-
-
-def _own_cell(one: _Measured, column: Column) -> PaperCell:
-    if column.over:
-        return _own_average(one, column)
-    if column.key not in one.numbers:
-        return PaperCell(status=one.statuses.get(column.dataset, "not_run"))
-    row, cell = one.numbers[column.key]
-    assert cell.value is not None and cell.entry is not None
-    return PaperCell(
-        value=100 * cell.value,
-        status="ok",
-        low=None if cell.low is None else 100 * cell.low,
-        high=None if cell.high is None else 100 * cell.high,
-        versions=_named(row),
-        apart=_apart(cell.entry.record),
-        older=bool(cell.older),
-        problem=row.problem,
-    )
-
-
-def _named(row: Row) -> tuple[str, ...]:
-    return (row.version,) if row.version != row.dataset else ()
-
-
-def _own_average(one: _Measured, column: Column) -> PaperCell:
-    """Return the mean where every dataset has its number."""
-    if not column.over <= one.numbers.keys():
-        return PaperCell(status="incomplete")
-    members = [one.numbers[key] for key in sorted(column.over)]
-    cells = [cell for _, cell in members]
-    low, high = average_interval(cells)
-    records = [cell.entry.record for cell in cells if cell.entry]
-    return PaperCell(
-        value=100 * math.fsum(cell.value or 0.0 for cell in cells) / len(cells),
-        status="ok",
-        low=None if low is None else 100 * low,
-        high=None if high is None else 100 * high,
-        apart=next(filter(None, map(_apart, records)), ""),
-        versions=tuple(version for row, _ in members for version in _named(row)),
-        older=any(cell.older for cell in cells),
-        problem=next((row.problem for row, _ in members if row.problem), ""),
-    )
-
-
-def _apart(record: Record) -> str:
-    """Return why a number is not held against published ones; empty where it is."""
-    if record.subset:
-        return "a part of the set"
-    if record.own_copy:
-        return "a copy without the images that the web has lost"
-    if record.num_missing:
-        return f"{record.num_missing} damaged images left out"
-    return "" if record.verified else "not known to be the whole set"
 
 
 def _published(
@@ -280,6 +164,7 @@ def _published(
     places: dict[object, int] = {column.over or column.key: i for i, column in enumerate(columns)}
     versions = [{v for row in ours for v in row.cells[i].versions} for i in range(len(columns))]
     methods: dict[Who, dict[int, PublishedRow]] = {}
+    elsewhere: set[tuple[str, int]] = set()
     for line in lines:
         methods.setdefault((line.who, line.protocol, line.precision), {})
     for line in sorted(lines, key=lambda line: _BY_CERTAINTY.index(line.status)):
@@ -288,6 +173,8 @@ def _published(
         # A number of a named version stands beside that version only.
         if place is not None and ("@" not in line.dataset or line.dataset in versions[place]):
             methods[line.who, line.protocol, line.precision].setdefault(place, line)
+        elif place is not None:
+            elsewhere.add((line.who, place))
     rows: list[PaperRow] = []
     sources: list[str] = []
     told = [(who, own, _compared(who[0], own, alike)) for who, own in methods.items() if own]
@@ -295,7 +182,10 @@ def _published(
         used = list(dict.fromkeys(own[i].where_from for i in sorted(own)))
         sources += [source for source in used if source not in sources]
         cells = tuple(
-            _printed(own[i], column) if i in own else PaperCell() for i, column in enumerate(columns)
+            _printed(own[i], column)
+            if i in own
+            else PaperCell(status="other_version" if (who, i) in elsewhere else "not_published")
+            for i, column in enumerate(columns)
         )
         row = PaperRow(
             method=who,
@@ -318,7 +208,7 @@ def _printed(line: PublishedRow, column: Column) -> PaperCell:
         versions = [line.dataset]
     else:
         datasets = sorted(dataset for dataset, _ in column.over) if column.over else [column.dataset]
-        versions = [_version(line.protocol, dataset) for dataset in datasets]
+        versions = [meant_version(line.protocol, dataset) for dataset in datasets]
     return PaperCell(
         value=line.number,
         status=line.status,
