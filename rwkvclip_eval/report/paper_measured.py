@@ -79,6 +79,7 @@ def meant_version(protocol: str, dataset: str) -> str:
 
 
 def measured_cell(one: Measured, column: Column) -> PaperCell:
+    """Return a model's number in a column: an average only where every dataset has its number."""
     if column.over:
         return _own_average(one, column)
     if column.key not in one.numbers:
@@ -102,7 +103,6 @@ def _named(row: Row) -> tuple[str, ...]:
 
 
 def _own_average(one: Measured, column: Column) -> PaperCell:
-    """Return the mean where every dataset has its number."""
     if not column.over <= one.numbers.keys():
         return PaperCell(status="incomplete")
     members = [one.numbers[key] for key in sorted(column.over)]

@@ -45,20 +45,19 @@ def paper_latex(table: PaperTable) -> str:
 
 def _part(table: PaperTable, places: Sequence[int]) -> str:
     """Return the columns at `places` as a tabular that is no wider than the text."""
-    from pandas import DataFrame, MultiIndex
+    from pandas import DataFrame, Index, MultiIndex
 
     paths = [table.paths[i] for i in places]
     rows = [_numbers(row, places) for row in table.published]
     # Published rows, then those of each measured row, its differences below it.
     ours = [[_numbers(row, places), *_differences(row, places)] for row in table.measured]
-    columns = MultiIndex.from_tuples(
-        [tuple(map(escape_latex, path)) for path in ((*[""] * (len(paths[0]) - 1), "Method"), *paths)]
-    )
+    depth = len(paths[0])
+    heads = [tuple(map(escape_latex, path)) for path in ((*[""] * (depth - 1), "Method"), *paths)]
+    columns = MultiIndex.from_tuples(heads) if depth > 1 else Index([title for (title,) in heads])
     cells = [*rows, *(line for own in ours for line in own)]
     style = DataFrame(cells, columns=columns).style.hide(axis="index")
     text = style.to_latex(hrules=True, column_format="l" + "c" * len(places), multicol_align="c")
     begin, top, *inner, bottom, end = text.strip().split("\n")
-    depth = len(paths[0])
     head, rule, body = inner[:depth], inner[depth], inner[depth + 1 :]
     assert len(body) == len(cells), "a row of a table is a line"
     compared = any(row.compared for row in table.published)
