@@ -6,7 +6,6 @@ _COMMANDS = {
     "textbackslash": "\\",
     "textasciicircum": "^",
     "textasciitilde": "~",
-    "textasciigrave": "`",
     "textless": "<",
     "textgreater": ">",
     "textbar": "|",
@@ -52,7 +51,7 @@ def read_text(source: str) -> str:
                 raise Misfit(f"unknown command \\{word}")
             text.append(_COMMANDS[word])
         elif escaped:
-            if escaped not in r"{}$&%#_,":
+            if escaped not in r"{}$&%#_,`":
                 raise Misfit(f"\\{escaped}")
             text.append("" if escaped == "," else escaped)
         elif match[0] == "-" and source.startswith("--", at):
@@ -76,7 +75,7 @@ def read_text(source: str) -> str:
         raise Misfit("something is not closed")
     # Ligatures of fonts, which braces hinder.
     for signs in ("''", "``", "?`", "!`"):
-        if signs in source:
+        if signs in source.replace("\\`", ""):
             raise Misfit(f"a ligature {signs}")
     found = "".join(text)
     return re.sub(r"\[(U\+[0-9A-F]+(?: U\+[0-9A-F]+)*)\]", _named, found)
@@ -114,6 +113,8 @@ def read_tables(source: str) -> list[list[list[str]]]:
                 continue
             if not line.endswith(r" \\"):
                 raise Misfit(f"a row does not end: {line!r}")
+            if line.lstrip().startswith(("[", "*")):
+                raise Misfit(f"an option of the row before: {line!r}")
             row: list[str] = []
             for cell in re.split(r"(?<!\\) ?& ?", line.removesuffix(r" \\")):
                 wide = re.fullmatch(r"\\multicolumn\{(\d+)\}\{c\}\{(.*)\}", cell.strip())

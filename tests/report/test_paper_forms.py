@@ -402,7 +402,7 @@ def test_the_latex_compiles(tmp_path: Path) -> None:
     )
     (tmp_path / "document.tex").write_text(document, encoding="utf-8")
     done = subprocess.run(
-        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
+        ["pdflatex", "-draftmode", "-interaction=nonstopmode", "-halt-on-error", "document.tex"],
         cwd=tmp_path,
         capture_output=True,
         check=False,

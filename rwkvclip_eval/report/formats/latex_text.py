@@ -23,7 +23,8 @@ _SIGNS = {
     "|": r"\textbar{}",
     # A quotation mark of typewriters is a command in some languages of babel.
     '"': r"{\char34}",
-    "`": r"\textasciigrave{}",
+    # The accent over nothing; a grave accent by name is of a font that not all have.
+    "`": r"\`{}",
     # At the head of a row, a star or a bracket would be taken for an option of the row before it.
     "*": "{*}",
     "[": "{[}",
