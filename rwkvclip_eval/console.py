@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import itertools
+import os
 import signal
 import sys
 import traceback
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit (ulimit -v) leaves."
 _MAX_MESSAGE = 1900
 """Characters of an error, whatever a file or a library puts into it."""
 
@@ -100,7 +105,7 @@ def _write(text: str) -> None:
 
 
 class _Detail(ProgressColumn):
-    """Count, rate and time left of what is being done now; the whole's text says its own."""
+    """Count, rate (or what was said) and time left of what is being done; the whole's text says its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,8 +114,9 @@ class _Detail(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.total is None or task.fields.get("whole"):
             return Text("")
-        rate = f"  {task.speed:,.1f}/s" if task.speed else ""
-        return Text(f"{task.completed:,.0f}/{task.total:,.0f}{rate}  {self._left.render(task)}")
+        said = task.fields.get("said") or (f"{task.speed:,.1f}/s" if task.speed else "")
+        count = f"{task.completed:,.0f}/{task.total:,.0f}"
+        return Text("  ".join(filter(None, (count, said, str(self._left.render(task))))))
 
 
 class Progress:
@@ -120,19 +126,21 @@ class Progress:
 
     Args:
         bars: False shows none on a terminal either.
+        keep: leave the bar of what was done on the terminal.
 
     Attributes:
         shown: whether there are bars.
     """
 
-    def __init__(self, *, bars: bool = True) -> None:
+    def __init__(self, *, bars: bool = True, keep: bool = False) -> None:
         self.shown = bars and _err.is_terminal
+        self._keep = keep
         self._bars = RichProgress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             _Detail(),
             console=_err,
-            transient=True,
+            transient=not keep,
             disable=not self.shown,
         )
         self._whole: TaskID | None = None
@@ -151,20 +159,28 @@ class Progress:
             self._whole = self._bars.add_task(text, total=1.0, whole=True)
         self._bars.update(self._whole, description=text, completed=share)
 
-    def update(self, done: int, total: int, what: str) -> None:
-        """Show that `done` of `total` items of `what` are done; what was shown before has ended."""
+    def update(self, done: int, total: int, what: str, said: str = "") -> None:
+        """Show that `done` of `total` items of `what` are done; what was shown before has ended.
+
+        Args:
+            done: items.
+            total: items in all.
+            what: names the bar.
+            said: stands in place of the rate.
+        """
         if self._now is None or self._now[0] != what:
             self.end()
-            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done))
+            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done, said=said))
         else:
-            self._bars.update(self._now[1], completed=done, total=total)
+            self._bars.update(self._now[1], completed=done, total=total, said=said)
         if done >= total:
             self.end()
 
     def end(self) -> None:
-        """Take away the bar of what was being done."""
+        """Take away the bar of what was being done, or leave it where bars are kept."""
         if self._now is not None:
-            self._bars.remove_task(self._now[1])
+            if not self._keep:
+                self._bars.remove_task(self._now[1])
             self._now = None
 
     def clear(self) -> None:
@@ -194,20 +210,32 @@ def run_app(app: typer.Typer) -> NoReturn:
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        if "" in arguments:
+            raise UserError(
+                f"argument {arguments.index('') + 1} is empty; expected a name or path (is a shell variable "
+                "not set?)."
+            )
         code: Any = app(args=arguments, standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except UserError as error:
         if debug:
             _fail_traced(error)
         _fail(f"Error: {error}", error.exit_code)
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(1)
     except OSError as error:
+        if not debug and error.filename is None and error.errno in _UNWRITABLE:
+            _drop_output()
+            _fail(f"Error: cannot write the output: {error.strerror}.", UserError.exit_code)
         if debug or error.filename is None:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
         _fail(f"Error: {error.filename}: {error.strerror}.", UserError.exit_code)
-    except ModuleNotFoundError as error:
-        text = what_to_install(error)
+    except (ImportError, MemoryError) as error:
+        text = what_to_install(error) if isinstance(error, ImportError) else _OUT_OF_MEMORY
         if debug or text is None:
             _fail_internal(error, debug=debug)
         _fail(f"Error: {text}", UserError.exit_code)
@@ -222,6 +250,12 @@ def run_app(app: typer.Typer) -> NoReturn:
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """Let nobody write what standard output still holds, which would fail once more when Python ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from rwkvclip_models.errors import (
@@ -16,7 +17,7 @@ from rwkvclip_models.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "NAMES_SHOWN",
@@ -33,6 +34,7 @@ __all__ = [
     "joined",
     "name_some",
     "near_matches",
+    "no_exit",
     "shortened",
     "shown",
 ]
@@ -81,3 +83,19 @@ def name_some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
     return ", ".join(shortened(name, NAME_LENGTH) for name in listed[:NAMES_SHOWN]) + more
+
+
+@contextlib.contextmanager
+def no_exit(what: str) -> Iterator[None]:
+    """Keep code of a user's own from ending the command without a word.
+
+    Raises:
+        UserError: the block called `sys.exit`; the text names `what` did.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise UserError(
+            f"{what} called sys.exit({'' if error.code is None else shown(error.code)}), which would end the "
+            "command without a result; let it raise an exception that says what is wrong."
+        ) from error

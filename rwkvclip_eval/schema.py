@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -30,12 +31,32 @@ class Strict(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _guess_unknown_keys(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        if flags := _flags_for_numbers(cls, given):
+            raise ValidationError.from_exception_data(cls.__name__, flags)
         try:
             return read(given)
         except ValidationError as error:
             if not any(map(_is_own_unknown_key, error.errors())):
                 raise
             raise _with_guesses(cls, error) from None
+
+
+def _flags_for_numbers(model: type[BaseModel], given: Any) -> list[InitErrorDetails]:
+    """Return a problem per true and false of a mapping where pydantic would take them for 1 and 0."""
+    if not isinstance(given, dict):
+        return []
+    found: list[InitErrorDetails] = []
+    for name, field in model.model_fields.items():
+        value = given.get(name)
+        parts = value if isinstance(value, list | tuple) else (value,)
+        flag = any(isinstance(part, bool) for part in parts)
+        if flag and not _TAKES_FLAGS.search(str(field.annotation)):
+            said = PydanticCustomError("value_error", "expected a number or text, got true or false")
+            found.append(InitErrorDetails(type=said, loc=(name,), input=value))
+    return found
+
+
+_TAKES_FLAGS = re.compile(r"\bbool\b|\bAny\b")
 
 
 def _is_own_unknown_key(problem: ErrorDetails) -> bool:

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from rwkvclip_eval import console
 
+ERASE_LINE = "\x1b[2K"
+
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
@@ -42,6 +44,16 @@ def test_what_has_ended_leaves_no_bar(terminal: io.StringIO) -> None:
         assert shown(progress) == ["unit 2 of 2, about 5 s left"]
         progress.clear()
         assert shown(progress) == []
+
+
+def test_a_bar_that_is_kept_stays_with_what_was_said_of_it(terminal: io.StringIO) -> None:
+    with console.Progress(keep=True) as progress:
+        progress.update(4, 5, "nano", "loss 1.625")
+        progress.update(5, 5, "nano", "loss 1.500")
+        assert shown(progress) == ["nano"]
+    last = terminal.getvalue().rpartition("nano")[2]
+    assert "5/5  loss 1.500" in last
+    assert ERASE_LINE not in last
 
 
 def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,16 @@ def test_only_adapters_import_a_model_library() -> None:
         assert not [n for n in imports_of(path) if starts(n, MODEL_LIBRARIES)], path
 
 
+def test_the_console_alone_draws_progress() -> None:
+    drawing = {
+        module_name(path)
+        for package in PACKAGES
+        for path in files(package)
+        if any(starts(name, ("rich", "tqdm")) for name in imports_of(path))
+    }
+    assert drawing == {"rwkvclip_eval.console"}
+
+
 def test_a_room_says_what_it_is_for_in_one_sentence() -> None:
     for name in MAY_USE:
         text = ast.get_docstring(ast.parse((PACKAGES["rwkvclip_eval"] / name / "__init__.py").read_text()))

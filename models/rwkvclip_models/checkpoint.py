@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_models.checkpoint_family import refuse_other_family
 from rwkvclip_models.disk import atomic_path, file_digest
 from rwkvclip_models.errors import CheckpointError, OutputError, shortened
-from rwkvclip_models.files import require_regular
+from rwkvclip_models.files import check_keys, expanded, require_regular
 from rwkvclip_models.torch_file import check_torch_file, read_torch_file
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def checkpoint_file(source: str | Path, *, offline: bool = False) -> Path:
     text = str(source)
     if text.startswith("hf://"):
         return _fetch(text, offline)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".bin", ".safetensors"))
         raise CheckpointError(
@@ -241,6 +241,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        check_keys(file.read(length), f"header of {path}", error=CheckpointError)
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:

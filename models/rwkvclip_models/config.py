@@ -13,6 +13,8 @@ from rwkvclip_models.files import read_json
 from rwkvclip_models.limits import check_parameters, check_sizes
 
 CONFIG_LIMIT_BYTES = 1 << 20
+MAX_PARAMETERS = 2_000_000_000
+"""Of both towers; the released ones have fewer than 200 million."""
 _SHIPPED = Path(__file__).parent / "configs"
 
 _IGNORED = {"workers", "precision", "data_type", "text_initialization", "text_num_head", "tiny_att_layer"}
@@ -24,42 +26,45 @@ _ONLY_OFF = {"image_output_cls_token", "image_with_cls_token", "pos_emb", "head_
 
 @dataclass(frozen=True, kw_only=True)
 class RWKVCLIPConfig:
-    """The official configuration keys that shape the model."""
+    """The official configuration keys that shape the model.
+
+    Attributes:
+        input_size: image height and width in px; sets the number of position embeddings.
+        image_depth: blocks of the image tower.
+        image_embed_dims: width of the image tower and of the embedding.
+        image_patch_size: patch height and width in px.
+        image_hidden_rate: channel-mix width of the image tower as a multiple of its width.
+        image_num_heads: heads of the image tower.
+        ctx_len: longest text, in tokens.
+        vocab_size: rows of the token embedding.
+        head_size: head width of the text tower.
+        n_layer: blocks of the text tower.
+        n_embd: width of the text tower; equals image_embed_dims, there is no projection.
+        head_size_divisor: the text tower's group norm has eps 1e-5 times its square.
+        dim_att: width of r, k, v in the text tower; 0: n_embd.
+        dim_ffn: channel-mix width of the text tower; 0: 3.5 × n_embd, rounded down to a multiple of 32.
+        drop_path_rate: stochastic depth of the last image block in training; rises linearly from 0.
+        dropout: dropout after each half block of the text tower in training.
+        with_cp: activation checkpointing in training.
+    """
 
     input_size: int
-    """Image height and width in px; sets the number of position embeddings."""
     image_depth: int
-    """Blocks of the image tower."""
     image_embed_dims: int
-    """Width of the image tower and of the embedding."""
     image_patch_size: int
-    """Patch height and width in px."""
     image_hidden_rate: int
-    """Channel-mix width of the image tower as a multiple of its width."""
     image_num_heads: int
-    """Heads of the image tower."""
     ctx_len: int
-    """Longest text, in tokens."""
     vocab_size: int
-    """Rows of the token embedding."""
     head_size: int
-    """Head width of the text tower."""
     n_layer: int
-    """Blocks of the text tower."""
     n_embd: int
-    """Width of the text tower; equals image_embed_dims, there is no projection."""
     head_size_divisor: int = 8
-    """The text tower's group norm has eps 1e-5 times its square."""
     dim_att: int = 0
-    """Width of r, k, v in the text tower; 0: n_embd."""
     dim_ffn: int = 0
-    """Channel-mix width of the text tower; 0: 3.5 × n_embd, rounded down to a multiple of 32."""
     drop_path_rate: float = 0.0
-    """Stochastic depth of the last image block in training; rises linearly from 0."""
     dropout: float = 0.0
-    """Dropout after each half block of the text tower in training."""
     with_cp: bool = False
-    """Activation checkpointing in training."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -81,7 +86,7 @@ class RWKVCLIPConfig:
             object.__setattr__(self, "dim_att", self.n_embd)
         if self.dim_ffn == 0:
             object.__setattr__(self, "dim_ffn", int(self.n_embd * 3.5) // 32 * 32)
-        check_parameters(self._num_parameters())
+        check_parameters(self.most_parameters(), MAX_PARAMETERS)
         if self.image_embed_dims != self.n_embd:
             raise ConfigError(
                 f"image_embed_dims ({self.image_embed_dims}) and n_embd ({self.n_embd}) must be equal: "
@@ -102,12 +107,12 @@ class RWKVCLIPConfig:
         if self.dim_att % self.head_size or self.n_embd % self.head_size:
             raise ConfigError(f"dim_att and n_embd must be multiples of head_size ({self.head_size}).")
 
-    def _num_parameters(self) -> int:
-        """Return a little more than both towers have."""
+    def most_parameters(self) -> int:
+        """Return a little more parameters than both towers have."""
         image = self.image_depth * self.image_embed_dims**2 * (8 + 3 * self.image_hidden_rate)
         text = self.n_layer * self.n_embd * (8 * self.dim_att + 3 * self.dim_ffn)
-        positions = (self.input_size // self.image_patch_size) ** 2 + self.vocab_size
-        return image + text + positions * self.n_embd
+        positions = (self.input_size // self.image_patch_size) ** 2 + 3 * self.image_patch_size**2
+        return image + text + (positions + self.vocab_size) * self.n_embd
 
     def to_dict(self) -> dict[str, Any]:
         """Return the configuration under its official keys, ready for JSON."""

@@ -9,6 +9,8 @@ from typing import NoReturn
 
 OURS = ("rwkvclip_eval", "rwkvclip_models", "rwkvclip_train")
 EXIT_CODE = 2
+_NO_MEMORY = ("failed to map segment", "annot allocate memory")
+"""What loaders of libraries say where memory, or what a process may have of it, is used up."""
 
 
 def run_main(module: str) -> NoReturn:
@@ -19,7 +21,7 @@ def run_main(module: str) -> NoReturn:
     """
     try:
         command = importlib.import_module(module)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         text = what_to_install(error)
         if text is None:
             raise
@@ -28,10 +30,15 @@ def run_main(module: str) -> NoReturn:
     sys.exit(command.main())
 
 
-def what_to_install(error: ModuleNotFoundError) -> str | None:
-    """Return what to do about a module that is not installed; None where it is one of ours or has no name."""
+def what_to_install(error: ImportError) -> str | None:
+    """Return what to do about a module that cannot be imported; None where that is a fault of ours."""
     name = (error.name or "").partition(".")[0]
-    if not name or name in OURS:
+    if any(word in str(error) for word in _NO_MEMORY):
+        return (
+            f"there is no memory to load {error.path or name or 'a library'} ({error}). A limit of this "
+            "shell (ulimit -v) or of the job may be too low."
+        )
+    if not isinstance(error, ModuleNotFoundError) or not name or name in OURS:
         return None
     pip = f"{shlex.quote(sys.executable or 'python')} -m pip install"
     return (

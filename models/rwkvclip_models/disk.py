@@ -172,14 +172,17 @@ def user_cache(name: str = "") -> Path:
     return own / name
 
 
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Return the digest (hex) of a file's bytes.
+def file_digest(*paths: Path, algorithm: str = "sha256") -> str:
+    """Return the digest (hex) of a file's bytes, or of those of several files, one after the other.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: one cannot be read.
     """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, algorithm).hexdigest()
+    digest = hashlib.new(algorithm)
+    for path in paths:
+        with path.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)
+    return digest.hexdigest()
 
 
 class TemporaryFolder:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rwkvclip_models.errors import UserError
+from rwkvclip_models.errors import UserError, shortened
 
 if TYPE_CHECKING:
     import os
@@ -23,6 +23,14 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return `path` with `~` or `~name` replaced by its folder; as it is where nobody is called so."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def require_regular(
@@ -116,7 +124,7 @@ def read_json(
 
 
 def parse_json(text: str, where: str, *, error: type[UserError] = UserError) -> Any:
-    """Return what `text` says, which may hold no number that is not finite (NaN, Infinity, 1e999).
+    """Return what `text` says; it may hold no key twice and no number that is not finite (NaN, 1e999).
 
     Args:
         text: JSON.
@@ -124,7 +132,8 @@ def parse_json(text: str, where: str, *, error: type[UserError] = UserError) -> 
         error: class of what is raised.
 
     Raises:
-        UserError: it is not JSON, nested too deeply, or holds a number that is not finite.
+        UserError: it is not JSON, nested too deeply, or holds a key twice in one mapping or a number that is
+            not finite.
     """
 
     def refuse(name: str) -> NoReturn:
@@ -134,8 +143,13 @@ def parse_json(text: str, where: str, *, error: type[UserError] = UserError) -> 
         number = float(digits)
         return number if math.isfinite(number) else refuse(digits)
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if (key := _repeated(pairs)) is not None:
+            raise error(_TWICE.format(where=where, key=shortened(key)))
+        return dict(pairs)
+
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=finite)
+        return json.loads(text, parse_constant=refuse, parse_float=finite, object_pairs_hook=once)
     except RecursionError as problem:
         raise error(f"The {where} is nested too deeply to be read.") from problem
     except json.JSONDecodeError as problem:
@@ -145,6 +159,39 @@ def parse_json(text: str, where: str, *, error: type[UserError] = UserError) -> 
             raise
         # Python converts no integer of more than 4,300 digits.
         raise error(f"The {where} holds a number of too many digits.") from problem
+
+
+def check_keys(text: str | bytes, where: str, *, error: type[UserError] = UserError) -> None:
+    """Refuse a JSON text that another parser reads, where it says the same thing twice.
+
+    Args:
+        text: JSON; what is none is left to that parser.
+        where: what holds it, for messages.
+        error: class of what is raised.
+
+    Raises:
+        UserError: a key stands twice in one mapping, of which parsers take the last.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        if (key := _repeated(pairs)) is not None:
+            raise error(_TWICE.format(where=where, key=shortened(key)))
+
+    try:
+        json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as problem:
+        if isinstance(problem, UserError):
+            raise
+
+
+_TWICE = "The {where} holds the key {key!r} twice in one mapping; remove one of them."
+
+
+def _repeated(pairs: list[tuple[str, Any]]) -> str | None:
+    """Return the first key that stands twice in a mapping; None where there is none."""
+    if len({key for key, _ in pairs}) == len(pairs):
+        return None
+    return next(key for i, (key, _) in enumerate(pairs) if key in (other for other, _ in pairs[:i]))
 
 
 def _reason(problem: Exception) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rwkvclip_models.errors import ConfigError, shortened, shown
@@ -11,8 +14,15 @@ from rwkvclip_models.errors import ConfigError, shortened, shown
 MAX_BLOCKS = 512
 MAX_WIDTH = 32_768
 MAX_IMAGE_PX = 4_096
-MAX_VOCABULARY = 10_000_000
+MAX_PATCHES = 65_536
+"""Of an image: 4,096 px in patches of 16."""
+MAX_CONTEXT = 8_192
+"""Tokens of a text; a causal mask has their square."""
+MAX_VOCABULARY = 1_000_000
 MAX_PARAMETERS = 20_000_000_000
+BYTES_PER_PARAMETER = 4
+"""Models are built in float32."""
+_CONTROL_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _MAX_FLOAT = 1e9
 _MAX_TEXT = 10_000
 _MAX_ENTRIES = 200_000
@@ -20,10 +30,12 @@ _MAX_ENTRIES = 200_000
 # In a key's name → the largest whole number that it may stand for; the first that fits counts.
 _LIMITS = (
     (re.compile(r"layer|depth|block|stage|expert"), MAX_BLOCKS),
+    (re.compile(r"context_length|ctx_len"), MAX_CONTEXT),
     (re.compile(r"vocab|token|labels?$|_id$"), MAX_VOCABULARY),
     (re.compile(r"image_size|input_size|_px$"), MAX_IMAGE_PX),
     (re.compile(""), MAX_WIDTH),
 )
+_IMAGE_AND_PATCH = (("image_size", "patch_size"), ("input_size", "image_patch_size"))
 
 
 def check_sizes(config: Mapping[str, Any], most: int | None = None) -> None:
@@ -43,6 +55,7 @@ def check_sizes(config: Mapping[str, Any], most: int | None = None) -> None:
         key, value = waiting.pop()
         said = shortened(key)
         if isinstance(value, Mapping):
+            _check_patches(value, said)
             waiting += [(f"{key}.{name}" if key else str(name), inner) for name, inner in value.items()]
         elif isinstance(value, list | tuple):
             waiting += [(key, inner) for inner in value]
@@ -61,11 +74,66 @@ def limit_of(key: str) -> int:
     return next(limit for pattern, limit in _LIMITS if pattern.search(name))
 
 
-def check_parameters(count: int) -> None:
+def _check_patches(config: Mapping[str, Any], where: str) -> None:
+    """Refuse an image of more patches than there is room for, where a configuration names both sizes."""
+    for image, patch in _IMAGE_AND_PATCH:
+        sides = [_sides(config.get(key)) for key in (image, patch)]
+        if all(sides) and (count := math.prod(a // b for a, b in zip(*sides, strict=True))) > MAX_PATCHES:
+            raise ConfigError(
+                f"{where + '.' if where else ''}{image} in patches of {patch} ({config[image]} and "
+                f"{config[patch]} px) gives {count} patches; at most {MAX_PATCHES} are encoded."
+            )
+
+
+def _sides(size: Any) -> tuple[int, ...]:
+    """Return height and width; nothing for what is no size."""
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+    # Larger ones are told by their own limit.
+    fits = len(sides) == 2 and all(isinstance(side, int) and 0 < side <= MAX_IMAGE_PX for side in sides)
+    return sides if fits else ()
+
+
+def check_parameters(count: int, most: int = MAX_PARAMETERS) -> None:
     """Refuse a model of more parameters than any there is.
+
+    Args:
+        count: of the model.
+        most: parameters of the largest of its family, and more.
 
     Raises:
         ConfigError: it has; the number is named.
     """
-    if count > MAX_PARAMETERS:
-        raise ConfigError(f"about {count:.2g} parameters; at most {MAX_PARAMETERS:.2g} are built.")
+    if count > most:
+        raise ConfigError(f"about {count:.2g} parameters; at most {most:.2g} are built.")
+
+
+def check_memory(count: int) -> None:
+    """Refuse a model that does not fit into this machine's memory, before it is built there in float32.
+
+    Args:
+        count: parameters.
+
+    Raises:
+        ConfigError: it does not; both sizes are named.
+    """
+    needed, free = count * BYTES_PER_PARAMETER, free_memory()
+    if free is not None and needed > free:
+        raise ConfigError(
+            f"about {count:.2g} parameters, which take {needed / 1e9:.1f} GB in float32; {free / 1e9:.1f} GB "
+            "of memory are free."
+        )
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that a program may still take; None where the system does not say.
+
+    Linux says, and a control group (version 2) may have less: of that its limit counts, since what it uses
+    includes copies of files that make room.
+    """
+    free = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").split("\n")
+        free += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        free.append(int(_CONTROL_GROUP_LIMIT.read_text(encoding="ascii")))
+    return min(free, default=None)

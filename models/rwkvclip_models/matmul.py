@@ -63,13 +63,20 @@ def _tracked(x: Tensor, weight: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class _Packed:
-    """A weight in the order in which oneDNN multiplies it, and what it was made of."""
+    """A weight in the order in which oneDNN multiplies it, and what it was made of.
+
+    Attributes:
+        weight: in that order.
+        dtype: in which it multiplies.
+        transposed: whether it is of the transposed weight.
+        source: an alias, so that nothing else comes to lie at its address.
+        version: torch's count of the source's changes when it was made.
+    """
 
     weight: Tensor
     dtype: torch.dtype
     transposed: bool
     source: Tensor
-    """An alias, so that nothing else comes to lie at its address."""
     version: int
 
     def serves(self, weight: Tensor, x: Tensor, transposed: bool) -> bool:

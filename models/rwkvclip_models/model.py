@@ -23,6 +23,7 @@ from rwkvclip_models.config import RWKVCLIPConfig, config_names, load_config
 from rwkvclip_models.errors import CheckpointError
 from rwkvclip_models.image_tower import ImageTower
 from rwkvclip_models.layers import pack_weights
+from rwkvclip_models.limits import check_memory
 from rwkvclip_models.text_tower import TextTower
 
 if TYPE_CHECKING:
@@ -155,6 +156,7 @@ def load_model(
     """
     config = load_config(config)
     if checkpoint is None:
+        check_memory(config.most_parameters())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model = RWKVCLIP(config, implementation=implementation)

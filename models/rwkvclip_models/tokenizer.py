@@ -8,16 +8,35 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_models.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+
+VOCABULARY = 49_408
+"""Tokens, their ids from 0; the last two mark start and end."""
 
 
 def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
     """Return token ids [B, L] int64: start, text (cut to fit), end, then padding with 0."""
     ids: Tensor = _clip_tokenizer()([texts] if isinstance(texts, str) else list(texts), context_length)
     return ids
+
+
+def check_vocabulary(size: int, where: str) -> None:
+    """Refuse a text tower whose token embedding lacks ids that the tokenizer gives.
+
+    Args:
+        size: rows of the token embedding.
+        where: what says so, for messages.
+
+    Raises:
+        ConfigError: it has fewer than `VOCABULARY`.
+    """
+    if size < VOCABULARY:
+        raise ConfigError(f"{where} is {size}; CLIP's tokenizer has {VOCABULARY} tokens, so give that.")
 
 
 @cache

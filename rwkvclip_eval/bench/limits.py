@@ -29,12 +29,17 @@ TOWER_SPEEDUPS = {224: 1.0, 896: 1.3, 1792: 2.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One limit beside what was measured."""
+    """One limit beside what was measured.
+
+    Attributes:
+        what: the measurement, in words.
+        measured: what came out.
+        limit: the least that `measured` may be.
+    """
 
     what: str
     measured: float
     limit: float
-    """Least that `measured` may be."""
 
     @property
     def met(self) -> bool:

@@ -47,32 +47,40 @@ LINEAR_ATTENTION = {
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Time of one alternative on one released shape."""
+    """Time of one alternative on one released shape.
+
+    Attributes:
+        implementation: a Bi-WKV implementation, `plain scan` or one of `LINEAR_ATTENTION`.
+        device: as torch names it.
+        dtype: of r, k, v, without `torch.`.
+        shape: B × T × H × N, with the tower it stems from.
+        direction: `forward` or `forward + backward`.
+        median_ms: median over the rounds.
+        low_ms: 25th percentile.
+        high_ms: 75th percentile.
+        repeats: rounds.
+        of_scan: median ratio to the plain scan's time in the same round; None where no scan could be built.
+        of_copy: time to copy as many bytes as the operator must read and write, by its own time: 1 is the
+            roofline.
+        eager_ms: median of calls in a row with their dispatch, for our own implementations on a GPU.
+        clock: what was timed, in words, with the reason where it is not the first choice.
+        problem: why it was not timed; empty when it was.
+    """
 
     implementation: str
-    """A Bi-WKV implementation, `plain scan` or one of `LINEAR_ATTENTION`."""
     device: str
     dtype: str
     shape: str
-    """B × T × H × N, with the tower it stems from."""
     direction: str
-    """`forward` or `forward + backward`."""
     median_ms: float
     low_ms: float
-    """25th percentile."""
     high_ms: float
-    """75th percentile."""
     repeats: int
     of_scan: float | None = None
-    """Median ratio to the plain scan's time in the same round; None where no scan could be built."""
     of_copy: float | None = None
-    """Time to copy as many bytes as the operator must read and write, by its own time: 1 is the roofline."""
     eager_ms: float | None = None
-    """Median of calls in a row with their dispatch, for our own implementations on a GPU."""
     clock: str = ""
-    """What was timed, in words, with the reason where it is not the first choice."""
     problem: str = ""
-    """Why it was not timed; empty when it was."""
 
 
 def time_all() -> Iterator[Timing]:

@@ -25,20 +25,27 @@ ROUNDS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class TowerTiming:
-    """One image size."""
+    """One image size.
+
+    Attributes:
+        image_px: side of the images.
+        batch: images in a batch.
+        rwkv_ms: RWKV-CLIP B/16, median of a batch.
+        clip_ms: open_clip's ViT-B/16.
+        speedup: CLIP's time by ours, median over rounds.
+        rwkv_peak_bytes: most GPU memory while RWKV-CLIP's tower runs, CLIP's weights not counted.
+        clip_peak_bytes: the same of CLIP's tower.
+        problem: why it did not run; empty when it did.
+    """
 
     image_px: int
     batch: int
     rwkv_ms: float
-    """RWKV-CLIP B/16, median of a batch."""
     clip_ms: float
-    """open_clip's ViT-B/16."""
     speedup: float
-    """CLIP's time by ours, median over rounds."""
     rwkv_peak_bytes: int
     clip_peak_bytes: int
     problem: str = ""
-    """Why it did not run; empty when it did."""
 
 
 def time_towers() -> Iterator[TowerTiming]:

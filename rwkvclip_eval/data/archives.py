@@ -49,11 +49,16 @@ UNREADABLE = (
 
 
 class Member(NamedTuple):
-    """A file in a tar."""
+    """A file in a tar.
+
+    Attributes:
+        name: path in the tar.
+        offset: where its bytes begin.
+        size: in bytes.
+    """
 
     name: str
     offset: int
-    """Where its bytes begin."""
     size: int
 
 
@@ -76,8 +81,8 @@ def tar_members(shard: Path, stream: IO[bytes]) -> list[Member]:
     """Return the files in an uncompressed tar.
 
     Raises:
-        DamagedData: it is no tar, or it ends before its end mark; tarfile alone takes a damaged header in
-            the middle for the end, which would lose samples unseen.
+        DamagedData: it is no tar, it ends before its end mark, or more than padding follows that; tarfile
+            alone takes a damaged header in the middle for the end, which would lose samples unseen.
     """
     members: list[Member] = []
     count, problem = 0, ""
@@ -96,6 +101,8 @@ def tar_members(shard: Path, stream: IO[bytes]) -> list[Member]:
             end = stream.read(BLOCK_BYTES)
             if len(end) < BLOCK_BYTES or end.strip(b"\0"):
                 problem = "no end mark where its last readable member ends"
+            elif any(rest.strip(b"\0") for rest in iter(lambda: stream.read(HEADER_LIMIT_BYTES), b"")):
+                problem = "something stands behind its end mark, such as another tar that was appended"
     except (*UNREADABLE, OSError) as error:
         problem = str(error)
     if problem:

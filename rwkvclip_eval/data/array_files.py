@@ -64,11 +64,19 @@ def small_array(content: bytes) -> Array:
 
 
 class _Header(NamedTuple):
+    """What the header of a `.npy` file says.
+
+    Attributes:
+        shape: of the array.
+        columns_first: whether the numbers lie in Fortran's order.
+        kind: dtype of the numbers.
+        offset: where the numbers begin, in bytes.
+    """
+
     shape: tuple[int, ...]
     columns_first: bool
     kind: np.dtype[Any]
     offset: int
-    """Where the numbers begin, in bytes."""
 
 
 def _header(start: bytes) -> _Header:

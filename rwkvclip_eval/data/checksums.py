@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.reading import below, read_text
+from rwkvclip_eval.data.reading import below, read_text, text_lines
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_models.disk import file_digest, write_text
 
@@ -24,7 +24,9 @@ def write_sums(folder: Path, digests: Mapping[str, str]) -> None:
 def wrong_sums(folder: Path) -> tuple[str, ...]:
     """Return a phrase for each file of `folder`/SHA256SUMS that is missing or changed, and each bad line."""
     found = []
-    for line in read_text(folder / SUMS_NAME).splitlines():
+    for line in text_lines(read_text(folder / SUMS_NAME)):
+        if not line:
+            continue
         match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
         if match is None:
             found.append(f"a line that is not `SHA-256  FILE`: {line[:200]!r}")

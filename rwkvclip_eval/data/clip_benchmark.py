@@ -58,7 +58,13 @@ SORTED = ("sun397", "imagenetv2")
 
 @dataclass(frozen=True)
 class WrappedReader:
-    """Fetches images from a map-style dataset of (image, target) pairs; `files` where each has its own."""
+    """Fetches images from a map-style dataset of (image, target) pairs.
+
+    Attributes:
+        dataset: what is wrapped.
+        rows: [n] int64, each image's index in `dataset`.
+        files: the n image files, where each image has one of its own.
+    """
 
     dataset: Any
     rows: np.ndarray[Any, Any]

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rwkvclip_eval.data.catalogue import absent_splits, catalogue, choose_variant, record_name
+from rwkvclip_eval.data.hub import checked_snapshot, is_complete, snapshot
 from rwkvclip_eval.data.open import DATASETS, open_dataset, wds_folder, with_variant
-from rwkvclip_eval.data.reading import plain_name, read_text, whole_number
+from rwkvclip_eval.data.reading import plain_name
 from rwkvclip_eval.data.types import HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.catalogue import Download, Entry, Variant
     from rwkvclip_eval.data.types import DatasetRef
 
 
-BESIDE_SPLITS = ("classnames.txt", "zeroshot_classification_templates.txt", "dataset_type.txt")
+_EMBEDDED = "ships with scikit-learn, nothing to fetch."
 
 
 def prefetch_dataset(
@@ -72,11 +71,10 @@ def prefetch_dataset(
         return f"{ref.name}: local, nothing to fetch."
     if record is None:
         raise DataNotFound(f"{ref.name} is not in the catalogue; give its source in the suite.")
-    entry = catalogue()[record]
-    chosen = choose_variant(record, entry, ref.variant or variant)
-    known = entry.variant(chosen)
+    source = _source(record, ref.variant or variant)
+    known = source.known
     if known.embedded:
-        return f"{record}: ships with scikit-learn, nothing to fetch."
+        return f"{record}: {_EMBEDDED}"
     if data_root is None:
         raise DataNotFound(
             f"{record}: there is no data root to fetch it into; give one with --data-root DIR."
@@ -88,40 +86,30 @@ def prefetch_dataset(
         short = [folder for folder in there if known.short_copy(folder, split)]
         if there != short:
             # A broken-off download has the count of shards, but not all of them.
-            return _complete(root / next(folder for folder in there if folder not in short) / split)
+            return is_complete(root / next(folder for folder in there if folder not in short) / split)
         try:
             return count(split) >= (known.counts.get(split, 1) if short else 1)
         except (DataNotFound, DamagedData):
             return False
 
-    judged = ref.split or entry.evaluation_split
-    wanted = dict.fromkeys((judged, *fit_splits[:1], *(s for s in fit_splits[1:] if s in known.counts)))
-    missing = [split for split in wanted if not is_there(split)]
+    def lacking(wanted: Iterable[str]) -> list[str]:
+        return [split for split in wanted if not is_there(split)]
+
+    judged = ref.split or source.entry.evaluation_split
+    missing = lacking(
+        dict.fromkeys((judged, *fit_splits[:1], *(s for s in fit_splits[1:] if s in known.counts)))
+    )
     if not missing:
         return f"{record}: already at {data_root}."
-    fetched, failure, published = [], "", False
-    if of_hub := known.on_hub(missing):
-        repository = known.hub[0]
-        try:
-            _snapshot(repository, data_root / repository.rpartition("/")[2], of_hub)
-            fetched.append(repository)
-        except DataNotFound as error:
-            if not known.downloads:
-                raise
-            failure = f"{error} Then: "
-        missing = [split for split in missing if not is_there(split)]
-    if missing and known.downloads:
-        with _after(failure):
-            folder = _fetch_published(record, entry, known, data_root)
-        published = True
-        fetched.append(f"{len(known.downloads)} published files in {folder}")
-        for split in missing:
-            count(split)
-    elif missing:
-        what = f"{record}@{chosen}, split {' and '.join(missing)},"
-        raise DataNotFound(f"{what} cannot be fetched automatically. {_by_hand(record, entry)}")
-    remarks = trust_remarks(known.downloads) if published else []
-    return " ".join([f"{record}: {failure}fetched {' and '.join(fetched)}, to {data_root}.", *remarks])
+    got = _obtain(source, missing, data_root, snapshot, lambda _: lacking(missing))
+    for split in got.published:
+        count(split)
+    fetched = [known.hub[0]] if got.of_hub else []
+    remarks: list[str] = []
+    if got.published:
+        fetched.append(f"{len(known.downloads)} published files in {data_root / record}")
+        remarks = trust_remarks(known.downloads)
+    return " ".join([f"{record}: {got.failure}fetched {' and '.join(fetched)}, to {data_root}.", *remarks])
 
 
 def _count_all(count: Callable[[str | None], int], fit_splits: Sequence[str]) -> int:
@@ -161,46 +149,134 @@ def download_dataset(
     record = record_name(ref.name)
     if record is None:
         raise DataNotFound(unknown_name("dataset", ref.name, catalogue()))
-    entry = catalogue()[record]
-    variant = choose_variant(record, entry, ref.variant)
-    known = entry.variant(variant)
+    source = _source(record, ref.variant)
+    known = source.known
     if known.embedded:
-        return f"{record}: ships with scikit-learn, nothing to fetch."
+        return f"{record}: {_EMBEDDED}"
     wanted = [plain_name(split, "split") for split in splits or known.counts]
     of_hub = known.on_hub(wanted)
-    rest = [split for split in wanted if split not in of_hub]
-    if unknown := [split for split in rest if split not in known.counts]:
+    if unknown := [split for split in wanted if split not in (*of_hub, *known.counts)]:
         raise DataNotFound(
-            f"{record}@{variant} has no split {', '.join(unknown)}, but {', '.join(known.counts)}."
+            f"{source.label} has no split {', '.join(unknown)}, but {', '.join(known.counts)}."
         )
-    said, failure = [], ""
-    if of_hub:
-        repository = known.hub[0]
-        target = data_root / repository.rpartition("/")[2]
-        try:
-            checked = _checked_snapshot(repository, target, of_hub if splits or known.hub_splits else ())
-            said.append(f"{repository} is at {target}; {checked} files have the hub's size and SHA-256.")
-            said += absent_splits(
-                record, variant, known, [s for s in of_hub if (target / s).is_dir()], of_hub
-            )
-        except DataNotFound as error:
-            if not known.downloads:
-                raise
-            failure, rest = f"{error} Then: ", list(wanted)
-    if rest and not known.downloads:
-        raise DataNotFound(f"{record}@{variant} cannot be fetched automatically. {_by_hand(record, entry)}")
-    if rest:
-        with _after(failure):
-            folder = _fetch_published(record, entry, known, data_root, on_progress)
+    said: list[str] = []
+
+    def checked(repository: str, target: Path, found: Sequence[str]) -> None:
+        num_files = checked_snapshot(repository, target, found if splits or known.hub_splits else ())
+        said.append(f"{repository} is at {target}; {num_files} files have the hub's size and SHA-256.")
+        there = [split for split in found if (target / split).is_dir()]
+        said.extend(absent_splits(record, source.variant, known, there, found))
+
+    got = _obtain(
+        source, wanted, data_root, checked, lambda there: [s for s in wanted if s not in there], on_progress
+    )
+    if got.published:
+        folder = data_root / record
         unsummed = name_some(download.file for download in known.downloads if not download.has_sum)
         done = f"unpacked and, except {unsummed}, checked" if unsummed else "checked and unpacked"
         said.append(f"{len(known.downloads)} files are at {folder}, {done}.")
         said += trust_remarks(known.downloads)
         said.append(
-            f"Shards of them: rwkvclip-eval data prepare {record}@{variant} --from {folder} "
+            f"Shards of them: rwkvclip-eval data prepare {source.label} --from {folder} "
             f"--data-root {data_root}"
         )
-    return f"{record}: {failure}{' '.join(said)}"
+    return f"{record}: {got.failure}{' '.join(said)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """A version of a dataset of the catalogue.
+
+    Attributes:
+        name: record name of the dataset.
+        variant: name of the version.
+        entry: what the catalogue says of the dataset.
+        known: what it says of the version.
+    """
+
+    name: str
+    variant: str
+    entry: Entry
+    known: Variant
+
+    @property
+    def label(self) -> str:
+        """Dataset and version, as the command line takes them."""
+        return f"{self.name}@{self.variant}"
+
+    @property
+    def by_hand(self) -> str:
+        """How to get it otherwise, a sentence."""
+        if self.entry.by_hand:
+            return f"By hand: rwkvclip-eval data list {self.name} says how."
+        return f"By hand: see {self.entry.homepage}"
+
+
+def _source(record: str, variant: str | None) -> _Source:
+    """Return a version of a dataset, the first where None is asked for; raises as `choose_variant`."""
+    entry = catalogue()[record]
+    chosen = choose_variant(record, entry, variant)
+    return _Source(name=record, variant=chosen, entry=entry, known=entry.variant(chosen))
+
+
+class _Obtained(NamedTuple):
+    """Where the splits of a dataset came from.
+
+    Attributes:
+        of_hub: those the hub gave.
+        published: those that the published files hold.
+        failure: why the hub gave none, ending so that what came of it can follow; empty where it gave some.
+    """
+
+    of_hub: Sequence[str]
+    published: Sequence[str]
+    failure: str
+
+
+def _obtain(
+    source: _Source,
+    splits: Sequence[str],
+    data_root: Path,
+    from_hub: Callable[[str, Path, Sequence[str]], None],
+    lacking: Callable[[Sequence[str]], Sequence[str]],
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> _Obtained:
+    """Fetch splits from the hub, where it has them, and the published files of what is lacking then.
+
+    Args:
+        source: the dataset.
+        splits: what is wanted.
+        data_root: gets wds_NAME from the hub, and NAME with published files.
+        from_hub: fetches splits of a repository into a folder.
+        lacking: given the splits that the hub gave, says what is lacking.
+        on_progress: see `download_dataset`.
+
+    Raises:
+        DataNotFound: neither has it; where both were tried, the text tells both failures.
+        DamagedData: what came cannot be right.
+        OutputError: it cannot be written.
+    """
+    known, failure = source.known, ""
+    of_hub, rest = known.on_hub(splits), splits
+    if of_hub:
+        repository = known.hub[0]
+        try:
+            from_hub(repository, data_root / repository.rpartition("/")[2], of_hub)
+        except DataNotFound as error:
+            if not known.downloads:
+                raise
+            failure, of_hub = f"{error} Then: ", []
+        rest = lacking(of_hub)
+    if rest and not known.downloads:
+        raise DataNotFound(
+            f"{source.label}, split {' and '.join(rest)}, cannot be fetched automatically. {source.by_hand}"
+        )
+    if rest:
+        try:
+            _fetch_published(source, data_root / source.name, on_progress)
+        except DataNotFound as error:
+            raise DataNotFound(f"{failure}{error} {source.by_hand}") from error
+    return _Obtained(of_hub, rest, failure)
 
 
 def trust_remarks(downloads: Sequence[Download]) -> list[str]:
@@ -217,133 +293,12 @@ def trust_remarks(downloads: Sequence[Download]) -> list[str]:
     return [text.format(name_some(d.file for d in found)) for text, found in weak.items() if found]
 
 
-@contextlib.contextmanager
-def _after(failure: str) -> Iterator[None]:
-    """Let what fails here say first what failed before it."""
-    try:
-        yield
-    except DataNotFound as error:
-        raise DataNotFound(f"{failure}{error}") from error
-
-
 def _fetch_published(
-    record: str,
-    entry: Entry,
-    known: Variant,
-    data_root: Path,
-    on_progress: Callable[[int, int, str], None] | None = None,
-) -> Path:
-    """Fetch, check and unpack a variant's published files; return their folder."""
+    source: _Source, folder: Path, on_progress: Callable[[int, int, str], None] | None
+) -> None:
+    """Fetch, check and unpack the published files."""
     from rwkvclip_eval.data.archives import unpack
     from rwkvclip_eval.data.http import fetch_file
 
-    folder = data_root / record
-    for download in known.downloads:
-        try:
-            unpack(fetch_file(download, folder, on_progress))
-        except DataNotFound as error:
-            raise DataNotFound(f"{error} {_by_hand(record, entry)}") from error
-    return folder
-
-
-def _by_hand(record: str, entry: Entry) -> str:
-    if entry.by_hand:
-        return f"By hand: rwkvclip-eval data list {record} says how."
-    return f"By hand: see {entry.homepage}"
-
-
-def wrong_hub_files(files: Sequence[HubFile], target: Path) -> list[Path]:
-    """Return the files that are missing, or of another size or SHA-256 than the hub's."""
-    wrong = []
-    for file in files:
-        path = target / file.name
-        same = path.is_file() and path.stat().st_size == file.size
-        if not same or (file.sha256 is not None and file_digest(path) != file.sha256):
-            wrong.append(path)
-    return wrong
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """What the hub says of one file."""
-
-    name: str
-    size: int
-    sha256: str | None
-    """None for small files, which the hub keeps without one."""
-
-
-def _checked_snapshot(repository: str, target: Path, splits: Sequence[str]) -> int:
-    """Download, check, fetch wrong files once more; return how many files were checked."""
-    _snapshot(repository, target, splits)
-    files = _hub_files(repository, target, splits)
-    absent = [split for split in splits if not any(f.name.startswith(f"{split}/") for f in files)]
-    if absent:
-        raise DataNotFound(f"{repository} has no split {', '.join(absent)}.")
-    wrong = wrong_hub_files(files, target)
-    if wrong:
-        for path in wrong:
-            path.unlink(missing_ok=True)
-        _snapshot(repository, target, splits)
-        wrong = wrong_hub_files(files, target)
-    if wrong:
-        raise DamagedData(
-            f"{len(wrong)} files of {repository} came twice with another size or SHA-256 than the hub says: "
-            f"{name_some(map(str, wrong))}. Delete them and run the command again later."
-        )
-    return len(files)
-
-
-def _hub_files(repository: str, target: Path, splits: Sequence[str]) -> list[HubFile]:
-    import fnmatch
-
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        info = huggingface_hub.HfApi().dataset_info(repository, files_metadata=True)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DataNotFound(_unreachable(repository, target, error)) from error
-    patterns = _patterns(splits)
-    return [
-        HubFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs else None)
-        for each in info.siblings or ()
-        if any(fnmatch.fnmatch(each.rfilename, pattern) for pattern in patterns)
-    ]
-
-
-def _patterns(splits: Sequence[str]) -> list[str]:
-    # A count of shards of a split that is not fetched would make that split look broken off.
-    return [*BESIDE_SPLITS, *(f"{split}/*" for split in splits or ("*",))]
-
-
-def _complete(path: Path) -> bool:
-    count = path / "nshards.txt"
-    if not count.is_file():
-        return any(path.glob("*.tar"))
-    expected = whole_number(read_text(count))
-    return expected is not None and len(list(path.glob("*.tar"))) >= expected
-
-
-def _snapshot(repository: str, target: Path, splits: Sequence[str]) -> None:
-    """Download the splits' shards (all where none is named) and the small files beside them.
-
-    Raises:
-        DataNotFound: the hub cannot be reached or has no such repository.
-    """
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        huggingface_hub.snapshot_download(
-            repository, repo_type="dataset", local_dir=target, allow_patterns=_patterns(splits)
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DataNotFound(_unreachable(repository, target, error)) from error
-
-
-def _unreachable(repository: str, target: Path, error: Exception) -> str:
-    return (
-        f"Cannot fetch {repository} from the Hugging Face hub: {error}. On a machine without internet, "
-        f"fetch it elsewhere and copy the folder to {target}."
-    )
+    for download in source.known.downloads:
+        unpack(fetch_file(download, folder, on_progress))

@@ -56,7 +56,13 @@ QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 
 @dataclass(frozen=True, kw_only=True)
 class DigitSample:
-    """One picture of the `digits` set: its key, its row in scikit-learn's arrays, and the digit it shows."""
+    """One picture of the `digits` set.
+
+    Attributes:
+        key: of the sample.
+        row: row in scikit-learn's arrays.
+        digit: what it shows, 0 to 9.
+    """
 
     key: str
     row: int
@@ -96,7 +102,14 @@ class PlacedDigit:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What one picture of `digits_scenes` shows, in reading order, and its captions."""
+    """What one picture of `digits_scenes` shows.
+
+    Attributes:
+        key: of the sample.
+        layout: how its digits lie.
+        digits: in reading order.
+        captions: each true of it and of no other scene of its split.
+    """
 
     key: str
     layout: Layout
@@ -106,7 +119,12 @@ class Scene:
 
 @dataclass(frozen=True)
 class EmbeddedReader:
-    """Renders the images of `digits` or `digits_scenes`."""
+    """Renders the images of `digits` or `digits_scenes`.
+
+    Attributes:
+        name: `digits` or `digits_scenes`.
+        half: split of the set.
+    """
 
     name: str
     half: Half

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,6 +107,11 @@ def _label_order(folders: list[str], class_names: Sequence[str] | None, root: Pa
     """Return the folders in label order."""
     if class_names is None or not set(class_names) & set(folders):
         return folders
+    if twice := [name for name, times in Counter(class_names).items() if times > 1 and name in folders]:
+        raise UserError(
+            f"{root}: class names that are folders stand for one class each, but {name_some(twice)} is there "
+            "more than once."
+        )
     if set(class_names) == set(folders):
         return list(class_names)
     without = sorted(set(class_names) - set(folders))

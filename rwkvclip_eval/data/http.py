@@ -69,7 +69,7 @@ def wrong_file(path: Path, download: Download) -> str:
         return f"expected {download.bytes} bytes, found {size}"
     for algorithm, expected in (("sha256", download.sha256), ("md5", download.md5)):
         if expected is not None:
-            found = file_digest(path, algorithm)
+            found = file_digest(path, algorithm=algorithm)
             return "" if found == expected else f"expected {algorithm} {expected}, found {found}"
     return other_content(path, download.file)
 

@@ -25,7 +25,7 @@ from rwkvclip_eval.data.samples import (
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_models.files import require_regular
+from rwkvclip_models.files import expanded, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,13 +36,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HuggingFaceReader:
-    """Fetches the encoded images of one column."""
+    """Fetches the encoded images of one column.
+
+    Attributes:
+        rows: the split in the library's form, images not decoded.
+        column: the one with the images.
+        name: of the dataset, for messages.
+        roots: folders that rows without an image's bytes may name files in: the data's own, then the
+            library's.
+    """
 
     rows: Any
     column: str
     name: str
     roots: tuple[Path, ...] = ()
-    """Folders that rows without an image's bytes may name files in: the data's own, then the library's."""
 
     def read(self, index: int) -> bytes:
         """Return the image file's bytes."""
@@ -153,7 +160,7 @@ def _roots(source: HuggingFaceSource, base_dir: Path) -> tuple[Path, ...]:
 
     # Local archives are unpacked there, too.
     unpacked = Path(datasets.config.EXTRACTED_DATASETS_PATH)
-    local = base_dir / Path(source.path).expanduser()
+    local = base_dir / expanded(source.path)
     files = base_dir / source.data_files if source.data_files else None
     if local.exists():
         return (local.absolute(), unpacked)
@@ -217,7 +224,7 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
     import datasets
     import datasets.exceptions
 
-    local = base_dir / Path(source.path).expanduser()
+    local = base_dir / expanded(source.path)
     path = str(local) if local.exists() else source.path
     data_files = None
     if source.data_files is not None:

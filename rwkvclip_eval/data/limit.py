@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SubsetDataset:
-    """Some samples of another dataset, in its order."""
+    """Some samples of another dataset, in its order.
+
+    Attributes:
+        info: of these samples; `subset` is set.
+        keys: of these samples.
+        labels: of these samples; see `Dataset.labels`.
+        captions: of these samples; see `Dataset.captions`.
+        parent: the other dataset.
+        indices: each sample's place in it.
+    """
 
     info: DatasetInfo
     keys: Sequence[str]

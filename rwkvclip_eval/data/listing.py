@@ -24,25 +24,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueRow:
-    """One line of `data list`: a dataset × variant and whether the data root has it."""
+    """One line of `data list`: a dataset × variant and whether the data root has it.
+
+    Attributes:
+        name: record name.
+        variant: which of the versions in circulation.
+        title: name for readers.
+        kind: what its labels or captions make it.
+        num_test: images of the evaluation split; None for folders the catalogue does not know.
+        metric: name of the one the field reports for it.
+        found: folder below the data root, `embedded`, or empty where it is not there.
+        obtain: the command that gets it, or says how to.
+        licence: as its home states it.
+        homepage: address.
+        size_gb: GB to fetch, `~` before an estimate; `?` where nobody says it.
+        terms: what one must accept or ask for first.
+    """
 
     name: str
     variant: str
     title: str
     kind: str
     num_test: int | None
-    """Images of the evaluation split; None for folders the catalogue does not know."""
     metric: str
     found: str
-    """Folder below the data root, `embedded`, or empty where it is not there."""
     obtain: str
-    """The command that gets it, or says how to."""
     licence: str
     homepage: str
     size_gb: str
-    """GB to fetch, `~` before an estimate; `?` where nobody says it."""
     terms: str
-    """What one must accept or ask for first."""
 
     @property
     def label(self) -> str:

@@ -38,10 +38,19 @@ MOST_MARKS = 1 << 27
 
 @dataclass(frozen=True)
 class _Row:
+    """One line of a manifest.
+
+    Attributes:
+        line: its number in the file, from 1.
+        image: the file, below the images' folder.
+        text: the label or caption.
+        split: `train`, `val` or `test`.
+        key: of the sample.
+    """
+
     line: int
     image: str
     text: str
-    """The label or caption."""
     split: str
     key: str
 
@@ -182,6 +191,11 @@ def _labels(
     parts = {row.line: [part.strip() for part in row.text.split(DIVIDER)] for row in rows}
     texts = {part for listed in parts.values() for part in listed}
     known = set(class_names or ())
+    if foreign := [row for row in rows if any(p.isdecimal() and not p.isascii() for p in parts[row.line])]:
+        raise DamagedData(
+            f"{path}, line {foreign[0].line}: label {foreign[0].text[:40]!r} is written in other digits than "
+            "0 to 9."
+        )
     if all(text.isdecimal() for text in texts) and not texts <= known:
         # Behind every class there is.
         number = {text: MOST_CLASSES if (n := whole_number(text)) is None else n for text in texts}

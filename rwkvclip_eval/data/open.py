@@ -32,6 +32,7 @@ from rwkvclip_eval.data.types import (
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_eval.registry import Registry, unknown_name
+from rwkvclip_models.files import expanded
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.catalogue import HuggingFaceCopy, Variant
@@ -138,7 +139,7 @@ class _Places:
 
             return open_embedded(self.name, self.split)
         if isinstance(source, FolderSource):
-            path = self.base_dir / Path(source.path).expanduser()
+            path = self.base_dir / expanded(source.path)
             reader = reader_of(self.name)
             if source.kind == "published":
                 if reader is None:
@@ -152,8 +153,8 @@ class _Places:
         if isinstance(source, ManifestSource):
             from rwkvclip_eval.data.manifest import open_manifest
 
-            images = None if source.root is None else self.base_dir / Path(source.root).expanduser()
-            path = self.base_dir / Path(source.path).expanduser()
+            images = None if source.root is None else self.base_dir / expanded(source.root)
+            path = self.base_dir / expanded(source.path)
             return open_manifest(path, images, self.split, self.ref.class_names, self.cache_dir)
         if isinstance(source, HuggingFaceSource):
             from rwkvclip_eval.data.hugging_face import names_of_copy, open_hugging_face
@@ -167,7 +168,7 @@ class _Places:
                 source.model_copy(update=there), self.split, self.base_dir, self.offline, self.cache_dir
             )
             return dataclasses.replace(found, class_names=names_of_copy(found, copy, self.name, variant))
-        root = self.base_dir / Path(source.root).expanduser() if source.root else None
+        root = self.base_dir / expanded(source.root) if source.root else None
         known = self.entry.variant(self.variant).clip_benchmark if self.entry else None
         if self.entry is not None and known is None:
             raise UserError(

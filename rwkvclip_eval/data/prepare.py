@@ -44,18 +44,25 @@ STATE_NAME = ".prepare.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """One split as shards."""
+    """One split as shards.
+
+    Attributes:
+        folder: `DATA_ROOT/wds_NAME`.
+        split: folder of the shards in it.
+        num_samples: images.
+        num_shards: in all.
+        num_written: shards written by this call; the others were there.
+        fingerprint: of the shards as opened.
+        remark: what is to be said against it, empty where nothing.
+    """
 
     folder: Path
     split: str
     num_samples: int
     num_shards: int
     num_written: int
-    """Shards written by this call; the others were there."""
     fingerprint: str
-    """Of the shards as opened."""
     remark: str = ""
-    """What is to be said against it, empty where nothing."""
 
 
 def prepare_dataset(

@@ -14,7 +14,7 @@ from rwkvclip_eval.data.types import PromptFiles, ReferencePrompts
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came
-from rwkvclip_models.files import read_json
+from rwkvclip_models.files import expanded, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,6 +81,8 @@ def resolve_prompts(
             f"{ref.name}: the class names given are those of the data in another order (label {first} is "
             f"{own[first]!r} in the data, {given[first]!r} was given). Write them in label order."
         )
+    if bare := [i for i, label in enumerate(labels) if not label.strip()]:
+        raise UserError(f"{ref.name}: the class name of label {bare[0]} is empty; a prompt needs one.")
     _check_letters(labels, "class name", ref.name)
     return tuple(labels), normalise_templates(templates or (), ref.name)
 
@@ -163,7 +165,7 @@ def _from_file(given: str, name: str, base_dir: Path | None) -> tuple[str, ...]:
     Raises:
         UserError: the file cannot be read, is no mapping of lists, or lacks the dataset.
     """
-    path = (base_dir or Path()) / Path(given).expanduser()
+    path = (base_dir or Path()) / expanded(given)
     lists = read_json(path, what="prompt file")
     if not isinstance(lists, dict):
         raise UserError(f"{path}: expected a mapping of dataset name to list of texts{came(lists)}.")

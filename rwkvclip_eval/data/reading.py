@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
-from rwkvclip_models.files import read_bytes, require_regular
+from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +58,11 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def text_lines(text: str) -> list[str]:
+    """Return the lines of a text as an editor shows them: not cut where Unicode knows separators too."""
+    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
 def read_json(path: Path, form: TypeAdapter[T], wanted: str) -> T:
     """Return the content of a JSON file.
 
@@ -77,10 +82,12 @@ def parse_json(content: bytes | str, form: TypeAdapter[T], where: str, wanted: s
     """Return what a JSON text says.
 
     Raises:
-        DamagedData: it is no JSON, or of another form.
+        DamagedData: it is no JSON, of another form, or holds a key twice in one mapping.
     """
     try:
-        return form.validate_json(content, strict=True)
+        found = form.validate_json(content, strict=True)
+        check_keys(content, where, error=DamagedData)
+        return found
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
@@ -116,7 +123,8 @@ def csv_rows(
     if size > TEXT_LIMIT_BYTES:
         raise DamagedData(f"The file {path} has {size} bytes; at most {TEXT_LIMIT_BYTES} are read.")
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.reader(stream, **dialect)
+        # Without this a quote that is never closed swallows the rows behind it.
+        reader = csv.reader(stream, strict=True, **dialect)
         try:
             columns = [column.strip() for column in next(reader, [])]
             _check_columns(path, columns, needed)
@@ -133,7 +141,10 @@ def csv_rows(
                     )
                 yield reader.line_num, dict(zip(columns, fields, strict=True))
         except csv.Error as error:
-            raise DamagedData(f"{path}, line {reader.line_num}: {error}.") from error
+            raise DamagedData(
+                f"{path}, line {reader.line_num}: {error}; a quote that opens a field must close it, and is "
+                "doubled inside one."
+            ) from error
         except UnicodeDecodeError as error:
             raise DamagedData(f"{path} is not UTF-8 text ({_where(error)}); save it as UTF-8.") from error
 

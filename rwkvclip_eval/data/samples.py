@@ -140,7 +140,15 @@ class Split:
 
 @dataclass(kw_only=True)
 class SampleDataset:
-    """The `Dataset` every built-in source opens to."""
+    """The `Dataset` every built-in source opens to.
+
+    Attributes:
+        info: see `Dataset.info`.
+        keys: see `Dataset.keys`.
+        labels: see `Dataset.labels`.
+        captions: see `Dataset.captions`.
+        images: reader of the n images.
+    """
 
     info: DatasetInfo
     keys: Sequence[str]
@@ -195,11 +203,15 @@ def decode_image(content: bytes | Image, where: str) -> Image:
 
 @dataclass(frozen=True)
 class FileReader:
-    """Reads one file per image."""
+    """Reads one file per image.
+
+    Attributes:
+        paths: the n image files.
+        root: folder that they lie below, where there is one.
+    """
 
     paths: tuple[Path, ...]
     root: Path | None = None
-    """Folder that they lie below, where there is one."""
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetKind
 
 INDEX_NAME = ".rwkvclip-index.parquet"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 INDEX_LIMIT_BYTES = 4 << 30
 """Of its columns, unpacked."""
 

@@ -21,8 +21,14 @@ SPLITS = ("train", "val", "test")
 
 Name = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """What a file calls something or where it says that it lies: no control characters."""
-FolderName = Annotated[str, Field(max_length=100, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$")]
-"""A name that becomes part of a path and can lead to no other folder."""
+FolderName = Annotated[
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^[^./\\\s\x00-\x1f\x7f]([^/\\\x00-\x1f\x7f]*[^/\\\s\x00-\x1f\x7f])?$",
+    ),
+]
+"""A name that becomes part of a path and can lead to no other folder; no spaces around it."""
 _BUILDERS_THAT_READ_MORE_THAN_DATA = ("generator", "pandas", "spark", "sql")
 
 DatasetKind = Literal["classification", "multilabel", "retrieval"]
@@ -44,37 +50,42 @@ class ReferencePrompts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
-    """Facts about an opened split that go into every result record. No field holds a path of this machine."""
+    """Facts about an opened split that go into every result record. No field holds a path of this machine.
+
+    Attributes:
+        name: record name, as in reports/published (`cifar10`, `aircraft`, `mscoco_captions`, …).
+        variant: which of the versions in circulation (`partition1`, `seed3072`, …).
+        split: `train`, `val` or `test`.
+        kind: what the labels or captions make it.
+        num_samples: images in this split as opened.
+        fingerprint: SHA-256 (hex) of the samples in order: keys, image bytes, labels or captions.
+        class_names: class names in label order; empty for retrieval.
+        templates: prompt templates with `{c}` where the class name goes; empty for retrieval.
+        reference_prompts: clip-benchmark's; None where they are unknown.
+        primary_metric: the metric the field reports for this set.
+        source: where the samples came from, e.g. `webdataset wds_cifar10/test`.
+        verified: known to the catalogue and of the expected size and classes.
+        expected_samples: the catalogue's count; None where it has none.
+        subset: fewer samples than the whole split (a partial copy, or `--limit`): never compared with full
+            runs.
+        own_copy: what could be fetched of a set that the web loses: whole, but compared by fingerprint only.
+    """
 
     name: str
-    """Record name, as in reports/published (`cifar10`, `aircraft`, `mscoco_captions`, …)."""
     variant: str = "default"
-    """Which of the versions in circulation (`partition1`, `seed3072`, …)."""
     split: str = "test"
-    """`train`, `val` or `test`."""
     kind: DatasetKind
     num_samples: int
-    """Images in this split as opened."""
     fingerprint: str
-    """SHA-256 (hex) of the samples in order: keys, image bytes, labels or captions."""
     class_names: tuple[str, ...] = ()
-    """Class names in label order; empty for retrieval."""
     templates: tuple[str, ...] = ()
-    """Prompt templates with `{c}` where the class name goes; empty for retrieval."""
     reference_prompts: ReferencePrompts | None = None
-    """clip-benchmark's; None where they are unknown."""
     primary_metric: str = "top1_accuracy"
-    """The metric the field reports for this set."""
     source: str = ""
-    """Where the samples came from, e.g. `webdataset wds_cifar10/test`."""
     verified: bool = False
-    """Known to the catalogue and of the expected size and classes."""
     expected_samples: int | None = None
-    """The catalogue's count; None where it has none."""
     subset: bool = False
-    """Fewer samples than the whole split (a partial copy, or `--limit`): never compared with full runs."""
     own_copy: bool = False
-    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
 
 
 @runtime_checkable

@@ -32,30 +32,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a check of every sample found."""
+    """What a check of every sample found.
+
+    Attributes:
+        info: the dataset as opened; `info.fingerprint` identifies its content.
+        num_samples: images looked at.
+        num_captions: captions; None for classification.
+        expected_captions: the catalogue's count, None where it has none.
+        damaged: (key, reason) of each image that cannot be decoded.
+        duplicate_keys: keys that occur more than once.
+        empty_classes: classes without an image.
+        pictures: SHA-256 of the decoded pixels → keys of the images that show them.
+        wrong_sums: a phrase per shard that SHA256SUMS beside the shards contradicts.
+        num_links: image files or shards that a symbolic link below the dataset's folder leads to.
+        mended: a sentence per fingerprint or index that was remembered wrongly.
+    """
 
     info: DatasetInfo
-    """The dataset as opened; `info.fingerprint` identifies its content."""
     num_samples: int
-    """Images looked at."""
     num_captions: int | None
-    """Captions; None for classification."""
     expected_captions: int | None
-    """The catalogue's count, None where it has none."""
     damaged: tuple[tuple[str, str], ...]
-    """(key, reason) of each image that cannot be decoded."""
     duplicate_keys: tuple[str, ...]
-    """Keys that occur more than once."""
     empty_classes: tuple[str, ...]
-    """Classes without an image."""
     pictures: Mapping[bytes, tuple[str, ...]]
-    """SHA-256 of the decoded pixels → keys of the images that show them."""
     wrong_sums: tuple[str, ...]
-    """A phrase per shard that SHA256SUMS beside the shards contradicts."""
     num_links: int = 0
-    """Image files or shards that a symbolic link below the dataset's folder leads to."""
     mended: tuple[str, ...] = ()
-    """A sentence per fingerprint or index that was remembered wrongly."""
 
     @property
     def duplicate_images(self) -> tuple[tuple[str, ...], ...]:

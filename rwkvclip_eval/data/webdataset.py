@@ -26,6 +26,7 @@ from rwkvclip_eval.data.reading import (
     is_text,
     plain_name,
     read_text,
+    text_lines,
     whole_number,
 )
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, Split, check_unique, fingerprint_samples
@@ -48,7 +49,15 @@ TARGET_LIMIT_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class ShardReader:
-    """Reads image bytes at known offsets of tar files."""
+    """Reads image bytes at known offsets of tar files.
+
+    Attributes:
+        shards: the tar files.
+        shard_of: [n] integers: which of the shards holds each image.
+        offsets: [n] integers: where its bytes begin.
+        sizes: [n] integers: how many bytes it has.
+        members: names of the n images in the shards, for messages.
+    """
 
     shards: tuple[Path, ...]
     shard_of: np.ndarray[Any, Any]
@@ -155,6 +164,11 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     count = whole_number(text)
     if not count:
         raise DamagedData(f"{count_file}: expected the number of shards; found {text[:40]!r}.")
+    if len(found) > count:
+        raise DamagedData(
+            f"{where}: nshards.txt says {count} shards, {len(found)} are there, the last of them "
+            f"{found[-1].name}. Correct nshards.txt, or move away the shards of another copy."
+        )
     there = {path.name for path in found}
     # The number may be any: only as many names are made as are shown.
     lacking = (f"{i}.tar" for i in range(count) if f"{i}.tar" not in there)
@@ -172,7 +186,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 def _lines(path: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
-    return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+    return tuple(line.strip() for line in text_lines(read_text(path)) if line.strip())
 
 
 def _scan(shards: Sequence[Path], kind: DatasetKind) -> tuple[pa.Table, str]:
@@ -268,7 +282,7 @@ def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[i
                 raise ValueError(f"shape {vector.shape}, expected a vector of 0, 1 and -1")
             listed: list[int] = vector.astype(np.int64).tolist()
             return listed
-        captions = [line for line in content.decode("utf-8").splitlines() if line.strip()]
+        captions = [line for line in text_lines(content.decode("utf-8")) if line.strip()]
         if not captions:
             raise ValueError("no caption")
         return captions

@@ -15,28 +15,33 @@ Status = Literal["ok", "absent", "warning", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One row of the diagnosis."""
+    """One row of the diagnosis.
+
+    Attributes:
+        area: `versions`, `devices` or `operator`.
+        name: what was looked at.
+        status: `ok`; `absent`: not there and not needed for everything; `warning`: works, but slower than it
+            could; `failed`: must be mended.
+        detail: what was found.
+        cure: what to do about it; empty when ok.
+    """
 
     area: str
-    """`versions`, `devices` or `operator`."""
     name: str
-    """What was looked at."""
     status: Status
-    """`ok`; `absent`: not there and not needed for everything; `warning`: works, but slower than it could;
-    `failed`: must be mended.
-    """
     detail: str
-    """What was found."""
     cure: str = ""
-    """What to do about it; empty when ok."""
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """The diagnosis."""
+    """The diagnosis.
+
+    Attributes:
+        checks: rows in the order of the examination.
+    """
 
     checks: tuple[Check, ...]
-    """Rows in the order of the examination."""
 
     HEADERS = ("area", "name", "status", "detail", "cure")
 

@@ -51,7 +51,23 @@ def problems() -> Iterator[Recurrence]:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Agreement of one implementation on one problem."""
+    """Agreement of one implementation on one problem.
+
+    Attributes:
+        implementation: of the operators.
+        device: as torch names it.
+        dtype: of r, k, v, without `torch.`.
+        num_tokens: T.
+        head_width: N.
+        decays: `trained` or `extreme`; empty for the elementwise operators.
+        batch: B.
+        heads: H.
+        strided: whether operands are not contiguous.
+        operator: `bi_wkv6` or `elementwise`, all of these together.
+        errors: output and each gradient: max |difference| / max |reference| (absolute where the reference is
+            0).
+        problem: why it did not run; empty when it did.
+    """
 
     implementation: str
     device: str
@@ -59,16 +75,12 @@ class Case:
     num_tokens: int
     head_width: int
     decays: str
-    """`trained` or `extreme`; empty for the elementwise operators."""
     batch: int
     heads: int
     strided: bool
     operator: str = "bi_wkv6"
-    """`bi_wkv6` or `elementwise`, all of these together."""
     errors: dict[str, float]
-    """Output and each gradient: max |difference| / max |reference| (absolute where the reference is 0)."""
     problem: str = ""
-    """Why it did not run; empty when it did."""
 
     @property
     def worst(self) -> tuple[bool, float, str]:

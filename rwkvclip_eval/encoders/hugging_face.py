@@ -22,10 +22,13 @@ import torch
 from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters, read_config
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
-from rwkvclip_eval.encoders.weights import seeded, sha256_file
+from rwkvclip_eval.encoders.weights import seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
+from rwkvclip_models.disk import file_digest
+from rwkvclip_models.files import expanded
+from rwkvclip_models.limits import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,8 +56,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         )
     folder = _folder(spec, offline=offline)
     check_folder(folder, _SETTINGS, _weight_files(folder) if spec.seed is None else [])
-    config = read_config(folder, spec.text)
-    with hub_mode(offline=True):
+    with hub_mode(offline=True), _quiet():
+        config = read_config(folder, spec.text)
         model = _build_model(folder, config, spec)
         towers = _towers(folder, config, model, spec)
     return build(towers, spec, device=device, precision=precision)
@@ -74,7 +77,7 @@ def _is_local(spec: EncoderSpec) -> bool:
 def _folder(spec: EncoderSpec, *, offline: bool) -> Path:
     name = spec.model.removeprefix("hf:")
     if _is_local(spec):
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if not (folder / "config.json").exists():
             what = "has no config.json" if folder.is_dir() else "does not exist"
             raise CheckpointError(f"Model {spec.text!r}: folder {name} {what}.")
@@ -94,7 +97,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
     from transformers import AutoModel
 
     if spec.seed is not None:
-        num_parameters(config)
+        check_memory(num_parameters(config))
         with seeded(spec.seed):
             return cast("nn.Module", AutoModel.from_config(config, dtype=torch.float32))
     files = _weight_files(folder)
@@ -109,9 +112,10 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
             f"Model {spec.text!r}: the weights do not fit config.json, which describes {expected:,} "
             f"parameters: the files have {found:,} bytes."
         )
+    check_memory(expected)
     try:
         # The global generators would otherwise initialise what the checkpoint lacks.
-        with seeded(0), _quiet():
+        with seeded(0):
             model, report = AutoModel.from_pretrained(
                 folder,
                 config=config,
@@ -182,7 +186,7 @@ def _towers(folder: Path, config: Any, model: Any, spec: EncoderSpec) -> Towers:
         logit_bias=float(model.logit_bias.detach().item()) if hasattr(model, "logit_bias") else None,
         implementation=lambda: str(model.config._attn_implementation or "torch"),
         config=_plain(config.to_dict()),
-        checkpoint_sha256=sha256_file(*_weight_files(folder)) if spec.seed is None else None,
+        checkpoint_sha256=file_digest(*_weight_files(folder)) if spec.seed is None else None,
         trained=spec.seed is None,
     )
 

@@ -30,11 +30,14 @@ from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
-from rwkvclip_eval.encoders.weights import need_checkpoint, seeded, sha256_file
+from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
-from rwkvclip_models.limits import check_parameters
+from rwkvclip_models.disk import file_digest
+from rwkvclip_models.files import expanded
+from rwkvclip_models.limits import check_memory, check_parameters
+from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,22 +57,27 @@ ALIASES = {
 """Short names → open_clip's."""
 
 _EXAMPLES = "a pretrained tag (=openai), a file (=runs/x/epoch_5.pt) or =hf://owner/repo/file"
-_CLIP_VOCABULARY = 49408
 # OpenAI's TorchScript archives carry these beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 
 
 @dataclass(frozen=True)
 class _Architecture:
-    """A model configuration (open_clip's `model_cfg`) and what images it expects."""
+    """A model configuration and what images it expects.
+
+    Attributes:
+        name: as open_clip or the file calls it.
+        config: open_clip's `model_cfg`.
+        preprocess: open_clip's `preprocess_cfg`: size and statistics of its images.
+        tags: pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP.
+        own: of a file, so that it may describe anything.
+    """
 
     name: str
     config: dict[str, Any]
     preprocess: dict[str, Any]
     tags: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Pretrained weights by tag; none for ALIP, which shares an architecture but no weights with CLIP."""
     own: bool = False
-    """Of a file, so that it may describe anything."""
 
 
 def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str, offline: bool) -> Encoder:
@@ -85,9 +93,11 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         skeleton = _skeleton(architecture, offline=offline)
         if spec.seed is None:
             path = _weights_file(architecture, checkpoint, offline=offline)
-            sha256 = sha256_file(path)
+            sha256 = file_digest(path)
             # Before memory is made for a model that they may not fit.
             weights = _fitted(skeleton, path, spec, architecture) if skeleton else None
+        if skeleton:
+            check_memory(num_parameters(skeleton))
         model = _build_model(architecture, spec.seed, offline=offline)
     if spec.seed is None:
         model.load_state_dict(weights or _fitted(model, path, spec, architecture))
@@ -152,9 +162,9 @@ def towers(
         preprocess = image_transform_v2(PreprocessCfg(**chosen), is_train=False)
     if tokenize is None:
         vocabulary = getattr(clip, "vocab_size", None)
-        if vocabulary != _CLIP_VOCABULARY:
+        if vocabulary != VOCABULARY:
             raise UserError(
-                f"Give tokenize=: the model has {vocabulary} tokens, CLIP's tokenizer {_CLIP_VOCABULARY}."
+                f"Give tokenize=: the model has {vocabulary} tokens, CLIP's tokenizer {VOCABULARY}."
             )
         tokenize = open_clip.SimpleTokenizer(context_length=clip.context_length)
     # The repr names every layer with its sizes and activation.
@@ -199,7 +209,7 @@ def _pooled(output: Any) -> Tensor:
 def _architecture(spec: EncoderSpec) -> _Architecture:
     name = ALIASES.get(spec.model) or spec.model.removeprefix("open_clip:")
     if name.endswith(".json"):
-        path = Path(name).expanduser()
+        path = expanded(name)
         config, given = read_open_clip_config(path)
         preprocess = merge_preprocess_dict(PreprocessCfg(), given)
         return _Architecture(path.stem, config, preprocess, own=True)
@@ -256,8 +266,13 @@ def _skeleton(architecture: _Architecture, *, offline: bool) -> nn.Module | None
         return None
     with torch.device("meta"):
         model = _build_model(architecture, None, offline=offline)
-    check_parameters(sum(parameter.numel() for parameter in model.parameters()))
+    check_parameters(num_parameters(model))
     return model
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _tokenizer(architecture: _Architecture, *, offline: bool) -> Tokenize:

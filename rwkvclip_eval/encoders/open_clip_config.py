@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from rwkvclip_eval.errors import ConfigError, joined
+from rwkvclip_eval.errors import ConfigError, joined, shown
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came, misfits
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
+
+
+_Size = Annotated[int, Field(ge=1, le=MAX_IMAGE_PX)]
+_Channels = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 class _TokenizerOptions(BaseModel):
@@ -50,14 +54,40 @@ class _Config(BaseModel):
     nonscalar_logit_scale: bool = False
 
 
+class _Preprocess(BaseModel):
+    """What open_clip's transform takes; its own checks are assertions without a word."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    size: _Size | list[_Size] = 224
+    mode: Literal["RGB"] = "RGB"
+    mean: _Channels = []
+    std: _Channels = []
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    resize_mode: Literal["shortest", "longest", "squash"] = "shortest"
+    fill_color: int = Field(0, ge=0, le=255)
+
+    @field_validator("size")
+    @classmethod
+    def _two_sides(cls, size: int | list[int]) -> int | list[int]:
+        if isinstance(size, list) and len(size) != 2:
+            raise ValueError("expected a number of px, or height and width")
+        return size
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: list[float]) -> list[float]:
+        if not all(one > 0 for one in std):
+            raise ValueError(f"standard deviations are above 0, got {shown(std)}")
+        return std
+
+
 def read_open_clip_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the model's and the preprocessing's configuration in the JSON file at `path`.
 
     Raises:
         ConfigError: it is none; keys, limits and what came are named.
     """
-    from open_clip.transform import PreprocessCfg
-
     content = read_json(path, what="model configuration", limit=CONFIG_LIMIT_BYTES, error=ConfigError)
     config = content.get("model_cfg", content) if isinstance(content, dict) else {}
     missing = [key for key in _NEEDED if not isinstance(config, dict) or key not in config]
@@ -73,12 +103,10 @@ def read_open_clip_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(preprocess, dict):
         raise ConfigError(f"In {path.name}: preprocess_cfg must be a mapping{came(preprocess)}.")
     try:
-        check_sizes(preprocess, most=MAX_IMAGE_PX)
-    except ConfigError as error:
-        raise ConfigError(f"In {path.name}: preprocess_cfg.{error}") from error
-    problems = _misfits_of(preprocess, PreprocessCfg)
-    if problems:
-        raise ConfigError(f"In {path.name}: preprocess_cfg: {joined(problems, '; ')}.")
+        _Preprocess.model_validate(preprocess)
+    except ValidationError as error:
+        problems = [f"preprocess_cfg.{problem}" for problem in misfits(error)]
+        raise ConfigError(f"In {path.name}: {joined(problems, '; ')}.") from error
     return config, preprocess
 
 

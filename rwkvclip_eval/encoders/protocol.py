@@ -62,52 +62,58 @@ def named_texts(features: Tensor | TextFeatures) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderInfo:
-    """Facts about an encoder that go into every result record."""
+    """Facts about an encoder that go into every result record.
+
+    Attributes:
+        name: name shown in tables; unique within a run.
+        spec: `NAME[=CHECKPOINT]` with the checkpoint's file name only, never a folder of this machine.
+        family: `rwkv-clip`, `open_clip`, `hf` or `python`.
+        checkpoint_sha256: SHA-256 (hex) of the checkpoint's bytes; of the state dict for weights that came
+            from no file.
+        fingerprint: SHA-256 (hex) of checkpoint, configuration, preprocessing, tokenizer and adapter version:
+            equal fingerprints mean equal features up to rounding. See `make_fingerprint`.
+        embed_dim: D.
+        probe_dim: F.
+        image_size_px: (height, width) of what `preprocess` returns.
+        context_length: L in tokens; None for a vision-only encoder, which leaves out the text half.
+        logit_scale: multiplier of the cosine similarity (already exponentiated); None for a vision-only
+            encoder.
+        logit_bias: added to the scaled similarity by sigmoid models; None elsewhere.
+        similarity: how images and texts are compared, a name of `tasks.similarity.SIMILARITIES`; one that is
+            not cosine belongs into the fingerprint.
+        image_arrays: name → shape of one image's, of what it gives beside `embedding` and `probe`; finite
+            float32.
+        text_arrays: the same of texts, beside `embedding`.
+        precision: `fp32`, `bf16` or `fp16`: the arithmetic of the towers.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`, as asked for.
+        implementation: what really ran of the operators (`torch` for Bi-WKV, `sdpa` for attention, …).
+        num_parameters: parameters of both towers.
+        trained: False for `random:SEED`; reports mark it.
+        step: number parsed from the checkpoint's name, for plots of metrics against it.
+        step_unit: what that number counts.
+    """
 
     name: str
-    """Name shown in tables; unique within a run."""
     spec: str
-    """`NAME[=CHECKPOINT]` with the checkpoint's file name only, never a folder of this machine."""
     family: str
-    """`rwkv-clip`, `open_clip`, `hf` or `python`."""
     checkpoint_sha256: str
-    """SHA-256 (hex) of the checkpoint's bytes; of the state dict for weights that came from no file."""
     fingerprint: str
-    """SHA-256 (hex) of checkpoint, configuration, preprocessing, tokenizer and adapter version: equal
-    fingerprints mean equal features up to rounding. See `make_fingerprint`."""
     embed_dim: int
-    """D."""
     probe_dim: int
-    """F."""
     image_size_px: tuple[int, int]
-    """(height, width) of what `preprocess` returns."""
     context_length: int | None
-    """L in tokens; None for a vision-only encoder, which leaves out the text half."""
     logit_scale: float | None
-    """Multiplier of the cosine similarity (already exponentiated); None for a vision-only encoder."""
     logit_bias: float | None = None
-    """Added to the scaled similarity by sigmoid models; None elsewhere."""
     similarity: str = "cosine"
-    """How images and texts are compared, a name of `tasks.similarity.SIMILARITIES`; one that is not cosine
-    belongs into the fingerprint."""
     image_arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Name → shape of one image's, of what it gives beside `embedding` and `probe`; finite float32."""
     text_arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """The same of texts, beside `embedding`."""
     precision: str = "fp32"
-    """`fp32`, `bf16` or `fp16`: the arithmetic of the towers."""
     device: str = "cpu"
-    """`cpu`, `cuda`, `cuda:1` or `mps`, as asked for."""
     implementation: str = ""
-    """The operator implementation that really ran (`torch` for Bi-WKV, `sdpa` for attention, …)."""
     num_parameters: int = 0
-    """Parameters of both towers."""
     trained: bool = True
-    """False for `random:SEED`; reports mark it."""
     step: int | None = None
-    """Number parsed from the checkpoint's name, for plots of metrics against it."""
     step_unit: StepUnit = ""
-    """What that number counts."""
 
     @property
     def image_shapes(self) -> dict[str, tuple[int, ...]]:

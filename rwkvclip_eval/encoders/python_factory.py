@@ -21,11 +21,12 @@ from rwkvclip_eval.encoders.hub import hub_mode
 from rwkvclip_eval.encoders.in_memory import module_towers
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.encoders.towers import build
-from rwkvclip_eval.encoders.weights import seeded, sha256_file
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.encoders.weights import seeded
+from rwkvclip_eval.errors import UserError, no_exit
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file
 from rwkvclip_models.device import resolve_device
+from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
     factory = _find(spec)
     checkpoint = _local_checkpoint(spec, offline=offline)
     try:
-        with hub_mode(offline=offline), seeded(spec.seed):
+        called = f"Model {spec.text!r}: {spec.model.removeprefix('python:')}"
+        with hub_mode(offline=offline), seeded(spec.seed), no_exit(called):
             made = factory(checkpoint, str(target))
     except UserError:
         raise
@@ -122,7 +124,10 @@ def _find(spec: EncoderSpec) -> Callable[[str | None, str], Any]:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        with no_exit(f"Model {spec.text!r}: importing {module_name}"):
+            module = importlib.import_module(module_name)
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise UserError(
             f"Model {spec.text!r}: no module named {error.name!r}. It is looked for among the installed "
@@ -151,9 +156,9 @@ def _local_checkpoint(spec: EncoderSpec, *, offline: bool) -> str | None:
 
 def _sha256(checkpoint: str | None) -> str | None:
     # A factory may take anything; what is no file is covered by the state dict's hash.
-    return sha256_file(Path(checkpoint)) if checkpoint and Path(checkpoint).is_file() else None
+    return file_digest(Path(checkpoint)) if checkpoint and Path(checkpoint).is_file() else None
 
 
 def _source_sha256(factory: object) -> str:
     file = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
-    return sha256_file(Path(file)) if file else ""
+    return file_digest(Path(file)) if file else ""

@@ -6,16 +6,20 @@ There is no projection: the probe is the pooled feature itself, which the embedd
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rwkvclip_eval.encoders.towers import Towers, build
-from rwkvclip_eval.encoders.weights import need_checkpoint, sha256_file
+from rwkvclip_eval.encoders.weights import need_checkpoint
 from rwkvclip_models import RWKVCLIP, eval_transform, load_config, load_model
 from rwkvclip_models import tokenize as clip_tokenize
 from rwkvclip_models.checkpoint import checkpoint_file, read_checkpoint
+from rwkvclip_models.disk import file_digest
+from rwkvclip_models.files import expanded
+from rwkvclip_models.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
 
     from rwkvclip_eval.encoders.protocol import Encoder
@@ -34,7 +38,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         model = load_model(config, implementation=implementation, seed=spec.seed)
     else:
         path = checkpoint_file(checkpoint, offline=offline)
-        sha256 = sha256_file(path)
+        sha256 = file_digest(path)
         weights = read_checkpoint(path, ema=True) if spec.ema else path
         model = load_model(config, weights, implementation=implementation)
     result = towers(model, checkpoint_sha256=sha256, trained=spec.seed is None)
@@ -65,6 +69,8 @@ def towers(
     """Return the towers of an `RWKVCLIP`."""
     model = cast("RWKVCLIP", module)
     config = model.config
+    if tokenize is None:
+        check_vocabulary(config.vocab_size, "vocab_size")
     return Towers(
         family="rwkv-clip",
         module=model,
@@ -88,7 +94,7 @@ def _encode_image(model: RWKVCLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _config_name(spec: EncoderSpec) -> str | Path:
-    return Path(spec.model).expanduser() if spec.model.endswith(".json") else spec.model
+    return expanded(spec.model) if spec.model.endswith(".json") else spec.model
 
 
 def _shaping(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.printable import one_line
+from rwkvclip_models.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -159,7 +160,7 @@ def _is_glob(checkpoint: str | None) -> bool:
 def _glob(spec: EncoderSpec) -> list[EncoderSpec]:
     assert spec.checkpoint is not None
     # glob.glob takes a pattern with or without a leading folder; pathlib's wants it split in two.
-    pattern = str(Path(spec.checkpoint).expanduser())
+    pattern = str(expanded(spec.checkpoint))
     files = [f for f in glob.glob(pattern, recursive=True) if Path(f).is_file()]  # noqa: PTH207
     if not files:
         raise UserError(

@@ -23,7 +23,7 @@ from rwkvclip_eval.encoders.arithmetic import arithmetic, check_precision, produ
 from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.encoders.weights import sha256_state_dict
-from rwkvclip_eval.errors import UserError, shortened
+from rwkvclip_eval.errors import UserError, no_exit, shortened
 from rwkvclip_models.device import resolve_device
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
     for what, features in (("embedding", embedding), ("probe features", probe)):
         if features.dim() != 2 or len(features) != 1:
             raise UserError(f"{name}: {what} of one image must be [1, D], got {list(features.shape)}.")
+        _check_finite(features, f"{what} of one image", towers, precision, name)
     tokens = None
     if towers.tokenize is not None:
         tokens = _check_tokens(_call(towers.tokenize, list(_SENTENCES), f"{name}: tokenize"), name)
@@ -286,7 +287,8 @@ def _example_image() -> Image.Image:
 
 def _call(function: Callable[[Any], Any], argument: object, what: str) -> Any:
     try:
-        return function(argument)
+        with no_exit(what):
+            return function(argument)
     except UserError:
         raise
     except Exception as error:  # models, transforms and tokenizers are others' code
@@ -299,7 +301,24 @@ def _check_pixels(pixels: object, name: str) -> Tensor:
     if not isinstance(pixels, Tensor) or pixels.dim() != 3 or pixels.dtype != torch.float32:
         got = f"{list(pixels.shape)} {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
         raise UserError(f"{name}: preprocess must return a [3, H, W] float32 tensor, got {got}.")
+    if not pixels.isfinite().all():
+        raise UserError(f"{name}: preprocess gives NaN or infinity; is a standard deviation of it 0?")
     return pixels
+
+
+def _check_finite(features: Tensor, what: str, towers: Towers, precision: str, name: str) -> None:
+    """Refuse, before anything is encoded, weights whose products overflow.
+
+    Raises:
+        UserError: `features` hold NaN or infinity; the largest weight is named.
+    """
+    if bool(features.isfinite().all()):
+        return
+    sizes = {key: float(value.detach().abs().max()) for key, value in towers.module.named_parameters()}
+    largest = max(sizes, key=sizes.__getitem__, default="")
+    weight = f" The largest weight is {shortened(largest)}, {sizes[largest]:.3g}." if largest else ""
+    cure = " float16 overflows beyond 65504: try bf16 or fp32." if precision == "fp16" else ""
+    raise UserError(f"{name}: NaN or infinity in the {what} ({precision}).{weight}{cure}")
 
 
 def _check_text(
@@ -308,13 +327,15 @@ def _check_text(
     """Refuse a text tower that cannot encode its own tokenizer's tokens to the image embedding's width."""
     assert towers.text is not None
     guard = borrowed(towers.module, target) if towers.in_memory else torch.inference_mode()
+    ids = f"{len(tokens)} texts (token ids up to {int(tokens.max())})"
     with guard, arithmetic(target, precision):
-        embedding = _call(towers.text, tokens.to(target), f"{name}: text tower on {len(tokens)} texts")
+        embedding = _call(towers.text, tokens.to(target), f"{name}: text tower on {ids}")
     if embedding.shape != (len(tokens), width):
         raise UserError(
             f"{name}: text embeddings of {len(tokens)} texts must be [{len(tokens)}, {width}] as those of "
             f"images are, got {list(embedding.shape)}."
         )
+    _check_finite(embedding, "text embeddings", towers, precision, name)
 
 
 def _check_tokens(tokens: object, name: str) -> Tensor:

@@ -9,23 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rwkvclip_eval.errors import UserError
-from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-
-def sha256_file(*paths: Path) -> str:
-    """Return the SHA-256 (hex) of the bytes of one file, or of several in the order given."""
-    if len(paths) == 1:
-        return file_digest(paths[0])
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_state_dict(state: Mapping[str, Any]) -> str:

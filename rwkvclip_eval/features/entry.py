@@ -89,7 +89,13 @@ class EntryMeta(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredEntry:
-    """A finished entry, opened: `arrays` are mapped from disk and of the shapes that `meta` says."""
+    """A finished entry, opened.
+
+    Attributes:
+        folder: where it lies.
+        meta: its description.
+        arrays: name → array, mapped from disk and of the shape that `meta` says.
+    """
 
     folder: Path
     meta: EntryMeta

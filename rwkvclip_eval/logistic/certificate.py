@@ -53,11 +53,11 @@ class Certificate(NamedTuple):
 
     Attributes:
         objective: Σ CE + λ/2 ‖W‖² as computed.
-        gap: Upper bound of objective − optimum, never negative; inf if anything overflowed.
-        relative: The gap without what the objective's own sum has lost, over the smaller of the objective
+        gap: upper bound of objective − optimum, never negative; inf if anything overflowed.
+        relative: the gap without what the objective's own sum has lost, over the smaller of the objective
             and what the features gain over a constant: at strong λ the weights are tiny, and a gap that is
             small beside the objective would not even fix their signs.
-        separated: Every training sample (with multilabel: every label) is on its right side.
+        separated: every training sample (with multilabel: every label) is on its right side.
     """
 
     objective: float

@@ -119,14 +119,14 @@ def descend(
     """Minimise for strengths `l2` [J] from `theta` [J, D].
 
     Args:
-        objective: Gives loss and gradient.
-        theta: Start.
-        l2: Strengths, float64.
-        trigger: Estimated relative gap (as in `Certificate`) at which `check` is first called for each.
-        max_iterations: Iterations after which each strength is given up.
-        check: Called with (strength index, point [D], estimated relative gap, iterations); returns the next
+        objective: gives loss and gradient.
+        theta: start.
+        l2: strengths, float64.
+        trigger: estimated relative gap (as in `Certificate`) at which `check` is first called for each.
+        max_iterations: iterations after which each strength is given up.
+        check: called with (strength index, point [D], estimated relative gap, iterations); returns the next
             trigger, or None to end this strength.
-        on_iteration: Called after every iteration.
+        on_iteration: called after every iteration.
 
     Returns:
         Points [J, D] and iterations of each strength.

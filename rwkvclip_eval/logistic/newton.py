@@ -31,10 +31,10 @@ def newton(objective: Objective, theta: Tensor, l2: float, solved: Callable[[Ten
     """Return the point [D] float64 that Newton steps from `theta` [D] reach.
 
     Args:
-        objective: In float64.
-        theta: Start.
-        l2: Strength.
-        solved: Asked after every step that gains less than a millionth; true ends the steps.
+        objective: in float64.
+        theta: start.
+        l2: strength.
+        solved: asked after every step that gains less than a millionth; true ends the steps.
     """
     strength = torch.tensor([l2], dtype=torch.float64, device=theta.device)
     point = theta[None]

@@ -64,12 +64,12 @@ class Plan:
     """How many strengths fit the memory budget together, and how their rows are cut.
 
     Attributes:
-        strengths: Strengths solved together.
-        rows: Rows of one chunk.
-        resident: Whether a rotated copy of all features is kept.
-        anchored: Whether evaluations are kept to measure others from; float64 on a CPU, if memory allows.
-        turned: Whether a float32 copy is kept transposed as well; on a CPU, if memory allows.
-        lead: Leading directions that the preconditioner couples, the intercept among them; 0 for none.
+        strengths: strengths solved together.
+        rows: rows of one chunk.
+        resident: whether a rotated copy of all features is kept.
+        anchored: whether evaluations are kept to measure others from; float64 on a CPU, if memory allows.
+        turned: whether a float32 copy is kept transposed as well; on a CPU, if memory allows.
+        lead: leading directions that the preconditioner couples, the intercept among them; 0 for none.
     """
 
     strengths: int
@@ -152,10 +152,10 @@ class Objective:
     """Loss and gradient of J strengths in rotated coordinates.
 
     Args:
-        problem: Training data.
-        basis: Its eigenvectors.
-        dtype: Precision of the points and of the products, save beside an anchor.
-        division: Division of the memory budget.
+        problem: training data.
+        basis: its eigenvectors.
+        dtype: precision of the points and of the products, save beside an anchor.
+        division: division of the memory budget.
     """
 
     def __init__(self, problem: Problem, basis: Tensor, dtype: torch.dtype, division: Plan) -> None:

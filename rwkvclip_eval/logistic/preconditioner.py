@@ -37,7 +37,7 @@ class Preconditioner:
         root: [J, D] square roots of the Hessian's diagonal.
         inverse: [J, K, L, L] float32, inverse correlations of the leading directions; None for none.
         num_classes: K.
-        centred: Whether what all classes share is left out of steps.
+        centred: whether what all classes share is left out of steps.
     """
 
     root: Tensor
@@ -87,8 +87,8 @@ def make_preconditioner(
         blocks: [J, K, L, L] float32, of the leading directions; or None.
         l2: [J] float64.
         num_classes: K.
-        multilabel: Whether classes are independent problems.
-        dtype: Of the vectors it is to serve.
+        multilabel: whether classes are independent problems.
+        dtype: of the vectors it is to serve.
     """
     diagonal[:, :-num_classes] += l2[:, None]
     diagonal = torch.maximum(diagonal, _FLAT * diagonal.amax(1, keepdim=True))

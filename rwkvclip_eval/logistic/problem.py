@@ -55,15 +55,15 @@ class Problem:
         labels: [n] int64 indices into `classes`, or [n, K] float 0/1 with `multilabel`; on `device`.
         classes: [K] int64, those among `num_classes` that have samples (and, with `multilabel`, also lack
             some); of `pair` the second alone.
-        pair: The two classes that have samples, where there are just two; solved as one binary problem.
+        pair: the two classes that have samples, where there are just two; solved as one binary problem.
         counts: [K] float64, samples (positives) per class.
         shift: [F] float64, the mean feature.
         certain: [num_classes], intercept of the classes without an attainable optimum: −inf for a class that
             never occurs, +inf for one that always does (its probability at the infimum is 0 or 1).
-        num_classes: Classes in all.
+        num_classes: classes in all.
         multilabel: K independent binary problems instead of one multinomial; true of a `pair`.
-        device: Where products are computed.
-        memory_budget: Bytes.
+        device: where products are computed.
+        memory_budget: bytes.
         held: `features` on an accelerator, where a quarter of the budget holds them and the rest is enough
             for a solver: proofs read them often.
     """

@@ -48,7 +48,16 @@ def clip_grid() -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchPoint:
-    """One strength of a search: `score` on the validation split, the rest as in `Solution`."""
+    """One strength of a search.
+
+    Attributes:
+        l2: as in `Solution`.
+        score: on the validation split.
+        objective: as in `Solution`.
+        gap: as in `Solution`.
+        iterations: as in `Solution`.
+        status: as in `Solution`.
+    """
 
     l2: float
     score: float
@@ -63,9 +72,9 @@ class Search:
     """A finished search.
 
     Attributes:
-        points: What was tried, by ascending λ.
-        best: The point with the best score; among equals the one with the largest λ.
-        at_edge: The best λ is the smallest or largest of the grid: the true peak may lie outside.
+        points: what was tried, by ascending λ.
+        best: the point with the best score; among equals the one with the largest λ.
+        at_edge: the best λ is the smallest or largest of the grid: the true peak may lie outside.
     """
 
     points: tuple[SearchPoint, ...]
@@ -101,17 +110,17 @@ def search_l2(
         train_x: [n, F] features to fit.
         train_y: [n] classes, or [n, num_classes] 0/1 with `multilabel`.
         val_x: [m, F] features to score.
-        val_y: Labels of `val_x`.
-        num_classes: Classes in all.
+        val_y: labels of `val_x`.
+        num_classes: classes in all.
         metric: (scores [m, num_classes] float64, val_y) → score from 0 to 1, larger is better.
-        policy: Which points of the grid to try.
-        method: Optima with proven gaps, or CLIP's capped L-BFGS (`lbfgs.py`).
-        multilabel: Independent binary problems.
-        relative_gap: As in `fit_logistic`.
-        memory_budget: Bytes for what is allocated beside the features.
-        device: Where products are computed.
-        dtype: Precision to begin in, as in `fit_logistic`.
-        on_progress: Called with (strengths settled, strengths in all or their upper bound).
+        policy: which points of the grid to try.
+        method: optima with proven gaps, or CLIP's capped L-BFGS (`lbfgs.py`).
+        multilabel: independent binary problems.
+        relative_gap: as in `fit_logistic`.
+        memory_budget: bytes for what is allocated beside the features.
+        device: where products are computed.
+        dtype: precision to begin in, as in `fit_logistic`.
+        on_progress: called with (strengths settled, strengths in all or their upper bound).
 
     Raises:
         DamagedData: An empty split, labels outside the range, and what `fit_logistic` raises.

@@ -34,9 +34,9 @@ class Solution:
         intercept: [num_classes] float64; −inf for a class without training samples, whose probability at the
             infimum is 0 (multilabel: also +inf for a class that every sample has).
         objective: Σ CE + λ/2 ‖W‖² at this point, of two classes with the one column w.
-        gap: Proven upper bound of objective − optimum; inf where none could be proven.
-        iterations: Evaluations of objective and gradient, from the start given.
-        status: How it ended.
+        gap: proven upper bound of objective − optimum; inf where none could be proven.
+        iterations: evaluations of objective and gradient, from the start given.
+        status: how it ended.
     """
 
     l2: float

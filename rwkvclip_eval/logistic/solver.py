@@ -275,18 +275,18 @@ def fit_logistic(
     Args:
         features: [n, F] float32 or float64, possibly memory-mapped; used as they are.
         labels: [n] int64 class indices, or [n, num_classes] 0/1 with `multilabel`.
-        l2: Strengths λ, any order.
-        num_classes: Classes in all; those without samples get the intercept −inf.
+        l2: strengths λ, any order.
+        num_classes: classes in all; those without samples get the intercept −inf.
         multilabel: `num_classes` independent binary problems; objective and gap are their sums.
         relative_gap: A strength is converged when its proven gap is at most this share of its objective and
             of what the features gain over a constant, or when it is nothing but float64's own rounding.
-        max_iterations: Evaluations after which a strength is given up.
-        memory_budget: Bytes for everything the solver allocates beside `features`, and the returned
+        max_iterations: evaluations after which a strength is given up.
+        memory_budget: bytes for everything the solver allocates beside `features`, and the returned
             solutions.
-        device: Where products are computed.
-        dtype: Precision to begin in: float32 goes over to float64 when its digits are used up.
-        start: Where to start per strength, for example solutions of other strengths.
-        on_progress: Called with (strengths settled, strengths in all) after every iteration.
+        device: where products are computed.
+        dtype: precision to begin in: float32 goes over to float64 when its digits are used up.
+        start: where to start per strength, for example solutions of other strengths.
+        on_progress: called with (strengths settled, strengths in all) after every iteration.
 
     Returns:
         One solution per strength, in the order of `l2`.

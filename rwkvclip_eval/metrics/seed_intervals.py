@@ -44,14 +44,20 @@ PRIOR_MISSES = 1.0
 
 
 class SeedInterval(NamedTuple):
-    """A 95 % interval over seeds and test images, with the parts that averages over datasets are made of."""
+    """A 95 % interval over seeds and test images, with the parts that averages over datasets are made of.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        seeds_se: standard error of the mean from the seeds' part, with S − 1 degrees of freedom.
+        images_low: lower end of the interval over test images alone, the seeds held fixed.
+        images_high: its upper end.
+    """
 
     low: float
     high: float
     seeds_se: float
-    """Standard error of the mean from the seeds' part, with S − 1 degrees of freedom."""
     images_low: float
-    """Lower end of the interval over test images alone, the seeds held fixed."""
     images_high: float
 
 

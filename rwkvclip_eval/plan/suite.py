@@ -203,6 +203,8 @@ def check_names(loaded: LoadedSuite) -> None:
             free = ref.source is not None or ref.folder is not None or ref.name.startswith("wds_")
             where = loaded.where("tasks", i, "datasets", j)
             record = record_name(ref.name)
+            if entry.task in TASKS and ref.metric is not None:
+                problems += _metric_problems(TASKS.get(entry.task), ref.metric, where)
             if not free and record is None and ref.name not in DATASETS:
                 hint = " A set of your own needs 'folder' or 'source', or a name that starts with 'wds_'."
                 unknown = unknown_name("dataset", ref.name, {*catalogue(), *DATASETS})
@@ -218,8 +220,24 @@ def check_names(loaded: LoadedSuite) -> None:
             if entry.task in TASKS and kind not in TASKS.get(entry.task).kinds:
                 kinds = " or ".join(sorted(TASKS.get(entry.task).kinds))
                 problems.append(f"{where}: {entry.task} scores {kinds} sets; {record} is a {kind} set.")
+            versions = known.variants.values() if ref.variant is None else [known.variant(ref.variant)]
+            splits = dict.fromkeys(split for version in versions for split in version.counts)
+            if ref.split is not None and not free and ref.split not in splits:
+                problems.append(f"{where}: {unknown_name(f'split of {record}', ref.split, splits)}")
+    for i, average in enumerate(loaded.suite.averages):
+        if average.task in TASKS and average.metric != PRIMARY_WORD:
+            where = loaded.where("averages", i, "metric")
+            problems += _metric_problems(TASKS.get(average.task), average.metric, where)
     if problems:
         raise SuiteError(joined(problems))
+
+
+def _metric_problems(task: Task, metric: str, where: str) -> list[str]:
+    try:
+        task.check_metric(metric)
+    except SuiteError as error:
+        return [f"{where}: {error}"]
+    return []
 
 
 def _protocol_problems(loaded: LoadedSuite, index: int, entry: SuiteTask, task: Task) -> list[str]:

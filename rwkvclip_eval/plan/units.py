@@ -24,7 +24,14 @@ MAX_UNITS = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One task over one dataset under one protocol; times a model it is a line of work."""
+    """One task over one dataset under one protocol; times a model it is a line of work.
+
+    Attributes:
+        task: what is measured.
+        ref: the dataset, as the suite says it.
+        variant: which of its versions in circulation `ref` or `protocol` means; None for `default`.
+        protocol: the rules.
+    """
 
     task: Task
     ref: DatasetRef

@@ -1,4 +1,4 @@
-"""What a number means, and the run directory that keeps it. Needs no torch."""
+"""What a number means, and the files that keep it. Needs no torch."""
 
 from rwkvclip_eval.records.metrics import Metric
 from rwkvclip_eval.records.reading import load_predictions, load_results, parsed, read_records, read_run_info

@@ -1,7 +1,7 @@
 """What a number means: its name, its title, its unit, and which way is better; none is read out of a name.
 
 Tasks say of each number which `Metric` it is, and records carry it. Records of schema version 1 and published
-numbers have names only; `known` is the one table that gives theirs, `named` the part that guesses nothing.
+tables have names only; `known` is the one table that gives theirs.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rwkvclip_eval.errors import shortened
+
 Unit = Literal["fraction", "rank", "number"]
 Better = Literal["higher", "lower"]
+_ROUNDING = 1e-9
 Direction = Literal["", "image→text", "text→image"]
 
 
@@ -55,6 +58,14 @@ class Metric:
         if value is None:
             return "—"
         return f"{100 * value:.1f}" if self.in_percent else f"{value:.4g}"
+
+    def misfit(self, value: float | None, low: float | None, high: float | None) -> str:
+        """Return why a value or the ends of its interval cannot be of this metric; nothing where they can."""
+        if value is not None and self.unit == "fraction" and not -_ROUNDING <= value <= 1 + _ROUNDING:
+            return f"{shortened(self.name)} is a fraction from 0 to 1, got {value:g}"
+        if low is not None and high is not None and low > high + _ROUNDING:
+            return f"the interval of {shortened(self.name)} begins at {low:g} and ends at {high:g}"
+        return ""
 
     def of_shots(self, shots: int) -> Metric:
         """Return the same of probes that learned from `shots` images a class."""
@@ -117,12 +128,14 @@ _FRACTION = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
 
 
-def named(name: str) -> Metric | None:
-    """Return the metric that has this name here, in any form (recall at k, of shots); None where none has."""
+def standard(name: str) -> Metric | None:
+    """Return the metric of a name that a task of ours gives; None for others."""
     if name in STANDARD:
         return STANDARD[name]
+    if name == PRIMARY_WORD:
+        return PRIMARY
     if match := _SHOTS.match(name):
-        of = named(match[1])
+        of = standard(match[1])
         return None if of is None else of.of_shots(int(match[2]))
     if match := _RECALL.match(name):
         return recall(match[1], int(match[2]))
@@ -132,13 +145,11 @@ def named(name: str) -> Metric | None:
 
 
 def known(name: str) -> Metric:
-    """Return the metric of a name alone, as old records have it.
+    """Return the metric of a name alone, as old records and published tables have it.
 
     Names that no task of ours gave are taken by their words, as reports did before records said it.
     """
-    if name == PRIMARY_WORD:
-        return PRIMARY
-    if found := named(name):
+    if (found := standard(name)) is not None:
         return found
     if match := _SHOTS.match(name):
         return known(match[1]).of_shots(int(match[2]))

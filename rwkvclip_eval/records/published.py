@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from rwkvclip_eval.errors import UserError, joined, near_matches, shortened, shown
 from rwkvclip_eval.printable import printable
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, named, recall
+from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, recall, standard
 from rwkvclip_eval.schema import MAX_PROBLEMS, Strict, misfits
 from rwkvclip_models.files import read_text
 from rwkvclip_models.resources import resource_dir
@@ -65,30 +65,35 @@ Text = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
 
 
 class PublishedRow(Strict):
-    """One published number; the fields are the columns of the files, in their order."""
+    """One published number; the fields are the columns of the files, in their order.
+
+    Attributes:
+        task: as the literature has it.
+        method: as its source has it; a released checkpoint that has a spec of ours (`open_clip:…`) is called
+            by it.
+        backbone: architecture; empty where unknown.
+        pretrain_data: what the model was trained on; empty where unknown.
+        dataset: record name, with the variant where the source tells it; `average` for a mean over datasets.
+        metric: metric name; `average` or `average_N` for a mean.
+        value: as printed: per cent, or what the metric is in; empty where nobody printed it.
+        protocol: the protocol of ours that follows what the source did; `unknown` where it does not say.
+        precision: of the arithmetic; `amp` is autocast of either half precision.
+        status: `published`: printed as a number; `derived`: follows from printed ones; `read_from_figure`: by
+            eye.
+        source: document with its table, page or commit.
+    """
 
     task: PublishedTask
-    """As the literature has it."""
     method: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
-    """As its source has it; a released checkpoint that has a spec of ours (`open_clip:…`) is called by it."""
     backbone: Text
-    """Architecture; empty where unknown."""
     pretrain_data: Text
-    """What the model was trained on; empty where unknown."""
     dataset: str
-    """Record name, with the variant where the source tells it; `average` for a mean over datasets."""
     metric: Annotated[str, Field(max_length=200)]
-    """Metric name; `average` or `average_N` for a mean."""
     value: Annotated[str, Field(max_length=20)]
-    """As printed: per cent, or what the metric is in; empty where nobody printed it."""
     protocol: Annotated[str, Field(max_length=200)]
-    """Name of the protocol of ours that follows what the source did; `unknown` where it does not say."""
     precision: Precision
-    """Of the arithmetic; `amp` is autocast of either half precision."""
     status: PublishedStatus
-    """`published`: printed as a number; `derived`: follows from printed ones; `read_from_figure`: by eye."""
     source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
-    """Document with its table, page or commit."""
 
     @field_validator("dataset")
     @classmethod
@@ -105,7 +110,7 @@ class PublishedRow(Strict):
                 raise ValueError(
                     "expected 'average' or 'average_N' (over N datasets) beside dataset 'average'"
                 )
-        elif name in (NONE.name, PRIMARY.name) or named(name) is None:
+        elif standard(name) in (None, NONE, PRIMARY):
             known = ", ".join(_METRICS)
             raise ValueError(f"expected the name of a metric.{near_matches(name, _METRICS)} Known: {known}")
         return name
@@ -173,7 +178,7 @@ def _measure(name: str) -> Metric:
     if _AVERAGES.fullmatch(name):
         return Metric(name=name, title=name.replace("_", " of "))
     # Nothing is said of a value whose metric is refused.
-    return named(name) or Metric(name=name, title=name, unit="number")
+    return standard(name) or Metric(name=name, title=name, unit="number")
 
 
 def read_published(folders: Sequence[Path] = ()) -> list[PublishedRow]:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.records.metrics import standard
 from rwkvclip_eval.records.schema import Record, RunInfo
 from rwkvclip_eval.schema import misfits
 from rwkvclip_models.disk import write_text
-from rwkvclip_models.files import read_bytes, require_regular
+from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,12 +45,26 @@ def read_records(path: Path) -> list[Record]:
     if len(filled) > MAX_RECORDS:
         raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
     try:
-        return [parsed(Record, line, f"{path}:{number}: not a result record") for number, line in filled]
+        return [_record(line, f"{path}:{number}: not a result record") for number, line in filled]
     except OutputError as error:
         raise OutputError(
             f"{error} Something else wrote or cut this file: delete it and run the same command again "
             "(features in the store are used again)."
         ) from error
+
+
+def _record(line: bytes, what: str) -> Record:
+    """Return one record, its number one that its metric can have.
+
+    Raises:
+        OutputError: it is none.
+    """
+    record = parsed(Record, line, what)
+    metric = record.metric_info or standard(record.metric)
+    wrong = "" if metric is None else metric.misfit(record.value, record.ci_low, record.ci_high)
+    if wrong:
+        raise OutputError(f"{what}: {wrong}.")
+    return record
 
 
 def read_run_info(path: Path) -> RunInfo:
@@ -78,9 +93,10 @@ def parsed(kind: type[T], content: bytes, what: str) -> T:
     """
     try:
         found: T = _adapter(cast("Any", kind)).validate_json(content, strict=True)
-        return found
     except ValidationError as error:
         raise OutputError(f"{what}: {joined(misfits(error), '; ')}.") from error
+    check_keys(content, what, error=OutputError)
+    return found
 
 
 @functools.cache

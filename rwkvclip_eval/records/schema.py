@@ -46,83 +46,87 @@ Status = Literal["ok", "not_applicable", "missing_data", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One number of one model on one dataset under one protocol; `metric` is empty where there is none."""
+    """One number of one model on one dataset under one protocol; `metric` is empty where there is none.
+
+    Attributes:
+        unit: identifies model × task × dataset variant × protocol; names the folder under predictions/.
+        status: `ok`; `not_applicable`: the encoder lacks what the task needs; `missing_data`; `failed`.
+        reason: why there is no number; empty when status is ok.
+        model: display name, `EncoderInfo.name`.
+        model_info: `EncoderInfo` as a mapping; only `name` and `spec` where the model did not load.
+        task: `zero_shot_classification`, `zero_shot_retrieval`, …
+        task_version: raised whenever the same features could give other numbers.
+        task_description: what the task does, in words of the plugin that brings it; empty for our own.
+        dataset: record name of the dataset.
+        variant: version in circulation.
+        split: split scored.
+        protocol: name of the protocol, and in brackets the options that a suite set:
+            `clip-certified (C=0.316)`.
+        metric: metric name; empty where status is not ok.
+        metric_info: what it means: title, unit, which way is better; None in records of schema version 1.
+        value: fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks.
+        n: units the value is a mean over.
+        ci_low: lower end of the 95 % interval.
+        ci_high: upper end of the 95 % interval.
+        ci_method: how it was computed, named as in `metrics.intervals`; empty where there is no interval.
+        ci_conservative: few images decide the number, so that the interval covers more than 95 %; unknown
+            (False) in records of before there was this field.
+        ci_resamples: resamples of the interval's bootstrap; None where it has none.
+        ci_seed: seed of the interval's bootstrap; None where it has none.
+        primary: whether this is the metric the field (or the protocol) reports for this dataset.
+        prompt_hash: SHA-256 of ordered class names + templates + caption prefix.
+        dataset_fingerprint: SHA-256 of the samples as opened, of the split scored.
+        fit_fingerprint: SHA-256 of the fingerprints of the splits a probe learned from; empty for other
+            tasks, and unknown in records of before there was this field.
+        feature_key: key of the image features in the feature store, for `load_features`.
+        dataset_source: where the samples came from, without folders of this machine.
+        verified: every split used, to judge or to learn, is in the catalogue and has its counts.
+        subset: a partial copy of a split used, or `--limit`: never compared with full runs.
+        own_copy: what could be fetched of a set that the web loses: whole, but compared by fingerprint only.
+        num_missing: damaged images left out with the user's leave (`--allow-missing`), of all splits used.
+        seconds: wall time of the unit: encoding (or reading the cache) and scoring.
+        notes: extra figures: tied rows, attainable best and worst, chance level, the protocol's known
+            differences, the hash of the prompts that published figures were made with.
+        created_utc: ISO 8601, when the unit ended.
+        schema_version: of this record.
+    """
 
     unit: Short
-    """Identifies model × task × dataset variant × protocol; names the folder under predictions/."""
     status: Status
-    """`ok`; `not_applicable`: the encoder lacks what the task needs; `missing_data`; `failed`."""
     reason: str = ""
-    """Why there is no number; empty when status is ok."""
     model: Short
-    """Display name, `EncoderInfo.name`."""
     model_info: Annotated[Mapping[str, Any], _ENCODER_FACTS]
-    """`EncoderInfo` as a mapping; only `name` and `spec` where the model did not load."""
     task: Short
-    """`zero_shot_classification`, `zero_shot_retrieval`, …"""
     task_version: Count
-    """Raised whenever the same features could give other numbers."""
     task_description: str = ""
-    """What the task does, in the words of a plugin that brings it; empty for the suite's own tasks."""
     dataset: Short
-    """Record name of the dataset."""
     variant: Short = "default"
-    """Version in circulation."""
     split: Short = "test"
-    """Split scored."""
     protocol: Short
-    """Name of the protocol, with the options that a suite set in brackets: `clip-certified (C=0.316)`."""
     metric: Annotated[Short, Field(max_length=200)] = ""
-    """Metric name; empty where status is not ok."""
     metric_info: Metric | None = None
-    """What the metric means: title, unit, which way is better. None in records of schema version 1."""
     value: Number | None = None
-    """Fraction in [0, 1] for accuracies and recalls; rank (from 1) for median ranks."""
     n: Count | None = None
-    """Units the value is a mean over."""
     ci_low: Number | None = None
-    """Lower end of the 95 % interval."""
     ci_high: Number | None = None
-    """Upper end of the 95 % interval."""
     ci_method: Short = ""
-    """How it was computed, named as in `statistics`; empty where there is no interval."""
     ci_conservative: bool = False
-    """Few images decide the number, so that the interval covers more than 95 %; unknown (False) in records of
-    before there was this field."""
     ci_resamples: int | None = None
-    """Resamples of the interval's bootstrap; None where it has none."""
     ci_seed: int | None = None
-    """Seed of the interval's bootstrap; None where it has none."""
     primary: bool = False
-    """Whether this is the metric the field (or the protocol) reports for this dataset."""
     prompt_hash: Short = ""
-    """SHA-256 of ordered class names + templates + caption prefix."""
     dataset_fingerprint: Short = ""
-    """SHA-256 of the samples as opened, of the split scored."""
     fit_fingerprint: Short = ""
-    """SHA-256 of the fingerprints of the splits a probe learned from; empty for other tasks, and unknown in
-    records of before there was this field."""
     feature_key: Short = ""
-    """Key of the image features in the feature store, for `load_features`."""
     dataset_source: str = ""
-    """Where the samples came from, without folders of this machine."""
     verified: bool = False
-    """Every split used, to judge or to learn, is known to the catalogue and has the expected counts."""
     subset: bool = False
-    """A partial copy of a split used, or `--limit`: never compared with full runs."""
     own_copy: bool = False
-    """What could be fetched of a set that the web loses: whole, but compared by fingerprint only."""
     num_missing: Count = 0
-    """Damaged images left out with the user's leave (`--allow-missing`), of all splits used."""
     seconds: Seconds | None = None
-    """Wall time of the unit: encoding (or reading the cache) and scoring."""
     notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
-    """Extra figures: tied rows, attainable best and worst, chance level, the protocol's known differences,
-    the hash of the prompts that published figures were made with."""
     created_utc: Short = ""
-    """ISO 8601, when the unit ended."""
     schema_version: Count = SCHEMA_VERSION
-    """Of this record."""
 
     @property
     def measure(self) -> Metric:
@@ -132,56 +136,62 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """A mean over datasets that a suite names, under one protocol."""
+    """A mean over datasets that a suite names, under one protocol.
+
+    Attributes:
+        name: as reports call it.
+        task: whose numbers it averages.
+        protocol: under which they were made.
+        datasets: record names with the variant where it is not the default: `cifar10`, `sun397@partition1`.
+        leaves_out: the other datasets on which the suite runs that task under that protocol.
+        metric: metric name, or `primary`: every dataset's own.
+    """
 
     name: Short
-    """As reports call it."""
     task: Short
-    """Whose numbers it averages."""
     protocol: Short
-    """Under which they were made."""
     datasets: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
-    """Record names with the variant where it is not the default: `cifar10`, `sun397@partition1`."""
     leaves_out: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)] = ()
-    """The other datasets on which the suite runs that task under that protocol."""
     metric: Short = PRIMARY_WORD
-    """Metric name, or `primary`: every dataset's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """The content of run.json."""
+    """The content of run.json.
+
+    Attributes:
+        command: command line as typed (program name without its folder).
+        suite_name: `name:` of the suite.
+        suite_text: the suite file, word for word.
+        suite_sha256: of that text, and of what the command line put in its place (`--shots`).
+        models: model specs as given, file names only.
+        identity: what must agree for a later command to continue this run: suite (its text's hash), models,
+            precision, limit, allow_missing, shard.
+        environment: versions, hardware, commit, clean tree or not.
+        started_utc: ISO 8601.
+        averages: the averages the suite names, each an `Average` as a mapping.
+        duration_s: wall seconds spent, all continuations together; None until the first ends.
+        stage_seconds: wall seconds by stage of each command that ended (a killed one leaves none): load,
+            decode, encode, score and other add up to total; see `features.context.Timings`.
+        num_commands: how many commands worked on this directory (1 + continuations).
+        shard: `I/N` for a member of a job array.
+        schema_version: of this file.
+    """
 
     command: str
-    """Command line as typed (program name without its folder)."""
     suite_name: Short
-    """`name:` of the suite."""
     suite_text: str
-    """The suite file, word for word."""
     suite_sha256: Short
-    """Of that text, and of what the command line put in its place (`--shots`)."""
     models: Annotated[Sequence[Short], Field(max_length=MAX_LISTED)]
-    """Model specs as given, file names only."""
     identity: Facts
-    """What must agree for a later command to continue this run: suite (its text's hash), models, precision,
-    limit, allow_missing, shard."""
     environment: Facts
-    """Versions, hardware, commit, clean tree or not."""
     started_utc: Short
-    """ISO 8601."""
     averages: Annotated[Sequence[Facts], Field(max_length=MAX_LISTED)] = ()
-    """The averages the suite names, each an `Average` as a mapping."""
     duration_s: Seconds | None = None
-    """Wall seconds spent, all continuations together; None until the first ends."""
     stage_seconds: Annotated[Sequence[Mapping[str, Seconds]], Field(max_length=MAX_LISTED)] = ()
-    """Wall seconds by stage of each command that ended (a killed one leaves none): load, decode, encode,
-    score and other add up to total; see `encoding.Timings`."""
     num_commands: Count = 1
-    """How many commands worked on this directory (1 + continuations)."""
     shard: Short = ""
-    """`I/N` for a member of a job array."""
     schema_version: Count = SCHEMA_VERSION
-    """Of this file."""
 
 
 # File systems hold names of 255 bytes; temporary files and endings need some of them.

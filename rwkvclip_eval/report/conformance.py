@@ -38,23 +38,27 @@ RULE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Conformance:
-    """One number of a run beside the published one of the same checkpoint."""
+    """One number of a run beside the published one of the same checkpoint.
 
-    model: str
-    """As the run calls it."""
+    Attributes:
+        dataset: with its variant.
+        metric: what both are.
+        measured: fraction.
+        precision: of the run.
+        num_images: that were judged.
+        published: the row.
+        unjudged: why it is not judged; empty where it is.
+        remark: what the reader must know of the comparison.
+    """
+
     dataset: str
-    """With its variant."""
     metric: Metric
     measured: float
-    """Fraction."""
     precision: str
-    """Of the run."""
     num_images: int
     published: PublishedRow
     unjudged: str = ""
-    """Why it is not judged; empty where it is."""
     remark: str = ""
-    """What the reader must know of the comparison."""
 
     @property
     def difference(self) -> float:
@@ -139,7 +143,6 @@ def _compared(record: Record, row: PublishedRow) -> Conformance:
         f"published at {row.precision}" if row.precision not in (_FULL, "unknown") else "",
     )
     return Conformance(
-        model=record.model,
         dataset=dataset_version(record),
         metric=record.measure,
         measured=record.value,

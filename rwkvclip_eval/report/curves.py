@@ -25,24 +25,36 @@ _MAX_NUMBER = 1e30
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """One fit of a probe, at one strength."""
+    """One fit of a probe, at one strength.
+
+    Attributes:
+        l2: λ.
+        score: primary metric as a fraction, in the search on the validation split, of the final fit on the
+            test split; None where none was kept.
+        status: how the solver ended.
+        objective: summed cross entropy + λ/2 ‖W‖² where the solver ended.
+        gap: certified upper bound on how far the objective is from its optimum; None where none was proven.
+        iterations: of the solver.
+    """
 
     l2: float
-    """λ."""
     score: float | None
-    """Primary metric as a fraction, in the search on the validation split, of the final fit on the test
-    split; None where none was kept."""
     status: str
-    """How the solver ended."""
     objective: float | None
     gap: float | None
-    """Certified upper bound on how far the objective is from its optimum; None where none was proven."""
     iterations: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegularisationCurve:
-    """The fits of one unit's search, by strength, and the final one on training and validation split."""
+    """The fits of one unit's search for λ.
+
+    Attributes:
+        unit: name of the unit.
+        model: column title of its model.
+        search: by ascending λ.
+        final: the fit on training and validation split together; None where there is none.
+    """
 
     unit: str
     model: str

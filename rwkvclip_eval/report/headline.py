@@ -28,15 +28,19 @@ _ONLY = "it is the only model, so nothing is compared"
 
 @dataclass(frozen=True, kw_only=True)
 class Headline:
-    """What a reader sees first."""
+    """What a reader sees first.
+
+    Attributes:
+        sentence: what was found.
+        models: those of the headline table: of a training run's checkpoints the last.
+        columns: the rows that become the headline table's columns.
+        caveats: what the reader must know before quoting a number.
+    """
 
     sentence: str
     models: tuple[str, ...]
-    """Those of the headline table: of a training run's checkpoints the last."""
     columns: tuple[tuple[Table, Row], ...]
-    """The rows that become the headline table's columns."""
     caveats: tuple[str, ...]
-    """What the reader must know before quoting a number."""
 
 
 def headline_rows(table: Table, models: Collection[str] | None = None) -> list[Row]:

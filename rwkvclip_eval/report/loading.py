@@ -57,12 +57,15 @@ _LATER = {"fit_fingerprint"}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run directory (or one member of a job array)."""
+    """One run directory (or one member of a job array).
+
+    Attributes:
+        path: where it lies; reports show its name only.
+        info: run.json, None where there is none.
+    """
 
     path: Path
-    """Where it lies; reports show its name only."""
     info: RunInfo | None
-    """run.json, None where there is none."""
 
     @property
     def name(self) -> str:
@@ -73,12 +76,18 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A record, the run it came from, and the column it belongs in."""
+    """A record, the run it came from, and the column it belongs in.
+
+    Attributes:
+        record: the number.
+        run: where it came from.
+        model: column title: the record's model name, with what tells it apart where two encoders share the
+            name.
+    """
 
     record: Record
     run: Run
     model: str
-    """Column title: the record's model name, with what tells it apart where two encoders share the name."""
 
     @property
     def trained(self) -> bool:
@@ -88,7 +97,17 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One query of the gallery with the pictures it found."""
+    """One query of the gallery with the pictures it found.
+
+    Attributes:
+        unit: name of the unit.
+        model: column title of its model.
+        query: the caption.
+        target: index of the image it belongs to.
+        retrieved: indices of the best images, best first.
+        scores: of these images.
+        thumbnails: image index → base64 JPEG, those this example shows.
+    """
 
     unit: str
     model: str
@@ -97,12 +116,16 @@ class Example:
     retrieved: tuple[int, ...]
     scores: tuple[float, ...]
     thumbnails: dict[int, str]
-    """Image index → base64 JPEG, those this example shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCurve:
-    """The logged steps of one training run."""
+    """The logged steps of one training run.
+
+    Attributes:
+        model: name of the model.
+        rows: one a logged step: column → value.
+    """
 
     model: str
     rows: tuple[dict[str, Any], ...]
@@ -110,16 +133,23 @@ class TrainingCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """All that a report shows."""
+    """All that a report shows.
+
+    Attributes:
+        runs: the run directories.
+        entries: one a number, in the runs' order.
+        examples: queries of the gallery.
+        curves: of training runs.
+        averages: those the runs' suites name.
+        regularisation: what the probes' searches for λ saw.
+    """
 
     runs: tuple[Run, ...]
     entries: tuple[Entry, ...]
     examples: tuple[Example, ...]
     curves: tuple[TrainingCurve, ...]
     averages: tuple[Average, ...] = ()
-    """Those the runs' suites name."""
     regularisation: tuple[RegularisationCurve, ...] = ()
-    """What the probes' searches for λ saw."""
 
     @property
     def models(self) -> list[str]:

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The numbers of a model in a table of the report."""
+    """The numbers of a model in a table of the report.
+
+    Attributes:
+        table: of the report.
+        model: as its columns call it.
+        numbers: dataset and metric → row and cell, of the version that the protocol means.
+        statuses: dataset → why it has no number, of those tried.
+    """
 
     table: Table
     model: str
     numbers: Mapping[Key, tuple[Row, Cell]]
     statuses: Mapping[str, str]
-    """Dataset → why it has no number, of those tried."""
 
     @property
     def record(self) -> Record | None:

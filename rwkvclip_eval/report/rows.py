@@ -18,7 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One number (or the reason there is none) in a table."""
+    """One number (or the reason there is none) in a table.
+
+    Attributes:
+        metric: what is measured.
+        status: of the record.
+        value: None where there is none; a fraction for accuracies and recalls.
+        low: lower end of the 95 % interval; None where there is none.
+        high: its upper end.
+        chance: what can be had without looking at the images, as the task says; None where it does not.
+        ties_low: where it would fall if equal logits all went against it; None where none are open.
+        ties_high: where it would fall if they all went its way.
+        conservative: its interval covers more than 95 %, since few images decide it.
+        older: what of it an older task version made otherwise; no lead is claimed from it. Empty where
+            nothing is.
+        trained: whether the weights were; random ones are never ranked.
+        entry: the record behind it; None for averages and where nothing was run.
+        missing: datasets an average lacks; such an average is never ranked.
+        num_datasets: how many datasets an average is over; 0 for other numbers.
+        mark: `best`, or `tie` where it shares that place; empty for all others.
+        clear: best, and its interval lies apart from that of every other model that can be ranked.
+    """
 
     metric: Metric
     status: str = "ok"
@@ -26,25 +46,16 @@ class Cell:
     low: float | None = None
     high: float | None = None
     chance: float | None = None
-    """What can be had without looking at the images, as the task says; None where it does not."""
     ties_low: float | None = None
-    """Where it would fall if equal logits all went against it; None where the ranking leaves none open."""
     ties_high: float | None = None
-    """Where it would fall if they all went its way."""
     conservative: bool = False
-    """Its interval covers more than 95 %, since few images decide it."""
     older: str = ""
-    """What of it an older task version made otherwise; no lead is claimed from it. Empty where nothing is."""
     trained: bool = True
     entry: Entry | None = None
-    """The record behind it; None for averages and where nothing was run."""
     missing: tuple[str, ...] = ()
-    """Datasets an average lacks; such an average is never ranked."""
     num_datasets: int = 0
-    """How many datasets an average is over; 0 for other numbers."""
     mark: Literal["", "best", "tie"] = ""
     clear: bool = False
-    """Best, and its interval lies apart from that of every other model that can be ranked."""
 
     @property
     def text(self) -> str:
@@ -89,31 +100,39 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One dataset and metric (or an average) over all models of the table."""
+    """One dataset and metric (or an average) over all models of the table.
+
+    Attributes:
+        title: dataset or average, as shown.
+        metric: what is measured.
+        cells: model → number.
+        scope: slug of the table it is in.
+        kind: `dataset` or `average`.
+        dataset: its record name; empty for averages.
+        version: the dataset with its variant.
+        primary: whether the metric is the one reported for the dataset.
+        remark: what to know of the dataset under this protocol; on the first row of each dataset.
+        problem: why the numbers of this row must not be compared; such a row is never ranked.
+        datasets: what an average is over.
+        leaves_out: what the suite runs beside them.
+        parts: dataset and metric of the rows an average is made of.
+        series: model → training run, for models that are checkpoints of one.
+    """
 
     title: str
     metric: Metric
     cells: Mapping[str, Cell]
     scope: str
-    """Slug of the table it is in."""
     kind: Literal["dataset", "average"] = "dataset"
     dataset: str = ""
     version: str = ""
-    """The dataset with its variant."""
     primary: bool = False
-    """Whether the metric is the one reported for the dataset."""
     remark: str = ""
-    """What the reader must know of the dataset under this protocol; on the first row of each dataset."""
     problem: str = ""
-    """Why the numbers of this row must not be compared; such a row is never ranked."""
     datasets: tuple[str, ...] = ()
-    """What an average is over."""
     leaves_out: tuple[str, ...] = ()
-    """What the suite runs beside them."""
     parts: frozenset[tuple[str, str]] = frozenset()
-    """Dataset and metric of the rows an average is made of."""
     series: Mapping[str, str] = field(default_factory=dict)
-    """Model → training run, for models that are checkpoints of one."""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

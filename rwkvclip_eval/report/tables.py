@@ -29,7 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One task under one protocol, on full splits or on subsets."""
+    """One task under one protocol, on full splits or on subsets.
+
+    Attributes:
+        task: name of the task.
+        protocol: name of the protocol.
+        subset: whether its numbers are of subsets.
+        models: column titles.
+        rows: the primary metric of each dataset, recalls at every k and accuracies at every number of shots.
+        averages: means over datasets.
+        further: other metrics of the datasets.
+        notes: sentences below the table.
+        description: what a plugin says of its task; empty for the suite's own, which the protocol describes.
+    """
 
     task: str
     protocol: str
@@ -38,10 +50,8 @@ class Table:
     rows: tuple[Row, ...]
     averages: tuple[Row, ...]
     further: tuple[Row, ...]
-    """Metrics that are not the primary ones."""
     notes: tuple[str, ...] = field(default=())
     description: str = ""
-    """What a plugin says of its task; empty for the suite's own, which the protocol describes."""
 
     @property
     def slug(self) -> str:

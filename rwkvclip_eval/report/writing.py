@@ -15,22 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPaths:
-    """The files of a report."""
+    """The files of a report.
+
+    Attributes:
+        index: index.html, self-contained.
+        markdown: report.md.
+        results_csv: results.csv, one tidy row per record.
+        task_csvs: TASK.csv, models side by side.
+        latex: report.tex, booktabs tables.
+        paper_tables: tables/NAME.tex, .md, .csv and .json, the paper's tables beside published numbers.
+        plots: plots/NAME.svg and plots/NAME.png.
+    """
 
     index: Path
-    """index.html, self-contained."""
     markdown: Path
-    """report.md."""
     results_csv: Path
-    """results.csv, one tidy row per record."""
     task_csvs: tuple[Path, ...]
-    """TASK.csv, models side by side."""
     latex: Path
-    """report.tex, booktabs tables."""
     paper_tables: tuple[Path, ...]
-    """tables/NAME.tex, .md, .csv and .json, the paper's tables beside published numbers."""
     plots: tuple[Path, ...]
-    """plots/NAME.svg and plots/NAME.png."""
 
 
 def write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> ReportPaths:

@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What `evaluate` returns: records and predictions in memory."""
+    """What `evaluate` returns: records and predictions in memory.
+
+    Attributes:
+        records: one a number, or the reason for its absence.
+        predictions: unit → table name → pyarrow Table.
+    """
 
     records: Sequence[Record]
     predictions: Mapping[str, Mapping[str, Any]]
-    """Unit → table name → pyarrow Table."""
 
     def __repr__(self) -> str:
         """Return the primary metrics, one line each; the fields would fill pages."""

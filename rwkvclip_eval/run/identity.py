@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import shown
@@ -12,10 +11,11 @@ from rwkvclip_eval.plan.averages import resolve_averages
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.run.outcome import utc_now
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
-from rwkvclip_models.files import read_bytes
+from rwkvclip_models.files import expanded, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
     from typing import Any
 
     from rwkvclip_eval.encoders.spec import EncoderSpec
@@ -83,7 +83,7 @@ def run_info(
 
 def _config_hashes(specs: Sequence[EncoderSpec]) -> dict[str, str]:
     """Return name of the configuration file → SHA-256, for models given as a JSON file of the user's."""
-    files = {Path(spec.model.partition(":")[2] or spec.model).expanduser() for spec in specs}
+    files = {expanded(spec.model.partition(":")[2] or spec.model) for spec in specs}
     return {
         file.name: hashlib.sha256(
             read_bytes(file, limit=CONFIG_LIMIT_BYTES, what="model configuration")

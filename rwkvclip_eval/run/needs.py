@@ -89,22 +89,27 @@ def tell_coverage(
     """
     needs = needs_of(units)
     lacking = [need for need in needs if any(unit.name("") in problems for unit in need.units)]
+    absent = [need for need in lacking if any(isinstance(e, DataNotFound) for e in _errors(need, problems))]
     where = f" under {data_root}" if data_root else "; there is no data root (--data-root DIR)"
-    lines = [f"{len(needs) - len(lacking)} of {len(needs)} datasets found{where if lacking else ''}."]
+    damaged = len(lacking) - len(absent)
+    lines = [
+        f"{len(needs) - len(absent)} of {len(needs)} datasets found{where if absent else ''}"
+        f"{f', {damaged} of them cannot be used' if damaged else ''}."
+    ]
     fetched: list[str] = []
     by_hand: list[str] = []
     for need in lacking:
-        errors = [problems[unit.name("")] for unit in need.units if unit.name("") in problems]
+        errors = _errors(need, problems)
         (row,) = catalogue_rows_of([need], data_root)
-        absent = absent_splits_of(need, data_root)
-        if not row.obtain or not absent or not all(isinstance(error, DataNotFound) for error in errors):
+        no_split = absent_splits_of(need, data_root)
+        if not row.obtain or not no_split or not all(isinstance(error, DataNotFound) for error in errors):
             lines += dict.fromkeys(f"  {need.label}: {error}" for error in errors)
             continue
         automatic = " data download " in row.obtain
         (fetched if automatic else by_hand).append(need.label if automatic else row.name)
-        there = other_versions(row.name, row.variant, absent[0], data_root)
+        there = other_versions(row.name, row.variant, no_split[0], data_root)
         facts = (
-            f"no {', '.join(absent)}",
+            f"no {', '.join(no_split)}",
             f"but {', '.join(there)} is there" if there else "",
             row.state.removeprefix("no: "),
             _size(row),
@@ -119,6 +124,11 @@ def tell_coverage(
         root = f" --data-root {shlex.quote(str(data_root))}" if data_root else ""
         lines.append(f"  rwkvclip-eval data list {' '.join(dict.fromkeys(by_hand))}{root}")
     return lines
+
+
+def _errors(need: Need, problems: Mapping[str, UserError]) -> list[UserError]:
+    """Return why units of `need` cannot be worked on."""
+    return [problems[unit.name("")] for unit in need.units if unit.name("") in problems]
 
 
 def absent_splits_of(need: Need, data_root: Path | None) -> list[str]:

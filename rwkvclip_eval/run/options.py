@@ -23,7 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run; `limit`, `precision`, `allow_missing` change numbers and are part of the identity."""
+    """How to run; `limit`, `precision`, `allow_missing` change numbers and are part of the identity.
+
+    Attributes:
+        data_root: folder that holds the datasets.
+        device: as torch names it.
+        precision: `fp32`, `bf16` or `fp16`.
+        implementation: of Bi-WKV: `auto` or a name.
+        limit: samples of each split at most; None for all.
+        allow_missing: damaged images left out of a split at most.
+        offline: whether no socket may be opened.
+        cache_dir: private feature store; `default_cache_dir()` by default.
+        shared_cache: read-only store for what the private one lacks.
+        use_cache: whether features are kept when the command ends.
+        memory_budget: bytes that a probe's scores and gradients may take at once.
+        encode: how batches are made.
+    """
 
     data_root: Path | None = None
     device: str = "cpu"
@@ -33,12 +48,9 @@ class RunOptions:
     allow_missing: int = 0
     offline: bool = False
     cache_dir: Path | None = None
-    """Private feature store; `default_cache_dir()` by default."""
     shared_cache: Path | None = None
-    """Read-only store for what the private one lacks."""
     use_cache: bool = True
     memory_budget: int = MEMORY_BUDGET
-    """Bytes that a probe's scores and gradients may take at once."""
     encode: EncodeOptions = field(default_factory=EncodeOptions)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record, Status
 from rwkvclip_eval.registry import unknown_name
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.run.splits import OpenedUnit
-    from rwkvclip_eval.tasks.base import MetricValue, TaskResult
+    from rwkvclip_eval.tasks.base import MetricValue, Samples, Task, TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,7 @@ def score_records(
 
     Raises:
         SuiteError: the suite names a metric that the task does not give.
+        UserError: a number is none that its metric can have.
     """
     unit, dataset = opened.unit, opened.dataset
     infos = [split.info for split in opened.splits]
@@ -104,26 +106,29 @@ def score_records(
         seconds=round(seconds, 3),
         notes={
             **result.notes,
-            **_reference_notes(opened),
+            **_reference_notes(unit.task, opened.samples, unit.protocol),
             **({"differences": differences} if differences else {}),
         },
     )
     return [_with_number(base, metric, primary) for metric in result.metrics]
 
 
-def _reference_notes(opened: OpenedUnit) -> dict[str, str]:
+def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[str, str]:
     """Return the hash of clip-benchmark's own prompts of the dataset, where the protocol keeps it."""
-    unit, info = opened.unit, opened.dataset.info
-    reference = info.reference_prompts
-    if not unit.protocol.keeps_reference_prompts or reference is None:
+    reference = samples.info.reference_prompts
+    if not protocol.keeps_reference_prompts or reference is None:
         return {}
-    asked = dataclasses.replace(info, class_names=reference.class_names, templates=reference.templates)
-    samples = dataclasses.replace(opened.samples, info=asked)
+    asked = dataclasses.replace(
+        samples.info, class_names=reference.class_names, templates=reference.templates
+    )
     own = {"reference_class_names": "the data's own"} if reference.own_names else {}
-    return {"reference_prompt_hash": unit.task.prompt_hash(samples, unit.protocol), **own}
+    hashed = task.prompt_hash(dataclasses.replace(samples, info=asked), protocol)
+    return {"reference_prompt_hash": hashed, **own}
 
 
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
+    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high):
+        raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}
     return dataclasses.replace(

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, no_exit
 from rwkvclip_eval.features.decoding import run_first_in_workers
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def load_plugin(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with no_exit(f"The plugin {path}"):
+            spec.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
         raise

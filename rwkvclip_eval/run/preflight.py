@@ -82,6 +82,8 @@ def open_unit(unit: Unit, datasets: Datasets) -> OpenedUnit:
         UserError: it is asked for in a way that cannot be met.
     """
     opened = OpenedUnit(unit=unit, dataset=datasets.get(unit), fit=datasets.fit_splits(unit))
+    if unit.ref.metric is not None:
+        unit.task.check_metric(unit.ref.metric, opened.dataset.info)
     if opened.scorable:
         if "text" in unit.task.needs:
             unit.task.texts(opened.samples, unit.protocol)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
@@ -15,8 +14,11 @@ from rwkvclip_eval.plan.units import plan
 from rwkvclip_eval.run.options import RunOptions
 from rwkvclip_eval.run.preflight import open_unit
 from rwkvclip_eval.run.splits import Datasets
+from rwkvclip_models.files import expanded
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rwkvclip_eval.data.types import DatasetRef
     from rwkvclip_eval.plan.suite import LoadedSuite
     from rwkvclip_eval.plan.units import Unit
@@ -51,7 +53,7 @@ def check_suite(loaded: LoadedSuite) -> int:
 def _brought(ref: DatasetRef, base_dir: Path) -> bool:
     """Return whether the suite itself says where the data lie, on this machine."""
     if isinstance(ref.source, HuggingFaceSource):
-        return (base_dir / Path(ref.source.path).expanduser()).is_dir() if ref.source.path else False
+        return (base_dir / expanded(ref.source.path)).is_dir() if ref.source.path else False
     if isinstance(ref.source, ClipBenchmarkSource):
         return ref.source.root is not None
     return ref.source is not None or ref.folder is not None

@@ -25,6 +25,7 @@ from rwkvclip_eval.run.preflight import check_all
 from rwkvclip_eval.run.splits import Datasets
 from rwkvclip_eval.run.workload import work_load
 from rwkvclip_models.checkpoint import checkpoint_sha256
+from rwkvclip_models.files import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -238,7 +239,7 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
         OutputError: a checkpoint changed; the text names it.
     """
     for spec in specs:
-        path = Path(spec.checkpoint or "").expanduser()
+        path = expanded(spec.checkpoint or "")
         scored = {
             record.model_info.get("checkpoint_sha256")
             for unit in units

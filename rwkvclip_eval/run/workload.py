@@ -25,14 +25,21 @@ NO_DATA = "no data"
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What one unit has to encode: what neither the store holds nor an earlier unit encodes."""
+    """What one unit has to encode: what neither the store holds nor an earlier unit encodes.
+
+    Attributes:
+        model: name of the model.
+        unit: what is to be scored.
+        images: to encode.
+        texts: to encode, where they were counted.
+        problem: why it will have no number; empty where nothing is known against it.
+    """
 
     model: str
     unit: Unit
     images: int = 0
     texts: int = 0
     problem: str = ""
-    """Why it will have no number; empty where nothing is known against it."""
 
     @property
     def state(self) -> str:

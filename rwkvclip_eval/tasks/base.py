@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
-from rwkvclip_eval.errors import UserError, joined
+from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.records.metrics import known
+from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict, misfits
 from rwkvclip_eval.tasks.similarity import COSINE
 
@@ -116,7 +118,7 @@ class MetricValue:
         n: units the value is a mean over (images, or captions for text→image retrieval).
         ci_low: lower end of the 95 % interval; None where none is defined.
         ci_high: upper end.
-        ci_method: names in `statistics`, empty where there is no interval.
+        ci_method: how it was made, named as in `metrics.intervals`; empty where there is no interval.
         ci_conservative: few images decide the number, so that the interval covers more than 95 %.
         ci_resamples: of the interval's bootstrap; None for all else.
         ci_seed: of the interval's bootstrap; None for all else.
@@ -176,10 +178,13 @@ class TaskResult:
 
 
 class TaskOptions(Strict):
-    """What a suite's `options` set of a task; a task with any derives a model of its own from this."""
+    """What a suite's `options` set of a task; a task with any derives a model of its own from this.
+
+    Attributes:
+        BY_PROTOCOL: those that a protocol alone sets.
+    """
 
     BY_PROTOCOL: ClassVar[frozenset[str]] = frozenset()
-    """Those that a protocol alone sets."""
 
     @classmethod
     def of(cls, protocol: Protocol) -> Self:
@@ -201,24 +206,29 @@ class TaskOptions(Strict):
 
 
 class Task(ABC):
-    """A task over one dataset split. A task of your own derives from this; `name` and `score` are enough."""
+    """A task over one dataset split. A task of your own derives from this; `name` and `score` are enough.
+
+    Attributes:
+        name: as in reports/published: `zero_shot_classification`, `zero_shot_retrieval`, `linear_probe`.
+        version: raised whenever the same features could give other numbers.
+        description: one sentence for reports: what is measured.
+        needs: what an encoder must offer; one that cannot serve is recorded as not applicable.
+        kinds: the kinds of dataset it can score.
+        fit_splits: splits it learns from (`Features.fit`); the first must be there.
+        gives: names of the metrics that it may give; empty where only a run tells.
+        keeps_budget: whether it works in less memory where `Compute.memory_budget` says so.
+        Options: what a suite can set of it.
+    """
 
     name: str
-    """As in reports/published: `zero_shot_classification`, `zero_shot_retrieval`, `linear_probe`."""
     version: int = 1
-    """Raised whenever the same features could give other numbers."""
     description: str = ""
-    """One sentence for reports: what is measured."""
     needs: frozenset[Need] = frozenset({"embedding"})
-    """What an encoder must offer; one that cannot serve is recorded as not applicable."""
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
-    """The kinds of dataset it can score."""
     fit_splits: tuple[str, ...] = ()
-    """Splits it learns from (`Features.fit`); the first must be there."""
+    gives: frozenset[str] = frozenset()
     keeps_budget: bool = False
-    """Whether it works in less memory where `Compute.memory_budget` says so."""
     Options: type[TaskOptions] = TaskOptions
-    """What a suite can set of it."""
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -250,6 +260,26 @@ class Task(ABC):
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
     ) -> None:
         """Refuse, before any encoding, a memory budget (bytes) that is too small for F probe features."""
+
+    def check_metric(self, name: str, info: DatasetInfo | None = None) -> None:
+        """Refuse, before any encoding, a metric that the task does not give.
+
+        Args:
+            name: as a suite has it; numbers of few shots may be meant by the name of all.
+            info: of the dataset, once it is open; without it, what some dataset allows passes.
+
+        Raises:
+            SuiteError: it never gives that.
+        """
+        given = self.gives_on(info) if info else self.gives
+        meant = known(name)
+        whole = name.removesuffix(f"_{meant.shots}_shot") if meant.shots else name
+        if given and whole not in given:
+            raise SuiteError(unknown_name(f"metric of {self.name}", name, given))
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset; empty where only a run tells."""
+        return self.gives
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return the m texts to encode, in the order in which `score` expects them; none by default."""

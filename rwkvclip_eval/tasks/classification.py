@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from rwkvclip_eval.data.types import DatasetInfo
+
 
 class Ranked:
     """Per-image outcomes; `ties_1` and `ties_k` are None for float logits."""
@@ -101,6 +103,15 @@ def rank(
         peak = wide.max(axis=1)
         ranked.log_sum_exp[rows] = peak + np.log(np.exp(wide - peak[:, None]).sum(axis=1))
     return ranked
+
+
+ACCURACIES = frozenset({TOP1.name, TOP5.name, MEAN_PER_CLASS.name})
+"""Names of what `accuracies` gives."""
+
+
+def accuracies_on(info: DatasetInfo) -> frozenset[str]:
+    """Return the names of what `accuracies` gives on a dataset."""
+    return ACCURACIES if len(info.class_names) >= 5 else ACCURACIES - {TOP5.name}
 
 
 def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> list[MetricValue]:

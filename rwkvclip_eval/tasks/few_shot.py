@@ -36,10 +36,18 @@ import numpy as np
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics import seed_intervals as seed_statistics
-from rwkvclip_eval.records.metrics import STANDARD
+from rwkvclip_eval.records.metrics import ROC_AUC, STANDARD
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
 from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
-from rwkvclip_eval.tasks.linear_probe import SCORES, fit, predict, require_budget, score_name, search
+from rwkvclip_eval.tasks.linear_probe import (
+    MEAN_PRECISIONS,
+    SCORES,
+    fit,
+    predict,
+    require_budget,
+    score_name,
+    search,
+)
 from rwkvclip_eval.tasks.probe_data import ProbeTask, by_class, probe_data, standardized
 from rwkvclip_eval.tasks.probe_options import FewShotOptions
 
@@ -49,7 +57,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.data.types import DatasetKind
+    from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.protocols import Protocol
 
 MOST_VALIDATION_SHOTS = 4
@@ -62,8 +70,13 @@ class FewShotLinearProbe(ProbeTask):
     version = 7
     description = "Logistic regression on a few training images a class, mean over seeded draws."
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
+    gives = frozenset(SCORES) - MEAN_PRECISIONS
     protocols = ("clip-certified", "clip-lbfgs")
     Options = FewShotOptions
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset, without their shots."""
+        return self.gives if len(info.class_names) == 2 else self.gives - {ROC_AUC.name}
 
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""

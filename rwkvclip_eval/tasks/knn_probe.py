@@ -18,7 +18,7 @@ import numpy as np
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.tasks.base import Features, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import accuracies, rank
+from rwkvclip_eval.tasks.classification import ACCURACIES, accuracies, accuracies_on, rank
 from rwkvclip_eval.tasks.probe_data import ProbeTask, probe_data, standardized
 from rwkvclip_eval.tasks.probe_options import KnnOptions
 from rwkvclip_eval.tasks.similarity import COSINE, score_blocks
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from rwkvclip_eval.data.types import DatasetKind
+    from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.tasks.base import Compute
     from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData
@@ -45,8 +45,13 @@ class KnnProbe(ProbeTask):
     version = 3
     description = "Weighted vote of the training images whose features are nearest by cosine."
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
+    gives = ACCURACIES
     protocols = ("knn",)
     Options = KnnOptions
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset."""
+        return accuracies_on(info)
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int

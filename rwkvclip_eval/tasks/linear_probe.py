@@ -30,7 +30,14 @@ from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA, MEAN_TOP1_TOP5, ROC_AUC
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import accuracies, chance_levels, interval_fields, rank
+from rwkvclip_eval.tasks.classification import (
+    ACCURACIES,
+    accuracies,
+    accuracies_on,
+    chance_levels,
+    interval_fields,
+    rank,
+)
 from rwkvclip_eval.tasks.probe_data import Labelled, ProbeData, ProbeTask, probe_data
 from rwkvclip_eval.tasks.probe_options import LinearProbeOptions
 
@@ -53,6 +60,7 @@ if TYPE_CHECKING:
 FINAL_GAP = 1e-8
 """Relative gap, as `probe.certificate.Certificate` measures it, to which the last fit is solved."""
 
+MEAN_PRECISIONS = frozenset({MAP_11_POINT.name, MAP_AREA.name})
 CHANCE_DRAWS = 10
 """Random scorings that give the chance level of mean average precision; over 20 labels two digits hold."""
 
@@ -64,8 +72,16 @@ class LinearProbe(ProbeTask):
     version = 7
     description = "Logistic regression on frozen features, its strength chosen on the validation split."
     kinds: frozenset[DatasetKind] = frozenset({"classification", "multilabel"})
+    gives = ACCURACIES | {MEAN_TOP1_TOP5.name, ROC_AUC.name} | MEAN_PRECISIONS
     protocols = ("clip-certified", "clip-lbfgs")
     Options = LinearProbeOptions
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset."""
+        if info.kind == "multilabel":
+            return MEAN_PRECISIONS
+        both = {MEAN_TOP1_TOP5.name} & {info.primary_metric}
+        return accuracies_on(info) | both | ({ROC_AUC.name} if len(info.class_names) == 2 else set())
 
     def check_budget(
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int

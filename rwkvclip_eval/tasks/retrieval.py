@@ -57,6 +57,11 @@ class ZeroShotRetrieval(Task):
     )
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"retrieval"})
+    gives = frozenset(
+        metric.name
+        for retrieved in ("image", "text")
+        for metric in (*(recall(retrieved, k) for k in KS), median_rank(retrieved))
+    )
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:

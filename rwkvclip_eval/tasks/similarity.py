@@ -37,12 +37,15 @@ class Scores(NamedTuple):
 
 
 class Similarity(ABC):
-    """A way to compare images with texts, or images with images."""
+    """A way to compare images with texts, or images with images.
+
+    Attributes:
+        image_arrays: names of the arrays it reads of images.
+        text_arrays: names of the arrays it reads of texts.
+    """
 
     image_arrays: tuple[str, ...]
-    """Names of the arrays it reads of images."""
     text_arrays: tuple[str, ...]
-    """Names of the arrays it reads of texts."""
 
     @abstractmethod
     def check(self, arrays: Arrays, what: str) -> None:

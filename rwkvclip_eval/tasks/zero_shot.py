@@ -15,7 +15,7 @@ from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.metrics import classification as metrics
 from rwkvclip_eval.records.metrics import TOP1_PADDED
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, Task, TaskResult, hash_prompts
-from rwkvclip_eval.tasks.classification import accuracies, checked_labels, rank
+from rwkvclip_eval.tasks.classification import ACCURACIES, accuracies, accuracies_on, checked_labels, rank
 from rwkvclip_eval.tasks.similarity import class_blocks, num_entries
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ class ZeroShotClassification(Task):
     description = "The class whose prompts, averaged over templates, lie nearest to the image."
     needs: frozenset[Need] = frozenset({"text", "embedding"})
     kinds: frozenset[DatasetKind] = frozenset({"classification"})
+    gives = ACCURACIES | {TOP1_PADDED.name}
     protocols = ("standard", "official-rwkv-clip", "clip-benchmark")
+
+    def gives_on(self, info: DatasetInfo) -> frozenset[str]:
+        """Return the names of the metrics that it gives on a dataset."""
+        return accuracies_on(info) | {TOP1_PADDED.name}
 
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return the C·P prompts, all templates of the first class first.

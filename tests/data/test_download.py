@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from rwkvclip_eval.data.catalogue import catalogue
-from rwkvclip_eval.data.download import BESIDE_SPLITS, download_dataset, prefetch_dataset
+from rwkvclip_eval.data.download import download_dataset, prefetch_dataset
+from rwkvclip_eval.data.hub import BESIDE_SPLITS
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.data.verify import absent_remarks, open_splits, verify_dataset
@@ -203,7 +204,15 @@ def test_of_a_hub_copy_with_a_short_training_split_the_test_split_alone_is_taken
         download_dataset(ref, tmp_path, ["val"])
 
 
-@pytest.mark.parametrize("fetch", [download_dataset, lambda ref, root: prefetch_dataset(ref, root)])
+@pytest.mark.parametrize("fetch", [download_dataset, prefetch_dataset])
+def test_what_nobody_hands_out_is_refused_by_its_splits(fetch, tmp_path):
+    said = r"^resisc45@draw, split .*\btest\b.*, cannot be fetched automatically\. By hand: "
+    with pytest.raises(DataNotFound, match=said):
+        fetch(DatasetRef(name="resisc45@draw"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fetch", [download_dataset, prefetch_dataset])
 def test_where_the_hub_cannot_be_reached_the_published_files_are_tried_and_both_failures_told(
     fetch, tmp_path, monkeypatch
 ):

@@ -13,8 +13,8 @@ import pytest
 
 from rwkvclip_eval.data.archives import unpack
 from rwkvclip_eval.data.catalogue import Download, catalogue
-from rwkvclip_eval.data.download import HubFile, wrong_hub_files
 from rwkvclip_eval.data.http import fetch_file
+from rwkvclip_eval.data.hub import HubFile, wrong_hub_files
 from rwkvclip_eval.errors import DamagedData, DataNotFound, OutputError
 
 CONTENT = bytes(range(256)) * 20000

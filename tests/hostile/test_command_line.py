@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -69,6 +73,10 @@ OPTIONS = [
     (("-m", "rwkv-clip-b32=\udcff.pt"), r"No checkpoint at \udcff.pt"),
     (("-m", "rwkv-clip-b32=/dev/zero"), "expected a file, found a device"),
     (("-m", "/dev/zero.json=x"), "No configuration"),
+    (("-m", "rwkv-clip-b32=~nobodyatall/x.pt"), "No checkpoint at ~nobodyatall/x.pt"),
+    (("-m", "~nobodyatall/x.json=random:0"), "No configuration '~nobodyatall/x.json'"),
+    (("-m", "hf:~nobodyatall/x"), "folder ~nobodyatall/x does not exist"),
+    (("-m", ""), "is empty; expected a name or path"),
 ]
 
 
@@ -227,3 +235,63 @@ def test_a_pipe_as_prompt_file_is_not_waited_for(run, nano, tmp_path):
     (tmp_path / "s.yaml").write_text(text)
     code, _, errors = run("run", tmp_path / "s.yaml", "-m", nano, "-o", tmp_path / "out")
     assert "a named pipe" in said_once(code, errors)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+@pytest.mark.parametrize(
+    "command", [("rwkvclip_eval", "data", "list"), ("rwkvclip_eval", "suites"), ("rwkvclip_train", "--keys")]
+)
+def test_output_that_cannot_be_written_is_one_message(command):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120
+        )
+    assert done.stderr == "Error: cannot write the output: No space left on device.\n"
+    assert done.returncode == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    program = f"{sys.executable} -m rwkvclip_eval data list | head -1"
+    done = subprocess.run(program, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("name\t")
+    assert not {"Error", "Traceback", "Exception"} & set(re.findall(r"\w+", done.stderr))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_a_limit_of_memory_in_which_no_library_loads_is_one_message():
+    program = f"{sys.executable} -m rwkvclip_eval run quickstart -m rwkv-clip-b32=random:0 -o out"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -v 1500000; {program}"], capture_output=True, text=True, timeout=120
+    )
+    said_once(done.returncode, done.stderr)
+    assert "ulimit -v" in done.stderr
+
+
+EXITS = {
+    "importing": "import sys\nsys.exit(0)\n",
+    "calling": "import sys\ndef factory(*_):\n    sys.exit(0)\n",
+}
+
+
+@pytest.mark.parametrize("when", EXITS)
+def test_a_factory_that_exits_is_told(run, suite, tmp_path, monkeypatch, when):
+    monkeypatch.chdir(tmp_path)
+    module = f"exits_{when}"
+    (tmp_path / f"{module}.py").write_text(EXITS[when])
+    code, _, errors = run("run", suite, "-m", f"python:{module}:factory", "-o", tmp_path / "out")
+    assert "called sys.exit(0)" in said_once(code, errors)
+
+
+def test_a_plugin_that_exits_is_told(run, tmp_path):
+    (tmp_path / "p.py").write_text("raise SystemExit\n")
+    code, _, errors = run("models", "--plugin", tmp_path / "p.py")
+    assert "p.py called sys.exit()" in said_once(code, errors)
+
+
+def test_damaged_data_that_are_there_are_not_called_absent(run, nano, tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "s.yaml").write_text(SUITE.replace("name: digits", "name: birds, folder: birds"))
+    code, _, errors = run("run", tmp_path / "s.yaml", "-m", nano, "-o", tmp_path / "out")
+    said_once(code, errors)
+    assert "1 of 1 datasets found, 1 of them cannot be used." in errors
+    assert "no data root" not in errors

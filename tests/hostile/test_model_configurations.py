@@ -14,7 +14,7 @@ from rwkvclip_eval import as_encoder
 from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
-from rwkvclip_models import load_model
+from rwkvclip_models import limits, load_model
 from rwkvclip_train.models import build_trainee
 from rwkvclip_train.recipe import ModelRecipe
 
@@ -89,7 +89,9 @@ OPEN_CLIP_MISTAKES = [
     ({"vision_cfg.layers": HUGE}, "vision_cfg.layers is at most 512, got 1000000000000"),
     ({"text_cfg.layers": 513}, "text_cfg.layers is at most 512, got 513"),
     ({"vision_cfg.width": HUGE}, "vision_cfg.width is at most 32768"),
-    ({"text_cfg.vocab_size": HUGE}, "text_cfg.vocab_size is at most 10000000"),
+    ({"text_cfg.vocab_size": HUGE}, "text_cfg.vocab_size is at most 1000000"),
+    ({"text_cfg.context_length": 32_768}, "text_cfg.context_length is at most 8192, got 32768"),
+    ({"vision_cfg.image_size": [4096, 4096], "vision_cfg.patch_size": 1}, "gives 16777216 patches"),
     ({"vision_cfg.image_size": 100_000}, "vision_cfg.image_size is at most 4096"),
     ({"embed_dim": 10**5000}, "embed_dim is at most 32768, got a number of more than 60 digits"),
     ({"embed_dim": -8}, "embed_dim: Input should be greater than or equal to 1 (got -8)"),
@@ -104,7 +106,7 @@ OPEN_CLIP_MISTAKES = [
     ({"vision_cfg.mlp_ratio": 1e300}, "vision_cfg.mlp_ratio is at most 1e+09"),
     ({"init_logit_scale": 1e12}, "init_logit_scale is at most 1e+09"),
     ({"init_logit_scale": 100.0}, "100 it is 4.605 = ln 100, not 100"),
-    ({"text_cfg.vocab_size": 100}, "text tower on 2 texts failed"),
+    ({"text_cfg.vocab_size": 100}, "text tower on 2 texts (token ids up to 49407)"),
     ({"custom_text": "yes"}, "custom_text: Input should be a valid boolean (got 'yes')"),
     ({"evil": 1}, "evil: Extra inputs are not permitted"),
     ({"text_cfg.evil": 1}, "text_cfg.Unknown key 'evil'"),
@@ -113,7 +115,10 @@ OPEN_CLIP_MISTAKES = [
     ({"text_cfg.tokenizer_kwargs": {"bpe_path": "/dev/zero"}}, "tokenizer_kwargs.bpe_path: Extra inputs"),
     ({"text_cfg.tokenizer_kwargs": {"clean": "x"}}, "tokenizer_kwargs.clean: String should match"),
     ({"text_cfg.hf_tokenizer_name": "x" * 20_000}, "text_cfg.hf_tokenizer_name has at most 10000 characters"),
-    ({"text_cfg.act_kwargs": {"approximate": "evil"}}, "text tower on 2 texts failed"),
+    (
+        {"text_cfg.act_kwargs": {"approximate": "evil"}},
+        "text tower on 2 texts (token ids up to 49407)",
+    ),
     ({"text_cfg.act_kwargs": {"evil": 1}}, "cannot build"),
 ]
 
@@ -133,7 +138,14 @@ def test_an_open_clip_configuration_that_is_wrong_is_one_short_message(tmp_path,
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
-@pytest.mark.parametrize("preprocess", [3, {"size": 100_000}, {"mean": "x"}, {"evil": 1}, {"size": [1e400]}])
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        *(3, {"size": 100_000}, {"mean": "x"}, {"evil": 1}, {"size": [1e400]}, {"size": [8, 8, 8]}),
+        *({"interpolation": "bogus"}, {"resize_mode": "x"}, {"mode": "L"}, {"fill_color": -1}),
+        *({"std": [0, 0, 0]}, {"std": [1, 1]}, {"mean": [0]}),
+    ],
+)
 def test_preprocessing_that_is_wrong_is_one_message(tmp_path, preprocess):
     content = {"model_cfg": OPEN_CLIP, "preprocess_cfg": preprocess}
     (tmp_path / "cfg.json").write_text(json.dumps(content))
@@ -170,16 +182,26 @@ def test_every_configuration_of_open_clip_itself_is_allowed():
 RWKV_MISTAKES = [
     ({"n_layer": HUGE}, "n_layer is at most 512, got 1000000000000"),
     ({"image_depth": 10**9}, "image_depth is at most 512"),
-    ({"vocab_size": 10**9}, "vocab_size is at most 10000000"),
+    ({"vocab_size": 10**9}, "vocab_size is at most 1000000"),
+    ({"ctx_len": 32_768}, "ctx_len is at most 8192"),
+    ({"input_size": 4096, "image_patch_size": 1}, r"\(4096 and 1 px\) gives 16777216 patches; at most 65536"),
+    (
+        {"input_size": 4096, "image_patch_size": 4096, "n_embd": 512, "image_embed_dims": 512},
+        r"about 2.6e\+10 parameters; at most 2e\+09 are built",
+    ),
+    (
+        {"vocab_size": 1_000_000, "n_embd": 4096, "image_embed_dims": 4096},
+        r"about 4.\de\+09 parameters; at most 2e\+09 are built",
+    ),
     ({"input_size": 10**6}, "input_size is at most 4096"),
     ({"image_hidden_rate": 10**9}, "image_hidden_rate is at most 32768"),
-    ({"n_embd": 2**15, "image_embed_dims": 2**15, "n_layer": 500}, r"parameters; at most 2e\+10 are built"),
+    ({"n_embd": 2**15, "image_embed_dims": 2**15, "n_layer": 500}, r"parameters; at most 2e\+09 are built"),
     ({"n_embd": "16"}, "n_embd must be a whole number of at least 1, got '16'"),
     ({"n_embd": [16]}, r"n_embd must be a whole number of at least 1, got \[16\]"),
     ({"n_embd": 4, "image_embed_dims": 4, "dim_ffn": 0}, "too small for a dim_ffn|head width"),
     ({"image_patch_size": 32}, "image_patch_size .32. is larger than input_size"),
     ({"x" * 5000: 1}, "is unknown"),
-    ({"vocab_size": 100}, "text tower on 2 texts failed"),
+    ({"vocab_size": 100}, "vocab_size is 100; CLIP's tokenizer has 49408 tokens"),
 ]
 
 
@@ -204,7 +226,7 @@ CLIP = {
     [
         ({"text_config": {"num_hidden_layers": HUGE}}, "text_config.num_hidden_layers is at most 512"),
         ({"vision_config": {"hidden_size": 10**8}}, "vision_config.hidden_size is at most 32768"),
-        ({"text_config": {"vocab_size": HUGE}}, "text_config.vocab_size is at most 10000000"),
+        ({"text_config": {"vocab_size": HUGE}}, "text_config.vocab_size is at most 1000000"),
         ({"projection_dim": "x"}, "cannot"),
         ({"text_config": 3}, "cannot read"),
         ({"vision_config": {"hidden_size": 7, "num_attention_heads": 2}}, "cannot read"),
@@ -244,6 +266,29 @@ def test_an_image_processor_makes_no_huge_image(tmp_path):
         load_encoder(f"hf:{tmp_path}=random:0")
 
 
+def test_preprocessing_that_divides_by_zero_is_refused_at_load(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CLIP))
+    settings = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0, 0, 0], "image_std": [0, 0, 0]}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="preprocess gives NaN or infinity"):
+        load_encoder(f"hf:{tmp_path}=random:0")
+
+
+def test_a_model_for_which_there_is_no_memory_is_refused_before_it_is_built(monkeypatch):
+    monkeypatch.setattr(limits, "free_memory", lambda: 10**9)
+    limits.check_memory(250_000_000)
+    with pytest.raises(ConfigError, match=r"take 1\.2 GB in float32; 1\.0 GB of memory are free"):
+        limits.check_memory(300_000_000)
+    monkeypatch.setattr(limits, "free_memory", lambda: None)
+    limits.check_memory(300_000_000)
+
+
+def test_free_memory_is_what_the_system_says():
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = limits.free_memory()
+    assert free is None or 0 < free <= pages
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_pipe_in_a_hugging_face_folder_is_not_waited_for(tmp_path, name):
     (tmp_path / "config.json").write_text(json.dumps(CLIP))
@@ -270,6 +315,17 @@ def test_a_logit_scale_that_is_no_logarithm_is_refused_at_load(tmp_path, nano_co
     (tmp_path / "own.json").write_text(json.dumps(OPEN_CLIP))
     with pytest.raises(UserError, match="logit_scale"):
         load_encoder(f"open_clip:{tmp_path / 'own.json'}={tmp_path / 'own.pt'}")
+
+
+@pytest.mark.parametrize("factor", [1e30, 1e38])
+def test_weights_that_overflow_are_refused_at_load(tmp_path, nano_config, factor):
+    state = load_model(nano_config).state_dict()
+    key = "image_model.patch_embed.projection.weight"
+    state[key] = state[key] * factor
+    torch.save(state, tmp_path / "m.pt")
+    (tmp_path / "rwkv.json").write_text(json.dumps(nano_config))
+    with pytest.raises(UserError, match=f"infinity in the .*largest weight is {key}|holds NaN or infinity"):
+        load_encoder(f"{tmp_path / 'rwkv.json'}={tmp_path / 'm.pt'}")
 
 
 class Toy(torch.nn.Module):

@@ -59,6 +59,45 @@ MISTAKES = {
         "name: s\ntasks:\n - task: linear_probe\n   options: {C: .inf}\n   datasets: [cifar10]",
         "tasks.0.options.C: Input should be a finite number (got inf)",
     ),
+    "true for a strength": (
+        "name: s\ntasks:\n - task: linear_probe\n   options: {C: true}\n   datasets: [cifar10]",
+        "s:4: tasks.0.options.C: expected a number or text, got true or false",
+    ),
+    "true for a count": (
+        "name: s\ntasks:\n - task: few_shot_linear_probe\n   options: {num_seeds: true}\n"
+        "   datasets: [cifar10]",
+        "tasks.0.options.num_seeds: expected a number or text, got true or false",
+    ),
+    "true in a list of shots": (
+        "name: s\ntasks:\n - task: few_shot_linear_probe\n   options: {shots: [4, true]}\n"
+        "   datasets: [cifar10]",
+        "tasks.0.options.shots: expected a number or text, got true or false",
+    ),
+    "a metric that no task gives": (
+        HEAD + "   - {name: cifar10, metric: banana}\n",
+        "s:5: Unknown metric of zero_shot_classification 'banana'",
+    ),
+    "another task's metric": (
+        HEAD + "   - {name: cifar10, metric: roc_auc}\n",
+        "Unknown metric of zero_shot_classification 'roc_auc'",
+    ),
+    "an average's metric that no task gives": (
+        HEAD
+        + "   - cifar10\naverages:\n - {name: a, task: zero_shot_classification, metric: top1_acuracy}\n",
+        "s:7: Unknown metric of zero_shot_classification 'top1_acuracy'. Did you mean 'top1_accuracy'",
+    ),
+    "a split with a space": (
+        HEAD + "   - {name: cifar10, split: 'test '}\n",
+        "tasks.0.datasets.0.split: String should match pattern",
+    ),
+    "a split in wide letters": (
+        HEAD + "   - {name: cifar10, split: ｔｅｓｔ}\n",
+        "s:5: Unknown split of cifar10 'ｔｅｓｔ'",
+    ),
+    "a split that the set has not": (
+        HEAD + "   - {name: cifar10, split: tset}\n",
+        "Unknown split of cifar10 'tset'. Did you mean 'test'?",
+    ),
     "nothing": ("", "expected a mapping"),
     "a number": ("3", "expected a mapping"),
 }
@@ -109,6 +148,26 @@ def test_a_suite_that_is_not_utf_8_is_said(tmp_path):
     (tmp_path / "s.yaml").write_bytes(b"name: \xff\xfe")
     with pytest.raises(SuiteError, match="not UTF-8 text: byte 6 is 0xff"):
         load_suite(tmp_path / "s.yaml")
+
+
+def test_a_true_step_of_a_recipe_is_no_number(tmp_path):
+    keys = {"batch_size": 2, "lr": 1, "steps": "true", "name": "a", "data": "[]", "model": "{}"}
+    (tmp_path / "r.yaml").write_text("\n".join(f"{k}: {v}" for k, v in keys.items()))
+    with pytest.raises(RecipeError, match=r"r\.yaml:3: steps: expected a number or text, got true"):
+        load_recipe(tmp_path / "r.yaml")
+
+
+def test_what_may_be_true_or_false_still_is():
+    options = "{standardize: true, C: 1}"
+    text = f"name: s\ntasks:\n - task: linear_probe\n   options: {options}\n   datasets: [cifar10]"
+    (unit,) = plan(parse_suite(text))
+    assert "standardize=True" in unit.protocol.name and "C=1" in unit.protocol.name
+
+
+@pytest.mark.parametrize("metric", ["top1_accuracy", "mean_per_class_accuracy", "top1_accuracy_4_shot"])
+def test_a_metric_of_few_shots_may_be_named_with_or_without_them(metric):
+    text = "name: s\ntasks:\n - task: few_shot_linear_probe\n   datasets: [{name: cifar10, metric: METRIC}]\n"
+    assert len(plan(parse_suite(text.replace("METRIC", metric)))) == 1
 
 
 def test_an_alias_may_stand_for_a_list_of_datasets():

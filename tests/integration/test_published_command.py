@@ -69,7 +69,7 @@ def test_a_dataset_goes_by_any_of_its_names_and_by_its_version(run: Run) -> None
         ("--task", "linear_prob", "'linear_probe'"),
         ("--dataset", "cifra10", "'cifar10'"),
         ("--dataset", "sun397@ful", "'sun397@full'"),
-        ("--metric", "top1_acuracy", "'top1_accuracy'"),
+        ("--metric", "top1-accuracy", "'top1_accuracy'"),
         ("--model", "rwkv-clip-b23", "'rwkv-clip-b32'"),
     ],
 )
@@ -175,7 +175,7 @@ def test_the_mistakes_that_the_page_shows_are_told_so(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "papers").mkdir()
     head, first, second = block("own paper").splitlines()
-    wrong = [first.replace("81.3", "813"), second.replace("unknown", "standrd", 1)]
+    wrong = [first.replace("81.3", "813"), second.replace("unknown", "standards", 1)]
     (tmp_path / "papers" / "mine.csv").write_text("\n".join([head, *wrong]))
     code, _, err = run("published", "--published", "papers")
     assert code == 2

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import agreement, attempt, build, choice, compilers, library, trial
 
 
@@ -59,6 +60,34 @@ def test_on_a_gpu_auto_takes_the_next_implementation_and_warns_once(missing, wit
 def test_on_a_gpu_auto_takes_cuda_without_a_warning(missing, recwarn):
     assert choice.resolve("auto", device="cuda") == "cuda"
     assert not recwarn
+
+
+@pytest.fixture
+def undecided(monkeypatch):
+    """Nothing is known of the CPU's library, which is not built for this."""
+    monkeypatch.setattr(choice, "_warned", set())
+    monkeypatch.setattr(build, "library", lambda name: None)
+    for cached in (choice.status, choice._decide):
+        cached.cache_clear()
+    yield
+    for cached in (choice.status, choice._decide):
+        cached.cache_clear()
+
+
+def test_a_library_with_an_instruction_that_the_processor_lacks_is_passed_over(undecided, answers):
+    answers("import os, signal; os.kill(os.getpid(), signal.SIGILL)")
+    said = r"'torch', not 'cpu': its trial on cpu was ended by SIGILL\. Set CXX to another compiler"
+    with pytest.warns(choice.ImplementationWarning, match=said):
+        assert choice.resolve("auto") == "torch"
+    with pytest.raises(UserError, match="was ended by SIGILL"):
+        choice.resolve("cpu")
+
+
+def test_the_process_of_a_trial_starts_no_trial(undecided, monkeypatch):
+    monkeypatch.setattr(choice, "_trusted", set())
+    monkeypatch.setattr(trial, "verdict", lambda *_: pytest.fail("a trial"))
+    choice.trust("cpu")
+    assert choice.resolve("cpu") == "cpu"
 
 
 @pytest.fixture
@@ -118,9 +147,24 @@ def test_a_verdict_is_kept_and_one_cut_short_is_asked_for_again(answers, tmp_pat
         assert "asked again" in trial.verdict("cpu", "cpu")[0]
 
 
-def test_a_gpu_that_was_full_is_no_verdict(answers, tmp_path):
-    answers('print(\'{"error": "CUDA out of memory", "wrong": ""}\')')
-    assert "out of memory" in trial.verdict("cpu", "cpu")[0]
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ('print(\'{"error": "CUDA out of memory", "wrong": ""}\')', "out of memory"),
+        (
+            'print(\'{"error": "DefaultCPUAllocator: can\\\'t allocate memory", "wrong": ""}\')',
+            "allocate memory",
+        ),
+        ("raise MemoryError", "exit code 1: MemoryError"),
+        (
+            "import sys; sys.exit('libgomp: Thread creation failed: Resource temporarily unavailable')",
+            "temporarily unavailable",
+        ),
+    ],
+)
+def test_a_machine_that_was_full_is_no_verdict(answers, tmp_path, code, said):
+    answers(code)
+    assert said in trial.verdict("cpu", "cpu")[0]
     assert not (tmp_path / "verdict.json").exists()
 
 
@@ -128,6 +172,16 @@ def test_a_trial_that_the_system_ended_or_never_started_is_no_verdict(monkeypatc
     answers("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert "was ended by SIGKILL" in trial.verdict("cpu", "cpu")[0]
     monkeypatch.setattr(trial, "_command", lambda: [str(tmp_path / "no-python")])
+    assert "no process could be started" in trial.verdict("cpu", "cpu")[0]
+    assert not (tmp_path / "verdict.json").exists()
+
+
+@pytest.mark.parametrize("command", [None, ""])
+def test_where_python_does_not_know_its_command_nothing_is_tried_and_no_verdict_kept(
+    monkeypatch, tmp_path, command
+):
+    monkeypatch.setattr(trial, "_kept_in", lambda name, place: tmp_path / "verdict.json")
+    monkeypatch.setattr(sys, "executable", command)
     assert "no process could be started" in trial.verdict("cpu", "cpu")[0]
     assert not (tmp_path / "verdict.json").exists()
 
@@ -148,7 +202,7 @@ def test_a_trial_imports_nothing_from_the_current_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     monkeypatch.setattr(trial, "_kept_in", lambda name, place: tmp_path / "verdict.json")
-    assert trial.verdict("reference", "cpu") == ("", "")
+    assert trial.verdict("cpu", "cpu") == ("", "")
 
 
 def test_a_sound_implementation_passes_its_trial_whatever_mode_the_caller_is_in():

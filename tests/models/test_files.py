@@ -1,9 +1,11 @@
 """Files of which nothing is known yet."""
 
+import hashlib
 import os
 
 import pytest
 
+from rwkvclip_models.disk import file_digest
 from rwkvclip_models.errors import CheckpointError, UserError
 from rwkvclip_models.files import parse_json, read_bytes, read_json, read_text, require_regular
 
@@ -66,3 +68,14 @@ def test_json_that_is_none_is_a_message(tmp_path, text, said):
     assert len(str(caught.value)) < 500
     with pytest.raises(UserError, match=said):
         parse_json(text, "answer")
+
+
+def test_a_digest_of_several_files_is_that_of_their_bytes_in_the_order_given(tmp_path):
+    first, second, empty = (tmp_path / name for name in "abc")
+    first.write_bytes(b"first" * 100_000)
+    second.write_bytes(b"second")
+    empty.write_bytes(b"")
+    whole = first.read_bytes() + second.read_bytes()
+    assert file_digest(first, empty, second) == hashlib.sha256(whole).hexdigest()
+    assert file_digest(second, first) != file_digest(first, second)
+    assert file_digest(first, algorithm="md5") == hashlib.md5(first.read_bytes()).hexdigest()

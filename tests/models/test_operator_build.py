@@ -38,6 +38,8 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "_loaded", {})
     monkeypatch.setattr(build, "_cpu_rule", lambda: FAST)
     monkeypatch.setattr(choice, "_warned", set())
+    # A trial would build by the rule that is replaced here.
+    monkeypatch.setattr(choice, "_trusted", {"cpu"})
     for cached in (choice.status, choice._decide):
         cached.cache_clear()
     yield tmp_path / "cache"
@@ -367,9 +369,11 @@ def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path
     assert sources <= {p.name for p in shipped.iterdir()}
     code = (
         "import torch\n"
-        "from rwkvclip_models.ops import agreement, build\n"
+        "from rwkvclip_models.ops import agreement, build, choice\n"
         f"assert str(build.resource_dir('cuda')) == {str(shipped)!r}\n"
         f"build._cpu_rule = lambda: {FAST!r}\n"
+        # Of the library built so; a trial would build by the rule itself.
+        "choice.trust('cpu')\n"
         "assert agreement.check('cpu', 'cpu', torch.float32) < 5e-5\n"
         "assert agreement.check_fused('cpu', 'cpu', torch.float32) < 1e-5\n"
     )

@@ -25,7 +25,7 @@ from toy import (
 )
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.errors import OutputError, SuiteError, UserError
 from rwkvclip_eval.features.context import STAGES, Context
 from rwkvclip_eval.features.engine import LocalEngine
 from rwkvclip_eval.features.upkeep import entries
@@ -97,9 +97,10 @@ def test_a_metric_the_task_does_not_give_is_refused_with_near_matches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     register(monkeypatch, colours=ColourDataset())
-    results = rc.evaluate(ColourEncoder(), suite({"name": "colours", "metric": "top1_accurac"}))
-    assert results.records[0].status == "failed"
-    assert "Did you mean 'top1_accuracy'" in results.records[0].reason
+    encoder = ColourEncoder()
+    monkeypatch.setattr(encoder, "encode_image", lambda pixels: pytest.fail("nothing should be encoded"))
+    with pytest.raises(SuiteError, match=r"Unknown metric .* Did you mean 'top1_accuracy'"):
+        rc.evaluate(encoder, suite({"name": "colours", "metric": "top1_accurac"}))
 
 
 def test_line_separators_inside_texts_do_not_split_records(tmp_path: Path) -> None:

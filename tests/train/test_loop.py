@@ -1,10 +1,14 @@
+import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
+from rwkvclip_eval import console
 from rwkvclip_eval.errors import ConfigError, OutputError, UserError
 from rwkvclip_train import loop
 from rwkvclip_train.loop import MAX_LOGIT_SCALE, TrainingError, parameter_groups, progress_bar, train
@@ -193,6 +197,24 @@ def test_a_config_that_describes_no_model_is_refused(tmp_path):
 def test_an_absent_device_is_refused(tmp_path):
     with pytest.raises(UserError, match="'cuda:99' asked for"):
         train(recipe("open_clip"), tmp_path, device="cuda:99", progress=False)
+
+
+def test_on_a_terminal_training_has_a_bar_from_where_it_goes_on_and_leaves_it_there(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(console, "_err", terminal)
+    with progress_bar("nano", 15, 20, shown=True) as show:
+        for done in range(16, 21):
+            show(done, 1.5)
+    text = terminal.file.getvalue()
+    assert "15/20" in text
+    assert re.search(r"20/20  loss 1\.500, [\d.]+ steps/s", text.rpartition("nano")[2])
+    assert "step 20 of 20" not in text
+
+
+def test_without_progress_nothing_is_said(capsys):
+    with progress_bar("nano", 0, 20, shown=False) as show:
+        show(20, 1.5)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_log_file_gets_a_line_a_tenth_of_the_way_instead_of_a_bar(capsys):

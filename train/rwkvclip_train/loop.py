@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval import console
+from rwkvclip_eval.errors import OutputError, UserError, shortened
 from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
@@ -119,7 +120,7 @@ def train(
     folder = out / "models" / recipe.name
     log = out / "training" / f"{recipe.name}.jsonl"
     identity = run_identity(recipe, [s.dataset.info.fingerprint for s in sources])
-    first_step = resume(folder / "resume.pt", identity, model, optimizer)
+    first_step = resume(folder / "resume.pt", identity, model, optimizer, num_steps)
     config = folder / f"{recipe.name}.json"
     write_text(config, json.dumps(trainee.config, indent=2) + "\n")
     write_text(log, "".join(line for line in read_log(log, last_step=first_step)))
@@ -222,8 +223,12 @@ def run_identity(recipe: Recipe, fingerprints: list[str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the state an earlier call left at `path` and return the steps it had done; 0 where there is none.
+def resume(
+    path: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, num_steps: int
+) -> int:
+    """Load the state an earlier call left at `path` and return how many of `num_steps` it had done.
+
+    0 where there is none.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -240,10 +245,13 @@ def resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.O
     try:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step = int(state["step"])
+        step = state["step"]
+        if type(step) is not int or not 0 < step <= num_steps:
+            raise ValueError(f"step {step!r:.40}; expected 1 to {num_steps}")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
-            f"{path} is no state that training can continue from ({type(error).__name__}); delete "
+            f"{path} is no state that training can continue from ({type(error).__name__}: "
+            f"{shortened(str(error), 300)}); delete "
             f"{path.parent} to start over."
         ) from error
     return step
@@ -285,31 +293,19 @@ def progress_bar(
 
     In a log file, a line about every tenth of the way instead of a bar.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    logged = shown and not console.is_terminal
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} steps/s"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not shown or logged,
-    )
     started = time.perf_counter()
-    said = [first_step * 10 // num_steps]
-    with bar:
-        task = bar.add_task(name, total=num_steps, completed=first_step, loss=math.nan, rate=0.0)
+    said = first_step * 10 // num_steps
+    with console.Progress(bars=shown, keep=True) as progress:
+        logged = shown and not progress.shown
 
         def show(done: int, loss: float) -> None:
+            nonlocal said
             rate = (done - first_step) / (time.perf_counter() - started)
-            bar.update(task, completed=done, loss=loss, rate=rate)
-            tenth = done * 10 // num_steps
-            if logged and tenth > said[0]:
-                said[0] = tenth
-                console.print(f"{name}: step {done} of {num_steps}, loss {loss:.3f}, {rate:.1f} steps/s")
+            text, tenth = f"loss {loss:.3f}, {rate:.1f} steps/s", done * 10 // num_steps
+            progress.update(done, num_steps, name, text)
+            if logged and tenth > said:
+                said = tenth
+                progress.say(f"{name}: step {done} of {num_steps}, {text}")
 
+        progress.update(first_step, num_steps, name)
         yield show

@@ -14,6 +14,8 @@ import torch
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import check_open_clip_config
 from rwkvclip_eval.errors import ConfigError, shortened
+from rwkvclip_models.limits import check_memory, check_parameters
+from rwkvclip_models.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +79,7 @@ def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
     from rwkvclip_models import load_model, tokenize
 
     module = load_model(config, seed=seed)
+    check_vocabulary(config["vocab_size"], "model.config: vocab_size")
     size_px = config["input_size"]
     return Trainee(
         family="rwkv-clip",
@@ -98,6 +101,11 @@ def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
     try:
         if name := config["text_cfg"].get("hf_model_name"):
             check_text_model(name)
+        elif not config["vision_cfg"].get("timm_model_name"):
+            with torch.device("meta"):
+                count = sum(parameter.numel() for parameter in build(**arguments).parameters())
+            check_parameters(count)
+            check_memory(count)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             module = build(**arguments)
@@ -106,6 +114,8 @@ def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
             f"model.config is no open_clip config: {shortened(str(error), 500)}. Expected the keys "
             "embed_dim, vision_cfg and text_cfg of open_clip's model_configs/*.json."
         ) from error
+    if (vocabulary := getattr(module, "vocab_size", None)) is not None:
+        check_vocabulary(vocabulary, "model.config: text_cfg.vocab_size")
     height, width = module.visual.image_size
     return Trainee(
         family="open_clip",

@@ -62,16 +62,23 @@ def tolerance(dtype: str, value: str = "") -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrence:
-    """A problem of `bi_wkv6`: sizes and kind."""
+    """A problem of `bi_wkv6`.
+
+    Attributes:
+        num_tokens: T.
+        head_width: N.
+        decays: a key of `DECAYS`.
+        batch: B.
+        heads: H.
+        strided: whether operands are transposed in memory and the gradient is broadcast.
+    """
 
     num_tokens: int
     head_width: int
     decays: str = "trained"
-    """A key of `DECAYS`."""
     batch: int = 2
     heads: int = 2
     strided: bool = False
-    """Whether operands are transposed in memory and the gradient is broadcast."""
     operator: ClassVar[str] = "bi_wkv6"
 
     @property
@@ -118,10 +125,16 @@ class Recurrence:
 
 @dataclass(frozen=True, kw_only=True)
 class Elementwise:
-    """A problem of all elementwise operators, held against the eager forms."""
+    """A problem of all elementwise operators, held against the eager forms.
+
+    Attributes:
+        grid: rows, columns and directions of the token shift.
+        head_width: N.
+        batch: B.
+        heads: H.
+    """
 
     grid: tuple[int, int, int]
-    """Rows, columns and directions of the token shift."""
     head_width: int
     batch: int = 2
     heads: int = 2

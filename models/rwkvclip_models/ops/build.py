@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_models.disk import file_digest, user_cache
+from rwkvclip_models.files import expanded
 from rwkvclip_models.ops.compilers import BuildError, cxx, host_flags, nvcc, output, version
 from rwkvclip_models.resources import resource_dir
 
@@ -82,7 +83,7 @@ def cache_dir() -> Path:
     """
     try:
         if own := os.environ.get("RWKVCLIP_BUILD_DIR"):
-            return Path(own).expanduser()
+            return expanded(own)
         return user_cache("build")
     except RuntimeError as error:
         raise BuildError(

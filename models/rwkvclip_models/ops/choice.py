@@ -38,16 +38,19 @@ MAX_WIDTH, WIDTH_STEP = 128, 16
 
 @dataclass(frozen=True, kw_only=True)
 class ImplementationStatus:
-    """Whether one implementation can run here."""
+    """Whether one implementation can run here.
+
+    Attributes:
+        name: as `bi_wkv6(implementation=…)` takes it.
+        available: whether it can run on this machine.
+        reason: why it cannot; empty when available.
+        cure: what to do about it; empty when available.
+    """
 
     name: str
-    """As `bi_wkv6(implementation=…)` takes it."""
     available: bool
-    """Whether it can run on this machine."""
     reason: str = ""
-    """Why it cannot; empty when available."""
     cure: str = ""
-    """What to do about it; empty when available."""
 
 
 class ImplementationWarning(UserWarning):
@@ -55,7 +58,7 @@ class ImplementationWarning(UserWarning):
 
 
 def implementations() -> list[ImplementationStatus]:
-    """Return the known implementations and whether they can run here; builds what is not built yet."""
+    """Return the known implementations and whether they can run here; builds and tries what is new here."""
     return [status(name) for name in (*PLAIN, *KERNELS)]
 
 
@@ -69,7 +72,7 @@ def trust(name: str) -> None:
 
 @functools.cache
 def status(name: str) -> ImplementationStatus:
-    """Return whether one implementation can run here; compiled ones are built to find out."""
+    """Return whether one implementation can run here; to find out, they are built and tried."""
     reason, cure = "", ""
     if KERNELS.get(name) == "cuda" and not torch.cuda.is_available():
         reason, cure = "torch sees no NVIDIA GPU.", "Use it on a machine with one."
@@ -81,8 +84,9 @@ def status(name: str) -> ImplementationStatus:
             build.library(name)
         except BuildError as error:
             reason, cure = error.reason, error.cure
-    if not reason and KERNELS.get(name) == "cuda" and name not in _trusted:
-        reason, cure = trial.verdict(name, f"cuda:{torch.cuda.current_device()}")
+    if not reason and name in KERNELS and name not in _trusted:
+        on_gpu = KERNELS[name] == "cuda"
+        reason, cure = trial.verdict(name, f"cuda:{torch.cuda.current_device()}" if on_gpu else "cpu")
     return ImplementationStatus(name=name, available=not reason, reason=reason, cure=cure)
 
 

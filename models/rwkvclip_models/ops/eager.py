@@ -21,16 +21,19 @@ MOVES: dict[int, Moves] = {4: ((2, 1), (2, -1), (1, 1), (1, -1)), 2: ((1, 1), (1
 
 @dataclass(frozen=True)
 class Shift:
-    """How tokens are shifted."""
+    """How tokens are shifted.
+
+    Attributes:
+        rows: of the token grid; a text is a column of T rows.
+        columns: of the token grid.
+        heads: H; groups of channels are formed inside each head.
+        directions: 4 or 2, a key of `MOVES`.
+    """
 
     rows: int
-    """Of the token grid; a text is a column of T rows."""
     columns: int
-    """Of the token grid."""
     heads: int
-    """H; groups of channels are formed inside each head."""
     directions: int
-    """4 or 2, a key of `MOVES`."""
 
     @property
     def sizes(self) -> tuple[int, int, int, int]:

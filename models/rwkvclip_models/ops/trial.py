@@ -1,8 +1,9 @@
-"""Whether an implementation that is built computes well on this GPU, found out in a process of its own.
+"""Whether an implementation that is built computes well on this machine, found out in a process of its own.
 
-A kernel that reads where it must not leaves its process' GPU context unusable, and the fallback with it. It
-is never this process that tries first. Verdicts are kept beside the built libraries, one file each, named for
-all that could change them; delete them to try again.
+A kernel that reads where it must not leaves its process' GPU context unusable, and the fallback with it; a
+library with an instruction that this processor lacks ends its process. It is never this process that tries
+first. Verdicts are kept beside the built libraries, one file each, named for all that could change them;
+delete them to try again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from rwkvclip_models.disk import write_text
+from rwkvclip_models.disk import file_digest, write_text
 from rwkvclip_models.errors import UserError, shortened
 from rwkvclip_models.files import read_json
 from rwkvclip_models.ops import build, compilers
@@ -31,9 +32,16 @@ TIMEOUT_S = 300.0
 FORMAT = 2
 """Of the files that keep verdicts; raised when a trial tries something else."""
 
-_PASSING = ("out of memory", "busy or unavailable", "No space left", "no process could be", "SIGKILL")
+_PASSING = (
+    *("out of memory", "MemoryError", "allocate memory", "bad_alloc", "temporarily unavailable"),
+    *("busy or unavailable", "No space left", "no process could be", "SIGKILL"),
+)
 """Words of failures that say nothing of the implementation: the next process tries again."""
-_TOOLS = "Bring driver, torch and compiler to versions that fit, then run again."
+_TOOLS = {
+    "cuda": "Bring driver, torch and compiler to versions that fit, then run again.",
+    "cpu": "Set CXX to another compiler, then run again.",
+}
+"""Cures, by kind of device."""
 _REPORT = "Report this; `rwkvclip-eval doctor --full` has the details."
 
 
@@ -82,7 +90,7 @@ def _kept_in(name: str, place: str) -> Path:
         code = Path(build.library(name)._name).name
     else:
         sources = sorted(Path(__file__).parent.glob(f"{name}_*.py"))
-        code = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+        code = file_digest(*sources)
     said = repr((FORMAT, code, place, torch.__version__))
     return build.cache_dir() / f"trial_{name}-{hashlib.sha256(said.encode()).hexdigest()[:20]}.json"
 
@@ -98,6 +106,7 @@ def _read(path: Path) -> tuple[str, str] | None:
 
 def _try(name: str, device: str, place: str) -> tuple[str, str]:
     """Try an implementation in a new process, and return as `verdict` does."""
+    tools = _TOOLS[device.partition(":")[0]]
     # Safe path: what lies in the current folder is not imported.
     paths = [path for path in sys.path if Path(path).is_absolute()]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -106,24 +115,25 @@ def _try(name: str, device: str, place: str) -> tuple[str, str]:
             [*_command(), name, device], env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"its trial on {place} did not end within {TIMEOUT_S:.0f} s.", _TOOLS
+        return f"its trial on {place} did not end within {TIMEOUT_S:.0f} s.", tools
     except OSError as error:
         return f"no process could be started to try it: {error}.", "Free memory or processes, then run again."
     if done.returncode < 0:
-        return f"its trial on {place} was ended by {_signal(-done.returncode)}.", _TOOLS
+        return f"its trial on {place} was ended by {_signal(-done.returncode)}.", tools
     try:
         answer = json.loads(done.stdout)
         failed, wrong = answer["error"], answer["wrong"]
     except (ValueError, TypeError, KeyError):
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        return f"its trial on {place} ended with exit code {done.returncode}: {shortened(said, 300)}", _TOOLS
+        return f"its trial on {place} ended with exit code {done.returncode}: {shortened(said, 300)}", tools
     if failed:
-        return f"it does not run on {place}: {failed}", _TOOLS
+        return f"it does not run on {place}: {failed}", tools
     return (wrong, _REPORT) if wrong else ("", "")
 
 
 def _command() -> list[str]:
-    return [sys.executable, "-P", "-m", "rwkvclip_models.ops.attempt"]
+    # Inside another program, Python may not know its own command; an empty one cannot be started.
+    return [sys.executable or "", "-P", "-m", "rwkvclip_models.ops.attempt"]
 
 
 def _signal(number: int) -> str:

@@ -64,7 +64,11 @@ KINETICS_VIDEOS = {"train": ("train", "videos"), "test": ("val", "validate", "vi
 
 @dataclass(frozen=True)
 class MiddleFrameReader:
-    """Decodes the middle frame of one video per image."""
+    """Decodes the middle frame of one video per image.
+
+    Attributes:
+        paths: the n videos.
+    """
 
     paths: tuple[Path, ...]
 

@@ -84,7 +84,12 @@ def _digest(image: Any) -> bytes:
 
 @dataclass(frozen=True)
 class ArrayReader:
-    """Images [n, height, width] or [n, height, width, 3], uint8, in memory."""
+    """Hands out images that are held in memory.
+
+    Attributes:
+        pixels: [n, height, width] or [n, height, width, 3] uint8.
+        source: the files they were read from, for messages.
+    """
 
     pixels: np.ndarray[Any, Any]
     source: str
@@ -102,7 +107,13 @@ class ArrayReader:
 
 @dataclass(frozen=True)
 class MappedReader:
-    """Images of a raw file, [rows, 3, width, height] uint8, mapped anew for each read."""
+    """Reads images of a raw file, which is mapped anew for each.
+
+    Attributes:
+        path: a file of images [3, width, height] uint8, one after the other.
+        shape: (3, width, height).
+        rows: each image's place in the file, counted in images.
+    """
 
     path: Path
     shape: tuple[int, int, int]
@@ -123,7 +134,12 @@ class MappedReader:
 
 @dataclass(frozen=True)
 class H5Reader:
-    """Images of one HDF5 dataset [n, height, width, 3], uint8; each process opens the file for itself."""
+    """Reads images of an HDF5 file, which each process opens for itself.
+
+    Attributes:
+        path: the file.
+        dataset: name in it of an array [n, height, width, 3] uint8.
+    """
 
     path: Path
     dataset: str

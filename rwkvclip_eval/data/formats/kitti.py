@@ -18,7 +18,7 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import read_text, whole_number
+from rwkvclip_eval.data.reading import read_text, text_lines, whole_number
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 
@@ -59,7 +59,7 @@ def nearest_vehicle(path: Path) -> int:
         DamagedData: a line has not the published fields.
     """
     distance = NO_VEHICLE_M
-    lines = read_text(need(NAME, path)).splitlines()
+    lines = text_lines(read_text(need(NAME, path)))
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:

@@ -75,7 +75,8 @@ def whole_numbers(name: str, path: Path, values: Any) -> np.ndarray[Any, Any]:
         DamagedData: it holds something else.
     """
     array = np.asarray(values)
-    if array.ndim != 1 or array.dtype.kind not in "iuf" or (array != array.astype(np.int64)).any():
+    plain = array.ndim == 1 and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+    if not plain or (array != np.trunc(array)).any() or (np.abs(array) >= 2**62).any():
         raise DamagedData(f"{name}: {path} holds {array.dtype} {list(array.shape)}; expected whole numbers.")
     return array.astype(np.int64)
 

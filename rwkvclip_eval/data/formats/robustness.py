@@ -117,7 +117,11 @@ def read_imagenet_v2(root: Path, split: str, variant: str, cache_dir: Path | Non
 
 @dataclass(frozen=True)
 class BorderlessReader:
-    """Reads images and cuts `BORDER_PX` pixels off each side."""
+    """Reads images and cuts `BORDER_PX` pixels off each side.
+
+    Attributes:
+        paths: the n image files.
+    """
 
     paths: tuple[Path, ...]
 

@@ -57,7 +57,13 @@ _MARKS = {"-1": 0, "0": -1, "1": 1}
 
 @dataclass(frozen=True)
 class ObjectBox:
-    """One annotated object: class id, box (left, top, right, bottom) in pixels, the authors' `difficult`."""
+    """One annotated object.
+
+    Attributes:
+        label: class id.
+        box: (left, top, right, bottom) in pixels.
+        difficult: the authors' mark of an object that is hard to recognise.
+    """
 
     label: int
     box: tuple[int, int, int, int]
@@ -66,7 +72,12 @@ class ObjectBox:
 
 @dataclass(frozen=True)
 class CropReader:
-    """Cuts one object out of each image; several samples share a file."""
+    """Cuts one object out of each image; several samples share a file.
+
+    Attributes:
+        paths: the file of each sample's image.
+        boxes: what of it is the sample: (left, top, right, bottom) in pixels.
+    """
 
     paths: tuple[Path, ...]
     boxes: tuple[tuple[int, int, int, int], ...]

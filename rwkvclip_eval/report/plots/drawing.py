@@ -29,14 +29,22 @@ _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """A drawn figure."""
+    """A drawn figure.
+
+    Attributes:
+        name: of its files, without their ending.
+        title: heading.
+        alt: what it shows, in words, for those who cannot see it.
+        table: slug of the table it belongs to; empty for training curves.
+        svg: for wide pages.
+        narrow_svg: for narrow ones.
+        png: the wide one as PNG.
+    """
 
     name: str
     title: str
     alt: str
-    """What it shows, in words, for those who cannot see it."""
     table: str
-    """Slug of the table it belongs to; empty for training curves."""
     svg: str
     narrow_svg: str
     png: bytes
