@@ -23,6 +23,7 @@ READING = (
     "that, inside the noise. No win over a published number is claimed, however large its Δ.",
     "Bold: measured here, and better than every other row's number by more than their intervals.",
 )
+_MAX_NAMES = 4
 CAPTION = (
     "Per cent. Above the rule: published, as printed (~: read from a figure). Below: measured, ± the farther "
     "end of the 95 % interval. Δ: measured less published; in brackets the smallest difference that the set "
@@ -77,19 +78,24 @@ def _alike(model: str, spec: str, methods: Sequence[str]) -> str:
 def _protocols(
     published: Iterable[PaperRow], measured: Sequence[PaperRow], alike: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    """Yield a sentence for each published counterpart that is not known to be of the run's protocol."""
+    """Yield a sentence on the published counterparts that are not known to be of the run's protocols."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for row in published:
         ours = [own for own in measured if row.method in alike.get(own.method, ())[:1]]
-        others = list(dict.fromkeys(own.protocol for own in ours if own.protocol != row.protocol))
-        if others and row.protocol == UNKNOWN:
+        others = tuple(dict.fromkeys(own.protocol for own in ours if own.protocol != row.protocol))
+        if others:
+            found.setdefault((row.protocol, others), []).append(row.method)
+    for (protocol, others), methods in found.items():
+        who, here = " and of ".join(methods), " and ".join(others)
+        if protocol == UNKNOWN:
             yield (
-                f"Nobody says under which protocol the published numbers of {row.method} were made; "
-                f"here it was {' and '.join(others)}, and Δ holds what a change of protocol would do."
+                f"Nobody says under which protocol the published numbers of {who} were made; here it was "
+                f"{here}, and Δ holds what a change of protocol would do."
             )
-        elif others:
+        else:
             yield (
-                f"The published numbers of {row.method} probably came from protocol {row.protocol}, not "
-                f"from {' and '.join(others)} as measured here: both are shown, and Δ holds the change."
+                f"The published numbers of {who} probably came from protocol {protocol}, not from {here} as "
+                "measured here: both are shown, and Δ holds the change."
             )
 
 
@@ -97,20 +103,26 @@ def _versions(
     columns: Sequence[Column], published: Sequence[PaperRow], measured: Sequence[PaperRow]
 ) -> Iterator[str]:
     """Yield a sentence for each dataset of which the numbers of a column are of several versions."""
-    rows = [*published, *measured]
+    rows = [*measured, *published]
     for i, column in enumerate(columns):
-        found: dict[str, list[str]] = {}
+        found: dict[str, dict[str, None]] = {}
         for row in rows if column.dataset else ():
             cell = row.cells[i]
             usual = (column.dataset,) if cell.status == "ok" else ()
+            who = f"measured under {row.protocol}" if row.measured else row.method
             for version in cell.versions or usual:
-                found.setdefault(version, []).append(row.label)
+                found.setdefault(version, {})[who] = None
         if len(found) > 1:
-            told = "; ".join(f"{version}: {', '.join(labels)}" for version, labels in found.items())
+            told = "; ".join(f"{version}: {_some(list(names))}" for version, names in found.items())
             yield (
                 f"{column.title} is of several versions ({told}), which are not compared with each other, "
                 "nor are averages with it."
             )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def _apart(columns: Sequence[Column], measured: Iterable[PaperRow]) -> Iterator[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PAPERS_DATA = "YFCC15M"
 """What the methods that the paper compares were trained on."""
+_OTHERS = 2
 _BY_CERTAINTY = ("published", "derived", "read_from_figure")
 
 
@@ -177,8 +178,8 @@ def _published(
             elsewhere.add((line.who, place))
     rows: list[PaperRow] = []
     sources: list[str] = []
-    told = [(who, own, _compared(who[0], own, alike)) for who, own in methods.items() if own]
-    for (who, protocol, precision), own, compared in sorted(told, key=lambda one: not one[2]):
+    told = [(_place(who[0], own, alike), who, own) for who, own in methods.items() if own]
+    for at, (who, protocol, precision), own in sorted(told, key=lambda one: one[0]):
         used = list(dict.fromkeys(own[i].where_from for i in sorted(own)))
         sources += [source for source in used if source not in sources]
         cells = tuple(
@@ -192,15 +193,18 @@ def _published(
             protocol=protocol,
             precision=precision,
             cells=cells,
-            compared=compared,
+            compared=at < _OTHERS,
             sources=tuple(sources.index(source) + 1 for source in used),
         )
         rows.append(row)
     return rows, sources
 
 
-def _compared(who: str, own: Mapping[int, PublishedRow], alike: Collection[str]) -> bool:
-    return who in alike or next(iter(own.values())).pretrain_data == PAPERS_DATA
+def _place(who: str, own: Mapping[int, PublishedRow], alike: Collection[str]) -> int:
+    """Return where a row stands: what the paper compares, then what a model shown may be, then others."""
+    if next(iter(own.values())).pretrain_data == PAPERS_DATA:
+        return 0
+    return 1 if who in alike else _OTHERS
 
 
 def _printed(line: PublishedRow, column: Column) -> PaperCell:

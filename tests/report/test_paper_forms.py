@@ -16,8 +16,9 @@ from paper_runs import built, probed, rows_of, scored
 from probe_runs import ALL_27
 from report_runs import record, write_run
 
-from rwkvclip_eval.printable import one_line
+from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_eval.records.metrics import TOP1
+from rwkvclip_eval.records.published import COLUMNS
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.formats.latex_text import escape_latex
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown
@@ -377,6 +378,37 @@ def test_a_report_writes_every_form_of_every_table(full_report: ReportPaths) -> 
         assert f"### {title}" in markdown
     assert "Δ to <bdi>ALIP ViT-B/32, YFCC15M</bdi>" in page
     assert "probably came from protocol official-rwkv-clip" in markdown
+
+
+def test_hostile_methods_and_models_stay_text_in_every_file_of_a_report(tmp_path: Path) -> None:
+    names = [text for text in HOSTILE if 0 < len(text) < 100]
+    (tmp_path / "papers").mkdir()
+    with (tmp_path / "papers" / "x.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        hostile = {"backbone": "", "source": "[a](http://b) <img src=x> % \\"}
+        for row in rows_of(*(hostile | {"method": printable(one_line(text))} for text in names)):
+            writer.writerow(row.model_dump())
+    run = write_run(tmp_path / "run", [scored(text, "cifar10", unit=str(i)) for i, text in enumerate(names)])
+    paths = write_report([run], tmp_path / "report", [tmp_path / "papers"])
+    tex, markdown, table, _ = (path.read_text(encoding="utf-8") for path in paths.paper_tables)
+    (rows,) = read_tables(tex)
+    labels = [row[0] for row in rows]
+    for text in names:
+        shown = one_line(text).strip()
+        assert any(label.startswith(f"{shown}, YFCC15M"[:79]) for label in labels)
+        # Records are made printable where they are read, carriage returns written out.
+        ours = one_line(printable(text)).strip()
+        assert any(label.startswith(f"{ours} (standard)"[:79]) for label in labels)
+    methods = [row["method"].removeprefix("'") for row in csv.DictReader(io.StringIO(table))]
+    assert {one_line(text) for text in names} <= set(methods)
+    for text in (
+        paths.index.read_text(encoding="utf-8"),
+        markdown,
+        paths.markdown.read_text(encoding="utf-8"),
+    ):
+        assert "<script>alert" not in text and "<img src=x" not in text
+        assert "\u202e" not in text and "\x1b" not in text
 
 
 def test_tables_name_the_forms_beside_the_page(full_report: ReportPaths) -> None:
