@@ -401,7 +401,7 @@ def test_hostile_methods_and_models_stay_text_in_every_file_of_a_report(tmp_path
         ours = one_line(printable(text)).strip()
         assert any(label.startswith(f"{ours} (standard)"[:79]) for label in labels)
     methods = [row["method"].removeprefix("'") for row in csv.DictReader(io.StringIO(table))]
-    assert {one_line(text) for text in names} <= set(methods)
+    assert {one_line(printable(text)) for text in names} <= set(methods)
     for text in (
         paths.index.read_text(encoding="utf-8"),
         markdown,
