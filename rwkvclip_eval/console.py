@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import os
+import re
 import signal
 import sys
 import traceback
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_NO_VALUE = re.compile(r"--[a-z-]+=$")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit (ulimit -v) leaves."
 _MAX_MESSAGE = 1900
@@ -210,10 +212,12 @@ def run_app(app: typer.Typer) -> NoReturn:
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if "" in arguments:
+        empty = [
+            number for number, text in enumerate(arguments, start=1) if not text or _NO_VALUE.match(text)
+        ]
+        if empty:
             raise UserError(
-                f"argument {arguments.index('') + 1} is empty; expected a name or path (is a shell variable "
-                "not set?)."
+                f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
         code: Any = app(args=arguments, standalone_mode=False)
         sys.stdout.flush()

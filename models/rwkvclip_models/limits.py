@@ -35,6 +35,8 @@ _LIMITS = (
     (re.compile(r"image_size|input_size|_px$"), MAX_IMAGE_PX),
     (re.compile(""), MAX_WIDTH),
 )
+_COUNTS = re.compile(r"^(num|n)_|layers$|depths?$|heads$|width$|_size$")
+"""In a key's name: what is counted or measured, and so not negative."""
 _IMAGE_AND_PATCH = (("image_size", "patch_size"), ("input_size", "image_patch_size"))
 
 
@@ -61,6 +63,8 @@ def check_sizes(config: Mapping[str, Any], most: int | None = None) -> None:
             waiting += [(key, inner) for inner in value]
         elif isinstance(value, str) and len(value) > _MAX_TEXT:
             raise ConfigError(f"{said} has at most {_MAX_TEXT} characters, got {len(value)}.")
+        elif isinstance(value, int) and value < 0 and _COUNTS.search(key.rpartition(".")[2]):
+            raise ConfigError(f"{said} is at least 0, got {shown(value)}.")
         elif isinstance(value, int) and abs(value) > (limit := most or limit_of(key)):
             raise ConfigError(f"{said} is at most {limit}, got {shown(value)}.")
         elif isinstance(value, float) and not abs(value) <= _MAX_FLOAT:

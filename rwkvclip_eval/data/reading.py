@@ -11,6 +11,7 @@ import csv
 import functools
 import io
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -159,8 +160,8 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) ->
         raise DamagedData(
             f"{path}: expected columns {' and '.join(needed)}, found {', '.join(columns)[:300] or 'none'}."
         )
-    if twice := [column for i, column in enumerate(columns) if column in columns[:i]]:
-        raise DamagedData(f"{path}: the column {twice[0]!r} occurs twice.")
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
+        raise DamagedData(f"{path}: the column {twice[0][:40]!r} occurs twice.")
 
 
 def below(root: Path, name: str, where: str) -> Path:

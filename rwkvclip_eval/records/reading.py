@@ -171,7 +171,8 @@ def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> 
         if path.exists():
             require_regular(path, "predictions", error=OutputError)
             try:
-                return pd.read_parquet(path)
+                with path.open("rb") as stream:
+                    return pd.read_parquet(stream)
             except Exception as error:  # the library raises what it likes on a file that is none
                 raise OutputError(f"{path} is not a table of predictions ({error!r}).") from error
     tables = sorted(

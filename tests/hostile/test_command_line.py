@@ -258,8 +258,9 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
-def test_a_limit_of_memory_in_which_no_library_loads_is_one_message():
-    program = f"{sys.executable} -m rwkvclip_eval run quickstart -m rwkv-clip-b32=random:0 -o out"
+def test_a_limit_of_memory_in_which_no_library_loads_is_one_message(tmp_path):
+    arguments = f"run quickstart -m rwkv-clip-b32=random:0 -o {tmp_path / 'out'}"
+    program = f"{sys.executable} -m rwkvclip_eval {arguments}"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -v 1500000; {program}"], capture_output=True, text=True, timeout=120
     )

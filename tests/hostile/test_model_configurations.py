@@ -226,6 +226,7 @@ CLIP = {
     [
         ({"text_config": {"num_hidden_layers": HUGE}}, "text_config.num_hidden_layers is at most 512"),
         ({"vision_config": {"hidden_size": 10**8}}, "vision_config.hidden_size is at most 32768"),
+        ({"text_config": {"num_hidden_layers": -1}}, "text_config.num_hidden_layers is at least 0, got -1"),
         ({"text_config": {"vocab_size": HUGE}}, "text_config.vocab_size is at most 1000000"),
         ({"projection_dim": "x"}, "cannot"),
         ({"text_config": 3}, "cannot read"),
@@ -270,7 +271,10 @@ def test_preprocessing_that_divides_by_zero_is_refused_at_load(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CLIP))
     settings = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0, 0, 0], "image_std": [0, 0, 0]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="preprocess gives NaN or infinity"):
+    with pytest.raises(UserError, match=r"image_std must be above 0, got \[0, 0, 0\]"):
+        load_encoder(f"hf:{tmp_path}=random:0")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": True}))
+    with pytest.raises(UserError, match=r"image_mean must be a list of numbers, got True"):
         load_encoder(f"hf:{tmp_path}=random:0")
 
 
@@ -348,5 +352,15 @@ def test_a_module_in_memory_with_such_a_scale_is_refused_too(scale):
             Toy(scale),
             name="toy",
             preprocess=lambda image: torch.ones(3, 8, 8),
+            tokenize=lambda texts: torch.ones(len(texts), 4, dtype=torch.int64),
+        )
+
+
+def test_a_transform_that_divides_by_zero_is_refused_before_anything_is_encoded():
+    with pytest.raises(UserError, match="preprocess gives NaN or infinity; is a standard deviation of it 0"):
+        as_encoder(
+            Toy(2.0),
+            name="toy",
+            preprocess=lambda image: torch.full((3, 8, 8), math.nan),
             tokenize=lambda texts: torch.ones(len(texts), 4, dtype=torch.int64),
         )
