@@ -35,8 +35,9 @@ def paper_latex(table: PaperTable) -> str:
         *(f"% {escape_latex(note)}" for note in table.notes),
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{escape_latex(' '.join((f'{table.title}.', *table.metrics, CAPTION)))}}}",
+        rf"\caption{{{_about(' '.join((f'{table.title}.', *table.metrics, CAPTION)))}}}",
         rf"\label{{tab:{table.name}}}",
+        r"\smallskip",
         "\n\n\\medskip\n".join(parts),
         r"\end{table*}",
     ]
@@ -48,7 +49,8 @@ def _part(table: PaperTable, places: Sequence[int]) -> str:
     from pandas import DataFrame, Index, MultiIndex
 
     paths = [table.paths[i] for i in places]
-    rows = [_numbers(row, places) for row in table.published]
+    shown = [row for row in table.published if any(row.cells[i].value is not None for i in places)]
+    rows = [_numbers(row, places) for row in shown]
     # Published rows, then those of each measured row, its differences below it.
     ours = [[_numbers(row, places), *_differences(row, places)] for row in table.measured]
     depth = len(paths[0])
@@ -60,10 +62,9 @@ def _part(table: PaperTable, places: Sequence[int]) -> str:
     begin, top, *inner, bottom, end = text.strip().split("\n")
     head, rule, body = inner[:depth], inner[depth], inner[depth + 1 :]
     assert len(body) == len(cells), "a row of a table is a line"
-    compared = any(row.compared for row in table.published)
+    compared = any(row.compared for row in shown)
     published = [
-        line if row.compared or not compared else f"% {line}"
-        for row, line in zip(table.published, body, strict=False)
+        line if row.compared or not compared else f"% {line}" for row, line in zip(shown, body, strict=False)
     ]
     lines = [begin, top]
     for level, line in enumerate(head):
@@ -94,14 +95,14 @@ def _numbers(row: PaperRow, places: Sequence[int]) -> list[str]:
 
 
 def _differences(row: PaperRow, places: Sequence[int]) -> list[list[str]]:
-    if not row.differences:
+    if not row.differences or all(row.differences[i] is None for i in places):
         return []
     label = rf"\quad $\Delta$ to {escape_latex(shortened(row.against, _LABEL_LENGTH))}"
     return [[label, *(_difference(row.differences[i]) for i in places)]]
 
 
 def _cell(cell: PaperCell) -> str:
-    number = cell.text.replace("~", r"$\sim$")
+    number = _about(cell.text)
     number = rf"\textbf{{{number}}}" if cell.bold else number
     return number + (_small(f"±{half_text(cell.half)}") if cell.half is not None else "")
 
@@ -109,8 +110,13 @@ def _cell(cell: PaperCell) -> str:
 def _difference(difference: Difference | None) -> str:
     if difference is None:
         return ""
-    text = escape_latex(difference_text(difference)).replace(r"\textasciitilde{}", r"$\sim$")
+    text = _about(difference_text(difference))
     return text + (_small(spread) if (spread := spread_text(difference)) else "")
+
+
+def _about(text: str) -> str:
+    """Return text of ours, its `~` as the sign that stands before numbers read from a figure."""
+    return escape_latex(text).replace(r"\textasciitilde{}", r"$\sim$")
 
 
 def _small(text: str) -> str:
