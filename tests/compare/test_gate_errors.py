@@ -184,7 +184,8 @@ def test_p_values_of_every_metric_keep_their_level(monkeypatch, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ALIKE)
-def test_p_values_of_every_metric_keep_their_level_at_length(name):
+def test_p_values_of_every_metric_keep_their_level_at_length(monkeypatch, name):
+    monkeypatch.setattr(significance, "NUM_FLIPS", 3999)
     check_level(ALIKE[name], alike(name), 5000)
 
 
