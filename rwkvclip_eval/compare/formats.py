@@ -125,7 +125,7 @@ def as_junit(result: Result) -> str:
         suite.add_testcase(case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, failed))
     document = JUnitXml()
     document.add_testsuite(suite)
-    document.update_statistics()
+    document.update_statistics()  # type: ignore[no-untyped-call]
     found: bytes = document.tostring()  # type: ignore[no-untyped-call]
     return f"{found.decode().rstrip()}\n"
 
