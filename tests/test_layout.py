@@ -40,6 +40,7 @@ MAY_USE = {
         "encoders",
         "records",
         "report",
+        "compare",
         "doctor",
         "exchange",
     },
@@ -53,6 +54,7 @@ MAY_USE = {
     "encoders": set(),
     "data": set(),
     "records": set(),
+    "compare": {"records", "metrics"},
     "report": {"records", "metrics"},
     "doctor": {"bench"},
     "bench": {"encoders", "records"},
@@ -198,7 +200,7 @@ def test_training_uses_the_hall_the_public_interface_and_what_the_table_says() -
 
 
 def test_what_is_shown_and_kept_needs_no_torch() -> None:
-    for part in ("records", "report"):
+    for part in ("records", "compare", "report"):
         for path in (PACKAGES["rwkvclip_eval"] / part).rglob("*.py"):
             assert not [n for n in imports_of(path) if starts(n, ("torch", *MODEL_LIBRARIES))], path
 
@@ -259,6 +261,7 @@ def test_suites_holds_yaml_only() -> None:
     [
         "rwkvclip_eval",
         "rwkvclip_eval.cli.main",
+        "rwkvclip_eval.compare.paired",
         "rwkvclip_eval.report",
         "rwkvclip_eval.exchange.imported_run",
         "rwkvclip_eval.exchange.trackers",

@@ -127,7 +127,7 @@ def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[s
 
 
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
-    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high):
+    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high, strict=True):
         raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}
