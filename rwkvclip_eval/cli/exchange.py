@@ -89,9 +89,11 @@ def write_cards(runs: Sequence[Path], out: Path, models: Sequence[str], reposito
         UserError: a model is not in the runs, or several are to be uploaded to one repository.
     """
     from rwkvclip_eval.exchange.model_card import write_model_cards
-    from rwkvclip_eval.exchange.upload import push_card
+    from rwkvclip_eval.exchange.upload import check_repository, push_card
     from rwkvclip_eval.report.loading import load_runs
 
+    if repository is not None:
+        check_repository(repository)
     folders = write_model_cards(load_runs(runs), out / "model_card", models, repository)
     for model, folder in folders.items():
         console.say(f"Model card of {model}: {folder / 'README.md'}")

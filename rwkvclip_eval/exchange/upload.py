@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.exchange.model_card import BEGIN, END, EVAL_RESULTS
 
 if TYPE_CHECKING:
@@ -14,6 +14,16 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 _REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+
+def check_repository(repository: str) -> None:
+    """Refuse what is no `owner/name`.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not _REPOSITORY.fullmatch(repository):
+        raise UserError(f"--push-to-hub {shown(repository)}: expected OWNER/REPO of a model on the hub.")
 
 
 def push_card(folder: Path, repository: str) -> str:
@@ -32,8 +42,7 @@ def push_card(folder: Path, repository: str) -> str:
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    if not _REPOSITORY.fullmatch(repository):
-        raise UserError(f"--push-to-hub {repository!r}: expected OWNER/REPO of a model on the hub.")
+    check_repository(repository)
     card = _loaded(folder / "README.md")
     try:
         api = HfApi()
@@ -66,10 +75,13 @@ def _card_there(repository: str) -> ModelCard | None:
         UserError: its README is none that can be read.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         path = hf_hub_download(repository, "README.md")
+    except LocalEntryNotFoundError:
+        # The hub did not answer; a card made without what it has would replace it.
+        raise
     except EntryNotFoundError:
         return None
     try:

@@ -26,12 +26,14 @@ class Hub:
         files: path → content, of the one repository `me/model`.
         commits: path → content, of each commit.
         tokens: authorization headers seen.
+        broken: whether it answers every question for a file with 500.
     """
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     commits: list[dict[str, bytes]] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
+    broken: bool = False
 
 
 @contextlib.contextmanager
@@ -55,7 +57,9 @@ def running_hub() -> Iterator[Hub]:
         def do_GET(self) -> None:
             state.tokens.add(self.headers.get("Authorization"))
             path = self.path.removeprefix("/me/model/resolve/main/")
-            if not self.path.startswith(("/me/model", "/api/models/me/model")):
+            if state.broken and path != self.path:
+                self.answer(500)
+            elif not self.path.startswith(("/me/model", "/api/models/me/model")):
                 self.answer(404, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
             elif path in state.files:
                 self.answer(200, state.files[path], ETag=f'"{len(state.files[path])}"', X_Repo_Commit=COMMIT)

@@ -58,6 +58,11 @@ def test_what_the_hub_refuses_is_one_message_and_the_card_stays(cli: Cli, hub: H
         assert "Traceback" not in done.stderr and len(done.stderr) < 1500
     assert hub.commits == []
     assert (run / "report" / "model_card" / "rwkv-clip-b32" / "README.md").is_file()
+    hub.broken = True
+    done = push(cli, hub, run)
+    # What cannot be read must not be replaced.
+    assert done.returncode == 2 and "Cannot upload" in done.stderr and hub.commits == []
+    hub.broken = False
     hub.files["README.md"] = b"---\n[1, 2\n---\n"
     done = push(cli, hub, run)
     assert done.returncode == 2 and "is no model card" in done.stderr and hub.commits == []
