@@ -31,7 +31,7 @@ HALL = {
 """Modules of rwkvclip_eval that every room may use."""
 
 MAY_USE = {
-    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "doctor"},
+    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "compare", "doctor"},
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},
@@ -41,6 +41,7 @@ MAY_USE = {
     "encoders": set(),
     "data": set(),
     "records": set(),
+    "compare": {"records", "metrics"},
     "report": {"records", "metrics"},
     "doctor": {"bench"},
     "bench": {"encoders", "records"},
@@ -185,7 +186,7 @@ def test_training_uses_the_hall_the_public_interface_and_what_the_table_says() -
 
 
 def test_what_is_shown_and_kept_needs_no_torch() -> None:
-    for part in ("records", "report"):
+    for part in ("records", "compare", "report"):
         for path in (PACKAGES["rwkvclip_eval"] / part).rglob("*.py"):
             assert not [n for n in imports_of(path) if starts(n, ("torch", *MODEL_LIBRARIES))], path
 
@@ -246,6 +247,7 @@ def test_suites_holds_yaml_only() -> None:
     [
         "rwkvclip_eval",
         "rwkvclip_eval.cli.main",
+        "rwkvclip_eval.compare.paired",
         "rwkvclip_eval.report",
         "rwkvclip_eval.records.schema",
         "rwkvclip_models.errors",

@@ -1,7 +1,8 @@
 """The command line. Imports nothing heavy until a command needs it; errors are one readable message.
 
-Exit codes: 0 fine; 1 a failed check or a defect of ours; 2 bad input, found before any encoding; 3 some units
-failed or lacked their data while others finished; 130 interrupted.
+Exit codes: 0 fine; 1 a failed check, a regression or a defect of ours; 2 bad input, found before any
+encoding; 3 some units failed or lacked their data while others finished, or a comparison is inconclusive; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.cli.compare import compare
 from rwkvclip_eval.cli.data import cache_app, data_app
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
@@ -56,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command()(compare)
 
 
 def _version(wanted: bool) -> None:
