@@ -42,7 +42,7 @@ MAY_USE = {
     "data": set(),
     "records": set(),
     "compare": {"records", "metrics"},
-    "report": {"records", "metrics"},
+    "report": {"records", "metrics", "compare"},
     "doctor": {"bench"},
     "bench": {"encoders", "records"},
 }
@@ -52,6 +52,7 @@ PARTS = {
     ("tasks", "data"): {"data.types"},
     ("tasks", "encoders"): {"encoders.protocol"},
     ("report", "metrics"): {"metrics.intervals"},
+    ("report", "compare"): {"compare.measured", "compare.tables"},
 }
 """Where a room may use only parts of another."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -48,6 +48,9 @@ from rwkvclip_eval.cli.options import (
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,6 +190,14 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
+    difference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--difference",
+            help="ONE..OTHER: draw one model (or published method) less another; repeatable. The first less "
+            "the second by default.",
+        ),
+    ] = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
@@ -201,7 +212,7 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
-    _write_report(found, out or runs[0] / "report")
+    _write_report(found, out or runs[0] / "report", [_pair(text) for text in difference or ()])
 
 
 @app.command()
@@ -315,10 +326,19 @@ def _command_line() -> str:
     )
 
 
-def _write_report(runs: list[Path], out: Path) -> None:
+def _pair(text: str) -> tuple[str, str]:
+    one, dots, other = text.partition("..")
+    if not (one and dots and other):
+        raise UserError(
+            f"--difference {shown(text)}: expected ONE..OTHER, such as rwkv-clip-b32..alip-vit-b32."
+        )
+    return one, other
+
+
+def _write_report(runs: list[Path], out: Path, pairs: Sequence[tuple[str, str]] = ()) -> None:
     from rwkvclip_eval.report import write_report
 
-    paths = write_report(runs, out)
+    paths = write_report(runs, out, pairs)
     console.say(f"Report: {paths.index}")
 
 

@@ -23,7 +23,7 @@ class ReportPaths:
         results_csv: results.csv, one tidy row per record.
         task_csvs: TASK.csv, models side by side.
         latex: report.tex, booktabs tables.
-        plots: plots/NAME.svg and plots/NAME.png.
+        plots: plots/NAME.svg, .png and .pdf as wide as two columns of a paper, plots/NAME-narrow.* as one.
     """
 
     index: Path
@@ -34,11 +34,17 @@ class ReportPaths:
     plots: tuple[Path, ...]
 
 
-def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
+def write_report(runs: Sequence[Path], out: Path, pairs: Sequence[tuple[str, str]] = ()) -> ReportPaths:
     """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
+
+    Args:
+        runs: run directories.
+        out: folder.
+        pairs: models or published methods whose difference to draw, see `draw_plots`.
 
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
+        UserError: there is no such model or method.
     """
     from rwkvclip_eval.report.formats.csv import results_csv, table_csv
     from rwkvclip_eval.report.formats.html import render_page
@@ -54,15 +60,20 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportPaths:
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
     published = published_tables(tables, headline.models)
-    plots = draw_plots(tables, loaded)
+    plots = draw_plots(tables, loaded, published, pairs)
 
     pictures = []
     for plot in plots:
-        svg, png = (out / "plots" / f"{plot.name}.{kind}" for kind in ("svg", "png"))
-        write_text(svg, plot.svg)
-        with atomic_path(png) as temporary:
-            temporary.write_bytes(plot.png)
-        pictures += [svg, png]
+        for name, picture in ((plot.name, plot.wide), (f"{plot.name}-narrow", plot.narrow)):
+            for kind, content in (
+                ("svg", picture.svg.encode()),
+                ("png", picture.png),
+                ("pdf", picture.pdf),
+            ):
+                path = out / "plots" / f"{name}.{kind}"
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+                pictures.append(path)
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
         path = out / f"{folder_name(task)}.csv"
