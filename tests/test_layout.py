@@ -51,7 +51,7 @@ MAY_USE = {
 PARTS = {
     ("tasks", "data"): {"data.types"},
     ("tasks", "encoders"): {"encoders.protocol"},
-    ("report", "metrics"): {"metrics.intervals"},
+    ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
     ("report", "compare"): {"compare.measured", "compare.tables"},
 }
 """Where a room may use only parts of another."""

@@ -1,7 +1,7 @@
-"""How far a model's confidence is from its accuracy: reliability by bins, and their expected distance (ECE).
+"""How far a model's confidence is from its accuracy: reliability by bins, their expected distance (ECE).
 
-Guo et al., On Calibration of Modern Neural Networks (ICML 2017): bins of equal width over [0, 1], each weighted
-by the images in it. Here confidence is the probability of the class predicted.
+Guo et al., On Calibration of Modern Neural Networks (ICML 2017): bins of equal width over [0, 1], each
+weighted by the images in it. Here confidence is the probability of the class predicted.
 
 Axes: n images, B bins.
 """
@@ -61,7 +61,7 @@ def expected_calibration_error(found: Reliability) -> float:
     """Return Σ counts/n · |accuracy − confidence|, in [0, 1].
 
     Example:
-        3 images of confidence 0.9, of which 2 are hits, and 1 of 0.5, no hit: ¾ · |2/3 − 0.9| + ¼ · 0.5 = 0.3.
+        3 images of confidence 0.9, 2 of them hits, and 1 of 0.5, no hit: ¾ · |2/3 − 0.9| + ¼ · 0.5 = 0.3.
     """
     there = found.counts > 0
     gaps = np.abs(found.accuracy[there] - found.confidence[there])
@@ -73,12 +73,12 @@ def calibration_interval(
 ) -> Interval:
     """Return the interval of the expected calibration error of the images' population, by the same bins.
 
-    The error of a sample is larger than that of its population, since what chance adds to a bin's distance has
-    no sign: of a calibrated model it is not 0. So an error is in the interval where the observed one lies
-    between the 2.5 and the 97.5 % point of what it would give: bins' distances are normal, their sum has mean,
-    deviation and skewness of folded normals (Cornish and Fisher's expansion). Towards smaller errors every
-    distance shrinks by as many of its deviations, to 0 at least; towards larger ones distances are as many
-    deviations each, which adds least to the sample's and so reaches furthest.
+    The error of a sample is larger than that of its population, since what chance adds to a bin's distance
+    has no sign: of a calibrated model it is not 0. So an error is in the interval where the observed one lies
+    between the 2.5 and the 97.5 % point of what it would give: bins' distances are normal, their sum has the
+    mean, deviation and skewness of folded normals (Cornish and Fisher's expansion). Towards smaller errors
+    every distance shrinks by as many of its deviations, to 0 at least; towards larger ones distances are as
+    many deviations each, which adds least to the sample's and so reaches furthest.
 
     The observed error belongs to the interval even where chance alone would explain more.
 

@@ -25,7 +25,14 @@ _LONG = 20
 
 
 def dots(
-    table: Table, rows: Sequence[Row], looks: Mapping[str, Look], published: Published, num_models: int
+    table: Table,
+    rows: Sequence[Row],
+    looks: Mapping[str, Look],
+    published: Published,
+    num_models: int,
+    *,
+    name: str = "dots",
+    title: str = "",
 ) -> Plot:
     """Return one row per dataset with a dot per model: value, 95 % interval, and what chance gives.
 
@@ -35,6 +42,8 @@ def dots(
         looks: model or published method → how it is drawn; others are not drawn.
         published: numbers of the methods.
         num_models: those of the table, some of which may have no look.
+        name: of the files, before the table's.
+        title: heading; that of values by default.
     """
     models = [m for m in looks if any(_value(r, m, published) is not None for r in rows)]
     columns = 2 if len(rows) >= _LONG else 1
@@ -95,13 +104,13 @@ def dots(
     labels |= {m: f"{m} (published)" for m in models if not looks[m].filled}
     handles = {key: handles[key] for key in (*models, "chance") if key in handles}
     figure.legend(list(handles.values()), [labels.get(key, key) for key in handles])
-    title = f"{table.title}: every dataset, with 95 % intervals"
+    title = title or f"{table.title}: every dataset, with 95 % intervals"
     if any(not looks[m].filled for m in models):
         title += "; open marks are published numbers, under the protocols of their sources"
     own = [m for m in models if looks[m].filled]
     if num_models > (drawn := sum(look.filled for look in looks.values())):
         title += f"; the first {drawn} of {num_models} models"
-    return figure.plot(f"dots-{table.slug}", title, f"Dots. {summary(rows, own)}", table.slug)
+    return figure.plot(f"{name}-{table.slug}", title, f"Dots. {summary(rows, own)}", table.slug)
 
 
 def _value(row: Row, model: str, published: Published) -> float | None:

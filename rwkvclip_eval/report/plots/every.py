@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.errors import UserError, near_matches
 from rwkvclip_eval.errors import shown as shown_name
 from rwkvclip_eval.report.differences import deltas, mean_delta, published_numbers
+from rwkvclip_eval.report.outcomes import read_outcomes
 from rwkvclip_eval.report.plots.differences import difference_plot
 from rwkvclip_eval.report.plots.dots import dots
+from rwkvclip_eval.report.plots.gap import gap_plot
+from rwkvclip_eval.report.plots.outcomes import outcome_plots
 from rwkvclip_eval.report.plots.probes import few_shot_plot, regularisation_plot
 from rwkvclip_eval.report.plots.recalls import recall_slopes
 from rwkvclip_eval.report.plots.style import MAX_MODELS, looks, model_colours
@@ -73,6 +76,7 @@ def _draw(
     shown = [m for m in names if m in final]
     beside = {table.slug: published_numbers(table, published) for table in tables}
     _require_known(pairs, names, [method for methods in beside.values() for method in methods])
+    outcomes = read_outcomes([e for e in entries if e.model in final])
     plots: list[Plot] = []
     for table in tables:
         recalls = [r for r in table.rows if r.metric.k is not None]
@@ -84,6 +88,7 @@ def _draw(
         if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):
             plots.append(dots(table, others, drawn, methods, len(own)))
         plots += _differences(table, others, own, methods, pairs)
+        plots += outcome_plots(table, others, looks(own, (), colours), outcomes)
         panels = (
             few_shot_plot(table, few, shown[:MAX_MODELS], colours),
             regularisation_plot(table, loaded.regularisation, shown, colours),
@@ -93,6 +98,8 @@ def _draw(
             rows = [r for r in recalls if r.title == dataset]
             if any(c.value is not None for r in rows for m, c in r.cells.items() if m in drawn):
                 plots.append(recall_slopes(table, dataset, rows, drawn, methods))
+        if (gap := gap_plot(table, recalls, looks(own, (), colours))) is not None:
+            plots.append(gap)
         if set(table.models) & set(series):
             for unit in UNITS:
                 counted = {m: key for m, key in series.items() if units[m] == unit}

@@ -92,6 +92,8 @@ def summary(rows: Sequence[Row], models: Sequence[str]) -> str:
     """Return the numbers of a plot in words, for those who do not see it."""
     return "; ".join(
         f"{row.title} {row.metric.title}: "
-        + ", ".join(f"{m} {row.cells[m].text}" for m in models if row.cells[m].value is not None)
+        + ", ".join(
+            f"{m} {row.cells[m].text}" for m in models if m in row.cells and row.cells[m].value is not None
+        )
         for row in rows[:30]
     )
