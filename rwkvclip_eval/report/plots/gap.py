@@ -57,7 +57,7 @@ def gap_plot(table: Table, rows: Sequence[Row], looks: Mapping[str, Look]) -> Pl
         ax.tick_params(axis="y", labelsize=SMALL)
         ax.set_ylim(places[-1] + 0.7, -0.7)
         ax.grid(axis="x", color=GRID, linewidth=0.6)
-    distances.set_xlim(left=0)
+    distances.set_xlim(0, 1.08 * max(gap for gap, *_ in shown.values()) or 1)
     distances.set_title("distance of the mean image and text", color=INK, fontsize=7)
     cosines.set_title("mean cosine: other pairs (open), matched (filled)", color=INK, fontsize=7)
     figure.legend(list(handles.values()), list(handles))

@@ -91,7 +91,7 @@ def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number
     ax.margins(x=0.08)
     ax.set_xlim(left=0)
     ax.grid(axis="x", color=GRID, linewidth=0.6)
-    ax.set_xlabel("taken for the other, % of the class; beside it images")
+    ax.set_xlabel("% of the class; beside it images")
     words = "; ".join(
         f"{title} {_short(c.label)} taken for {_short(c.prediction)}: {c.count} ({100 * c.share:.1f} %)"
         for title, c in lines[:40]
