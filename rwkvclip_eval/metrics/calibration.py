@@ -110,10 +110,12 @@ def calibration_interval(
     observed = float(gap.sum())
 
     def shrunk(steps: float) -> NDArray[np.float64]:
-        return np.maximum(gap - steps * deviation, 0)
+        distance: NDArray[np.float64] = np.maximum(gap - steps * deviation, 0)
+        return distance
 
     def even(steps: float) -> NDArray[np.float64]:
-        return steps * deviation
+        distance: NDArray[np.float64] = steps * deviation
+        return distance
 
     low = high = 0.0
     most = float((gap / deviation).max()) + 1

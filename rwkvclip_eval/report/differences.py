@@ -30,6 +30,8 @@ _ROBUSTNESS = "Zero-shot robustness"
 # Their paired bootstrap would take longer than all else in a report.
 _SLOW = (MAP_11_POINT, MAP_AREA)
 _CLOSE = 1e-6
+_TABLES = {"": "predictions", "image→text": "image_to_text", "text→image": "text_to_image"}
+"""Direction of a metric → table of predictions."""
 
 Published = dict[str, dict[tuple[str, str], float]]
 """Method → dataset and title of the metric → fraction."""
@@ -147,7 +149,7 @@ def _paired(row: Row, one: Cell | None, other: Cell | None) -> Delta | None:
     entries = [cell.entry for cell in (other, one) if cell.entry is not None]
     if len(entries) < 2 or row.metric in _SLOW:
         return None
-    folders = [_folder(entry) for entry in entries]
+    folders = [_folder(entry, _TABLES[row.metric.direction]) for entry in entries]
     if None in folders:
         return None
     baseline, candidate = (folder for folder in folders if folder is not None)
@@ -168,10 +170,10 @@ def _paired(row: Row, one: Cell | None, other: Cell | None) -> Delta | None:
     return Delta(title=row.title, value=found.value, low=found.low, high=found.high, paired=True)
 
 
-def _folder(entry: Entry) -> Path | None:
-    """Return where the predictions of a number lie; None where there are none."""
+def _folder(entry: Entry, table: str) -> Path | None:
+    """Return where the predictions of a number lie; None where there is no such table."""
     # A unit that is no name of a folder would lead out of the run.
     if "/" in entry.record.unit:
         return None
     folder = entry.run.path / "predictions" / entry.record.unit
-    return folder if folder.is_dir() else None
+    return folder if (folder / f"{table}.parquet").exists() else None

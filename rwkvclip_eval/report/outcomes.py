@@ -121,7 +121,7 @@ def _class_names(path: Path) -> list[str]:
     kept = (pq.read_schema(path).metadata or {}).get(b"class_names")
     if kept is None:
         return []
-    names: list[str] = parsed(_Names, kept, f"{path}: class names do not fit")  # type: ignore[arg-type]
+    names: list[str] = parsed(_Names, kept, f"{path}: class names do not fit")
     return [one_line(name) for name in names]
 
 

@@ -62,7 +62,10 @@ def marks(figure: Drawing, panel: int = 0) -> Iterator[tuple[Any, float, float]]
 
 def spans(figure: Drawing, panel: int = 0) -> list[tuple[float, float]]:
     """Ends of the horizontal lines of a panel."""
-    lines = [line.get_xdata() for line in figure.axes[panel].lines if line.get_marker() in ("None", None)]
+    ax = figure.axes[panel]
+    lines = [line.get_xdata() for line in ax.lines if line.get_marker() in ("None", None)]
+    paths = [path.vertices for collection in ax.collections for path in collection.get_paths()]
+    lines += [ends[:, 0] for ends in paths if len(ends) == 2 and ends[0, 1] == ends[1, 1]]
     return [(float(x[0]), float(x[1])) for x in lines if len(x) == 2]
 
 
@@ -81,8 +84,8 @@ def test_dots_lie_at_the_values_and_lines_at_the_intervals(tmp_path: Path, drawn
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     ends = {(round(100 * r.ci_low, 6), round(100 * r.ci_high, 6)) for r in records}  # type: ignore[operator]
     assert ends <= {(round(a, 6), round(b, 6)) for a, b in spans(figure)}
-    (chance,) = (c for c in figure.axes[0].collections if len(c.get_paths()) == 2)
-    assert [path.vertices[0, 0] for path in chance.get_paths()] == pytest.approx([5, 7])
+    paths = [path.vertices for c in figure.axes[0].collections for path in c.get_paths()]
+    assert [ends[0, 0] for ends in paths if ends[0, 0] == ends[1, 0]] == pytest.approx([5, 7])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == rows
 
 

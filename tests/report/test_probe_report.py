@@ -25,6 +25,8 @@ def probe_report(tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
 def test_curves_are_drawn_for_probes(probe_report: ReportPaths) -> None:
     names = {path.stem.removesuffix("-narrow") for path in probe_report.plots}
     assert names == {
+        "difference-linear-probe-clip-certified-0",
+        "difference-linear-probe-clip-certified-1",
         "dots-linear-probe-clip-certified",
         "regularisation-linear-probe-clip-certified",
         "few-shot-few-shot-linear-probe-clip-certified",
@@ -92,7 +94,7 @@ def test_notes_of_other_tasks_are_left_as_they_are() -> None:
 
 def test_every_plot_has_a_layout_for_small_windows(probe_report: ReportPaths) -> None:
     page = probe_report.index.read_text(encoding="utf-8")
-    assert page.count('<source media="(max-width:40rem)"') == page.count("<figure") == 3
+    assert page.count('<source media="(max-width:40rem)"') == page.count("<figure") == 5
     for path in probe_report.plots:
         if path.suffix == ".png":
             assert Image.open(path).width in (2025, 975)

@@ -73,9 +73,18 @@ def forest(
             color=[_BAR_COLOURS[part.value >= 0] for part in parts],
             linewidth=0,
         )
-    for place, row in zip(places, rows, strict=True):
-        if row.low is not None and row.high is not None:
-            ax.plot([100 * row.low, 100 * row.high], [place, place], color=INK, linewidth=LINE)
+    ends = [
+        (place, 100 * row.low, 100 * row.high)
+        for place, row in zip(places, rows, strict=True)
+        if row.low is not None and row.high is not None
+    ]
+    ax.hlines(
+        [place for place, *_ in ends],
+        [low for _, low, _ in ends],
+        [high for *_, high in ends],
+        colors=INK,
+        linewidth=LINE,
+    )
     handles, labels = [], []
     for is_mean, paired, what in (
         (False, True, "paired by image, 95 % interval"),

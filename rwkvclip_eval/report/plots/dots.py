@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MARK, MUTED, SMALL, TEXT, Drawing, Plot
@@ -61,13 +60,16 @@ def dots(
             offset = (i - (len(models) - 1) / 2) * step_in / row_in
             found = [(j + offset, row, _value(row, model, published)) for j, row in enumerate(part)]
             there = [(y, row, value) for y, row, value in found if value is not None]
-            for y, row, _ in there:
-                cell = row.cells.get(model)
-                if cell is not None and cell.low is not None and cell.high is not None:
-                    ends = [100 * cell.low, 100 * cell.high]
-                    ax.plot(
-                        ends, [y, y], color=look.colour, linewidth=0.9, alpha=0.4 if model in faint else 1
-                    )
+            cells = [(y, row.cells[model]) for y, row, _ in there if model in row.cells]
+            ends = [(y, c.low, c.high) for y, c in cells if c.low is not None and c.high is not None]
+            ax.hlines(
+                [y for y, *_ in ends],
+                [100 * low for _, low, _ in ends],
+                [100 * high for *_, high in ends],
+                colors=look.colour,
+                linewidth=0.9,
+                alpha=0.4 if model in faint else 1,
+            )
             (handles[model],) = ax.plot(
                 [100 * value for _, _, value in there],
                 [y for y, _, _ in there],
@@ -86,8 +88,9 @@ def dots(
             )
         ax.set_yticks(range(len(part)), [row.title.replace("_", " ") for row in part])
         ax.set_ylim(each - 0.5, -0.5)
-        for j, _ in pairwise(range(len(part))):
-            ax.axhline(j + 0.5, color=GRID, linewidth=0.5, zorder=0)
+        between = [j + 0.5 for j in range(len(part) - 1)]
+        whole = ax.get_yaxis_transform()
+        ax.hlines(between, 0, 1, transform=whole, colors=GRID, linewidth=0.5, zorder=0)
         ax.tick_params(axis="y", labelsize=SMALL if columns > 1 else TEXT)
         ax.grid(axis="x", color=GRID, linewidth=0.6)
     limits = [ax.get_xlim() for ax in figure.axes]

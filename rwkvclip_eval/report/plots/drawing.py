@@ -17,12 +17,14 @@ from rwkvclip_eval.errors import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 INK, MUTED, GRID, CHANCE, WARN = "#1d2530", "#5c6773", "#dde1e6", "#4b5563", "#8a4b00"
 PAPER = "#fbfaf7"
 """Of the page behind a drawing."""
 _IN_THE_DARK = {INK: "#e8ebef", MUTED: "#a3adb8", GRID: "#343b45", CHANCE: "#b6bec8", WARN: "#f0bd75"}
 _IN_THE_DARK |= {PAPER: "#14181d"}
+_FONT = "DejaVu Sans"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 
 
@@ -32,7 +34,7 @@ TEXT, SMALL = 7.5, 6.0
 """Points."""
 LINE, MARK = 1.2, 4.0
 """Points."""
-_DPI = 300
+_DPI, _SCREEN_DPI = 300, 72
 _MAX_LABEL, _MAX_NARROW_LABEL = 60, 34
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
@@ -96,7 +98,7 @@ class Drawing:
         """
         from matplotlib.figure import Figure
 
-        self.figure = Figure(figsize=(WIDE_IN, height))
+        self.figure = Figure(figsize=(WIDE_IN, height), dpi=_SCREEN_DPI)
         self._columns = columns or panels
         self._handles: tuple[Sequence[Any], Sequence[str]] = ((), ())
         self.axes: list[Any] = [self.figure.add_subplot() for _ in range(panels)]
@@ -133,16 +135,35 @@ class Drawing:
         return Plot(name=name, title=title, alt=alt, table=table, wide=wide, narrow=narrow)
 
     def _picture(self, name: str, width: float, height: float, columns: int) -> Picture:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
         self._lay_out(width, height, columns)
-        self.figure.patch.set_alpha(0)
-        svg = self._svg(name)
-        # The layout just found holds for the others too.
+        # `savefig` would draw everything twice, and lay it out each time.
+        self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
+        outs = {kind: io.BytesIO() for kind in ("svg", "png", "pdf")}
+        self.figure.patch.set_alpha(0)
+        # Text stays text; the salt makes the same drawing the same bytes.
+        with _settings({"svg.fonttype": "none", "svg.hashsalt": name}):
+            canvas = FigureCanvasSVG(self.figure)
+            canvas.print_svg(outs["svg"], metadata={"Date": None, "Creator": None})
         self.figure.patch.set_facecolor("white")
         self.figure.patch.set_alpha(1)
-        png = self._saved("png", {"Software": None})
-        pdf = self._saved("pdf", {"Creator": None, "Producer": None, "CreationDate": None})
-        return Picture(svg=svg, png=png, pdf=pdf)
+        # Type 42 embeds a font as it is; of type 3 drawings print and search badly.
+        with _settings({"pdf.fonttype": 42}):
+            nobody = {"Creator": None, "Producer": None, "CreationDate": None}
+            FigureCanvasPdf(self.figure).print_pdf(outs["pdf"], metadata=nobody)
+            self.figure.set_dpi(_DPI)
+            FigureCanvasAgg(self.figure).print_png(outs["png"], metadata={"Software": None})
+        self.figure.set_dpi(_SCREEN_DPI)
+        text = outs["svg"].getvalue().decode()
+        # XML holds no control character, however it is written.
+        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+        # Readers' own fonts, not those of the machine that drew it.
+        svg = text[text.index("<svg") :].replace(f"'{_FONT}'", _FONTS)
+        return Picture(svg=svg, png=outs["png"].getvalue(), pdf=outs["pdf"].getvalue())
 
     def _shorten_names(self, most: int) -> None:
         """Cut what is longer than a drawing has room for."""
@@ -190,24 +211,8 @@ class Drawing:
             handlelength=1.6,
         )
 
-    def _saved(self, kind: str, metadata: Mapping[str, None]) -> bytes:
-        import matplotlib as mpl
 
-        out = io.BytesIO()
-        # Type 42 embeds a font as it is, of which type 3 makes drawings that print and search badly.
-        with mpl.rc_context({"pdf.fonttype": 42, "font.family": "DejaVu Sans"}):
-            self.figure.savefig(out, format=kind, dpi=_DPI, metadata=dict(metadata))
-        return out.getvalue()
+def _settings(more: Mapping[str, object]) -> AbstractContextManager[None]:
+    import matplotlib as mpl
 
-    def _svg(self, salt: str) -> str:
-        import matplotlib as mpl
-
-        svg = io.StringIO()
-        # Text stays text; the salt makes the same drawing the same bytes.
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "DejaVu Sans"}):
-            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        text = svg.getvalue()
-        # XML holds no control character, however it is written.
-        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
-        # Readers' own fonts, not those of the machine that drew it.
-        return text[text.index("<svg") :].replace("'DejaVu Sans'", _FONTS)
+    return mpl.rc_context({"font.family": _FONT, **more})  # type: ignore[no-any-return]
