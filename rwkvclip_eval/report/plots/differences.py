@@ -120,7 +120,7 @@ def forest(
     right.set_yticks(places, [_points(row.value) for row in rows])
     right.tick_params(colors=INK, length=0, labelsize=SMALL)
     right.spines["right"].set_visible(False)
-    ax.set_xlabel(f"{one}\nless {other}, points")
+    ax.set_xlabel(f"points of {one}\nless {other}")
     figure.legend(handles, labels)
     words = "; ".join(f"{row.title} {_said(row)}" for row in rows[:60])
     return figure.plot(name, title, f"Differences in points. {words}", table)

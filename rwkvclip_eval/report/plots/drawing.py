@@ -175,10 +175,9 @@ class Drawing:
         for ax in self.axes:
             for label in (ax.xaxis.label, ax.yaxis.label):
                 label.set_text("\n".join(shortened(line, most) for line in label.get_text().split("\n")))
-            for place in ("left", "center", "right"):
-                title = ax.get_title(loc=place)
-                if len(title) > most:
-                    ax.set_title(shortened(title, most), loc=place)
+            # Setting a title anew would forget its size.
+            for text in (ax.title, ax._left_title, ax._right_title):
+                text.set_text(shortened(text.get_text(), most))
             names = [text.get_text() for text in ax.get_yticklabels()]
             if any(len(name) > most for name in names):
                 ax.set_yticks(ax.get_yticks(), [shortened(name, most) for name in names])

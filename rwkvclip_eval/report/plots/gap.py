@@ -58,8 +58,8 @@ def gap_plot(table: Table, rows: Sequence[Row], looks: Mapping[str, Look]) -> Pl
         ax.set_ylim(places[-1] + 0.7, -0.7)
         ax.grid(axis="x", color=GRID, linewidth=0.6)
     distances.set_xlim(0, 1.08 * max(gap for gap, *_ in shown.values()) or 1)
-    distances.set_title("distance of the mean image and text", color=INK, fontsize=7)
-    cosines.set_title("mean cosine: other pairs (open), matched (filled)", color=INK, fontsize=7)
+    distances.set_title("distance of mean image and text", color=INK, fontsize=7)
+    cosines.set_title("mean cosine; open: unmatched pairs", color=INK, fontsize=7)
     figure.legend(list(handles.values()), list(handles))
     words = "; ".join(
         f"{title}, {model}: gap {gap:.3f}, cosine of other pairs {unmatched:.3f}, of matched {matched:.3f}"

@@ -25,6 +25,8 @@ _ROWS = 36
 _MOST_A_DATASET = 5
 _PANELS, _LINES = 12, 3
 """Reliability diagrams of one drawing, and models in each."""
+_FEW = 10
+"""Images of a bin below which its accuracy is chance and is not drawn."""
 _BAR = "#9db8cc"
 
 Found = dict[tuple[str, str], "Outcomes"]
@@ -125,7 +127,7 @@ def reliability_plot(
             if outcomes is None or outcomes.calibration is None:
                 continue
             found = outcomes.calibration
-            there = found.bins.counts > 0
+            there = found.bins.counts >= _FEW
             style = looks[model].dots(3.2)
             style["linestyle"] = DASHES[i % len(DASHES)]
             (handles[model],) = ax.plot(
@@ -143,6 +145,7 @@ def reliability_plot(
     figure.figure.supxlabel("confidence, %", color=MUTED, fontsize=TEXT)
     figure.figure.supylabel("accuracy, %", color=MUTED, fontsize=TEXT)
     title = f"{table.title}: reliability at each model's own logit scale and bias"
+    title += f", bins of at least {_FEW} images"
     left = [f"the first {len(shown)} of {len(titles)} datasets"] * (len(titles) > len(shown))
     left += [f"the first {len(models)} of {len(calibrated)} models"] * (len(calibrated) > len(models))
     title += "".join(f"; {text}" for text in left)
