@@ -55,7 +55,7 @@ MAY_USE = {
     "data": set(),
     "records": set(),
     "compare": {"records", "metrics"},
-    "report": {"records", "metrics"},
+    "report": {"records", "metrics", "compare"},
     "doctor": {"bench"},
     "bench": {"encoders", "records"},
 }
@@ -64,7 +64,8 @@ MAY_USE = {
 PARTS = {
     ("tasks", "data"): {"data.types"},
     ("tasks", "encoders"): {"encoders.protocol"},
-    ("report", "metrics"): {"metrics.intervals"},
+    ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
+    ("report", "compare"): {"compare.measured", "compare.tables"},
     ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""

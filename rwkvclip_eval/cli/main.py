@@ -211,6 +211,14 @@ def report(
     model_card: ModelCardOption = False,
     card_of: CardOfOption = None,
     push_to_hub: PushOption = None,
+    difference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--difference",
+            help="ONE..OTHER: draw one model (or published method) less another; repeatable. The first less "
+            "the second by default.",
+        ),
+    ] = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
@@ -230,7 +238,7 @@ def report(
     if check:
         check_runs(found)
     folder = out or runs[0] / "report"
-    _write_report(found, folder, published or ())
+    _write_report(found, folder, published or (), [_pair(text) for text in difference or ()])
     if model_card or card_of or push_to_hub:
         write_cards(found, folder, card_of or (), push_to_hub)
 
@@ -346,10 +354,24 @@ def _command_line() -> str:
     )
 
 
-def _write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> None:
+def _pair(text: str) -> tuple[str, str]:
+    one, dots, other = text.partition("..")
+    if not (one and dots and other):
+        raise UserError(
+            f"--difference {shown(text)}: expected ONE..OTHER, such as rwkv-clip-b32..alip-vit-b32."
+        )
+    return one, other
+
+
+def _write_report(
+    runs: Sequence[Path],
+    out: Path,
+    published: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> None:
     from rwkvclip_eval.report import write_report
 
-    paths = write_report(runs, out, published)
+    paths = write_report(runs, out, published, pairs)
     console.say(f"Report: {paths.index}")
 
 

@@ -57,7 +57,13 @@ Outcome = Literal["equal", "differs", "not derived"]
 
 
 class Number(NamedTuple):
-    """A value with the ends of its 95 % interval; these are None where it has none."""
+    """A value with its 95 % interval.
+
+    Attributes:
+        value: of the metric.
+        low: lower end; None where there is no interval.
+        high: upper end; None where there is no interval.
+    """
 
     value: float
     low: float | None = None

@@ -4,7 +4,7 @@ A run directory holds
     run.json                      what was run, with what, on what (see `RunInfo`)
     results.jsonl                 one `Record` per line
     predictions/UNIT/TABLE.parquet  per-sample outputs, by the dataset's `key` and by the image's `content_id`
-    examples/UNIT.json            example retrievals with JPEG thumbnails (base64)
+    examples/UNIT.json            example retrievals or errors with JPEG thumbnails (base64)
     training/NAME.jsonl           training curves, where the run trained its models
     shard-I-of-N/                 the same again for each member of a job array
     report/                       remade any time from the above
@@ -39,6 +39,7 @@ _ENCODER_FACTS = facts(
 _NOTES = facts(
     chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
     seeds=int, shots=int, std=float, differences=str, num_images=int, reference_prompt_hash=str,
+    modality_gap=float, matched_cosine=float, unmatched_cosine=float,
 )  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]

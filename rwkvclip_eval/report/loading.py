@@ -35,9 +35,17 @@ class _ExampleItem(BaseModel):
     scores: list[Number] = Field(max_length=1000)
 
 
+class _ErrorItem(BaseModel):
+    image: Count
+    label: str = Field(max_length=20_000)
+    prediction: str = Field(max_length=20_000)
+    confidence: float = Field(ge=0, le=1)
+
+
 class _ExampleFile(BaseModel):
     thumbnails: dict[str, Annotated[str, Field(max_length=4 << 20)]]
     examples: list[_ExampleItem] = Field(max_length=10_000)
+    errors: list[_ErrorItem] = Field(default_factory=list, max_length=10_000)
 
 
 class _LogLine(BaseModel):
@@ -119,6 +127,29 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShownError:
+    """One image that a model got wrong.
+
+    Attributes:
+        unit: name of the unit.
+        model: column title of its model.
+        image: its index.
+        label: name of its class.
+        prediction: name of the class that was predicted.
+        confidence: probability of that class.
+        thumbnail: base64 JPEG; empty where there is none.
+    """
+
+    unit: str
+    model: str
+    image: int
+    label: str
+    prediction: str
+    confidence: float
+    thumbnail: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingCurve:
     """The logged steps of one training run.
 
@@ -142,6 +173,7 @@ class Loaded:
         curves: of training runs.
         averages: those the runs' suites name.
         regularisation: what the probes' searches for λ saw.
+        errors: images that were got wrong, of each unit those with the largest confidence first.
     """
 
     runs: tuple[Run, ...]
@@ -150,6 +182,7 @@ class Loaded:
     curves: tuple[TrainingCurve, ...]
     averages: tuple[Average, ...] = ()
     regularisation: tuple[RegularisationCurve, ...] = ()
+    errors: tuple[ShownError, ...] = ()
 
     @property
     def models(self) -> list[str]:
@@ -170,13 +203,15 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
     pairs = [(_printable(record), run) for run in runs for record in read_records(run.path / "results.jsonl")]
     entries = merge(pairs)
     columns = {(e.run.path, e.record.unit): e.model for e in entries}
+    pictures = [pictured for run in runs for pictured in _read_examples(run, columns)]
     return Loaded(
         runs=runs,
         entries=tuple(entries),
-        examples=tuple(example for run in runs for example in _read_examples(run, columns)),
+        examples=tuple(one for one in pictures if isinstance(one, Example)),
         curves=tuple(curve for run in runs for curve in _read_curves(run)),
         averages=tuple(_read_averages(runs)),
         regularisation=tuple(read_curves(entries)),
+        errors=tuple(one for one in pictures if isinstance(one, ShownError)),
     )
 
 
@@ -284,8 +319,8 @@ def _read_averages(runs: Iterable[Run]) -> list[Average]:
     return found
 
 
-def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Example]:
-    examples = []
+def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Example | ShownError]:
+    examples: list[Example | ShownError] = []
     for path in sorted((run.path / "examples").glob("*.json")):
         # A unit another run already told of (a collapsed duplicate) has no column of this run.
         model = columns.get((run.path, path.stem))
@@ -306,6 +341,18 @@ def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Examp
                     thumbnails={i: file.thumbnails[str(i)] for i in shown if str(i) in file.thumbnails},
                 )
             )
+        examples += [
+            ShownError(
+                unit=path.stem,
+                model=model,
+                image=wrong.image,
+                label=printable(wrong.label),
+                prediction=printable(wrong.prediction),
+                confidence=wrong.confidence,
+                thumbnail=file.thumbnails.get(str(wrong.image), ""),
+            )
+            for wrong in file.errors
+        ]
     return examples
 
 

@@ -106,11 +106,11 @@ class PaperRow:
         method: as its source, or the run, calls it.
         protocol: under which its numbers were made; `unknown` where no source says.
         precision: of the arithmetic; empty or `unknown` where that is not known.
+        cells: one a column.
         measured: here; else published.
         compared: a published method that the paper compares, or one that a model shown may be.
         subset: measured on parts of splits.
         trained: False of random weights.
-        cells: one a column.
         sources: numbers of the documents that print it.
         against: the published method that `differences` are to; empty where there are none.
         differences: one a column, None where there is none; empty where there is none at all.

@@ -24,7 +24,7 @@ class ReportPaths:
         task_csvs: TASK.csv, models side by side.
         latex: report.tex, booktabs tables.
         paper_tables: tables/NAME.tex, .md, .csv and .json, the paper's tables beside published numbers.
-        plots: plots/NAME.svg and plots/NAME.png.
+        plots: plots/NAME.svg, .png and .pdf as wide as two columns of a paper, plots/NAME-narrow.* as one.
     """
 
     index: Path
@@ -36,17 +36,23 @@ class ReportPaths:
     plots: tuple[Path, ...]
 
 
-def write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()) -> ReportPaths:
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    published: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> ReportPaths:
     """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
 
     Args:
         runs: run directories.
         out: folder.
         published: folders of CSV files with published numbers beside those that are shipped.
+        pairs: models or published methods whose difference to draw, see `draw_plots`.
 
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
-        UserError: a file of published numbers does not fit.
+        UserError: a file of published numbers does not fit, or there is no such model or method.
     """
     from rwkvclip_eval.records.published import read_published
     from rwkvclip_eval.report.conformance import conformance
@@ -70,15 +76,20 @@ def write_report(runs: Sequence[Path], out: Path, published: Sequence[Path] = ()
     rows = read_published(published)
     beside = paper_tables(tables, headline.models, rows)
     conforming = conformance([entry.record for entry in loaded.entries], rows)
-    plots = draw_plots(tables, loaded)
+    plots = draw_plots(tables, loaded, rows, pairs)
 
     pictures = []
     for plot in plots:
-        svg, png = (out / "plots" / f"{plot.name}.{kind}" for kind in ("svg", "png"))
-        write_text(svg, plot.svg)
-        with atomic_path(png) as temporary:
-            temporary.write_bytes(plot.png)
-        pictures += [svg, png]
+        for name, picture in ((plot.name, plot.wide), (f"{plot.name}-narrow", plot.narrow)):
+            for kind, content in (
+                ("svg", picture.svg.encode()),
+                ("png", picture.png),
+                ("pdf", picture.pdf),
+            ):
+                path = out / "plots" / f"{name}.{kind}"
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+                pictures.append(path)
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
         path = out / f"{folder_name(task)}.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,12 @@ def with_content(
 
 
 def gallery(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:
-    """Return the task's example retrievals with thumbnails of what they show; None where it has none."""
-    if not result.examples:
+    """Return the task's examples with thumbnails of what they show; None where it has none."""
+    if not (result.examples or result.errors):
         return None
     thumbnails: dict[str, str] = {}
-    for index in sorted({i for e in result.examples for i in (e.target, *e.retrieved)}):
+    shown = {i for e in result.examples for i in (e.target, *e.retrieved)}
+    for index in sorted(shown | {e.image for e in result.errors}):
         image = dataset.image(int(kept[index])).convert("RGB")
         image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         buffer = io.BytesIO()
@@ -66,4 +68,5 @@ def gallery(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) ->
         }
         for e in result.examples
     ]
-    return {"examples": examples, "thumbnails": thumbnails}
+    errors = [dataclasses.asdict(e) for e in result.errors]
+    return {"examples": examples, "errors": errors, "thumbnails": thumbnails}

@@ -97,6 +97,8 @@ def _worked_on(
         judged.features(needs, similarity),
         texts=store.texts(encoder, texts, engine) if "text" in needs else {},
         similarity=similarity,
+        logit_scale=encoder.info.logit_scale,
+        logit_bias=encoder.info.logit_bias or 0.0,
         fit={split: (one.samples, one.features(needs, similarity)) for split, one in learned.items()},
         compute=_compute(unit, encoder.info.name, context, options),
     )

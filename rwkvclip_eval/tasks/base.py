@@ -63,6 +63,8 @@ class Features:
         texts: `embedding` [m, D] float32 of unit norm, or the encoder's own, one entry per text of
             `Task.texts`.
         similarity: how images and texts are compared; the encoder's choice.
+        logit_scale: by which the encoder itself multiplies its similarity; None where it has none.
+        logit_bias: what it adds then.
         fit: split → samples and features of the splits a probe learns from (`Task.fit_splits`); those that
             the data lack are left out.
         compute: where and with how much memory a probe may work.
@@ -71,6 +73,8 @@ class Features:
     images: Arrays = field(default_factory=dict)
     texts: Arrays = field(default_factory=dict)
     similarity: Similarity = COSINE
+    logit_scale: float | None = None
+    logit_bias: float = 0.0
     fit: Mapping[str, tuple[Samples, Features]] = field(default_factory=dict)
     compute: Compute = field(default_factory=lambda: Compute())
 
@@ -160,6 +164,23 @@ class RetrievalExample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Misclassified:
+    """One image that a classification task got wrong, for the report's pictures.
+
+    Attributes:
+        image: its index.
+        label: name of its class.
+        prediction: name of the class that was predicted.
+        confidence: probability of that class, in [0, 1].
+    """
+
+    image: int
+    label: str
+    prediction: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """What `Task.score` returns.
 
@@ -168,12 +189,14 @@ class TaskResult:
         predictions: table name → per-sample outputs, written as parquet. Where a table has a `key`, the
             runner puts the image's `content_id` beside it; see `data.content`.
         examples: queries for the report's gallery; the runner adds thumbnails.
+        errors: images that were got wrong, for the report; the runner adds thumbnails.
         notes: figures about the whole unit (chance level, ties, …).
     """
 
     metrics: Sequence[MetricValue]
     predictions: Mapping[str, pa.Table]
     examples: Sequence[RetrievalExample] = ()
+    errors: Sequence[Misclassified] = ()
     notes: Mapping[str, float | int | str] = field(default_factory=dict)
 
 

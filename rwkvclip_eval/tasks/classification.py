@@ -9,13 +9,17 @@ Predictions (table `predictions`, one row per image, K = min(5, C)):
     top_logits   their logits, never truncated
     label_logit  the label's logit, float64 where it was computed so
     log_sum_exp  over all classes, float64; label_logit − log_sum_exp is the log-probability
+    model_log_sum_exp  the same at the model's own scale and bias, of zero-shot with float logits
+
+Its metadata `class_names` lists the names of the class ids as JSON.
 
 Axes: n images, C classes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +27,7 @@ from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import classification as metrics
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.records.metrics import MEAN_PER_CLASS, TOP1, TOP5
-from rwkvclip_eval.tasks.base import MetricValue, Samples
+from rwkvclip_eval.tasks.base import MetricValue, Misclassified, Samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,15 +38,33 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetInfo
 
 
-class Ranked:
-    """Per-image outcomes; `ties_1` and `ties_k` are None for float logits."""
+NUM_ERRORS = 4
+"""Images got wrong that are shown of one unit."""
 
-    def __init__(self, n: int, k: int, *, truncated: bool) -> None:
+
+class Scaling(NamedTuple):
+    """Takes the logits that are ranked to those of the model itself.
+
+    Attributes:
+        factor: the model's scale over that of the logits.
+        bias: what it adds.
+    """
+
+    factor: float
+    bias: float
+
+
+class Ranked:
+    """Per-image outcomes; ties are None for float logits, `own_log_sum_exp` without a scaling."""
+
+    def __init__(self, n: int, k: int, *, truncated: bool, scaling: Scaling | None = None) -> None:
         self.prediction = np.empty(n, np.int64)
         self.top_ids = np.empty((n, k), np.int64)
         self.top_logits = np.empty((n, k), np.float32)
         self.label_logit = np.empty(n)
         self.log_sum_exp = np.empty(n)
+        self.scaling = scaling
+        self.own_log_sum_exp = None if scaling is None else np.empty(n)
         self.ties_1, self.ties_k = (
             metrics.Ties(*(np.empty(n, np.bool_) for _ in metrics.Ties._fields)) if truncated else None
             for _ in range(2)
@@ -53,6 +75,8 @@ class Ranked:
         import pyarrow as pa
 
         k = self.top_ids.shape[1]
+        own = {} if self.own_log_sum_exp is None else {"model_log_sum_exp": pa.array(self.own_log_sum_exp)}
+        names = json.dumps(list(samples.info.class_names))
         return pa.table(
             {
                 "key": pa.array(list(samples.keys), pa.string()),
@@ -62,8 +86,30 @@ class Ranked:
                 "top_logits": pa.FixedSizeListArray.from_arrays(pa.array(self.top_logits.ravel()), k),
                 "label_logit": pa.array(self.label_logit),
                 "log_sum_exp": pa.array(self.log_sum_exp),
+                **own,
             }
-        )
+        ).replace_schema_metadata({"class_names": names})
+
+    def errors(self, samples: Samples) -> list[Misclassified]:
+        """Return the images got wrong with the largest confidence, at the model's own scale if it has one."""
+        wrong = np.flatnonzero(self.prediction != samples.labels)
+        top = self.top_logits[:, 0].astype(np.float64)
+        if self.scaling is None or self.own_log_sum_exp is None:
+            sure = np.exp(np.minimum(0, top - self.log_sum_exp))
+        else:
+            own = self.scaling.factor * top + self.scaling.bias
+            sure = np.exp(np.minimum(0, own - self.own_log_sum_exp))
+        names, labels = samples.info.class_names, samples.labels
+        assert labels is not None
+        return [
+            Misclassified(
+                image=int(i),
+                label=names[labels[i]],
+                prediction=names[self.prediction[i]],
+                confidence=float(sure[i]),
+            )
+            for i in wrong[np.argsort(-sure[wrong], kind="stable")][:NUM_ERRORS]
+        ]
 
 
 def rank(
@@ -72,6 +118,7 @@ def rank(
     num_classes: int,
     *,
     truncated: bool = False,
+    scaling: Scaling | None = None,
 ) -> Ranked:
     """Return every image's ranking.
 
@@ -80,9 +127,10 @@ def rank(
         labels: [n] int64.
         num_classes: C.
         truncated: rank as the official scripts do, see `metrics.classification.truncated_top_k`.
+        scaling: of the model itself.
     """
     k = min(5, num_classes)
-    ranked = Ranked(len(labels), k, truncated=truncated)
+    ranked = Ranked(len(labels), k, truncated=truncated, scaling=scaling)
     for rows, logits in blocks:
         label = labels[rows]
         if truncated:
@@ -100,9 +148,18 @@ def rank(
         ranked.label_logit[rows] = np.take_along_axis(logits, label[:, None], axis=1)[:, 0]
         # In float32 the log-probability of a sure answer would be 0.
         wide = logits.astype(np.float64)
-        peak = wide.max(axis=1)
-        ranked.log_sum_exp[rows] = peak + np.log(np.exp(wide - peak[:, None]).sum(axis=1))
+        ranked.log_sum_exp[rows] = _log_sum_exp(wide)
+        if scaling is not None and ranked.own_log_sum_exp is not None:
+            same = scaling.factor == 1
+            own = ranked.log_sum_exp[rows] if same else _log_sum_exp(scaling.factor * wide)
+            ranked.own_log_sum_exp[rows] = own + scaling.bias
     return ranked
+
+
+def _log_sum_exp(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    peak = logits.max(axis=1)
+    found: NDArray[np.float64] = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+    return found
 
 
 ACCURACIES = frozenset({TOP1.name, TOP5.name, MEAN_PER_CLASS.name})

@@ -17,6 +17,7 @@ import numpy as np
 from rwkvclip_eval.errors import DamagedData
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import retrieval as metrics
+from rwkvclip_eval.metrics.chunks import row_chunks
 from rwkvclip_eval.records.metrics import median_rank, recall
 from rwkvclip_eval.tasks.base import (
     Features,
@@ -29,7 +30,7 @@ from rwkvclip_eval.tasks.base import (
     hash_prompts,
 )
 from rwkvclip_eval.tasks.classification import interval_fields
-from rwkvclip_eval.tasks.similarity import num_entries, score_blocks, taken
+from rwkvclip_eval.tasks.similarity import COSINE, num_entries, score_blocks, taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +95,12 @@ class ZeroShotRetrieval(Task):
             metrics=values,
             predictions=_tables(samples, captions, by_image, by_text),
             examples=[_example(features, q, protocol.caption_prefix, captions[q]) for q in queries],
-            notes={"num_images": n, "num_captions": m, "caption_prefix": protocol.caption_prefix},
+            notes={
+                "num_images": n,
+                "num_captions": m,
+                "caption_prefix": protocol.caption_prefix,
+                **modality_gap(features, owner),
+            },
         )
 
 
@@ -112,6 +118,35 @@ def ranks(features: Features, owner: NDArray[np.int64]) -> metrics.Ranks:
         return functools.partial(score_blocks, similarity, images, taken(features.texts, order))
 
     return metrics.ranks(blocks, owner, num_entries(images))
+
+
+def modality_gap(features: Features, owner: NDArray[np.int64]) -> dict[str, float]:
+    """Return how far apart images and texts lie (Liang et al., Mind the Gap, NeurIPS 2022).
+
+    `modality_gap` is the distance of the mean image from the mean text, `matched_cosine` the mean cosine of a
+    text and its image, `unmatched_cosine` that of a text and any other. Nothing where they are compared by
+    something else than the cosine.
+
+    Args:
+        features: of n images and m texts, of unit norm.
+        owner: [m] image of each text.
+    """
+    if features.similarity is not COSINE:
+        return {}
+    images, texts = features.image_embedding, features.text_embedding
+    n, m = len(images), len(texts)
+    mean_image, mean_text = (x.mean(axis=0, dtype=np.float64) for x in (images, texts))
+    matched = sum(
+        float(np.einsum("ij,ij->", images[owner[rows]], texts[rows], dtype=np.float64))
+        for rows in row_chunks(m, images.shape[1])
+    )
+    found = {
+        "modality_gap": float(np.linalg.norm(mean_image - mean_text)),
+        "matched_cosine": matched / m,
+    }
+    if n > 1:
+        found["unmatched_cosine"] = (n * m * float(mean_image @ mean_text) - matched) / (n * m - m)
+    return found
 
 
 def _captions(samples: Samples) -> Iterator[tuple[int, int, str]]:

@@ -15,7 +15,14 @@ from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.metrics import classification as metrics
 from rwkvclip_eval.records.metrics import TOP1_PADDED
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, Task, TaskResult, hash_prompts
-from rwkvclip_eval.tasks.classification import ACCURACIES, accuracies, accuracies_on, checked_labels, rank
+from rwkvclip_eval.tasks.classification import (
+    ACCURACIES,
+    Scaling,
+    accuracies,
+    accuracies_on,
+    checked_labels,
+    rank,
+)
 from rwkvclip_eval.tasks.similarity import class_blocks, num_entries
 
 if TYPE_CHECKING:
@@ -71,7 +78,11 @@ class ZeroShotClassification(Task):
         assert num_entries(images) == len(labels)
         assert num_entries(texts) == num_classes * len(samples.info.templates)
         blocks = class_blocks(features.similarity, images, texts, num_classes, scale=LOGIT_SCALE)
-        ranked = rank(blocks, labels, num_classes, truncated=protocol.logits == "truncated")
+        # What truncated logits would say of confidence is not what the model says.
+        truncated = protocol.logits == "truncated"
+        scale = None if truncated else features.logit_scale
+        scaling = None if scale is None else Scaling(scale / LOGIT_SCALE, features.logit_bias)
+        ranked = rank(blocks, labels, num_classes, truncated=truncated, scaling=scaling)
         values = accuracies(ranked, labels, num_classes)
         notes: dict[str, float | int | str] = {
             "logits": protocol.logits,
@@ -88,7 +99,12 @@ class ZeroShotClassification(Task):
                     f"left out: it belongs to all {samples.info.expected_samples or 'its'} images, "
                     f"{len(labels)} were scored"
                 )
-        return TaskResult(metrics=values, predictions={"predictions": ranked.table(samples)}, notes=notes)
+        return TaskResult(
+            metrics=values,
+            predictions={"predictions": ranked.table(samples)},
+            errors=ranked.errors(samples),
+            notes=notes,
+        )
 
 
 def _padded(top1: MetricValue, protocol: Protocol, num_classes: int) -> MetricValue:

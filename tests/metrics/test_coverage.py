@@ -19,6 +19,7 @@ ELSEWHERE = {
     "_mean": "copies them into few-shot numbers",
     "_padded": "Wilson's, moved as the number is",
     "_with_number": "copies them into records",
+    "calibration_interval": "test_calibration.py",
 }
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from PIL import Image
 from report_runs import record, series_run, write_run
 
@@ -17,6 +18,8 @@ from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
+
+PROTOCOLS = ("standard", "official-rwkv-clip")
 
 
 def test_every_file_of_the_report_is_there(full_report: ReportPaths) -> None:
@@ -31,25 +34,48 @@ def test_every_file_of_the_report_is_there(full_report: ReportPaths) -> None:
 
 
 def test_plots_are_drawn_for_datasets_and_recalls(full_report: ReportPaths) -> None:
-    names = {p.stem for p in full_report.plots}
-    assert names == {
-        "bars-zero-shot-classification-standard",
-        "bars-zero-shot-classification-official-rwkv-clip",
+    names = {p.stem.removesuffix("-narrow") for p in full_report.plots}
+    differences = {f"difference-zero-shot-classification-{p}-{i}" for p in PROTOCOLS for i in (0, 1)}
+    assert names == differences | {
+        "dots-zero-shot-classification-standard",
+        "dots-zero-shot-classification-official-rwkv-clip",
         "recall-zero-shot-retrieval-standard-flickr30k",
         "recall-zero-shot-retrieval-standard-mscoco-captions",
     }
+    assert len(full_report.plots) == 6 * len(names)
+
+
+def test_plots_are_as_wide_as_two_columns_of_a_paper_and_as_one(full_report: ReportPaths) -> None:
     for path in full_report.plots:
+        inches = 3.25 if path.stem.endswith("-narrow") else 6.75
         if path.suffix == ".png":
-            assert Image.open(path).width > 1000
+            image = Image.open(path)
+            assert image.width == round(300 * inches)
+            assert image.info["dpi"][0] == pytest.approx(300, abs=0.1)
+        elif path.suffix == ".svg":
+            assert f' width="{72 * inches:g}pt"' in path.read_text(encoding="utf-8")[:200]
         else:
-            assert path.read_text(encoding="utf-8").startswith("<svg")
+            box = re.search(rb"/MediaBox \[ 0 0 ([\d.]+) ", path.read_bytes())
+            assert box is not None
+            assert float(box[1]) == pytest.approx(72 * inches)
+
+
+def test_the_fonts_of_a_pdf_are_embedded_as_they_are(full_report: ReportPaths) -> None:
+    for path in full_report.plots:
+        if path.suffix == ".pdf":
+            content = path.read_bytes()
+            fonts = re.findall(rb"/Type /Font\b.*?/Subtype /(\w+)|/Subtype /(\w+)\s+/Type /Font\b", content)
+            assert b"/FontFile2" in content
+            assert fonts
+            assert b"/Type3" not in content
 
 
 def test_checkpoints_of_a_training_run_make_curves_against_epochs(tmp_path: Path) -> None:
     run = series_run(tmp_path / "run")
     report = write_report([run], tmp_path / "report")
-    assert {p.stem for p in report.plots} == {
-        "bars-zero-shot-classification-standard",
+    assert {p.stem.removesuffix("-narrow") for p in report.plots} == {
+        "difference-zero-shot-classification-standard-0",
+        "dots-zero-shot-classification-standard",
         "epochs-zero-shot-classification-standard",
         "training",
     }
@@ -137,7 +163,7 @@ def test_markdown_and_latex_hold_the_tables(full_report: ReportPaths) -> None:
     assert markdown.startswith("# zero-shot-11\n\nrwkv-clip-b32 reaches")
     assert "| food101" in markdown
     assert "**50.0** (49.3–50.6)" in markdown
-    assert "](plots/bars-zero-shot-classification-standard.png)" in markdown
+    assert "](plots/dots-zero-shot-classification-standard.png)" in markdown
     for heading in ("## Beside published numbers", "## Without a number", "## Provenance"):
         assert heading in markdown
     latex = full_report.latex.read_text(encoding="utf-8")

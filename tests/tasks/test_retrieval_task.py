@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ from rwkvclip_eval.metrics import retrieval as metrics
 from rwkvclip_eval.protocols import CLIP_BENCHMARK, OFFICIAL, STANDARD
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples
+from rwkvclip_eval.tasks.retrieval import modality_gap
+from rwkvclip_eval.tasks.similarity import Cosine
 
 TASK = TASKS.get("zero_shot_retrieval")
 
@@ -76,7 +80,30 @@ def test_every_value_has_n_and_an_interval_around_it():
         assert metric.n == (len(owner) if metric.name.startswith("image_retrieval") else 60)
         assert metric.ci_low <= metric.value <= metric.ci_high
         assert metric.ci_method
-    assert result.notes == {"num_images": 60, "num_captions": len(owner), "caption_prefix": ""}
+    counted = {"num_images": 60, "num_captions": len(owner), "caption_prefix": ""}
+    assert counted.items() <= result.notes.items()
+
+
+def test_the_gap_between_images_and_texts_is_that_of_a_loop_over_pairs():
+    case, features, owner = random_case()
+    notes = TASK.score(case, features, STANDARD).notes
+    images, texts = (x.astype(np.float64) for x in (features.image_embedding, features.text_embedding))
+    pairs = [(i, j, images[i] @ texts[j]) for i in range(len(images)) for j in range(len(texts))]
+    matched = [cosine for i, j, cosine in pairs if owner[j] == i]
+    others = [cosine for i, j, cosine in pairs if owner[j] != i]
+    gap = np.sqrt(((images.mean(axis=0) - texts.mean(axis=0)) ** 2).sum())
+    assert notes["matched_cosine"] == pytest.approx(np.mean(matched), abs=1e-6)
+    assert notes["unmatched_cosine"] == pytest.approx(np.mean(others), abs=1e-6)
+    assert notes["modality_gap"] == pytest.approx(gap, abs=1e-6)
+
+
+def test_what_is_compared_otherwise_than_by_the_cosine_has_no_gap():
+    _, features, owner = random_case()
+
+    class Other(Cosine):
+        pass
+
+    assert modality_gap(dataclasses.replace(features, similarity=Other()), owner) == {}
 
 
 def test_metrics_follow_from_the_prediction_tables():

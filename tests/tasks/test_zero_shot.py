@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -240,3 +241,53 @@ def test_a_nan_embedding_gives_no_number():
     features.image_embedding[4, 2] = np.nan
     with pytest.raises(ValueError, match="images must be finite; row 4"):
         TASK.score(case, features, STANDARD)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(100.0, 0.0), (14.3, 0.0), (117.0, -12.9)])
+def test_predictions_keep_the_log_sum_exp_at_the_models_own_scale_and_bias(scale, bias):
+    case, features = random_case()
+    features = dataclasses.replace(features, logit_scale=scale, logit_bias=bias)
+    table = TASK.score(case, features, STANDARD).predictions["predictions"]
+    logits = scale * (features.image_embedding @ features.text_embedding.T).astype(np.float64) + bias
+    expected = np.log(np.exp(logits - 50).sum(axis=1)) + 50
+    assert np.allclose(table["model_log_sum_exp"], expected, atol=1e-4)
+
+
+def test_the_models_own_scale_changes_no_number_and_no_other_column():
+    case, features = random_case()
+    plain = TASK.score(case, features, STANDARD)
+    own = TASK.score(case, dataclasses.replace(features, logit_scale=20.0), STANDARD)
+    assert plain.metrics == own.metrics
+    assert plain.predictions["predictions"] == own.predictions["predictions"].drop_columns(
+        ["model_log_sum_exp"]
+    )
+
+
+def test_truncated_logits_have_no_confidence_of_the_model():
+    case, features = random_case()
+    features = dataclasses.replace(features, logit_scale=20.0)
+    assert (
+        "model_log_sum_exp"
+        not in TASK.score(case, features, OFFICIAL).predictions["predictions"].column_names
+    )
+
+
+def test_predictions_name_the_classes_of_their_ids():
+    case, features = random_case()
+    table = TASK.score(case, features, STANDARD).predictions["predictions"]
+    assert json.loads(table.schema.metadata[b"class_names"]) == list(case.info.class_names)
+
+
+@pytest.mark.parametrize("scale", [None, 5.0])
+def test_the_errors_shown_are_those_of_the_largest_probability(scale):
+    case, features = random_case(noise=0.6)
+    result = TASK.score(case, dataclasses.replace(features, logit_scale=scale), STANDARD)
+    logits = (scale or 100) * (features.image_embedding @ features.text_embedding.T).astype(np.float64)
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wrong = np.flatnonzero(probability.argmax(axis=1) != case.labels)
+    order = wrong[np.argsort(-probability.max(axis=1)[wrong])][:4]
+    assert [e.image for e in result.errors] == order.tolist()
+    for error in result.errors:
+        assert error.label == case.info.class_names[case.labels[error.image]]
+        assert error.prediction == case.info.class_names[probability[error.image].argmax()]
+        assert error.confidence == pytest.approx(probability[error.image].max(), rel=1e-3)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
-    from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run
+    from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run, ShownError
     from rwkvclip_eval.report.paper_rows import PaperTable
     from rwkvclip_eval.report.plots.drawing import Plot
     from rwkvclip_eval.report.rows import Row
@@ -42,16 +42,18 @@ if TYPE_CHECKING:
 MAX_PAGE_BYTES = 5_000_000
 MAX_HEAD_COLUMNS = 7
 """Numbers side by side in a headline table: as many as a screen of 1400 pixels and a printed page hold."""
-# What is given up, step by step, until the page fits: (queries per gallery, pictures per query, layouts of
-# each plot, how each number was made).
+# What is given up, step by step, until the page fits: (queries per gallery, pictures per query, images got
+# wrong per dataset and model, layouts of each plot, how each number was made).
 _LEVELS = (
-    (8, 6, 2, True),
-    (4, 5, 2, True),
-    (2, 5, 1, True),
-    (0, 0, 1, True),
-    (0, 0, 0, True),
-    (0, 0, 0, False),
+    (8, 6, 4, 2, True),
+    (4, 5, 2, 2, True),
+    (2, 5, 1, 1, True),
+    (0, 0, 0, 1, True),
+    (0, 0, 0, 0, True),
+    (0, 0, 0, 0, False),
 )
+_MAX_WRONG = 240
+"""Images got wrong on a page, but one of every dataset and model."""
 
 
 def render_page(
@@ -86,12 +88,16 @@ def render_page(
     content["limit_mb"] = f"{max_bytes / 1e6:.3g}"
     popovers, targets = _popovers(loaded, tables)
     html = ""
-    for queries, pictures, layouts, details in _LEVELS:
+    for queries, pictures, wrong, layouts, details in _LEVELS:
         gallery = _gallery(loaded, queries)
+        errors = _errors(loaded, wrong)
         shown = sum(len(item["examples"]) for group in gallery for item in group["queries"])
         html = template.render(
             **content,
             gallery=gallery,
+            errors=errors,
+            errors_left_out=len(loaded.errors)
+            - sum(len(own) for group in errors for _, own in group["models"]),
             per_query=pictures,
             examples_left_out=len(loaded.examples) - shown,
             too_large=(queries, pictures) != _LEVELS[0][:2],
@@ -99,7 +105,7 @@ def render_page(
             details=details,
             popovers=popovers if details else [],
             targets=targets if details else {},
-            sections=_sections(tables, plots, gallery, content),
+            sections=_sections(tables, plots, gallery, errors, content),
         )
         if len(html.encode()) <= max_bytes:
             return html
@@ -265,6 +271,18 @@ def _gallery(loaded: Loaded, queries: int) -> list[dict[str, Any]]:
     return groups
 
 
+def _errors(loaded: Loaded, each: int) -> list[dict[str, Any]]:
+    """Return images that were got wrong by dataset, models below each other, `each` of a model's at most."""
+    titles = {e.record.unit: f"{dataset_title(e)} ({e.record.protocol})" for e in loaded.entries}
+    groups: dict[str, dict[str, list[ShownError]]] = {}
+    for wrong in loaded.errors:
+        groups.setdefault(titles[wrong.unit], {}).setdefault(wrong.model, []).append(wrong)
+    units = sum(map(len, groups.values()))
+    each = min(each, max(1, _MAX_WRONG // max(1, units)))
+    shown = [(title, [(m, own[:each]) for m, own in models.items()]) for title, models in groups.items()]
+    return [{"title": title, "models": models} for title, models in shown] if each else []
+
+
 def _run(run: Run) -> dict[str, Any]:
     info = run.info
     if info is None:
@@ -292,6 +310,7 @@ def _sections(
     tables: Sequence[Table],
     plots: Sequence[Plot],
     gallery: Sequence[object],
+    errors: Sequence[object],
     content: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     several = Counter(t.task for t in tables)
@@ -299,6 +318,7 @@ def _sections(
     rest = (
         ("training", "Training", any(not p.table for p in plots)),
         ("examples", "Example retrievals", bool(gallery)),
+        ("errors", "Confident errors", bool(errors)),
         ("conformance", "Conformance", bool(content["conformance"])),
         ("published", "Published", bool(content["published"])),
         ("problems", "Without a number", bool(content["problems"])),

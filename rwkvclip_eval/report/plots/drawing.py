@@ -1,6 +1,7 @@
-"""A drawing in the report's dress: SVG that follows the reader's light or dark theme, and PNG.
+"""A drawing in the report's dress: SVG that follows the reader's light or dark theme, PNG and PDF.
 
-Each is laid out twice: for screens, and narrow for phones, where panels side by side would be too small.
+Each is laid out twice: as wide as two columns of a paper, for screens, and as wide as one, for phones, where
+panels side by side would be too small. Sizes are those on paper; pages enlarge.
 """
 
 from __future__ import annotations
@@ -15,16 +16,42 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.errors import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 INK, MUTED, GRID, CHANCE, WARN = "#1d2530", "#5c6773", "#dde1e6", "#4b5563", "#8a4b00"
+PAPER = "#fbfaf7"
+"""Of the page behind a drawing."""
 _IN_THE_DARK = {INK: "#e8ebef", MUTED: "#a3adb8", GRID: "#343b45", CHANCE: "#b6bec8", WARN: "#f0bd75"}
+_IN_THE_DARK |= {PAPER: "#14181d"}
+_FONT = "DejaVu Sans"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 
 
-_WIDTH_IN, _NARROW_IN = 8.6, 4.3
-_MAX_LABEL = 60
+WIDE_IN, NARROW_IN = 6.75, 3.25
+"""Two columns of a paper, and one."""
+TEXT, SMALL = 7.5, 6.0
+"""Points."""
+LINE, MARK = 1.2, 4.0
+"""Points."""
+_DPI, _SCREEN_DPI = 300, 72
+_MAX_LABEL, _MAX_NARROW_LABEL = 60, 34
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One layout of a figure.
+
+    Attributes:
+        svg: text is text, in the reader's fonts.
+        png: at 300 dots an inch.
+        pdf: with its fonts embedded.
+    """
+
+    svg: str
+    png: bytes
+    pdf: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +63,16 @@ class Plot:
         title: heading.
         alt: what it shows, in words, for those who cannot see it.
         table: slug of the table it belongs to; empty for training curves.
-        svg: for wide pages.
-        narrow_svg: for narrow ones.
-        png: the wide one as PNG.
+        wide: as wide as two columns.
+        narrow: as wide as one.
     """
 
     name: str
     title: str
     alt: str
     table: str
-    svg: str
-    narrow_svg: str
-    png: bytes
+    wide: Picture
+    narrow: Picture
 
 
 def themed(svg: str) -> str:
@@ -67,13 +92,13 @@ class Drawing:
         """Prepare an empty figure.
 
         Args:
-            height: inches, when laid out for screens.
+            height: inches, when two columns wide.
             panels: number of axes.
             columns: of panels; all side by side by default.
         """
         from matplotlib.figure import Figure
 
-        self.figure = Figure(figsize=(_WIDTH_IN, height))
+        self.figure = Figure(figsize=(WIDE_IN, height), dpi=_SCREEN_DPI)
         self._columns = columns or panels
         self._handles: tuple[Sequence[Any], Sequence[str]] = ((), ())
         self.axes: list[Any] = [self.figure.add_subplot() for _ in range(panels)]
@@ -81,10 +106,12 @@ class Drawing:
             ax.set_facecolor("none")
             ax.spines[["top", "right", "left"]].set_visible(False)
             ax.spines["bottom"].set_color(MUTED)
-            ax.tick_params(colors=INK, length=0, labelsize=9.5)
+            ax.spines["bottom"].set_linewidth(0.6)
+            ax.tick_params(colors=INK, length=0, labelsize=TEXT)
             ax.set_axisbelow(True)
-            ax.xaxis.label.set_color(MUTED)
-            ax.yaxis.label.set_color(MUTED)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.label.set_color(MUTED)
+                axis.label.set_size(TEXT)
 
     def legend(self, handles: Sequence[Any], labels: Sequence[str]) -> None:
         """Put one legend for all axes above them."""
@@ -96,50 +123,70 @@ class Drawing:
         with warnings.catch_warnings():
             # Of glyphs that the machine's font lacks (the reader's may not), and of names that leave no room.
             warnings.simplefilter("ignore", UserWarning)
-            return self._drawn(name, title, alt, table, height)
+            self._shorten_names(_MAX_LABEL)
+            wide = self._picture(name, WIDE_IN, height, self._columns)
+            self._shorten_names(_MAX_NARROW_LABEL)
+            columns = math.ceil(self._columns / 2)
+            rows_before, rows = (math.ceil(len(self.axes) / c) for c in (self._columns, columns))
+            # What is not panel (legend, labels) takes about so much.
+            rest = 0.55
+            tall = rest + (height - rest) * rows / rows_before
+            narrow = self._picture(f"{name}-narrow", NARROW_IN, tall, columns)
+        return Plot(name=name, title=title, alt=alt, table=table, wide=wide, narrow=narrow)
 
-    def _drawn(self, name: str, title: str, alt: str, table: str, height: float) -> Plot:
-        self._shorten_names()
-        self._lay_out(_WIDTH_IN, height, self._columns)
-        svg, png = self._svg(name), io.BytesIO()
-        # The layout just found holds for the PNG too.
+    def _picture(self, name: str, width: float, height: float, columns: int) -> Picture:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+        self._lay_out(width, height, columns)
+        # `savefig` would draw everything twice, and lay it out each time.
+        self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
+        outs = {kind: io.BytesIO() for kind in ("svg", "png", "pdf")}
+        self.figure.patch.set_alpha(0)
+        # Text stays text; the salt makes the same drawing the same bytes.
+        with _settings({"svg.fonttype": "none", "svg.hashsalt": name}):
+            canvas = FigureCanvasSVG(self.figure)
+            canvas.print_svg(outs["svg"], metadata={"Date": None, "Creator": None})
         self.figure.patch.set_facecolor("white")
         self.figure.patch.set_alpha(1)
-        self.figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-        columns = math.ceil(self._columns / 2)
-        rows_before, rows = (math.ceil(len(self.axes) / c) for c in (self._columns, columns))
-        # What is not panel (legend, labels) takes about so much.
-        rest = 0.7
-        self._lay_out(_NARROW_IN, rest + (height - rest) * rows / rows_before, columns)
-        return Plot(
-            name=name,
-            title=title,
-            alt=alt,
-            table=table,
-            svg=svg,
-            narrow_svg=self._svg(f"{name}-narrow"),
-            png=png.getvalue(),
-        )
+        # Type 42 embeds a font as it is; of type 3 drawings print and search badly.
+        with _settings({"pdf.fonttype": 42}):
+            nobody = {"Creator": None, "Producer": None, "CreationDate": None}
+            FigureCanvasPdf(self.figure).print_pdf(outs["pdf"], metadata=nobody)
+            self.figure.set_dpi(_DPI)
+            FigureCanvasAgg(self.figure).print_png(outs["png"], metadata={"Software": None})
+        self.figure.set_dpi(_SCREEN_DPI)
+        text = outs["svg"].getvalue().decode()
+        # XML holds no control character, however it is written.
+        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+        # Readers' own fonts, not those of the machine that drew it.
+        svg = text[text.index("<svg") :].replace(f"'{_FONT}'", _FONTS)
+        return Picture(svg=svg, png=outs["png"].getvalue(), pdf=outs["pdf"].getvalue())
 
-    def _shorten_names(self) -> None:
-        """Cut what is longer than any drawing has room for."""
+    def _shorten_names(self, most: int) -> None:
+        """Cut what is longer than a drawing has room for."""
         handles, labels = self._handles
-        self._handles = handles, [shortened(label, _MAX_LABEL) for label in labels]
+        self._handles = handles, [shortened(label, most) for label in labels]
+        for text in (self.figure._supxlabel, self.figure._supylabel):  # type: ignore[attr-defined]
+            if text is not None:
+                text.set_text(shortened(text.get_text(), most))
         for ax in self.axes:
-            for place in ("left", "center", "right"):
-                title = ax.get_title(loc=place)
-                if len(title) > _MAX_LABEL:
-                    ax.set_title(shortened(title, _MAX_LABEL), loc=place)
+            for label in (ax.xaxis.label, ax.yaxis.label):
+                label.set_text("\n".join(shortened(line, most) for line in label.get_text().split("\n")))
+            # Setting a title anew would forget its size.
+            for text in (ax.title, ax._left_title, ax._right_title):
+                text.set_text(shortened(text.get_text(), most))
             names = [text.get_text() for text in ax.get_yticklabels()]
-            if any(len(name) > _MAX_LABEL for name in names):
-                ax.set_yticks(ax.get_yticks(), [shortened(name, _MAX_LABEL) for name in names])
+            if any(len(name) > most for name in names):
+                ax.set_yticks(ax.get_yticks(), [shortened(name, most) for name in names])
 
     def _lay_out(self, width: float, height: float, columns: int) -> None:
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         self.figure.set_size_inches(width, height)
-        self.figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.1, wspace=0.06))
+        self.figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04, wspace=0.04))
         grid = self.figure.add_gridspec(math.ceil(len(self.axes) / columns), columns)
         for i, ax in enumerate(self.axes):
             ax.set_subplotspec(grid[i // columns, i % columns])
@@ -149,7 +196,7 @@ class Drawing:
         if not labels:
             return
         # About so many characters fit; a handle takes six.
-        room = width * 12
+        room = width * 15
         lengths = [len(label) + 6 for label in labels]
         side_by_side = len(labels) if sum(lengths) <= room else int(room // max(lengths))
         self.figure.legend(
@@ -159,20 +206,12 @@ class Drawing:
             ncols=max(1, side_by_side),
             frameon=False,
             labelcolor=INK,
-            fontsize=9.5,
-            handlelength=1.4,
+            fontsize=TEXT,
+            handlelength=1.6,
         )
 
-    def _svg(self, salt: str) -> str:
-        import matplotlib as mpl
 
-        self.figure.patch.set_alpha(0)
-        svg = io.StringIO()
-        # Text stays text; the salt makes the same drawing the same bytes.
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "DejaVu Sans"}):
-            self.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        text = svg.getvalue()
-        # XML holds no control character, however it is written.
-        text = _NOT_IN_XML.sub("\N{REPLACEMENT CHARACTER}", text)
-        # Readers' own fonts, not those of the machine that drew it.
-        return text[text.index("<svg") :].replace("'DejaVu Sans'", _FONTS)
+def _settings(more: Mapping[str, object]) -> AbstractContextManager[None]:
+    import matplotlib as mpl
+
+    return mpl.rc_context({"font.family": _FONT, **more})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.report.plots.drawing import GRID, INK, MUTED, WARN, Drawing, Plot
+from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MUTED, SMALL, TEXT, WARN, Drawing, Plot
 from rwkvclip_eval.report.probe_facts import status_text
 from rwkvclip_eval.report.wording import dataset_title
 
@@ -60,7 +60,7 @@ def regularisation_plot(
             known = [(fit, 100 * fit.score) for fit in curve.search if fit.score is not None]
             line = [(fit.l2, score) for fit, score in known if fit.status == "converged"]
             name = curve.model if entry.trained else f"{curve.model} (untrained)"
-            (drawn[name],) = ax.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.3)
+            (drawn[name],) = ax.plot([x for x, _ in line], [y for _, y in line], color=colour, linewidth=1.0)
             for state in states:
                 points = [
                     (f.l2, 100 * f.score) for f in curve.search if f.status == state and f.score is not None
@@ -83,8 +83,8 @@ def regularisation_plot(
     if len(states) > 1:
         legend += [(_mark(axes[0], [], state, MUTED), status_text(state)) for state in states]
     figure.legend([handle for handle, _ in legend], [label for _, label in legend])
-    figure.figure.supxlabel("λ", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("validation score, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
+    figure.figure.supxlabel("λ", color=MUTED, fontsize=TEXT)
+    figure.figure.supylabel("validation score, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=TEXT)
     title = f"{table.title}: validation score against λ, which multiplies ½‖W‖² against the summed loss"
     return figure.plot(f"regularisation-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
@@ -120,7 +120,7 @@ def few_shot_plot(
     for ax, (title, lines) in zip(axes, panels.items(), strict=True):
         for model, line in lines.items():
             x, y, low, high = zip(*line, strict=True)
-            (drawn[model],) = ax.plot(x, y, color=colours[model], linewidth=1.6, marker="o", markersize=3.5)
+            (drawn[model],) = ax.plot(x, y, color=colours[model], linewidth=LINE, marker="o", markersize=3)
             ax.fill_between(x, low, high, color=colours[model], alpha=0.2, linewidth=0)
             said = ", ".join(f"{k} shots {v:.1f}" for k, v in zip(x, y, strict=True))
             words.append(f"{title}, {model}: {said}")
@@ -130,8 +130,8 @@ def few_shot_plot(
         ax.set_xticks(every, [str(k) for k in every])
         _title(ax, title, "")
     figure.legend(list(drawn.values()), list(drawn))
-    figure.figure.supxlabel("training images per class", color=MUTED, fontsize=9.5)
-    figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=9.5)
+    figure.figure.supxlabel("training images per class", color=MUTED, fontsize=TEXT)
+    figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=TEXT)
     older = ", those of task versions before 7 without the test images" if without_images else ""
     title = f"{table.title}: mean over seeds, bands are 95 % intervals over seeds and test images{older}"
     return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
@@ -141,19 +141,19 @@ def _panels(count: int) -> tuple[Drawing, list[Any]]:
     columns = min(count, _COLUMNS_OF_PANELS)
     rows = math.ceil(count / columns)
     # One panel alone is given the room to be read; many are small.
-    height = 3.2 if rows == 1 and columns < 3 else 0.9 + 1.45 * rows
+    height = 2.5 if rows == 1 and columns < 3 else 0.7 + 1.14 * rows
     figure = Drawing(height, count, columns)
     for ax in figure.axes:
-        ax.tick_params(labelsize=7.5 if columns > 2 else 9)
-        ax.grid(axis="y", color=GRID, linewidth=0.7)
+        ax.tick_params(labelsize=SMALL if columns > 2 else TEXT)
+        ax.grid(axis="y", color=GRID, linewidth=0.6)
         ax.margins(y=0.16)
     return figure, figure.axes
 
 
 def _title(ax: Any, title: str, warning: str) -> None:
-    ax.set_title(title.replace("_", " "), loc="left", color=INK, fontsize=9, pad=4)
+    ax.set_title(title.replace("_", " "), loc="left", color=INK, fontsize=7, pad=3)
     if warning:
-        ax.set_title(warning, loc="right", color=WARN, fontsize=7, pad=4)
+        ax.set_title(warning, loc="right", color=WARN, fontsize=SMALL, pad=3)
 
 
 def _mark(ax: Any, points: Sequence[tuple[float, float]], status: str, colour: str) -> Any:
@@ -164,10 +164,10 @@ def _mark(ax: Any, points: Sequence[tuple[float, float]], status: str, colour: s
         [y for _, y in points],
         linestyle="none",
         marker=_STATUS_MARKERS.get(status, _OTHER_MARKER),
-        markersize=3 if filled else 4,
+        markersize=2.5 if filled else 3.2,
         color=colour,
         markerfacecolor=colour if filled else "none",
-        markeredgewidth=1,
+        markeredgewidth=0.8,
     )
     return marks
 
@@ -179,9 +179,9 @@ def _ring(ax: Any, points: Sequence[tuple[float, float]]) -> Any:
         [y for _, y in points],
         "o",
         color=INK,
-        markersize=7.5,
+        markersize=6,
         markerfacecolor="none",
-        markeredgewidth=1.4,
+        markeredgewidth=1.1,
     )
     return ring
 

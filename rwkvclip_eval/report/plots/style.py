@@ -2,16 +2,65 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rwkvclip_eval.report.rows import Cell, Row
 
 # Okabe & Ito's and two more; those after them are darker, then lighter forms of these.
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7a6ad8", "#8c6d46")
-MARKERS = "osD^vPX*"
+_BAR = ((-1.0, -0.45), (1.0, -0.45), (1.0, 0.45), (-1.0, 0.45), (-1.0, -0.45))
+MARKERS: tuple[Any, ...] = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "d", _BAR)
+"""Shapes that are told apart without colour, a model each."""
+MAX_MODELS = len(MARKERS)
+"""Of one drawing."""
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the numbers of one model are drawn.
+
+    Attributes:
+        colour: as `#rrggbb`.
+        marker: a shape of its own, as matplotlib takes it.
+        filled: measured here; published numbers are open.
+    """
+
+    colour: str
+    marker: Any
+    filled: bool = True
+
+    def dots(self, size: float, *, faint: bool = False) -> dict[str, Any]:
+        """Return it as keyword arguments of matplotlib's lines, without a line."""
+        return {
+            "linestyle": "none",
+            "marker": self.marker,
+            "markersize": size * (1.25 if self.marker == "*" else 1),
+            "color": self.colour,
+            "markerfacecolor": self.colour if self.filled else "none",
+            "markeredgewidth": 0.7,
+            "alpha": 0.45 if faint else 1.0,
+        }
+
+
+def looks(measured: Sequence[str], published: Iterable[str], colours: Mapping[str, str]) -> dict[str, Look]:
+    """Return a look per model, no two of one shape; those beyond `MAX_MODELS` are left out.
+
+    Args:
+        measured: models of the report.
+        published: methods, drawn open.
+        colours: of the models; methods have those after them.
+    """
+    found = {m: Look(colours[m], MARKERS[i]) for i, m in enumerate(measured[:MAX_MODELS])}
+    first = len(set(colours.values()))
+    for method in published:
+        if len(found) < MAX_MODELS and method not in found:
+            found[method] = Look(_colour(first + len(found)), MARKERS[len(found)], filled=False)
+    return found
 
 
 def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
@@ -43,6 +92,8 @@ def summary(rows: Sequence[Row], models: Sequence[str]) -> str:
     """Return the numbers of a plot in words, for those who do not see it."""
     return "; ".join(
         f"{row.title} {row.metric.title}: "
-        + ", ".join(f"{m} {row.cells[m].text}" for m in models if row.cells[m].value is not None)
+        + ", ".join(
+            f"{m} {row.cells[m].text}" for m in models if m in row.cells and row.cells[m].value is not None
+        )
         for row in rows[:30]
     )

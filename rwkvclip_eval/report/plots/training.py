@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.report.plots.drawing import GRID, INK, Drawing, Plot
-from rwkvclip_eval.report.plots.style import MARKERS, summary
+from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, Drawing, Plot
+from rwkvclip_eval.report.plots.style import DASHES, MARKERS, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ def against_step(
            for key in dict.fromkeys(series[m] for m in table.models if m in series)}  # fmt: skip
     if not rows or all(len(models) < 2 for models in own.values()):
         return
-    figure = Drawing(3.3, len(rows))
+    figure = Drawing(2.6, len(rows))
     drawn: dict[str, Any] = {}
     for ax, row in zip(figure.axes, rows, strict=True):
         for i, (key, models) in enumerate(own.items()):
@@ -46,8 +46,9 @@ def against_step(
                 [100 * (c.value or 0) for _, c in have],
                 color=colours[models[0]],
                 marker=MARKERS[i % len(MARKERS)],
-                markersize=5,
-                linewidth=1.8,
+                markersize=MARK,
+                linewidth=LINE,
+                linestyle=DASHES[i % len(DASHES)],
             )
             banded = [(s, c.low, c.high) for s, c in have if c.low is not None and c.high is not None]
             ax.fill_between(
@@ -60,8 +61,8 @@ def against_step(
             )
         ax.set_xlabel(f"{UNITS[unit]} of the checkpoint")
         ax.set_ylabel(f"{row.metric.title}, %")
-        ax.set_title(row.title, color=INK, fontsize=10.5)
-        ax.grid(axis="y", color=GRID, linewidth=0.8)
+        ax.set_title(row.title, color=INK, fontsize=8)
+        ax.grid(axis="y", color=GRID, linewidth=0.6)
     if drawn:
         figure.legend(list(drawn.values()), list(drawn))
         models = [m for group in own.values() for m in group]
@@ -75,7 +76,7 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
     columns = ["loss"] + [
         c for c in ("val_loss", "val_metric") if any(r.get(c) is not None for k in curves for r in k.rows)
     ]
-    figure = Drawing(3.3, len(columns))
+    figure = Drawing(2.6, len(columns))
     drawn: dict[str, Any] = {}
     for ax, column in zip(figure.axes, columns, strict=True):
         for curve in curves:
@@ -85,18 +86,18 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
             x, y = zip(*points, strict=True)
             window = max(1, len(y) // 25)
             if window > 1:
-                ax.plot(x, y, color=colours[curve.model], alpha=0.25, linewidth=1)
+                ax.plot(x, y, color=colours[curve.model], alpha=0.25, linewidth=0.7)
             smooth = [sum(y[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(y))]
-            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], linewidth=1.9)
+            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], linewidth=LINE)
         ax.set_xlabel("step")
         ax.set_title(
             {"loss": "training loss", "val_loss": "validation loss", "val_metric": "validation metric"}[
                 column
             ],
             color=INK,
-            fontsize=10.5,
+            fontsize=8,
         )
-        ax.grid(axis="y", color=GRID, linewidth=0.8)
+        ax.grid(axis="y", color=GRID, linewidth=0.6)
     figure.legend(list(drawn.values()), list(drawn))
     ends = []
     for curve in curves:
