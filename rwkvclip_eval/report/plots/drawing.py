@@ -214,4 +214,4 @@ class Drawing:
 def _settings(more: Mapping[str, object]) -> AbstractContextManager[None]:
     import matplotlib as mpl
 
-    return mpl.rc_context({"font.family": _FONT, **more})  # type: ignore[no-any-return]
+    return mpl.rc_context({"font.family": _FONT, **more})
