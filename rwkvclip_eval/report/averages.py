@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.metrics import PRIMARY, Metric
@@ -112,19 +113,31 @@ def _average_row(
     """Return the average over `members`, dataset → its row (None: there is none)."""
     rows = [row for row in members.values() if row is not None]
     flagged = [row.title for row in rows if row.problem]
+    metric, mixed = _meaning(metric, rows)
     row = Row(
         scope=scope,
         title=title,
         metric=metric,
         cells={m: _average_cell(members, m, metric) for m in models},
         kind="average",
-        problem=f"not comparable on {', '.join(flagged)}" if flagged else "",
+        problem=f"not comparable on {', '.join(flagged)}" if flagged else mixed,
         datasets=tuple(members),
         leaves_out=tuple(leaves_out),
         parts=frozenset((row.dataset, row.metric.name) for row in rows),
         series=rows[0].series if rows else {},
     )
     return mark_best(row)
+
+
+def _meaning(metric: Metric, rows: Sequence[Row]) -> tuple[Metric, str]:
+    """Return an average's metric in its rows' unit and direction; where they differ, why none is best."""
+    found = {(row.metric.unit, row.metric.better) for row in rows}
+    if len(found) > 1:
+        return replace(
+            metric, unit="number"
+        ), "its datasets' metrics differ in unit or in which way is better"
+    unit, better = found.pop() if found else (metric.unit, metric.better)
+    return replace(metric, unit=unit, better=better), ""
 
 
 def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric) -> Cell:

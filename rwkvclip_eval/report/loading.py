@@ -183,10 +183,17 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
 def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
     """Return one entry per number: equal duplicates collapse, and what later succeeded no longer failed.
 
+    Records of before a metric was data mean what those say that tell it.
+
     Raises:
         OutputError: two runs give different values for one number of one encoder.
     """
     pairs = list(pairs)
+    told = {(r.task, r.metric): r.metric_info for r, _ in pairs if r.metric_info is not None}
+    pairs = [
+        (dataclasses.replace(r, metric_info=r.metric_info or told.get((r.task, r.metric))), run)
+        for r, run in pairs
+    ]
     columns = _column_titles([record for record, _ in pairs])
     kept: dict[tuple[str, str, str], Entry] = {}
     for record, run in pairs:
