@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -65,6 +65,64 @@ class Interval(NamedTuple):
     conservative: bool = False
     resamples: int | None = None
     seed: int | None = None
+
+
+class Part(NamedTuple):
+    """One number of an average.
+
+    Attributes:
+        value: the number.
+        low: lower end of its interval; of a few-shot number that of its test images alone.
+        high: upper end.
+        seeds_variance: of a few-shot number, of the mean over its seeds; 0 of others.
+        seeds_freedom: degrees of freedom of that variance; 0 of others.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds_variance: float = 0.0
+    seeds_freedom: float = 0.0
+
+
+AVERAGE_METHOD = (
+    "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008), "
+    "in which the seeds' part of few-shot numbers has the degrees of freedom of Welch and Satterthwaite"
+)
+
+
+def average(parts: Sequence[Part]) -> Interval:
+    """Return the interval of a mean of numbers of independent samples, at least one.
+
+    Distances to the ends of independent numbers add as squares. The ends of a few-shot number hold a factor
+    for how little its few seeds tell of their variance; all datasets' seeds together tell more. So the
+    variances of seeds are added by themselves.
+    """
+    if len(parts) == 1:
+        return Interval(parts[0].low, parts[0].high, AVERAGE_METHOD)
+    seeds = [(part.seeds_variance, part.seeds_freedom) for part in parts if part.seeds_freedom]
+    of_seeds = _squared_half_width(seeds)
+    mean = math.fsum(part.value for part in parts) / len(parts)
+    below = math.fsum((part.value - part.low) ** 2 for part in parts)
+    above = math.fsum((part.high - part.value) ** 2 for part in parts)
+    low, high = (
+        mean - math.sqrt(below + of_seeds) / len(parts),
+        mean + math.sqrt(above + of_seeds) / len(parts),
+    )
+    # Few-shot numbers are fractions.
+    ends = (max(0.0, low), min(1.0, high)) if seeds else (low, high)
+    return Interval(*ends, AVERAGE_METHOD)
+
+
+def _squared_half_width(parts: Sequence[tuple[float, float]]) -> float:
+    """Return t² · Σ variance, for variances with degrees of freedom (Welch 1938, Satterthwaite 1946)."""
+    total = math.fsum(variance for variance, _ in parts)
+    if total == 0:
+        return 0.0
+    from scipy.special import stdtrit
+
+    freedom = total**2 / math.fsum(variance**2 / own for variance, own in parts)
+    return float(stdtrit(freedom, 0.975)) ** 2 * total
 
 
 def wilson(successes: float, n: float) -> Interval:
