@@ -34,7 +34,7 @@ HALL = {
 """Modules of rwkvclip_eval that every room may use."""
 
 MAY_USE = {
-    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "doctor"},
+    "cli": {"run", "plan", "features", "data", "encoders", "records", "report", "doctor"},
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},

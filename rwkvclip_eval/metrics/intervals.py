@@ -105,10 +105,8 @@ def average(parts: Sequence[Part]) -> Interval:
     mean = math.fsum(part.value for part in parts) / len(parts)
     below = math.fsum((part.value - part.low) ** 2 for part in parts)
     above = math.fsum((part.high - part.value) ** 2 for part in parts)
-    low, high = (
-        mean - math.sqrt(below + of_seeds) / len(parts),
-        mean + math.sqrt(above + of_seeds) / len(parts),
-    )
+    low = mean - math.sqrt(below + of_seeds) / len(parts)
+    high = mean + math.sqrt(above + of_seeds) / len(parts)
     # Few-shot numbers are fractions.
     ends = (max(0.0, low), min(1.0, high)) if seeds else (low, high)
     return Interval(*ends, AVERAGE_METHOD)

@@ -175,7 +175,7 @@ def _first(*values: float | None) -> float | None:
 def average_interval(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
     """Return both ends of the interval of a mean of numbers, at least one; None where one of them has none.
 
-    Of few-shot numbers, `metrics.intervals.average` is told apart what their test images and seeds make of them.
+    Of few-shot numbers, `metrics.intervals.average` is told apart what test images and seeds make of them.
     """
     parts = []
     for cell in cells:
