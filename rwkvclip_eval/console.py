@@ -220,9 +220,17 @@ def run_app(app: typer.Typer) -> NoReturn:
                 f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
         code: Any = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
+        # A shell may have closed it.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except SystemExit as error:
+        # Only the shell's completion ends so here; else code of a user's own did.
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            raise
+        called = f"sys.exit({'' if error.code is None else shown(error.code)})"
+        _fail(f"Error: a plugin, a model's code or a library called {called} before the end.", 2)
     except UserError as error:
         if debug:
             _fail_traced(error)
@@ -243,7 +251,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if debug or text is None:
             _fail_internal(error, debug=debug)
         _fail(f"Error: {text}", UserError.exit_code)
-    except Exception as error:  # the last resort: a defect is one line, the traceback on request
+    except BaseException as error:  # the last resort: a defect is one line, the traceback on request
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.
             error = error.__context__
@@ -311,7 +319,11 @@ def _fail_internal(error: BaseException, *, debug: bool) -> NoReturn:
     """Report a defect of ours: one line for the user, the traceback on request."""
     if debug:
         _fail_traced(error)
-    _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+    try:
+        said = str(error)
+    except Exception:  # an exception of a plugin's may not even say what it is
+        said = "without a text"
+    _fail(f"Internal error ({type(error).__name__}): {said}. Add --debug for the traceback.", 1)
 
 
 def _fail_traced(error: BaseException) -> NoReturn:
@@ -322,5 +334,7 @@ def _fail_traced(error: BaseException) -> NoReturn:
 
 def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
-        _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
+        # Where nothing can be written, the exit code still tells.
+        with contextlib.suppress(OSError):
+            _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)

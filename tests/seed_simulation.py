@@ -48,18 +48,7 @@ def draw_hits(
         shared: b's part of the variance of b + e.
     """
     n = len(accuracies)
-    given = np.full(n, 1 / n) if weights is None else weights
-    kinds, counted = np.unique(np.stack([accuracies, given]), axis=1, return_counts=True)
-    by_images = float((given**2 * accuracies * (1 - accuracies)).sum())
-
-    def excess(deviation: float) -> float:
-        places = ndtri(kinds[0]) * np.sqrt(1 + deviation**2)
-        scores = (ndtr(places + deviation * _NODES[:, None]) * kinds[1] * counted).sum(axis=1)
-        return (
-            float((_WEIGHTS * scores**2).sum() - (_WEIGHTS * scores).sum() ** 2) / by_images - seed_variance
-        )
-
-    deviation = brentq(excess, 0, 20) if seed_variance else 0.0
+    deviation = _deviation(accuracies, np.full(n, 1 / n) if weights is None else weights, seed_variance)
     hidden = (
         ndtri(accuracies) * np.sqrt(1 + deviation**2)
         + deviation * generator.standard_normal((num_runs, num_seeds, 1))
@@ -68,6 +57,60 @@ def draw_hits(
     )
     found: NDArray[np.bool_] = hidden > 0
     return found
+
+
+def draw_pairs(
+    generator: np.random.Generator,
+    num_seeds: int,
+    baseline: NDArray[np.float64],
+    candidate: NDArray[np.float64],
+    seed_variance: float,
+    *,
+    common: float,
+    weights: NDArray[np.float64],
+    shared: float = 0.5,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return [S, n] hits of two models of the same seeds on the same images.
+
+    Args:
+        generator: source of randomness.
+        num_seeds: S.
+        baseline: [n], expected hits over seeds and images like this one.
+        candidate: [n], those of the other model.
+        seed_variance: see `SEED_VARIANCES`.
+        common: part of each variance that both models have from the same draw.
+        weights: [n] of the images in the score.
+        shared: b's part of the variance of b + e.
+    """
+    shapes = (num_seeds, 1), (1, len(baseline)), (num_seeds, len(baseline))
+    scales = np.sqrt(shared), np.sqrt(1 - shared)
+    both = [generator.standard_normal(shape) for shape in shapes]
+    found = []
+    for accuracies in (baseline, candidate):
+        deviation = _deviation(accuracies, weights, seed_variance)
+        hidden = ndtri(accuracies) * np.sqrt(1 + deviation**2)
+        for scale, shape, drawn in zip((deviation, *scales), shapes, both, strict=True):
+            own = generator.standard_normal(shape)
+            hidden = hidden + scale * (np.sqrt(common) * drawn + np.sqrt(1 - common) * own)
+        found.append(hidden > 0)
+    return found[0], found[1]
+
+
+def _deviation(accuracies: NDArray[np.float64], weights: NDArray[np.float64], seed_variance: float) -> float:
+    """Return the standard deviation of a_s that gives the seeds' true scores so much variance."""
+    if not seed_variance:
+        return 0.0
+    kinds, counted = np.unique(np.stack([accuracies, weights]), axis=1, return_counts=True)
+    by_images = float((weights**2 * accuracies * (1 - accuracies)).sum())
+
+    def excess(deviation: float) -> float:
+        places = ndtri(kinds[0]) * np.sqrt(1 + deviation**2)
+        scores = (ndtr(places + deviation * _NODES[:, None]) * kinds[1] * counted).sum(axis=1)
+        return (
+            float((_WEIGHTS * scores**2).sum() - (_WEIGHTS * scores).sum() ** 2) / by_images - seed_variance
+        )
+
+    return float(brentq(excess, 0, 20))
 
 
 def coverage(intervals: list[SeedInterval], truth: float) -> float:

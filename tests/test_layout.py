@@ -34,7 +34,19 @@ HALL = {
 """Modules of rwkvclip_eval that every room may use."""
 
 MAY_USE = {
-    "cli": {"run", "plan", "features", "data", "encoders", "records", "report", "doctor"},
+    "cli": {
+        "run",
+        "plan",
+        "features",
+        "data",
+        "encoders",
+        "records",
+        "report",
+        "compare",
+        "doctor",
+        "exchange",
+    },
+    "exchange": {"encoders", "data", "records", "report"},
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},
@@ -44,6 +56,7 @@ MAY_USE = {
     "encoders": set(),
     "data": set(),
     "records": set(),
+    "compare": {"records", "metrics"},
     "report": {"records", "metrics"},
     "doctor": {"bench"},
     "bench": {"encoders"},
@@ -53,6 +66,7 @@ MAY_USE = {
 PARTS = {
     ("tasks", "data"): {"data.types"},
     ("report", "metrics"): {"metrics.intervals"},
+    ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""
 
@@ -190,7 +204,7 @@ def test_training_uses_the_hall_the_public_interface_and_what_the_table_says() -
 
 
 def test_what_is_shown_and_kept_needs_no_torch() -> None:
-    for part in ("records", "report"):
+    for part in ("records", "compare", "report"):
         for path in (PACKAGES["rwkvclip_eval"] / part).rglob("*.py"):
             assert not [n for n in imports_of(path) if starts(n, ("torch", *MODEL_LIBRARIES))], path
 
@@ -315,7 +329,11 @@ def test_suites_holds_yaml_only() -> None:
     [
         "rwkvclip_eval",
         "rwkvclip_eval.cli.main",
+        "rwkvclip_eval.compare.paired",
         "rwkvclip_eval.report",
+        "rwkvclip_eval.exchange.imported_run",
+        "rwkvclip_eval.exchange.trackers",
+        "rwkvclip_eval.exchange.upload",
         "rwkvclip_eval.records.schema",
         "rwkvclip_models.errors",
     ],

@@ -1,7 +1,8 @@
 """The command line. Imports nothing heavy until a command needs it; errors are one readable message.
 
-Exit codes: 0 fine; 1 a failed check or a defect of ours; 2 bad input, found before any encoding; 3 some units
-failed or lacked their data while others finished; 130 interrupted.
+Exit codes: 0 fine; 1 a failed check, a regression or a defect of ours; 2 bad input, found before any
+encoding; 3 some units failed or lacked their data while others finished, or a comparison is inconclusive; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
+from rwkvclip_eval.cli.exchange import export, import_results, write_cards
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
+    CardOfOption,
     DataRootOption,
     DeviceOption,
     DryRunOption,
     ImplementationOption,
     LimitOption,
     MemoryOption,
+    ModelCardOption,
     ModelOption,
     NoCacheOption,
     OfflineOption,
@@ -31,6 +36,7 @@ from rwkvclip_eval.cli.options import (
     PluginOption,
     PrecisionOption,
     PublishedOption,
+    PushOption,
     ReportOption,
     RunCacheOption,
     RunDataRootOption,
@@ -63,6 +69,9 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command("published")(published_command)
+app.command()(compare)
+app.command()(export)
+app.command("import")(import_results)
 
 
 def _version(wanted: bool) -> None:
@@ -192,10 +201,23 @@ def report(
         typer.Option("--out", "-o", help="Folder; RUN/report by default."),
     ] = None,
     published: PublishedOption = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing: derive every value and interval again from the stored predictions. Exit "
+            "code 1 where one is not what its record says, 3 where predictions do not tell one.",
+        ),
+    ] = False,
+    model_card: ModelCardOption = False,
+    card_of: CardOfOption = None,
+    push_to_hub: PushOption = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
-    Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
+    Examples:
+    - `rwkvclip-eval report runs/b32 runs/b16 --out comparison`
+    - `rwkvclip-eval report runs/b32 --check`
     """
     from rwkvclip_eval.records.reading import runs_below
 
@@ -206,7 +228,12 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
-    _write_report(found, out or runs[0] / "report", published or ())
+    if check:
+        check_runs(found)
+    folder = out or runs[0] / "report"
+    _write_report(found, folder, published or ())
+    if model_card or card_of or push_to_hub:
+        write_cards(found, folder, card_of or (), push_to_hub)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import contextlib
 import csv
 import functools
 import io
+import posixpath
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -189,6 +190,23 @@ def below(root: Path, name: str, where: str) -> Path:
             f"{where}: {name[:200]!r} is no path below {root}; expected a relative one without `..`."
         )
     return root / name
+
+
+def check_spellings(names: Iterable[str], where: str) -> None:
+    """Refuse data that name one file in two ways, by which it would count twice.
+
+    Args:
+        names: paths below one root, as the data say them; equal ones are another check's.
+        where: what says so, for messages.
+
+    Raises:
+        DamagedData: two names are of one file.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(posixpath.normpath(name), name)
+        if other != name:
+            raise DamagedData(f"{where}: {other[:200]!r} and {name[:200]!r} are one file; spell it alike.")
 
 
 def is_text(name: str) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 NUM_RESAMPLES = 1000
 """Bootstrap resamples: their standard deviation then moves by 2.2 % with the seed."""
@@ -94,33 +94,29 @@ AVERAGE_METHOD = (
 def average(parts: Sequence[Part]) -> Interval:
     """Return the interval of a mean of numbers of independent samples, at least one.
 
-    Distances to the ends of independent numbers add as squares. The ends of a few-shot number hold a factor
-    for how little its few seeds tell of their variance; all datasets' seeds together tell more. So the
-    variances of seeds are added by themselves.
+    Distances to the ends add as squares. Ends of a few-shot number hold a factor for how little few seeds
+    tell of their variance; those of all datasets tell more, so seeds' variances are added by themselves.
     """
     if len(parts) == 1:
         return Interval(parts[0].low, parts[0].high, AVERAGE_METHOD)
-    seeds = [(part.seeds_variance, part.seeds_freedom) for part in parts if part.seeds_freedom]
-    of_seeds = _squared_half_width(seeds)
-    mean = math.fsum(part.value for part in parts) / len(parts)
+    mean, of_seeds = math.fsum(part.value for part in parts) / len(parts), _squared_half_width(parts)
     below = math.fsum((part.value - part.low) ** 2 for part in parts)
     above = math.fsum((part.high - part.value) ** 2 for part in parts)
     low = mean - math.sqrt(below + of_seeds) / len(parts)
     high = mean + math.sqrt(above + of_seeds) / len(parts)
-    # Few-shot numbers are fractions.
-    ends = (max(0.0, low), min(1.0, high)) if seeds else (low, high)
-    return Interval(*ends, AVERAGE_METHOD)
+    few = any(part.seeds_freedom for part in parts)
+    return Interval(max(0.0, low) if few else low, min(1.0, high) if few else high, AVERAGE_METHOD)
 
 
-def _squared_half_width(parts: Sequence[tuple[float, float]]) -> float:
-    """Return t² · Σ variance, for variances with degrees of freedom (Welch 1938, Satterthwaite 1946)."""
-    total = math.fsum(variance for variance, _ in parts)
+def _squared_half_width(parts: Sequence[Part]) -> float:
+    """Return t² · Σ variance of the seeds (Welch 1938, Satterthwaite 1946)."""
+    total = math.fsum(part.seeds_variance for part in parts)
     if total == 0:
         return 0.0
     from scipy.special import stdtrit
 
-    freedom = total**2 / math.fsum(variance**2 / own for variance, own in parts)
-    return float(stdtrit(freedom, 0.975)) ** 2 * total
+    own = (part.seeds_variance**2 / part.seeds_freedom for part in parts if part.seeds_variance)
+    return float(stdtrit(total**2 / math.fsum(own), 0.975)) ** 2 * total
 
 
 def wilson(successes: float, n: float) -> Interval:
@@ -134,23 +130,32 @@ def wilson(successes: float, n: float) -> Interval:
         successes: hits among the n trials.
         n: trials; an effective number need not be whole.
     """
+    low, high, widened = (float(found) for found in wilson_ends(successes, n))
+    return Interval(
+        low,
+        high,
+        "wilson, as wide as the exact 90 % interval" if widened else "wilson",
+        conservative=min(successes, n - successes) < FEW,
+    )
+
+
+def wilson_ends(
+    successes: ArrayLike, n: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return both ends of `wilson` and whether the exact interval widened it, of many proportions at once."""
     from scipy import special
 
-    successes, n = float(successes), float(n)
+    successes, n = np.asarray(successes, np.float64), np.asarray(n, np.float64)
     p = successes / n
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    half = Z / (1 + Z * Z / n) * np.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     low, high, misses = centre - half, centre + half, n - successes
-    exact_low = special.betaincinv(successes, misses + 1, 0.05) if successes > 0 else 0.0
-    exact_high = special.betaincinv(successes + 1, misses, 0.95) if misses > 0 else 1.0
+    some, all_but = successes > 0, misses > 0
     # The exact ends are 0 and 1 where rounding would leave 1e-17.
-    widened = bool((successes > 0 and exact_low < low) or (misses > 0 and exact_high > high))
-    return Interval(
-        max(0.0, min(low, float(exact_low))),
-        min(1.0, max(high, float(exact_high))),
-        "wilson, as wide as the exact 90 % interval" if widened else "wilson",
-        conservative=min(successes, misses) < FEW,
-    )
+    exact_low = np.where(some, special.betaincinv(np.where(some, successes, 1), misses + 1, 0.05), 0.0)
+    exact_high = np.where(all_but, special.betaincinv(successes + 1, np.where(all_but, misses, 1), 0.95), 1.0)
+    widened = (some & (exact_low < low)) | (all_but & (exact_high > high))
+    return np.maximum(np.minimum(low, exact_low), 0), np.minimum(np.maximum(high, exact_high), 1), widened
 
 
 def mean_per_class(hit: NDArray[np.bool_], labels: NDArray[np.int64]) -> Interval:
@@ -335,7 +340,7 @@ def mean_over_labels(
         mean = float(values[few].mean())
         variance += mean * (1 - mean) * float((1 / positives[few]).sum()) / len(labels) ** 2
     if not few.all():
-        means = _resampled_means(statistic, labels[~few], num_images, seed, num_resamples)
+        means = resampled_means(statistic, labels[~few], num_images, seed, num_resamples)
         variance += float(means.var(ddof=1)) * (np.count_nonzero(~few) / len(labels)) ** 2
     fewest = len(labels) ** 2 / float((1 / positives).sum())
     deviation = "largest variance" if few.all() else "bootstrap deviation over images"
@@ -345,7 +350,7 @@ def mean_over_labels(
     return interval if few.all() else interval._replace(resamples=num_resamples, seed=seed)
 
 
-def _resampled_means(
+def resampled_means(
     statistic: Callable[[int, NDArray[np.float64]], NDArray[np.float64]],
     labels: NDArray[np.int64],
     num_images: int,

@@ -50,7 +50,7 @@ class UnitOutcome:
                 low, high = record.ci_low, record.ci_high
                 told = low is not None and high is not None
                 interval = f" [{_shown(record, low)}, {_shown(record, high)}]" if told else ""
-                return f"{record.metric} {_shown(record, record.value)}{interval}"
+                return f"{record.measure.title} {_shown(record, record.value)}{interval}"
         return ""
 
 
@@ -124,7 +124,7 @@ def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[s
 
 
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
-    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high):
+    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high, strict=True):
         raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}

@@ -210,4 +210,4 @@ def test_a_report_takes_published_numbers_of_further_folders(tmp_path: Path) -> 
     run = write_run(tmp_path / "run", [measured(0.5)])
     paths = write_report([run], tmp_path / "report", published=[tmp_path / "papers"])
     text = paths.markdown.read_text(encoding="utf-8")
-    assert re.search(r"^\| Some method \[\d+\]\s+\|\s+12.3 \|$", text, re.MULTILINE)
+    assert re.search(r"^\| Some method \[\d+\]\s+\|\s+12\.3 \|", text, re.MULTILINE)

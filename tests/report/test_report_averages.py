@@ -14,6 +14,7 @@ from rwkvclip_eval.records.schema import Average, Record
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import Table, build_tables
+from rwkvclip_eval.run.outcome import UnitOutcome
 
 TASK, PROTOCOL = "zero_shot_classification", "standard"
 
@@ -182,6 +183,22 @@ def test_an_average_over_unlike_metrics_is_a_number_of_which_none_is_best() -> N
     assert (row.metric.unit, row.cells["a"].text) == ("number", "0.1")
     assert row.problem == "its datasets' metrics differ in unit or in which way is better"
     assert set(marks(row).values()) == {""}
+
+
+def test_every_form_says_what_a_metric_of_a_tasks_own_means(tmp_path: Path) -> None:
+    metric = Metric(name="zz", title="mean «err»", better="lower")
+    told = [of(metric, m, d, v) for d in "xy" for m, v in (("a", 0.1), ("b", 0.4))]
+    report = write_report([write_run(tmp_path / "run", told)], tmp_path / "report")
+    text = report.latex.read_text(encoding="utf-8")
+    assert "mean «err»" in text
+    assert r"\textbf{10.0}" in text and r"\textbf{err}" not in text
+    for path in (report.results_csv, *report.task_csvs):
+        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            own = row["metric"] == "zz"
+            assert (row["unit_of_value"], row["better"]) == ("fraction", "lower")
+            assert row["metric_title"] == ("mean «err»" if own else PRIMARY.title)
+    outcome = UnitOutcome(records=told[:1])
+    assert outcome.text.startswith("mean «err» 10.0% [")
 
 
 def test_a_record_that_says_what_its_metric_is_says_it_for_older_ones(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rwkvclip_eval.report.facts import (
     unit_facts,
     unit_metrics,
 )
+from rwkvclip_eval.report.formats.paper_html import paper_html
 from rwkvclip_eval.report.plots.drawing import themed
 from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run
+    from rwkvclip_eval.report.paper_rows import PaperTable
     from rwkvclip_eval.report.plots.drawing import Plot
-    from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
 
@@ -58,7 +59,7 @@ def render_page(
     tables: Sequence[Table],
     headline: Headline,
     plots: Sequence[Plot],
-    published: Sequence[PublishedTable],
+    published: Sequence[PaperTable],
     conformance: Sequence[Conformance] = (),
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> str:
@@ -78,9 +79,10 @@ def render_page(
     content = _content(loaded, tables, headline, plots, published)
     content |= {"conformance": conformance, "conformance_head": HEAD, "conformance_rule": RULE}
     content["conformance_summary"] = summary(conformance)
-    # The stylesheet is ours; everything else is escaped.
+    # The stylesheet is ours, and the paper's tables are escaped already; everything else is escaped here.
     content["style"] = Markup(here.joinpath("page.css").read_text(encoding="utf-8"))
     content["svg"] = lambda svg: base64.b64encode(themed(svg).encode()).decode()
+    content["paper_tables"] = Markup(paper_html(published, content["colours"]))
     content["limit_mb"] = f"{max_bytes / 1e6:.3g}"
     popovers, targets = _popovers(loaded, tables)
     html = ""
@@ -159,7 +161,7 @@ def _content(
     tables: Sequence[Table],
     headline: Headline,
     plots: Sequence[Plot],
-    published: Sequence[PublishedTable],
+    published: Sequence[PaperTable],
 ) -> dict[str, Any]:
     names = list(dict.fromkeys([*loaded.models, *(c.model for c in loaded.curves)]))
     titles = list(dict.fromkeys(run.info.suite_name for run in loaded.runs if run.info)) or ["Results"]

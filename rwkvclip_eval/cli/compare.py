@@ -1,0 +1,107 @@
+"""`compare`: whether a candidate is worse than a baseline."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003  # read at run time
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from rwkvclip_eval import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Format(StrEnum):
+    """How `compare` says what it found."""
+
+    terminal = "terminal"
+    json = "json"
+    github = "github"
+    junit = "junit"
+
+
+ENDINGS = {Format.json: "json", Format.github: "md", Format.junit: "xml"}
+
+
+def compare(
+    baseline: Annotated[Path, typer.Argument(help="Run directory to compare with.")],
+    candidate: Annotated[Path, typer.Argument(help="Run directory to judge, of the same suite and data.")],
+    margin: Annotated[
+        float, typer.Option(min=0, max=100, help="Loss that is of no consequence, in points.")
+    ] = 0.5,
+    alpha: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Chance of REGRESSION where nothing differs, at most.")
+    ] = 0.05,
+    repeat_baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="The baseline again, at another batch size or precision."),
+    ] = None,
+    baseline_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where that run holds several.")
+    ] = None,
+    candidate_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where that run holds several.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to say it.")] = Format.terminal,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for JSON, Markdown and JUnit files.")
+    ] = None,
+) -> None:
+    """Say whether a candidate is worse than a baseline, sample by sample.
+
+    Exit codes: 0 PASS; 1 REGRESSION; 2 the runs cannot be compared; 3 INCONCLUSIVE or AMBIGUOUS.
+
+    Examples:
+    - `rwkvclip-eval compare runs/main runs/pull-request`
+    - `rwkvclip-eval compare runs/main runs/pull-request --repeat-baseline runs/main-bf16 --format github`
+    """
+    from rwkvclip_eval.compare import formats
+    from rwkvclip_eval.compare.gate import Rule
+    from rwkvclip_eval.compare.pairing import read_side
+    from rwkvclip_eval.compare.result import compare_runs
+
+    result = compare_runs(
+        read_side(baseline, baseline_model),
+        read_side(candidate, candidate_model),
+        read_side(repeat_baseline, baseline_model) if repeat_baseline else None,
+        Rule(margin / 100, alpha),
+    )
+    written = {
+        Format.json: formats.as_json,
+        Format.github: formats.as_github,
+        Format.junit: formats.as_junit,
+    }
+    if format is Format.terminal:
+        gated = [formats.cells(row) for row in result.rows if row.verdict]
+        console.table(formats.COLUMNS, gated)
+        console.say("\n".join(formats.summary(result)))
+    else:
+        console.say(written[format](result).rstrip("\n"))
+    if out:
+        from rwkvclip_models.disk import write_text
+
+        out.mkdir(parents=True, exist_ok=True)
+        for name, ending in ENDINGS.items():
+            write_text(out / f"comparison.{ending}", written[name](result))
+    raise typer.Exit(result.judgement.exit_code)
+
+
+def check_runs(runs: Sequence[Path]) -> NoReturn:
+    """Say which numbers of runs their stored predictions do not give again, and exit with the code for it."""
+    from rwkvclip_eval.compare.rederive import check_run
+
+    found = [one for run in runs for one in check_run(run)]
+    wrong = [one for one in found if one.outcome == "differs"]
+    untold = [one for one in found if one.outcome == "not derived"]
+    if wrong or untold:
+        rows = [
+            [one.unit, one.metric, one.recorded.text, one.derived.text if one.derived else "", one.why]
+            for one in (*wrong, *untold)
+        ]
+        console.table(["unit", "metric", "recorded", "from predictions", "why"], rows)
+    equal = len(found) - len(wrong) - len(untold)
+    console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
+    raise typer.Exit(1 if wrong else 3 if untold else 0)

@@ -1,0 +1,1 @@
+"""Compares two runs sample by sample and says whether the second is worse. Needs no torch."""

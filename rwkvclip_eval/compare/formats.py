@@ -1,0 +1,200 @@
+"""A comparison as text: rows of a terminal's table, JSON, GitHub-flavoured Markdown, JUnit XML."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.printable import one_line, printable, printable_json
+from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.compare.pairing import Side
+    from rwkvclip_eval.compare.result import Result, Row
+    from rwkvclip_eval.records.metrics import Metric
+
+FORMAT_VERSION = 1
+"""Of the JSON."""
+COLUMNS = ("set", "metric", "baseline", "candidate", "Δ [95 %]", "p (Holm)", "detectable", "verdict")
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>()#|~$@&"})
+_SIGNS = {"PASS": "✅", "REGRESSION": "❌", "INCONCLUSIVE": "❔", "AMBIGUOUS": "❔"}
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row of `COLUMNS`: fractions in per cent, their differences in points."""
+    compared, metric = row.compared, row.compared.metric
+    found = compared.found
+    interval = "no interval"
+    if difference := found.difference:
+        low, high = (_change(metric, end) for end in (difference.low, difference.high))
+        wide = " (conservative)" if difference.conservative else ""
+        interval = f"{_change(metric, difference.value)} [{low}, {high}]{wide}"
+    return [
+        compared.unit.title,
+        metric.label,
+        metric.text(found.baseline),
+        metric.text(found.candidate),
+        interval,
+        "" if row.adjusted is None else _p(row.adjusted),
+        _loss(row.detectable) if row.verdict else "",
+        row.verdict or "",
+    ]
+
+
+def summary(result: Result) -> list[str]:
+    """Return the verdict and what it rests on, a line each, the verdict first."""
+    judged, rates = result.judgement, result.rates
+    lines = [
+        f"{judged.verdict}: {judged.why}.",
+        f"Mean difference {_points(judged.mean)} points, interval [{_points(judged.low)}, "
+        f"{_points(judged.high)}]." + (f" Noise {100 * judged.noise:.2f}." if judged.noise else ""),
+        result.stated,
+        f"On these sets: REGRESSION where nothing differs in {_share(rates.false_alarms)}, PASS there in "
+        f"{_share(rates.passes)}, PASS where every set lost the margin in {_share(rates.wrong_passes)}.",
+        "No loss of all sets alike would be found."
+        if rates.detectable is None
+        else f"A loss of {_loss(rates.detectable)} points on every set is found in {_share(rates.power)}.",
+        result.scope,
+    ]
+    return [*lines, *result.comparison.notes]
+
+
+def as_json(result: Result) -> str:
+    """Return the whole comparison; values are fractions (ranks for median ranks)."""
+    judged, comparison = result.judgement, result.comparison
+    content = {
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "verdict": judged.verdict,
+        "why": judged.why,
+        "exit_code": judged.exit_code,
+        "rule": {**result.rule._asdict(), "stated": result.stated},
+        "mean": {"value": judged.mean, "low": judged.low, "high": judged.high, "noise": judged.noise},
+        "rates": result.rates._asdict(),
+        "baseline": _side(comparison.baseline),
+        "candidate": _side(comparison.candidate),
+        "rows": [_row(row) for row in result.rows],
+        "notes": list(comparison.notes),
+    }
+    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_github(result: Result) -> str:
+    """Return GitHub-flavoured Markdown, for a pull request or a step's summary."""
+    (first, *others) = summary(result)
+    gated = [row for row in result.rows if row.verdict]
+    lines = [
+        f"### {_SIGNS[result.judgement.verdict]} {_markdown(first)}",
+        "",
+        *_table([cells(row) for row in gated]),
+        "",
+        *(f"- {_markdown(line)}" for line in others),
+    ]
+    further = [row for row in result.rows if not row.verdict]
+    if further:
+        columns = [[*cells(row)[:5], "" if row.false_discovery is None else _p(row.false_discovery)]
+                   for row in further]  # fmt: skip
+        head = (*COLUMNS[:5], "q (Benjamini–Hochberg)")
+        lines += ["", "<details><summary>Further metrics, exploratory</summary>", ""]
+        lines += [*_table(columns, head), "", "</details>"]
+    return "\n".join(lines) + "\n"
+
+
+def as_junit(result: Result) -> str:
+    """Return JUnit XML: a test case for the suite's mean, and one for each set."""
+    from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+    def case(name: str, classname: str, text: str, problem: Failure | Skipped | None) -> TestCase:
+        made = TestCase(_xml(name), classname=_xml(classname))
+        if problem is not None:
+            made.result = [problem]
+        made.system_out = _xml(text)
+        return made
+
+    judged = result.judgement
+    why = _xml(f"{judged.verdict}: {judged.why}")
+    problem = Failure(why) if judged.verdict == "REGRESSION" else Skipped(why)
+    suite = TestSuite("rwkvclip-eval compare")
+    suite.add_testcase(
+        case("verdict", "suite", "\n".join(summary(result)), None if judged.verdict == "PASS" else problem)
+    )
+    for row in (row for row in result.rows if row.verdict):
+        unit = row.compared.unit
+        text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
+        failed = Failure(_xml(text)) if row.verdict == "regressed" else None
+        suite.add_testcase(case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, failed))
+    document = JUnitXml()
+    document.add_testsuite(suite)
+    document.update_statistics()  # type: ignore[no-untyped-call]
+    found: bytes = document.tostring()  # type: ignore[no-untyped-call]
+    return f"{found.decode().rstrip()}\n"
+
+
+def _row(row: Row) -> dict[str, Any]:
+    compared = row.compared
+    found, repeat = compared.found, compared.repeat
+    content: dict[str, Any] = {
+        **compared.unit._asdict(),
+        "metric": compared.metric.name,
+        "title": compared.metric.title,
+        "unit": compared.metric.unit,
+        "better": compared.metric.better,
+        "primary": compared.primary,
+        "n": compared.n,
+        "baseline": found.baseline,
+        "candidate": found.candidate,
+        "verdict": row.verdict,
+        "p_holm": row.adjusted,
+        "detectable": row.detectable,
+        "q_benjamini_hochberg": row.false_discovery,
+        "repeat": repeat.candidate if repeat else None,
+        "notes": list(compared.notes),
+    }
+    if found.difference:
+        told = found.difference._asdict()
+        significance = told.pop("significance")
+        content["difference"] = told | {"discordance": found.difference.discordance}
+        content["p"] = significance._asdict() if significance else None
+    if found.flipped:
+        content["flipped"] = found.flipped._asdict()
+    return content
+
+
+def _side(side: Side) -> dict[str, Any]:
+    info = side.any_record.model_info
+    told = {name: info.get(name) for name in ("spec", "fingerprint", "checkpoint_sha256", "precision")}
+    return {"run": side.path.name, "model": side.model, **told}
+
+
+def _table(rows: list[list[str]], head: tuple[str, ...] = COLUMNS) -> list[str]:
+    lines = [head, ["---"] * len(head), *([_markdown(cell) for cell in row] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _markdown(text: str) -> str:
+    return one_line(text).translate(_MARKDOWN)
+
+
+def _xml(text: str) -> str:
+    """Return `text` without what no XML may hold."""
+    return printable(text)
+
+
+def _change(metric: Metric, value: float) -> str:
+    return _points(value) if metric.in_percent else f"{value:+.4g}"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.2f}"
+
+
+def _loss(value: float | None) -> str:
+    return "none" if value is None else f"{100 * value:.2f}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

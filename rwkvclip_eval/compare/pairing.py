@@ -1,0 +1,301 @@
+"""Finds in two runs what can be compared, and refuses what cannot, saying in what it differs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rwkvclip_eval.compare.measured import Measured, PairOfUnits, Unknown
+from rwkvclip_eval.compare.tables import SamplesDiffer
+from rwkvclip_eval.errors import OutputError, name_some
+from rwkvclip_eval.printable import printable
+from rwkvclip_eval.records.metrics import ROC_AUC
+from rwkvclip_eval.records.reading import read_records, run_dirs
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.records.metrics import Metric
+    from rwkvclip_eval.records.schema import Record
+
+_CLOSE = 1e-6
+_CLOSE_AREA = 1e-4
+"""Areas are recomputed from logits kept in float32, in which near scores may tie."""
+
+
+class UnitKey(NamedTuple):
+    """What two units have in common that are compared.
+
+    Attributes:
+        task: its name.
+        dataset: record name.
+        variant: version in circulation.
+        split: split judged.
+        protocol: name, with options.
+    """
+
+    task: str
+    dataset: str
+    variant: str
+    split: str
+    protocol: str
+
+    @property
+    def title(self) -> str:
+        """As messages and tables call it."""
+        version = "" if self.variant == "default" else f"@{self.variant}"
+        split = "" if self.split == "test" else f", {self.split}"
+        return f"{self.task} on {self.dataset}{version}{split} ({self.protocol})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One model of one run.
+
+    Attributes:
+        path: the run directory as given.
+        model: its name.
+        numbers: unit → metric name → record.
+        folders: unit → where its predictions lie.
+        absent: unit → why it has no number.
+    """
+
+    path: Path
+    model: str
+    numbers: dict[UnitKey, dict[str, Record]]
+    folders: dict[UnitKey, Path]
+    absent: dict[UnitKey, str]
+
+    @property
+    def any_record(self) -> Record:
+        """A record that says what the model is."""
+        return next(iter(next(iter(self.numbers.values())).values()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One metric of one unit, of both runs.
+
+    Attributes:
+        unit: what it is of.
+        metric: what the number means.
+        primary: whether it is the one the field reports.
+        n: units that the value is a mean over.
+        found: both values and their difference.
+        repeat: the same of the baseline and its repeat; None where there is none.
+        notes: what to know of it.
+    """
+
+    unit: UnitKey
+    metric: Metric
+    primary: bool
+    n: int
+    found: Measured
+    repeat: Measured | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that two runs have in common.
+
+    Attributes:
+        baseline: the one.
+        candidate: the other.
+        rows: in the order of the baseline's records.
+        notes: what is not compared, and why.
+    """
+
+    baseline: Side
+    candidate: Side
+    rows: tuple[Compared, ...]
+    notes: tuple[str, ...]
+
+
+def read_side(path: Path, model: str | None = None) -> Side:
+    """Return one model of a run directory, members of a job array included.
+
+    Args:
+        path: the run directory.
+        model: its name; may be left out where the run has one.
+
+    Raises:
+        OutputError: there are no results, none of that model, or of several models.
+    """
+    pairs = [(r, d) for d in run_dirs(path) for r in read_records(d / "results.jsonl")]
+    models = list(dict.fromkeys(record.model for record, _ in pairs))
+    if not models:
+        raise OutputError(f"{path} holds no results yet: run its command to the end.")
+    if model is None and len(models) > 1:
+        raise OutputError(
+            f"{path} holds {len(models)} models: {name_some(models)}. Say which: --baseline-model or "
+            "--candidate-model NAME."
+        )
+    chosen = models[0] if model is None else model
+    if chosen not in models:
+        raise OutputError(f"{path} holds no model {chosen!r}; it holds {name_some(models)}.")
+    numbers: dict[UnitKey, dict[str, Record]] = {}
+    folders: dict[UnitKey, Path] = {}
+    absent: dict[UnitKey, str] = {}
+    for record, directory in pairs:
+        if record.model != chosen:
+            continue
+        unit = UnitKey(*(printable(getattr(record, name)) for name in UnitKey._fields))
+        if record.status != "ok" or record.value is None:
+            absent.setdefault(unit, printable(record.reason) or record.status)
+            continue
+        if Path(record.unit).name != record.unit:
+            raise OutputError(f"{directory}: unit {record.unit!r} is no name of a folder.")
+        numbers.setdefault(unit, {}).setdefault(record.metric, record)
+        folders.setdefault(unit, directory / "predictions" / record.unit)
+    absent = {unit: reason for unit, reason in absent.items() if unit not in numbers}
+    if not numbers:
+        reasons = name_some(f"{unit.title}: {reason}" for unit, reason in absent.items())
+        raise OutputError(f"{path} holds no number of {chosen!r}: {reasons}")
+    return Side(path=path, model=chosen, numbers=numbers, folders=folders, absent=absent)
+
+
+def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comparison:
+    """Return the differences of two runs, paired by sample.
+
+    Args:
+        baseline: what is compared with.
+        candidate: what is judged.
+        repeat: the baseline's checkpoint again, at another batch size or precision.
+
+    Raises:
+        OutputError: the candidate (or the repeat) lacks units, was judged on other samples or otherwise, or
+            predictions are missing, damaged or not those of the records.
+    """
+    notes = [
+        f"{unit.title}: not compared, the baseline has no number ({reason})"
+        for unit, reason in baseline.absent.items()
+    ]
+    notes += [
+        f"{unit.title}: not compared, the baseline lacks it"
+        for unit in candidate.numbers
+        if unit not in baseline.numbers and unit not in baseline.absent
+    ]
+    for side in (candidate, repeat):
+        if side is not None:
+            _require_units(baseline, side)
+    problems: list[str] = []
+    rows: list[Compared] = []
+    for unit, records in baseline.numbers.items():
+        try:
+            rows += _rows(unit, records, baseline, candidate, repeat, notes)
+        except (SamplesDiffer, _OtherNumber) as problem:
+            problems.append(f"{unit.title}: {problem}")
+    if problems:
+        raise OutputError(
+            f"{baseline.path} and {candidate.path} are not of the same: {'; '.join(problems)}. Run both with "
+            "the same suite, version and data."
+        )
+    if not rows:
+        raise OutputError(f"{baseline.path} holds nothing that can be compared: {name_some(notes)}")
+    return Comparison(baseline=baseline, candidate=candidate, rows=tuple(rows), notes=tuple(notes))
+
+
+class _OtherNumber(OutputError):
+    """Two records are of numbers that mean different things."""
+
+
+def _require_units(baseline: Side, side: Side) -> None:
+    missing = [unit for unit in baseline.numbers if unit not in side.numbers]
+    if not missing:
+        return
+    told = []
+    for unit in missing:
+        others = [one.protocol for one in side.numbers if one._replace(protocol=unit.protocol) == unit]
+        why = side.absent.get(unit) or (f"only under {name_some(others)}" if others else "no number")
+        told.append(f"{unit.title}: {why}")
+    raise OutputError(
+        f"{side.path} lacks {len(missing)} of the {len(baseline.numbers)} units of {baseline.path}: "
+        f"{name_some(told)}. Run its command to the end, with the same suite."
+    )
+
+
+def _rows(
+    unit: UnitKey,
+    records: dict[str, Record],
+    baseline: Side,
+    candidate: Side,
+    repeat: Side | None,
+    notes: list[str],
+) -> list[Compared]:
+    sides = [side for side in (candidate, repeat) if side is not None]
+    pairs = [_pair(unit, baseline, side) for side in sides]
+    told = _notes(unit, baseline, candidate)
+    rows = []
+    for name, record in records.items():
+        others = [side.numbers[unit].get(name) for side in sides]
+        if None in others and not record.primary:
+            # Later versions give more numbers.
+            notes.append(f"{unit.title}: {record.measure.title} not compared (only the baseline has it)")
+            continue
+        try:
+            found = [pair.measure(record) for pair in pairs]
+        except Unknown as unknown:
+            notes.append(f"{unit.title}: {record.measure.title} not compared ({unknown})")
+            continue
+        for one, other, side in zip(found, others, sides, strict=True):
+            if other is None:
+                raise _OtherNumber(f"only the baseline has {record.measure.title}")
+            _require_value(record, one.baseline, baseline.folders[unit])
+            _require_value(other, one.candidate, side.folders[unit])
+        more = () if found[0].difference else ("one seed, so no interval and no verdict",)
+        rows.append(
+            Compared(
+                unit=unit,
+                metric=record.measure,
+                primary=record.primary,
+                n=record.n or 0,
+                found=found[0],
+                repeat=found[1] if repeat is not None else None,
+                notes=told + more,
+            )
+        )
+    return rows
+
+
+def _pair(unit: UnitKey, baseline: Side, other: Side) -> PairOfUnits:
+    """Return a unit's predictions in two runs.
+
+    Raises:
+        _OtherNumber: task version, prompts or training images differ.
+    """
+    one, two = (next(iter(side.numbers[unit].values())) for side in (baseline, other))
+    if one.task_version != two.task_version:
+        raise _OtherNumber(f"task version {one.task_version} against {two.task_version}")
+    if one.prompt_hash and two.prompt_hash and one.prompt_hash != two.prompt_hash:
+        raise _OtherNumber(
+            f"other class names, templates or caption prefix (prompt hash {one.prompt_hash[:12]} against "
+            f"{two.prompt_hash[:12]})"
+        )
+    same = one.dataset_fingerprint == two.dataset_fingerprint
+    fit = {record.fit_fingerprint for record in (one, two)} - {""}
+    if same and len(fit) > 1:
+        raise _OtherNumber("the probes learned from other training or validation images")
+    return PairOfUnits((baseline.folders[unit], other.folders[unit]), "key" if same else "content_id")
+
+
+def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
+    one, two = (next(iter(side.numbers[unit].values())) for side in (baseline, candidate))
+    found = []
+    if one.dataset_fingerprint != two.dataset_fingerprint:
+        found.append("two copies of the data, paired by what the images hold")
+        if one.fit_fingerprint != two.fit_fingerprint:
+            found.append("whether both learned from the same training images is not known")
+    if one.subset or two.subset:
+        found.append("part of the split")
+    return tuple(found)
+
+
+def _require_value(record: Record, derived: float, folder: Path) -> None:
+    """Raise where predictions do not give the number that their record has."""
+    close = _CLOSE_AREA if record.measure.name.startswith(ROC_AUC.name) else _CLOSE
+    if record.value is not None and not math.isclose(derived, record.value, rel_tol=0, abs_tol=close):
+        raise OutputError(
+            f"{folder} holds predictions of {record.measure.title} {record.measure.text(derived)}, its "
+            f"record says {record.measure.text(record.value)}: one of them was changed. Run the suite again."
+        )

@@ -1,0 +1,210 @@
+"""Per-sample tables of a run, read column by column, and brought into one order with another run's.
+
+Axes: n rows, k entries of a list.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.errors import OutputError, name_some
+from rwkvclip_models.files import require_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+MAX_ROWS = 50_000_000
+MAX_LIST = 100_000
+"""Entries of a list column's row."""
+
+_LIMITS = {
+    "label": (0, 10_000_000),
+    "labels": (-1, 1),
+    "rank": (1, 10**12),
+    "shots": (1, 10**9),
+    "caption_index": (0, 10**9),
+}
+"""Least and largest number of a column."""
+
+_AGAIN = "Something else wrote or cut this file: delete it and run the same command again."
+
+
+class SamplesDiffer(OutputError):
+    """Two runs were not judged on the same samples; the text says in what."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some columns of one table of predictions.
+
+    Attributes:
+        path: where it lies.
+        columns: name → [n], or [n, k] of a list column; texts stay as they are stored.
+        num_rows: n.
+    """
+
+    path: Path
+    columns: Mapping[str, Any]
+    num_rows: int
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return a column of numbers.
+
+        Raises:
+            OutputError: the table has none of this name.
+        """
+        if name not in self.columns:
+            raise OutputError(f"{self.path} has no column {name!r} of the kind expected. {_AGAIN}")
+        found: NDArray[Any] = self.columns[name]
+        return found
+
+    def codes(self, name: str) -> NDArray[np.int64]:
+        """Return a column of texts as [n] numbers, from 0 in order of appearance."""
+        codes: NDArray[Any] = self.columns[name].dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        return codes.astype(np.int64)
+
+    def rows(self, chosen: NDArray[Any]) -> Table:
+        """Return the rows `chosen`, by number or by a mask."""
+        import pyarrow as pa
+
+        numbers = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+        columns = {
+            name: column[numbers] if isinstance(column, np.ndarray) else column.take(pa.array(numbers))
+            for name, column in self.columns.items()
+        }
+        return Table(self.path, columns, len(numbers))
+
+
+def read_table(path: Path, names: Sequence[str]) -> Table:
+    """Return those columns of `names` that a parquet file has.
+
+    Raises:
+        OutputError: there is no such file, it is no table, too large, or a column holds something else than
+            texts or finite numbers.
+    """
+    import pyarrow.parquet as pq
+
+    require_regular(path, "predictions", error=OutputError)
+    try:
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows > MAX_ROWS:
+                raise OutputError(
+                    f"{path} has {file.metadata.num_rows} rows; at most {MAX_ROWS} are compared."
+                )
+            there = [name for name in names if name in file.schema_arrow.names]
+            table = file.read(columns=there)
+        table.validate(full=True)
+    except (OutputError, MemoryError):
+        raise
+    except Exception as error:  # the library raises what it likes on a file that is none
+        raise OutputError(f"{path} is not a table of predictions ({error!r}). {_AGAIN}") from error
+    if table.num_rows == 0:
+        raise OutputError(f"{path} holds no rows. {_AGAIN}")
+    columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
+    return Table(path, columns, table.num_rows)
+
+
+def _column(path: Path, name: str, column: pa.Array) -> Any:
+    import pyarrow as pa
+    import pyarrow.types as kinds
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+    if name in ("key", "content_id"):
+        if not kinds.is_string(column.type):
+            raise OutputError(f"{path}: column {name!r} holds {column.type}, expected texts. {_AGAIN}")
+        return column
+    width = 0
+    if kinds.is_fixed_size_list(column.type):
+        width = column.type.list_size
+        if not 0 < width <= MAX_LIST or column.null_count:
+            raise OutputError(f"{path}: column {name!r} holds lists of {width}, or none. {_AGAIN}")
+        column = column.flatten()
+    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):
+        raise OutputError(f"{path}: column {name!r} holds {column.type}, expected numbers. {_AGAIN}")
+    if column.null_count:
+        raise OutputError(f"{path}: column {name!r} lacks {column.null_count} values. {_AGAIN}")
+    found = column.to_numpy(zero_copy_only=False)
+    if kinds.is_floating(column.type) and not np.isfinite(found).all():
+        raise OutputError(f"{path}: column {name!r} holds numbers that are not finite. {_AGAIN}")
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
+    if len(found) and not low <= found.min() <= found.max() <= high:
+        raise OutputError(f"{path}: column {name!r} holds numbers beyond {low} and {high}. {_AGAIN}")
+    return found.reshape(-1, width) if width else found
+
+
+def in_one_order(
+    baseline: Table, candidate: Table, targets: Sequence[str], within: Sequence[str] = (), *, by: str
+) -> tuple[Table, Table]:
+    """Return both tables in one order of rows, after checking that they are of the same samples.
+
+    Args:
+        baseline: a table.
+        candidate: the other run's.
+        targets: columns that say what a sample should come out as: they must agree, sample by sample.
+        within: further columns that tell rows of one sample apart (`seed`).
+        by: the column that tells samples: `key` or `content_id`.
+
+    Raises:
+        SamplesDiffer: samples or targets differ; the text says in what.
+    """
+    import pyarrow as pa
+
+    sides = baseline, candidate
+    for side in sides:
+        if by not in side.columns or side.columns[by].null_count:
+            what = "no" if by not in side.columns else f"{side.columns[by].null_count} rows without a"
+            raise SamplesDiffer(
+                f"{side.path} has {what} {by}, by which samples of different copies are told apart: run it "
+                "again with this version, over data that can be read"
+            )
+    encoded = pa.concat_arrays([side.columns[by] for side in sides]).dictionary_encode()
+    names, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)
+    ids = codes[: baseline.num_rows], codes[baseline.num_rows :]
+    extra = [[side[name] for side in sides] for name in within]
+    if not _equal(*ids) or not all(_equal(*pair) for pair in extra):
+        orders = [np.lexsort((*(pair[i] for pair in reversed(extra)), ids[i])) for i in range(2)]
+        _require_same(ids, names, sides)
+        for name, pair in zip(within, extra, strict=True):
+            if not _equal(pair[0][orders[0]], pair[1][orders[1]]):
+                raise SamplesDiffer(f"the rows of a sample have other values of {name!r}")
+        sides = baseline.rows(orders[0]), candidate.rows(orders[1])
+        ids = ids[0][orders[0]], ids[1][orders[1]]
+    for name in targets:
+        one, other = sides[0][name], sides[1][name]
+        if one.shape[1:] != other.shape[1:]:
+            raise SamplesDiffer(f"{name} are lists of {one.shape[1]} and of {other.shape[1]}")
+        differing = np.flatnonzero((one != other).reshape(len(one), -1).any(axis=1))
+        if len(differing):
+            shown = name_some(dict.fromkeys(str(names[int(ids[0][row])]) for row in differing[:20]))
+            raise SamplesDiffer(f"{len(differing)} rows have another {name}, as {shown}")
+    return sides
+
+
+def _require_same(ids: tuple[NDArray[Any], NDArray[Any]], names: pa.Array, sides: Sequence[Table]) -> None:
+    """Raise unless both sides hold each sample as often."""
+    counts = [np.bincount(side, minlength=len(names)) for side in ids]
+    surplus = counts[0].astype(np.int64) - counts[1]
+    if not surplus.any():
+        return
+    told = []
+    for sign, whose in ((1, "baseline"), (-1, "candidate")):
+        only = np.flatnonzero(sign * surplus > 0)
+        if len(only):
+            shown = name_some(str(names[int(i)]) for i in only[:20])
+            told.append(f"{len(only)} of {sides[sign < 0].num_rows} only in the {whose} ({shown})")
+    raise SamplesDiffer(
+        f"the samples differ: {'; '.join(told)}. Images encoded again are other images: their bytes differ"
+    )
+
+
+def _equal(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return bool(len(one) == len(other) and (one == other).all())
