@@ -100,10 +100,8 @@ def average(parts: Sequence[Part]) -> Interval:
     if len(parts) == 1:
         return Interval(parts[0].low, parts[0].high, AVERAGE_METHOD)
     mean, of_seeds = math.fsum(part.value for part in parts) / len(parts), _squared_half_width(parts)
-    below = math.fsum((part.value - part.low) ** 2 for part in parts)
-    above = math.fsum((part.high - part.value) ** 2 for part in parts)
-    low = mean - math.sqrt(below + of_seeds) / len(parts)
-    high = mean + math.sqrt(above + of_seeds) / len(parts)
+    low = mean - math.sqrt(math.fsum((p.value - p.low) ** 2 for p in parts) + of_seeds) / len(parts)
+    high = mean + math.sqrt(math.fsum((p.high - p.value) ** 2 for p in parts) + of_seeds) / len(parts)
     few = any(part.seeds_freedom for part in parts)
     return Interval(max(0.0, low) if few else low, min(1.0, high) if few else high, AVERAGE_METHOD)
 
