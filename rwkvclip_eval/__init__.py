@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.moved import MOVED, install
+from rwkvclip_eval.moved import MOVED, NAMES, PACKAGES
 from rwkvclip_eval.version import __version__
+from rwkvclip_models.moved import install
 
 if TYPE_CHECKING:
     from rwkvclip_eval.encoders import as_encoder, expand_specs, load_encoder, register_encoder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.run.stored_features import load_features
     from rwkvclip_eval.run.suite_run import run_suite
 
-install()
+install(MOVED, PACKAGES, NAMES)
 
 _HOME = {
     "as_encoder": "encoders",

@@ -12,6 +12,7 @@ from rwkvclip_models.errors import (
     UserError,
     joined,
     near_matches,
+    nearest,
     shortened,
     shown,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "joined",
     "name_some",
     "near_matches",
+    "nearest",
     "no_exit",
     "shortened",
     "shown",

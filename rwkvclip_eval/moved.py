@@ -1,21 +1,6 @@
-"""Module paths of before there were rooms: they import for one more release, with a warning.
-
-Plugins written for an earlier version go on; each old path says once where its names are now.
-"""
+"""Paths and names of this package of before there were rooms; `rwkvclip_models.moved` says how they go on."""
 
 from __future__ import annotations
-
-import importlib
-import sys
-import warnings
-from functools import partial
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.array_files": ("rwkvclip_eval.data.array_files",),
@@ -23,7 +8,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.cli_data": ("rwkvclip_eval.cli.data",),
     "rwkvclip_eval.cli_options": ("rwkvclip_eval.cli.options",),
     "rwkvclip_eval.cli_run": ("rwkvclip_eval.cli.printing",),
-    "rwkvclip_eval.datasets": ("rwkvclip_eval.run.splits",),
+    "rwkvclip_eval.datasets": ("rwkvclip_eval.run.splits", "rwkvclip_eval.run.outcome"),
     "rwkvclip_eval.disk": ("rwkvclip_models.disk",),
     "rwkvclip_eval.distributed": ("rwkvclip_eval.features.ranks", "rwkvclip_eval.features.torchrun"),
     "rwkvclip_eval.doctor_report": ("rwkvclip_eval.doctor.report",),
@@ -89,69 +74,26 @@ MOVED: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.units": ("rwkvclip_eval.plan.units",),
     "rwkvclip_eval.workload": ("rwkvclip_eval.run.workload",),
     "rwkvclip_eval.yaml_text": ("rwkvclip_eval.yaml_file",),
-    "rwkvclip_models.ops.bi_wkv6": ("rwkvclip_models.ops.operator",),
-    "rwkvclip_models.ops.linear": ("rwkvclip_models.matmul",),
-    "rwkvclip_train.digit_texts": ("rwkvclip_train.data.digit_texts",),
-    "rwkvclip_train.losses": ("rwkvclip_train.objectives.contrastive",),
-    "rwkvclip_train.schedule": ("rwkvclip_train.optim.schedule",),
 }
 """Old path → where its names are now."""
 
-PACKAGES = {
+PACKAGES: dict[str, tuple[str, ...]] = {
     "rwkvclip_eval.cli": ("rwkvclip_eval.cli.main",),
-    "rwkvclip_eval.doctor": ("rwkvclip_eval.doctor.checks", "rwkvclip_eval.doctor.diagnosis"),
+    "rwkvclip_eval.doctor": (
+        "rwkvclip_eval.doctor.checks",
+        "rwkvclip_eval.doctor.diagnosis",
+        "rwkvclip_models.ops.agreement",
+    ),
     "rwkvclip_eval.features": ("rwkvclip_eval.features.store", "rwkvclip_eval.run.stored_features"),
     "rwkvclip_eval.report.plots": ("rwkvclip_eval.report.plots.every", "rwkvclip_eval.report.plots.style"),
-    "rwkvclip_train.data": ("rwkvclip_train.data.pairs",),
 }
 """Modules that are packages of the same name now → where their names are."""
 
-
-def elsewhere(name: str, attribute: str, homes: Sequence[str] = ()) -> Any:
-    """Return what a module or package called `name` had as `attribute`, from where it is now.
-
-    Raises:
-        AttributeError: it never had it.
-    """
-    # Homes are imported when a name is asked for: all at once could go in a circle.
-    for home in (homes or PACKAGES[name]) if not attribute.startswith("__") else ():
-        found = getattr(importlib.import_module(home), attribute, None)
-        if found is not None:
-            return found
-    raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
-
-
-class _Old(ModuleType):
-    """Can be called as the function of its name: importing it takes that function's place in the package."""
-
-    def __call__(self, *operands: Any, **options: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*operands, **options)
-
-
-class _Loader(Loader):
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Old(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        name = module.__name__
-        homes = MOVED[name]
-        warnings.warn(
-            f"{name} has moved: import {' or '.join(homes)} instead. The old path goes in the next release.",
-            FutureWarning,
-            stacklevel=2,
-        )
-
-        module.__dict__.update(__getattr__=partial(elsewhere, name, homes=homes), __path__=[])
-
-
-class _Finder(MetaPathFinder):
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, _Loader(), is_package=True) if fullname in MOVED else None
-
-
-def install() -> None:
-    """Let old paths import; costs a run that uses none of them nothing but a look into a dictionary."""
-    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())
+NAMES = {
+    "rwkvclip_eval.encoders.weights.sha256_file": "rwkvclip_models.disk.file_digest",
+    "rwkvclip_eval.preflight.check_unit": "rwkvclip_eval.run.preflight.open_unit",
+    "rwkvclip_eval.results.PRIMARY": "rwkvclip_eval.records.metrics.PRIMARY_WORD",
+    "rwkvclip_eval.stored_entry.digest": "rwkvclip_models.disk.file_digest",
+    "rwkvclip_eval.tasks.zero_shot.class_embeddings": "rwkvclip_eval.tasks.similarity.class_embeddings",
+}
+"""Old name → the name now."""

@@ -6,9 +6,6 @@ from scipy.stats import nbinom, norm
 
 from rwkvclip_eval.metrics import intervals as statistics
 from rwkvclip_eval.metrics import ranking
-from rwkvclip_eval.records.metrics import NONE
-from rwkvclip_eval.report.averages import average_interval
-from rwkvclip_eval.report.rows import Cell
 
 SHAPES = np.random.default_rng(5)
 """Of the points' own class sizes and accuracies."""
@@ -316,12 +313,9 @@ def averaged(name, sizes, rates):
         hits = generator.binomial(sizes, truth)
         each = [statistics.wilson(h, n) for h, n in zip(hits, sizes, strict=True)]
         values = hits / sizes
-        cells = [
-            Cell(metric=NONE, value=v, low=i.low, high=i.high) for v, i in zip(values, each, strict=True)
-        ]
-        low, high = average_interval(cells)
+        parts = [statistics.Part(v, i.low, i.high) for v, i in zip(values, each, strict=True)]
         marked = any(i.conservative for i in each)
-        return Draw(statistics.Interval(low, high, "", conservative=marked), values.mean(), truth.mean())
+        return Draw(statistics.average(parts)._replace(conservative=marked), values.mean(), truth.mean())
 
     return Point(name, accuracies_near(rates, sizes), draw)
 
@@ -341,7 +335,7 @@ POINTS = {
     "median_rank": MEDIANS,
     "mean_of": MEANS,
     "area_under_curve": AREAS,
-    "average_interval": AVERAGES,
+    "average": AVERAGES,
 }
 """Function that makes an interval → where it is simulated at every run of the tests; mAP takes longer."""
 FURTHER = {

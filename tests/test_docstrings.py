@@ -19,9 +19,9 @@ ENTRY = re.compile(r"^    (\w+): \S", re.MULTILINE)
 def wrong_fields(source: str) -> list[str]:
     """Return the classes of a file that describe their fields in another way, each with what is wrong.
 
-    A public dataclass or named tuple lists all of its fields, in order; a private one lists all or none. No
-    class has a string or a comment at a field. Models of pydantic say it in `Field(description=…)`, of which
-    the list of a recipe's keys is made.
+    A dataclass or named tuple, public or private, lists all of its fields, in order. No class has a string or
+    a comment at a field. Models of pydantic say it in `Field(description=…)`, of which the list of a recipe's
+    keys is made.
     """
     found = []
     said = comments(source) if "dataclass" in source or "NamedTuple" in source else []
@@ -37,7 +37,7 @@ def wrong_fields(source: str) -> list[str]:
             ast.unparse(each.target) for each in fields if "ClassVar" not in ast.unparse(each.annotation)
         ]
         listed = ENTRY.findall((ast.get_docstring(node) or "").partition("Attributes:\n")[2])
-        if listed != names and (listed or not node.name.startswith("_")):
+        if listed != names:
             found.append(f"{node.name}: Attributes are {listed}, fields {names}")
         if any(each.lineno - 1 <= line <= (each.end_lineno or 0) for each in fields for line in said):
             found.append(f"{node.name}: a comment at a field")
@@ -90,7 +90,7 @@ LISTED = HEAD.replace(
         (LISTED + "    y: int\n    x: int\n", "A: Attributes are"),
         (LISTED + "    x: int\n", "A: Attributes are"),
         (HEAD + "    x: int\n", "A: Attributes are"),
-        (HEAD.replace("class A", "class _A") + "    x: int\n", None),
+        (HEAD.replace("class A", "class _A") + "    x: int\n", "_A: Attributes are"),
         (HEAD.replace("class A", "class _A") + '    x: int\n    """The first."""\n', "a string below"),
         (LISTED + "    x: int  # the first\n    y: int\n", "a comment at"),
         (LISTED + "    # the first\n    x: int\n    y: int\n", "a comment at"),

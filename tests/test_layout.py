@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rwkvclip_eval.moved import MOVED
+import rwkvclip_eval
+import rwkvclip_train  # noqa: F401  # puts its own old paths into the table
+from rwkvclip_models.moved import NAMES, PATHS
+from rwkvclip_models.moved import PACKAGES as PACKAGES_NOW
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -35,7 +38,6 @@ MAY_USE = {
         "run",
         "plan",
         "features",
-        "tasks",
         "data",
         "encoders",
         "records",
@@ -48,7 +50,7 @@ MAY_USE = {
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},
-    "tasks": {"metrics", "logistic", "data", "encoders", "records"},
+    "tasks": {"metrics", "logistic", "data", "records"},
     "logistic": set(),
     "metrics": set(),
     "encoders": set(),
@@ -57,13 +59,12 @@ MAY_USE = {
     "compare": {"records", "metrics"},
     "report": {"records", "metrics", "compare"},
     "doctor": {"bench"},
-    "bench": {"encoders", "records"},
+    "bench": {"encoders"},
 }
 """Room of rwkvclip_eval → those it may import. ARCHITECTURE.md has the same table."""
 
 PARTS = {
     ("tasks", "data"): {"data.types"},
-    ("tasks", "encoders"): {"encoders.protocol"},
     ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
     ("report", "compare"): {"compare.measured", "compare.tables"},
     ("exchange", "data"): {"data.catalogue"},
@@ -71,12 +72,9 @@ PARTS = {
 """Where a room may use only parts of another."""
 
 
-def imports_of(path: Path, *, typing: bool = True) -> set[str]:
-    """Return every import of a file, those inside functions included."""
+def imports_of(path: Path) -> set[str]:
+    """Return every import of a file, those inside functions and for types alone included."""
     tree, found = ast.parse(path.read_text(encoding="utf-8")), set()
-    for node in [] if typing else ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = [ast.Pass()]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -97,12 +95,12 @@ def module_name(path: Path) -> str:
     raise AssertionError(path)
 
 
-def graph(*, typing: bool) -> dict[str, set[str]]:
+def graph() -> dict[str, set[str]]:
     """Return module → modules of ours that it imports; of `from package import module` the module alone."""
     paths = {module_name(path): path for package in PACKAGES for path in files(package)}
     found = {}
     for name, path in paths.items():
-        used = {n for n in imports_of(path, typing=typing) if n in paths}
+        used = {n for n in imports_of(path) if n in paths}
         whole = {n for n in used if any(other.startswith(n + ".") for other in used)}
         found[name] = used - whole - {name}
     return found
@@ -146,12 +144,18 @@ def test_the_hall_holds_its_own_modules_and_every_room_stands_in_the_table() -> 
 def test_rooms_use_the_rooms_that_the_table_allows() -> None:
     wrong = [
         f"{module} → {used}"
-        for module, uses in graph(typing=True).items()
+        for module, uses in graph().items()
         if module.startswith("rwkvclip_eval.") and not starts(module, ("rwkvclip_eval.moved",))
         for used in uses
         if used.startswith("rwkvclip_eval.") and not allowed(module, used)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_table_allows_no_more_than_is_used() -> None:
+    used = {(room(module), room(other)) for module, others in graph().items() for other in others}
+    unused = [(here, there) for here in MAY_USE for there in MAY_USE[here] if (here, there) not in used]
+    assert not unused
 
 
 def allowed(module: str, used: str) -> bool:
@@ -168,7 +172,7 @@ def test_no_room_reaches_itself_through_others() -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    assert circles(graph(typing=False)) == []
+    assert circles(graph()) == []
 
 
 def test_packages_import_one_way() -> None:
@@ -192,7 +196,7 @@ TRAINING_MAY_USE = ("data", "encoders.open_clip_config", "encoders.hugging_face_
 
 
 def test_training_uses_the_hall_the_public_interface_and_what_the_table_says() -> None:
-    public = tuple(f"rwkvclip_eval.{name}" for name in __import__("rwkvclip_eval").__all__)
+    public = tuple(f"rwkvclip_eval.{name}" for name in rwkvclip_eval.__all__)
     rooms = tuple(f"rwkvclip_eval.{name}" for name in (*HALL, *TRAINING_MAY_USE))
     for path in files("rwkvclip_train"):
         for name in imports_of(path):
@@ -223,19 +227,83 @@ def test_the_console_alone_draws_progress() -> None:
     assert drawing == {"rwkvclip_eval.console"}
 
 
+def test_one_place_says_what_a_name_may_be_meant_for() -> None:
+    guessing = {
+        module_name(path) for package in PACKAGES for path in files(package) if "difflib" in imports_of(path)
+    }
+    assert guessing == {"rwkvclip_models.errors"}
+
+
 def test_a_room_says_what_it_is_for_in_one_sentence() -> None:
     for name in MAY_USE:
         text = ast.get_docstring(ast.parse((PACKAGES["rwkvclip_eval"] / name / "__init__.py").read_text()))
         assert text and text.partition("\n")[0].endswith("."), name
 
 
-@pytest.mark.parametrize("old", sorted(MOVED))
+@pytest.mark.parametrize("old", sorted(PATHS))
 def test_old_paths_lead_to_the_names_that_were_there(old: str) -> None:
-    for home in MOVED[old]:
+    for home in PATHS[old]:
         importlib.import_module(home)
     sys.modules.pop(old, None)
     with pytest.warns(FutureWarning, match=f"{old} has moved"):
         importlib.import_module(old)
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES_NOW))
+def test_packages_that_were_modules_give_their_names_with_a_warning(package: str) -> None:
+    module = importlib.import_module(package)
+    for home in PACKAGES_NOW[package]:
+        there = importlib.import_module(home)
+        [name, *_] = [
+            name
+            for name, value in vars(there).items()
+            if getattr(value, "__module__", "") == home and not hasattr(type(module), name)
+            if name not in vars(module)
+        ]
+        with pytest.warns(FutureWarning, match=f"{package} gives {name} no more: import"):
+            assert getattr(module, name) is getattr(there, name)
+    with pytest.raises(AttributeError, match="no attribute 'never_there'"):
+        module.never_there  # noqa: B018
+
+
+@pytest.mark.parametrize("old", sorted(NAMES))
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_names_lead_to_the_names_now(old: str) -> None:
+    (home, _, name), (new_home, _, new) = old.rpartition("."), NAMES[old].rpartition(".")
+    found = getattr(importlib.import_module(home), name)
+    assert getattr(found, new, found) is getattr(importlib.import_module(new_home), new)
+
+
+FRESH = {
+    "models": "import rwkvclip_models.ops.linear, rwkvclip_models.ops.bi_wkv6 as old; old.bi_wkv6",
+    "eval, everything": "from rwkvclip_eval.results import *; Record, PRIMARY, load_results",
+    "eval, everything of three homes": "from rwkvclip_eval.runner import *; RunOptions, run_unit",
+    "eval, the command line": "from rwkvclip_eval.cli import main; main(); raise SystemExit('unreached')",
+    "eval, the command line by its module": "from rwkvclip_eval import cli; cli.main()",
+    "train": "import rwkvclip_train.losses, rwkvclip_train.schedule, rwkvclip_train.digit_texts",
+    "train, a package": "from rwkvclip_train.data import Pairs",
+}
+
+
+@pytest.mark.parametrize("what", FRESH)
+def test_a_fresh_process_imports_old_paths_with_a_warning(what: str) -> None:
+    # In a process that imported anything else before, its finder could be there already.
+    code = f"import sys; sys.argv[1:] = ['--version']; {FRESH[what]}"
+    done = python("-W", "always", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "FutureWarning: rwkvclip_" in done.stderr
+
+
+def test_models_load_nothing_of_the_evaluation() -> None:
+    code = "import sys, rwkvclip_models; sys.exit(any(n.startswith('rwkvclip_eval') for n in sys.modules))"
+    assert python("-c", code).returncode == 0
+
+
+def python(*options: str) -> subprocess.CompletedProcess[str]:
+    path = ":".join(str(ROOT / folder) for folder in (".", "models", "train"))
+    return subprocess.run(
+        [sys.executable, *options], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_function_called_like_an_old_module_beside_it_still_runs(monkeypatch) -> None:
@@ -272,7 +340,4 @@ def test_suites_holds_yaml_only() -> None:
     ],
 )
 def test_importing_this_loads_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    path = ":".join(str(ROOT / folder) for folder in (".", "models", "train"))
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": path}, check=False)
-    assert done.returncode == 0
+    assert python("-c", f"import sys, {module}; sys.exit('torch' in sys.modules)").returncode == 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_models.moved import PATHS, install
+
 if TYPE_CHECKING:
     from rwkvclip_models.checkpoint import checkpoint_file, checkpoint_sha256, read_checkpoint
     from rwkvclip_models.config import RWKVCLIPConfig, config_names, load_config
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from rwkvclip_models.model import RWKVCLIP, load_model, save_checkpoint
     from rwkvclip_models.tokenizer import tokenize
     from rwkvclip_models.transforms import eval_transform
+
+install(PATHS)
 
 _MODULES = {
     "checkpoint": ("checkpoint_file", "checkpoint_sha256", "read_checkpoint"),

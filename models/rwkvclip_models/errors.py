@@ -45,13 +45,23 @@ def joined(problems: Sequence[str], separator: str = "\n") -> str:
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return a question that names what `name` may be meant for, after a space; empty if nothing is near.
+    """Return a question that names what `name` may be meant for, after a space; empty if nothing is near."""
+    near = nearest(name, known, most)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
-    Upper and lower case are alike.
+
+def nearest(name: str, known: Iterable[str], most: int = 1, *, cutoff: float = 0.6) -> list[str]:
+    """Return which of `known` are written most like `name`, best first; upper and lower case are alike.
+
+    Args:
+        name: as it was given.
+        known: what there is.
+        most: how many at most.
+        cutoff: likeness that one must have, from 0 to 1, as `difflib` measures it.
     """
     folded = {other.casefold(): other for other in sorted(known)}
-    near = difflib.get_close_matches(shortened(name).casefold(), folded, n=most)
-    return f" Did you mean {' or '.join(repr(folded[one]) for one in near)}?" if near else ""
+    near = difflib.get_close_matches(shortened(name).casefold(), folded, n=most, cutoff=cutoff)
+    return [folded[one] for one in near]
 
 
 def shown(value: object) -> str:

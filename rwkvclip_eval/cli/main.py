@@ -54,6 +54,7 @@ from rwkvclip_eval.cli.published import published as published_command
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
+from rwkvclip_models.moved import make_callable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -378,3 +379,7 @@ def _write_report(
 def main() -> None:
     """Run the command line; the entry point of `rwkvclip-eval`."""
     console.run_app(app)
+
+
+# `from rwkvclip_eval.cli import main` gave the function; now that is this module.
+make_callable(__name__)

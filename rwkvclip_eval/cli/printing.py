@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.run.dry_run import DryRun
     from rwkvclip_eval.run.options import RunContext
+    from rwkvclip_eval.run.standing import Standing
     from rwkvclip_eval.run.suite_run import RunSummary
-    from rwkvclip_eval.run.workload import Load, Standing
+    from rwkvclip_eval.run.workload import Load
 
 MOST_COLUMNS = 4
 """Models side by side in the table of numbers; with more, each number has a line."""

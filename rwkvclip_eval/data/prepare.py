@@ -7,7 +7,6 @@ first: until the last shard is there, opening the split says what is missing.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -29,7 +28,15 @@ from rwkvclip_eval.data.reading import damage_named, plain_name, read_text
 from rwkvclip_eval.data.samples import WHERE_LENGTH, FileReader, Split, Undecodable, decode_image
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.data.webdataset import TARGET_SUFFIX, ShardReader, open_webdataset
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, OutputError, name_some, shortened
+from rwkvclip_eval.errors import (
+    DamagedData,
+    DataNotFound,
+    NoSuchSplit,
+    OutputError,
+    name_some,
+    nearest,
+    shortened,
+)
 from rwkvclip_models.disk import atomic_path, file_digest, write_text
 
 if TYPE_CHECKING:
@@ -132,7 +139,7 @@ def prepare_dataset(
             )
         short = expected is not None and count < expected
         remarks[split] = f"{count} of the {expected} images that the catalogue knows" if short else ""
-        if entry is None and (near := difflib.get_close_matches(name, catalogue(), n=1, cutoff=0.8)):
+        if entry is None and (near := nearest(name, catalogue(), cutoff=0.8)):
             remarks[split] = (
                 f"{name} is not in the catalogue, so it was read as it lies; {near[0]} would be known"
             )

@@ -79,7 +79,17 @@ class ShardReader:
 
 @dataclass
 class _Scan:
-    """Columns of the index, grown sample by sample."""
+    """Columns of the index, grown sample by sample.
+
+    Attributes:
+        keys: of the samples.
+        members: names of their images in the shard.
+        shard_of: number of the shard.
+        offsets: of the images' bytes in it.
+        sizes: of the images, bytes.
+        digests: SHA-256 of the images.
+        targets: label, labels or captions.
+    """
 
     keys: list[str] = field(default_factory=list)
     members: list[str] = field(default_factory=list)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rwkvclip_eval.errors import UserError
+from rwkvclip_models.moved import forward
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+forward(__name__)
 
 
 def sha256_state_dict(state: Mapping[str, Any]) -> str:

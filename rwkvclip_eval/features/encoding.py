@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.features.context import Context
-    from rwkvclip_eval.features.engine import Engine
+    from rwkvclip_eval.features.options import EncodeOptions
     from rwkvclip_eval.features.partial_entry import PartialEntry
 
 
@@ -29,7 +29,8 @@ def encode_batches(
     dataset: Dataset,
     batches: list[range],
     writer: PartialEntry,
-    engine: Engine,
+    options: EncodeOptions,
+    context: Context,
     on_rows: Callable[[int], object],
 ) -> None:
     """Encode `batches` of `dataset` and put each on disk; `on_rows` is told how many rows then are.
@@ -40,8 +41,7 @@ def encode_batches(
             memory; or a worker was killed.
         UserError: the encoder is at fault whatever the image.
     """
-    timings, options = engine.context.timings, engine.options
-    encode = InParts(encoder.encode_image, engine.context, "Images")
+    timings, encode = context.timings, InParts(encoder.encode_image, context, "Images")
     explained = explained_death() if options.num_workers else contextlib.nullcontext()
     # Closed, so that after a failure no workers stay beside those of the next split.
     with (

@@ -92,7 +92,8 @@ class LocalEngine:
             done += rows
             progress(done)
 
-        encode_batches(encoder, split, entry.batches(starts), entry, self, count)
+        batches = entry.batches(starts)
+        encode_batches(encoder, split, batches, entry, self.options, self.context, count)
 
     def _progress(self, entry: PartialEntry, encoder: Encoder, split: Dataset) -> Callable[[int], None]:
         """Return what tells how many rows are on disk, given how many came since."""

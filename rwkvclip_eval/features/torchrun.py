@@ -59,7 +59,15 @@ class TorchrunEngine(LocalEngine):
         )
         batches = entry.batches(rows.start for rows in mine)
         try:
-            encode_batches(encoder, split, batches, entry, self, lambda rows: progress(ranks.count(rows)))
+            encode_batches(
+                encoder,
+                split,
+                batches,
+                entry,
+                self.options,
+                self.context,
+                lambda rows: progress(ranks.count(rows)),
+            )
         except EncodingFailed:
             # The others still write to this entry: no job may follow before they have ended this one.
             with timings.stage("encode"), contextlib.suppress(EncodingFailed):
@@ -79,7 +87,7 @@ class TorchrunEngine(LocalEngine):
         batches = [range(rows.start, min(rows.stop, len(split))) for rows in self.ranks.share(job)]
         failure = ""
         try:
-            encode_batches(encoder, split, batches, entry, self, self.ranks.count)
+            encode_batches(encoder, split, batches, entry, self.options, self.context, self.ranks.count)
         except EncodingFailed as error:
             failure = str(error)
         self.ranks.answer(entry.missing, failure)

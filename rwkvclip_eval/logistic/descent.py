@@ -47,7 +47,23 @@ used up. float32 has a successor, and where it gets stuck at weak λ 20 iteratio
 
 @dataclass
 class _Batch:
-    """State of the strengths under way; every tensor's first axis is the strength."""
+    """State of the strengths under way; every tensor's first axis is the strength.
+
+    Attributes:
+        index: which of those asked for they are.
+        l2: the strengths.
+        theta: points [J, D].
+        objective: its values there.
+        gradient: its gradients there, [J, D].
+        trigger: estimated relative gap at which they are checked next.
+        least: smallest estimate when there was last progress.
+        lowest: smallest objective then.
+        since: iterations since.
+        stuck: line searches in a row that found nothing better.
+        precondition: the first Hessian of the recursion, inverted.
+        anchor: float64 evaluation from which changes are measured; None where all is evaluated whole.
+        steps: the last steps, changes of the gradient and inverses of their products, oldest first.
+    """
 
     index: Tensor
     l2: Tensor

@@ -98,7 +98,14 @@ def _independent(problem: Problem) -> Iterator[Problem]:
 
 
 class _End(NamedTuple):
-    """Where L-BFGS stopped: weights [F, K], intercept [K] of plain features; `stopped`: by its own rule."""
+    """Where L-BFGS stopped.
+
+    Attributes:
+        weight: [F, K], of plain features.
+        intercept: [K].
+        iterations: that it took.
+        stopped: whether by its own rule.
+    """
 
     weight: Tensor
     intercept: Tensor

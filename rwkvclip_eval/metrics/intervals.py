@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -65,6 +65,56 @@ class Interval(NamedTuple):
     conservative: bool = False
     resamples: int | None = None
     seed: int | None = None
+
+
+class Part(NamedTuple):
+    """One number of an average.
+
+    Attributes:
+        value: the number.
+        low: lower end of its interval; of a few-shot number that of its test images alone.
+        high: upper end.
+        seeds_variance: of a few-shot number, of the mean over its seeds; 0 of others.
+        seeds_freedom: degrees of freedom of that variance; 0 of others.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds_variance: float = 0.0
+    seeds_freedom: float = 0.0
+
+
+AVERAGE_METHOD = (
+    "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008), "
+    "in which the seeds' part of few-shot numbers has the degrees of freedom of Welch and Satterthwaite"
+)
+
+
+def average(parts: Sequence[Part]) -> Interval:
+    """Return the interval of a mean of numbers of independent samples, at least one.
+
+    Distances to the ends add as squares. Ends of a few-shot number hold a factor for how little few seeds
+    tell of their variance; those of all datasets tell more, so seeds' variances are added by themselves.
+    """
+    if len(parts) == 1:
+        return Interval(parts[0].low, parts[0].high, AVERAGE_METHOD)
+    mean, of_seeds = math.fsum(part.value for part in parts) / len(parts), _squared_half_width(parts)
+    low = mean - math.sqrt(math.fsum((p.value - p.low) ** 2 for p in parts) + of_seeds) / len(parts)
+    high = mean + math.sqrt(math.fsum((p.high - p.value) ** 2 for p in parts) + of_seeds) / len(parts)
+    few = any(part.seeds_freedom for part in parts)
+    return Interval(max(0.0, low) if few else low, min(1.0, high) if few else high, AVERAGE_METHOD)
+
+
+def _squared_half_width(parts: Sequence[Part]) -> float:
+    """Return t² · Σ variance of the seeds (Welch 1938, Satterthwaite 1946)."""
+    total = math.fsum(part.seeds_variance for part in parts)
+    if total == 0:
+        return 0.0
+    from scipy.special import stdtrit
+
+    own = (part.seeds_variance**2 / part.seeds_freedom for part in parts if part.seeds_variance)
+    return float(stdtrit(total**2 / math.fsum(own), 0.975)) ** 2 * total
 
 
 def wilson(successes: float, n: float) -> Interval:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.metrics.intervals import Part, average
 from rwkvclip_eval.records.metrics import PRIMARY, Metric
 from rwkvclip_eval.records.metrics import known as known_metric
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from rwkvclip_eval.records.schema import Average
-
-AVERAGE_METHOD = (
-    "combined from the datasets' intervals as of independent samples (MOVER: Zou & Donner, Stat. Med. 2008), "
-    "in which the seeds' part of few-shot numbers has the degrees of freedom of Welch and Satterthwaite"
-)
 
 
 def build_averages(
@@ -44,27 +41,27 @@ def build_averages(
         return _over_all(scope, rows, further, models, known)
     averages: list[Row] = []
     notes: list[str] = []
-    for average in named:
-        metric = known_metric(average.metric)
+    for each in named:
+        metric = known_metric(each.metric)
         chosen = [
             r
             for r in (*rows, *further)
-            if r.version in average.datasets
+            if r.version in each.datasets
             and (r.primary if metric == PRIMARY else r.metric.name == metric.name)
         ]
-        titles = {version: {r.title for r in chosen if r.version == version} for version in average.datasets}
+        titles = {version: {r.title for r in chosen if r.version == version} for version in each.datasets}
         several = sorted(title for found in titles.values() if len(found) > 1 for title in found)
         if several:
-            notes.append(f"Left out of “{average.name}”, which takes one split each: {', '.join(several)}.")
+            notes.append(f"Left out of “{each.name}”, which takes one split each: {', '.join(several)}.")
         if not chosen:
-            notes.append(f"“{average.name}” has none of its {len(average.datasets)} datasets here.")
+            notes.append(f"“{each.name}” has none of its {len(each.datasets)} datasets here.")
             continue
-        members = {version: None for version in average.datasets} | {
+        members = {version: None for version in each.datasets} | {
             r.version: r for r in chosen if r.title not in several
         }
         if metric != PRIMARY:
             metric = chosen[0].metric
-        averages.append(_average_row(scope, average.name, metric, members, models, average.leaves_out))
+        averages.append(_average_row(scope, each.name, metric, members, models, each.leaves_out))
     return tuple(averages), tuple(notes)
 
 
@@ -112,19 +109,31 @@ def _average_row(
     """Return the average over `members`, dataset → its row (None: there is none)."""
     rows = [row for row in members.values() if row is not None]
     flagged = [row.title for row in rows if row.problem]
+    metric, mixed = _meaning(metric, rows)
     row = Row(
         scope=scope,
         title=title,
         metric=metric,
         cells={m: _average_cell(members, m, metric) for m in models},
         kind="average",
-        problem=f"not comparable on {', '.join(flagged)}" if flagged else "",
+        problem=f"not comparable on {', '.join(flagged)}" if flagged else mixed,
         datasets=tuple(members),
         leaves_out=tuple(leaves_out),
         parts=frozenset((row.dataset, row.metric.name) for row in rows),
         series=rows[0].series if rows else {},
     )
     return mark_best(row)
+
+
+def _meaning(metric: Metric, rows: Sequence[Row]) -> tuple[Metric, str]:
+    """Return an average's metric in its rows' unit and direction; where they differ, why none is best."""
+    found = {(row.metric.unit, row.metric.better) for row in rows}
+    if len(found) > 1:
+        return replace(
+            metric, unit="number"
+        ), "its datasets' metrics differ in unit or in which way is better"
+    unit, better = found.pop() if found else (metric.unit, metric.better)
+    return replace(metric, unit=unit, better=better), ""
 
 
 def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric) -> Cell:
@@ -164,47 +173,19 @@ def _first(*values: float | None) -> float | None:
 
 
 def average_interval(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
-    """Return both ends of the interval of a mean of numbers; None where one of them has none.
+    """Return both ends of the interval of a mean of numbers, at least one; None where one of them has none.
 
-    Distances to the ends of independent numbers add as squares. The ends of a few-shot number hold a factor
-    for how little its few seeds tell of their variance; all datasets' seeds together tell more. So those
-    numbers give what test images alone make of them, and the variance of their seeds.
-
-    Args:
-        cells: numbers with their intervals, at least one.
+    Of few-shot numbers, `metrics.intervals.average` is told apart what test images and seeds make of them.
     """
-    if len(cells) == 1:
-        return cells[0].low, cells[0].high
-    values: list[float] = []
-    below: list[float] = []
-    above: list[float] = []
-    seeds: list[tuple[float, float]] = []
+    parts = []
     for cell in cells:
         if cell.value is None or cell.low is None or cell.high is None:
             return None, None
         notes = cell.entry.record.notes if cell.entry else {}
-        low, high = cell.low, cell.high
-        if "seeds_se" in notes:
-            low, high = notes["images_low"], notes["images_high"]
-            seeds.append((notes["seeds_se"] ** 2, notes["seeds"] - 1))
-        values.append(cell.value)
-        below.append((cell.value - low) ** 2)
-        above.append((high - cell.value) ** 2)
-    of_seeds = _squared_half_width(seeds)
-    mean = math.fsum(values) / len(values)
-    low, high = (
-        mean + sign * math.sqrt(math.fsum(squares) + of_seeds) / len(values)
-        for sign, squares in ((-1, below), (1, above))
-    )
-    return (max(0.0, low), min(1.0, high)) if seeds else (low, high)
-
-
-def _squared_half_width(parts: Sequence[tuple[float, float]]) -> float:
-    """Return t² · Σ variance, for variances with degrees of freedom (Welch 1938, Satterthwaite 1946)."""
-    total = math.fsum(variance for variance, _ in parts)
-    if total == 0:
-        return 0.0
-    from scipy.special import stdtrit
-
-    freedom = total**2 / math.fsum(variance**2 / own for variance, own in parts)
-    return float(stdtrit(freedom, 0.975)) ** 2 * total
+        if "seeds_se" in notes and len(cells) > 1:
+            seeds = {"seeds_variance": notes["seeds_se"] ** 2, "seeds_freedom": notes["seeds"] - 1}
+            parts.append(Part(cell.value, notes["images_low"], notes["images_high"], **seeds))
+        else:
+            parts.append(Part(cell.value, cell.low, cell.high))
+    found = average(parts)
+    return found.low, found.high

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from rwkvclip_eval.report.loading import Entry
+    from rwkvclip_eval.report.entries import Entry
 
 _FIELDS = ["stage", "l2", "score", "status", "objective", "gap", "iterations"]
 _MAX_FITS = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.metrics.intervals import AVERAGE_METHOD
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.report.averages import AVERAGE_METHOD
 from rwkvclip_eval.report.probe_facts import other_notes, probe_facts, spread_text
 from rwkvclip_eval.report.versions import what_changed
 from rwkvclip_eval.report.wording import (

@@ -231,7 +231,7 @@ def _place(row: Row) -> str:
     named = f"average of {len(row.datasets)} datasets"
     if row.leaves_out:
         named = row.title.replace("Average", "average", 1)
-    return named if row.metric == PRIMARY else f"{row.metric.title}, {named}"
+    return named if row.metric.name == PRIMARY.name else f"{row.metric.title}, {named}"
 
 
 def _figure(cell: Cell) -> str:

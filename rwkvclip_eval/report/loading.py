@@ -15,6 +15,7 @@ from rwkvclip_eval.printable import printable, printable_json
 from rwkvclip_eval.records.reading import parsed, read_records, read_run_info, run_dirs
 from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
 from rwkvclip_eval.report.curves import read_curves
+from rwkvclip_eval.report.entries import Entry, Run
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rwkvclip_eval.report.curves import RegularisationCurve
+
+__all__ = ["Entry", "Example", "Loaded", "Run", "TrainingCurve", "load_runs", "merge"]
 
 EXAMPLES_LIMIT_BYTES = 64 << 20
 LOG_LIMIT_BYTES = 256 << 20
@@ -61,46 +64,6 @@ class _LogLine(BaseModel):
 _INCIDENTAL = {"seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason"}
 # Empty in older records, which contradicts nothing.
 _LATER = {"fit_fingerprint"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run directory (or one member of a job array).
-
-    Attributes:
-        path: where it lies; reports show its name only.
-        info: run.json, None where there is none.
-    """
-
-    path: Path
-    info: RunInfo | None
-
-    @property
-    def name(self) -> str:
-        """Return what tables call the run: its folder, with the parent's for a job-array member."""
-        path = self.path.resolve()
-        return f"{path.parent.name}/{path.name}" if path.name.startswith("shard-") else path.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A record, the run it came from, and the column it belongs in.
-
-    Attributes:
-        record: the number.
-        run: where it came from.
-        model: column title: the record's model name, with what tells it apart where two encoders share the
-            name.
-    """
-
-    record: Record
-    run: Run
-    model: str
-
-    @property
-    def trained(self) -> bool:
-        """Whether the weights were trained; random ones are never called best."""
-        return bool(self.record.model_info.get("trained", True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,10 +181,17 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
 def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
     """Return one entry per number: equal duplicates collapse, and what later succeeded no longer failed.
 
+    Records of before a metric was data mean what those say that tell it.
+
     Raises:
         OutputError: two runs give different values for one number of one encoder.
     """
     pairs = list(pairs)
+    told = {(r.task, r.metric): r.metric_info for r, _ in pairs if r.metric_info is not None}
+    pairs = [
+        (dataclasses.replace(r, metric_info=r.metric_info or told.get((r.task, r.metric))), run)
+        for r, run in pairs
+    ]
     columns = _column_titles([record for record, _ in pairs])
     kept: dict[tuple[str, str, str], Entry] = {}
     for record, run in pairs:

@@ -16,7 +16,8 @@ from rwkvclip_eval.run.needs import tell_coverage
 from rwkvclip_eval.run.options import load_model, make_store
 from rwkvclip_eval.run.preflight import open_units, problems_of
 from rwkvclip_eval.run.splits import Datasets, OpenedUnit
-from rwkvclip_eval.run.workload import Load, duration, work_load
+from rwkvclip_eval.run.standing import duration
+from rwkvclip_eval.run.workload import Load, work_load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,13 @@ class DryRun:
 
 @dataclass(frozen=True)
 class _Speed:
-    """Seconds an image and a text take, and the dataset that was encoded to know it."""
+    """How fast a model encodes.
+
+    Attributes:
+        image_s: seconds an image takes.
+        text_s: seconds a text takes.
+        of: the dataset that was encoded to know it.
+    """
 
     image_s: float
     text_s: float

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.run.standing import Pace
 from rwkvclip_eval.run.unit import run_unit
-from rwkvclip_eval.run.workload import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.outcome import UnitOutcome
     from rwkvclip_eval.run.preflight import Opened
-    from rwkvclip_eval.run.workload import Standing
+    from rwkvclip_eval.run.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.encoders.spec import EncoderSpec
-    from rwkvclip_eval.run.workload import Standing
+    from rwkvclip_eval.run.standing import Standing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import SuiteError, UserError
-from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record, Status
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.tasks import OWN_TASKS
@@ -51,7 +50,7 @@ class UnitOutcome:
                 low, high = record.ci_low, record.ci_high
                 told = low is not None and high is not None
                 interval = f" [{_shown(record, low)}, {_shown(record, high)}]" if told else ""
-                return f"{record.metric} {_shown(record, record.value)}{interval}"
+                return f"{record.measure.title} {_shown(record, record.value)}{interval}"
         return ""
 
 
@@ -89,7 +88,7 @@ def score_records(
     info = dataset.info
     differences = unit.protocol.known_differences(info.name, info.variant, info.class_names)
     primary = _primary_metric(unit, dataset.info.primary_metric, [m.metric for m in result.metrics])
-    base = dataclasses.replace(
+    base = replace(
         _blank_record(unit, ran, "ok", ""),
         dataset=dataset.info.name,
         variant=dataset.info.variant,
@@ -118,11 +117,9 @@ def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[s
     reference = samples.info.reference_prompts
     if not protocol.keeps_reference_prompts or reference is None:
         return {}
-    asked = dataclasses.replace(
-        samples.info, class_names=reference.class_names, templates=reference.templates
-    )
+    asked = replace(samples.info, class_names=reference.class_names, templates=reference.templates)
     own = {"reference_class_names": "the data's own"} if reference.own_names else {}
-    hashed = task.prompt_hash(dataclasses.replace(samples, info=asked), protocol)
+    hashed = task.prompt_hash(replace(samples, info=asked), protocol)
     return {"reference_prompt_hash": hashed, **own}
 
 
@@ -131,7 +128,7 @@ def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
         raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}
-    return dataclasses.replace(
+    return replace(
         base,
         metric=metric.name,
         metric_info=metric.metric,
@@ -176,7 +173,7 @@ def _primary_metric(unit: Unit, of_dataset: str, given: Sequence[Metric]) -> str
     names, asked = [metric.name for metric in given], unit.ref.metric
     if asked is not None and asked not in names:
         # Numbers of few shots are forms of the one that the suite names; the first is of the most.
-        forms = [m.name for m in given if m.shots and m.name == known(asked).of_shots(m.shots).name]
+        forms = [m.name for m in given if m.shots and m.name == replace(m, name=asked).of_shots(m.shots).name]
         if forms:
             return forms[0]
         raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', asked, names)}")

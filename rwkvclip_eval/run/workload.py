@@ -1,9 +1,7 @@
-"""How much a run has to encode, and how far it is."""
+"""How much a run has to encode."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,7 @@ from rwkvclip_eval.features.store import image_key, text_key
 from rwkvclip_eval.run.splits import OpenedUnit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import FeatureStore
@@ -88,68 +86,3 @@ def work_load(
             num_texts = len(texts) if texts and new(text_key(info, texts)) else 0
             loads.append(Load(model=info.name, unit=unit, images=images, texts=num_texts))
     return loads
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How far a run is.
-
-    Attributes:
-        unit: the one worked on, from 1.
-        num_units: of this command.
-        images: encoded by this command.
-        num_images: to encode in all.
-        left_s: seconds it may still take; None before anything can be said.
-    """
-
-    unit: int
-    num_units: int
-    images: int
-    num_images: int
-    left_s: float | None = None
-
-    @property
-    def share(self) -> float:
-        """How much is done, from 0 to 1."""
-        if self.num_images:
-            return self.images / self.num_images
-        return (self.unit - 1) / self.num_units
-
-    @property
-    def text(self) -> str:
-        """`unit 3 of 34, about 12 min left`."""
-        left = f", about {duration(self.left_s)} left" if self.left_s is not None else ""
-        return f"unit {self.unit} of {self.num_units}{left}"
-
-
-class Pace:
-    """Tells a run's standing: time goes with the images encoded, or with units where none are to be.
-
-    Args:
-        num_units: of this command.
-        num_images: to encode.
-        images_done: asked how many this command has encoded.
-    """
-
-    def __init__(self, num_units: int, num_images: int, images_done: Callable[[], int]) -> None:
-        self.num_units, self.num_images, self._images_done = num_units, num_images, images_done
-        self._started = time.perf_counter()
-
-    def standing(self, unit: int) -> Standing:
-        """Return how far the run is in its `unit`-th unit, from 1."""
-        now = Standing(
-            unit=unit,
-            num_units=self.num_units,
-            images=min(self._images_done(), self.num_images),
-            num_images=self.num_images,
-        )
-        spent = time.perf_counter() - self._started
-        left_s = spent * (1 - now.share) / now.share if now.share else None
-        return dataclasses.replace(now, left_s=left_s)
-
-
-def duration(seconds: float) -> str:
-    """Return a rough duration in words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

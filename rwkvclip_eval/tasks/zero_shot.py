@@ -24,12 +24,15 @@ from rwkvclip_eval.tasks.classification import (
     rank,
 )
 from rwkvclip_eval.tasks.similarity import class_blocks, num_entries
+from rwkvclip_models.moved import forward
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rwkvclip_eval.data.types import DatasetInfo, DatasetKind
     from rwkvclip_eval.protocols import Protocol
+
+forward(__name__)
 
 LOGIT_SCALE = 100.0
 """The field's multiplier of the cosine for every model; accuracies of float logits do not depend on it."""

@@ -153,7 +153,7 @@ def test_more_shots_than_images_fail_alone(images, probe):
         "has 3 training images, fewer than the 16 shots and 4 for choosing the strength; lower `shots`"
         in said
     )
-    assert "linear_probe--images--clip-certified  top1_accuracy" in said
+    assert "linear_probe--images--clip-certified  top-1 " in said
     assert not list(out.rglob("*.tmp"))
 
 

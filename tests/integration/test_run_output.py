@@ -73,7 +73,7 @@ def test_a_run_says_what_is_missing_once_how_far_it_is_and_its_numbers(
     assert "missing_data" not in out + err and "No data for" not in out + err
     assert "9 units without data, of 3 datasets" in out
 
-    units = [re.match(r"\[unit (\d+) of 12, about \S+ \S+ left\] \S+  top1_accuracy", line) for line in lines]
+    units = [re.match(r"\[unit (\d+) of 12, about \S+ \S+ left\] \S+  top-1 ", line) for line in lines]
     assert [found[1] for found in units if found] == ["4", "8", "12"]
 
     table = [line.split("\t") for line in out.splitlines() if "\t" in line]

@@ -52,14 +52,19 @@ class Watch:
     def __init__(self) -> None:
         self.functions: dict[CodeType, str] = {}
         self.calls: set[tuple[str, str, str]] = set()
+        self.holders: set[str] = set()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event != "call":
+        if event not in ("call", "return"):
             return
         code = frame.f_code
         if not code.co_filename.startswith(str(ROOT / "rwkvclip_eval")) or code.co_name.startswith("<"):
             return
         if code.co_qualname.split(".")[0] in (Unit.__name__, OpenedUnit.__name__):
+            return
+        if event == "return":
+            if any(map(holds_unit, frame.f_locals.values())):
+                self.holders.add(f"{place(code)}::{code.co_qualname}")
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(isinstance(frame.f_locals.get(name), Unit | OpenedUnit) for name in given):
@@ -78,6 +83,13 @@ class Watch:
             for caller, name, called in sorted(self.calls)
             if caller in WAY and called in WAY and WAY.index(called) < WAY.index(caller)
         ]
+
+
+def holds_unit(value: object) -> bool:
+    """Whether a value is a unit, or a plain container of some."""
+    inside = value.values() if isinstance(value, dict) else value
+    each = inside if isinstance(inside, list | tuple | set | type({}.values())) else [value]
+    return any(isinstance(one, Unit | OpenedUnit) for one in each)
 
 
 def place(code: CodeType) -> str:
@@ -116,6 +128,12 @@ def test_a_unit_passes_few_functions_that_are_short_and_seldom_goes_back_up(watc
     long = {place(code): n for code in watched.functions if (n := num_lines(code)) > MOST_LINES}
     assert not long
     assert len(watched.climbs) <= MOST_CLIMBS, "\n".join(watched.climbs)
+
+
+def test_architecture_says_how_many_functions_hold_a_unit(watched: Watch) -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    found = re.search(r"(\d+) functions hold a\s+unit at some time", text)
+    assert found and int(found[1]) == len(watched.holders), "\n".join(sorted(watched.holders))
 
 
 def test_architecture_lists_the_way_as_it_is(watched: Watch) -> None:

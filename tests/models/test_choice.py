@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rwkvclip_models.config import load_config
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.ops import agreement, attempt, build, choice, compilers, library, trial
 
@@ -124,6 +125,10 @@ def test_why_a_gpu_does_not_run_the_kernels_comes_with_the_versions_that_must_fi
         ("import ctypes; ctypes.string_at(0)", "its trial on cpu was ended by SIGSEGV."),
         ("import sys; sys.exit('no such kernel')", "ended with exit code 1: no such kernel"),
         ("print('{')", "ended with exit code 0"),
+        ('print(\'{"error": null, "wrong": null}\')', "ended with exit code 0"),
+        ('print(\'{"error": "", "wrong": "", "more": ""}\')', "ended with exit code 0"),
+        ("print('[]')", "ended with exit code 0"),
+        ('print(\'{"error": "", "wrong": ""}\'); raise SystemExit(1)', "ended with exit code 1"),
         ("import time; time.sleep(60)", "did not end within 2 s."),
     ],
 )
@@ -142,9 +147,29 @@ def test_a_verdict_is_kept_and_one_cut_short_is_asked_for_again(answers, tmp_pat
     answers("raise SystemExit('asked again')")
     assert trial.verdict("cpu", "cpu") == first
     kept = tmp_path / "verdict.json"
-    for half in (kept.read_bytes()[:20], b"[]", b'{"reason": 1, "cure": ""}'):
+    for half in (
+        kept.read_bytes()[:20],
+        b"[]",
+        b'{"reason": 1, "cure": "", "expires": null}',
+        b'{"reason": "", "cure": "Report this.", "expires": null}',
+        b'{"reason": "", "cure": "", "expires": "never"}',
+        b'{"reason": "", "cure": ""}',
+    ):
         kept.write_bytes(half)
         assert "asked again" in trial.verdict("cpu", "cpu")[0]
+
+
+def test_a_trial_that_did_not_end_is_tried_again_after_a_day(monkeypatch, answers):
+    monkeypatch.setattr(trial, "TIMEOUT_S", 0.5)
+    answers("import time; time.sleep(60)")
+    first = trial.verdict("cpu", "cpu")
+    assert "did not end within" in first[0]
+    answers('print(\'{"error": "", "wrong": ""}\')')
+    assert trial.verdict("cpu", "cpu") == first
+    now = trial.time.time()
+    monkeypatch.setattr(trial.time, "time", lambda: now + 90_000)
+    monkeypatch.setattr(trial, "TIMEOUT_S", 60.0)
+    assert trial.verdict("cpu", "cpu") == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -225,15 +250,30 @@ def test_an_implementation_that_computes_something_else_is_not_taken(spoil, wron
     assert "its errors in torch.float32 on this cpu" in said
 
 
+def test_what_takes_the_place_of_its_operand_is_tried_too(monkeypatch):
+    module = library.elementwise("cpu")
+    monkeypatch.setattr(module, "relu_square_", lambda x: x.copy_(1.01 * module.relu_square(x)))
+    assert "its errors in torch.float32" in attempt.attempt("cpu", torch.device("cpu"))["wrong"]
+
+
 def test_every_form_that_a_tower_uses_is_tried(monkeypatch):
     tried = []
-    for kind, form in ((agreement.Recurrence, "num_tokens"), (agreement.Elementwise, "grid")):
+    for kind in (agreement.Recurrence, agreement.Elementwise):
 
-        def errors(problem, name, device, dtype, form=form):
-            tried.append((dtype, getattr(problem, form)))
+        def errors(problem, name, device, dtype):
+            form = getattr(problem, "grid", problem.num_tokens)
+            tried.append((dtype, form, problem.heads, problem.head_width))
             return {"y": 0.0}
 
         monkeypatch.setattr(kind, "errors", errors)
     attempt.attempt("cpu", torch.device("cpu"))
+    b32, b16 = load_config("rwkv-clip-b32"), load_config("rwkv-clip-b16")
+    text = b32.n_embd // b32.head_size, b32.head_size
+    forms = {(b32.ctx_len, *text), ((b32.ctx_len, 1, 2), *text)}
+    for config in (b32, b16):
+        side = config.input_size // config.image_patch_size
+        heads = config.image_num_heads
+        image = heads, config.image_embed_dims // heads
+        forms |= {(side**2, *image), ((side, side, 4), *image), (1024, *image)}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        assert {form[1] for form in tried if form[0] == dtype} >= {49, 77, 196, 1024, *attempt.GRIDS}
+        assert {tuple(form) for own, *form in tried if own == dtype} == forms

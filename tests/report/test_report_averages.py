@@ -9,10 +9,12 @@ import pytest
 from report_runs import record, without_number, write_run
 from test_tables import entries, marks
 
+from rwkvclip_eval.records.metrics import PRIMARY, Metric
 from rwkvclip_eval.records.schema import Average, Record
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import Table, build_tables
+from rwkvclip_eval.run.outcome import UnitOutcome
 
 TASK, PROTOCOL = "zero_shot_classification", "standard"
 
@@ -144,3 +146,65 @@ def test_one_name_for_two_averages_of_two_runs_says_whose_each_is(tmp_path: Path
         named = {"name": "mean", "task": TASK, "protocol": PROTOCOL, "datasets": datasets}
         runs.append(write_run(tmp_path / f"run{i}", list(XYZ), averages=[named]))
     assert [a.name for a in load_runs(runs).averages] == ["mean", "mean (run1)"]
+
+
+def of(metric: Metric, model: str, dataset: str, value: float) -> Record:
+    return record(model, dataset, value, metric=metric.name, metric_info=metric, half=0.001)
+
+
+LOWER = Metric(name="zz", title="zz", better="lower")
+
+
+@pytest.mark.parametrize(
+    "named", [(), (average("mean", "x", "y"),), (average("mean", "x", "y", metric="zz"),)]
+)
+def test_an_average_is_better_the_way_its_datasets_metrics_are(named: tuple[Average, ...]) -> None:
+    found = table(*(of(LOWER, m, d, v) for d in "xy" for m, v in (("a", 0.078), ("b", 0.452))), named=named)
+    (row,) = found.averages
+    assert (row.metric.better, row.cells["a"].text) == ("lower", "7.8")
+    assert marks(row) == marks(found.rows[0]) == {"a": "best", "b": ""}
+
+
+def test_an_average_is_in_the_unit_of_its_datasets() -> None:
+    number = Metric(name="zz", title="zz", unit="number")
+    found = table(*(of(number, "a", d, 45.2) for d in "xy"), named=(average("mean", "x", "y"),))
+    assert (found.averages[0].cells["a"].text, found.averages[0].metric_text) == ("45.2", PRIMARY.title)
+
+
+def test_an_average_over_unlike_metrics_is_a_number_of_which_none_is_best() -> None:
+    higher = Metric(name="acc", title="acc")
+    values = (("a", 0.1), ("b", 0.4))
+    found = table(
+        *(of(LOWER, m, "x", v) for m, v in values),
+        *(of(higher, m, "y", v) for m, v in values),
+        named=(average("mean", "x", "y"),),
+    )
+    (row,) = found.averages
+    assert (row.metric.unit, row.cells["a"].text) == ("number", "0.1")
+    assert row.problem == "its datasets' metrics differ in unit or in which way is better"
+    assert set(marks(row).values()) == {""}
+
+
+def test_every_form_says_what_a_metric_of_a_tasks_own_means(tmp_path: Path) -> None:
+    metric = Metric(name="zz", title="mean «err»", better="lower")
+    told = [of(metric, m, d, v) for d in "xy" for m, v in (("a", 0.1), ("b", 0.4))]
+    report = write_report([write_run(tmp_path / "run", told)], tmp_path / "report")
+    text = report.latex.read_text(encoding="utf-8")
+    assert "mean «err»" in text
+    assert r"\textbf{10.0}" in text and r"\textbf{err}" not in text
+    for path in (report.results_csv, *report.task_csvs):
+        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            own = row["metric"] == "zz"
+            assert (row["unit_of_value"], row["better"]) == ("fraction", "lower")
+            assert row["metric_title"] == ("mean «err»" if own else PRIMARY.title)
+    outcome = UnitOutcome(records=told[:1])
+    assert outcome.text.startswith("mean «err» 10.0% [")
+
+
+def test_a_record_that_says_what_its_metric_is_says_it_for_older_ones(tmp_path: Path) -> None:
+    told = [of(LOWER, m, d, v) for d in "xy" for m, v in (("a", 0.1), ("b", 0.4))]
+    old = [record("c", d, 0.9, metric="zz", half=0.001) for d in "xyz"]
+    loaded = load_runs([write_run(tmp_path / "new", told), write_run(tmp_path / "old", old)])
+    assert {e.record.measure.better for e in loaded.entries} == {"lower"}
+    (found,) = build_tables(loaded.entries)
+    assert marks(found.rows[0]) == {"a": "best", "b": "", "c": ""}

@@ -100,3 +100,15 @@ def test_every_task_describes_itself_in_one_sentence() -> None:
     for name in set(TASKS) - {"redness", "powered"}:
         said = TASKS.get(name).description
         assert said.endswith(".") and ". " not in said, name
+
+
+class Named(Redness):
+    name = "named"
+    gives = frozenset({"recall_accuracy_4_shot", "accuracy"})
+
+
+def test_a_metric_of_a_tasks_own_is_taken_by_its_name_before_shots_are_read_from_it() -> None:
+    Named().check_metric("recall_accuracy_4_shot")
+    Named().check_metric("accuracy_4_shot")
+    with pytest.raises(SuiteError, match="metric of named 'recall_accuracy_8_shot'"):
+        Named().check_metric("recall_accuracy_8_shot")

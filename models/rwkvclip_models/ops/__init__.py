@@ -1,5 +1,6 @@
 """The Bi-WKV operator and the elementwise work around it, in their implementations."""
 
+from rwkvclip_models.moved import forward
 from rwkvclip_models.ops.agreement import check, check_fused
 from rwkvclip_models.ops.choice import (
     ImplementationStatus,
@@ -38,3 +39,5 @@ __all__ = [
     "resolve",
     "shift_lerp",
 ]
+
+forward(__name__)

@@ -20,13 +20,12 @@ from rwkvclip_models.ops.agreement import Elementwise, Recurrence, largest
 ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Largest relative error, far above rounding, with which an implementation is still used."""
 
-TOKENS = (49, 77, 196, 1024)
-"""Lengths of the recurrence: the released towers' (images at 32 and 16 px a patch, texts), and a long one."""
+RECURRENCES = ((49, 8, 80), (77, 10, 64), (196, 8, 80), (1024, 8, 80))
+"""Tokens, heads and head width: the released towers' (images at 32 px a patch, texts, images at 16 px), and a
+long one."""
 
-GRIDS = ((7, 7, 4), (77, 1, 2), (14, 14, 4))
-"""Rows, columns and directions of the elementwise work: the same towers'."""
-
-HEAD_WIDTH = 80
+GRIDS = (((7, 7, 4), 8, 80), ((77, 1, 2), 10, 64), ((14, 14, 4), 8, 80))
+"""Rows, columns and directions, heads and head width of the elementwise work: the same towers'."""
 
 
 def attempt(name: str, device: torch.device) -> dict[str, str]:
@@ -44,8 +43,8 @@ def _attempt(name: str, device: torch.device) -> dict[str, str]:
             torch.cuda.set_device(device)
         # One list for all dtypes: each problem keeps what float64 says.
         problems: dict[str, Recurrence | Elementwise] = {
-            **{f"T={n}": Recurrence(num_tokens=n, head_width=HEAD_WIDTH) for n in TOKENS},
-            **{f"{g[0]}×{g[1]}": Elementwise(grid=g, head_width=HEAD_WIDTH) for g in GRIDS},
+            **{f"T={t}": Recurrence(num_tokens=t, heads=h, head_width=n, batch=1) for t, h, n in RECURRENCES},
+            **{f"{g[0]}×{g[1]}": Elementwise(grid=g, heads=h, head_width=n, batch=1) for g, h, n in GRIDS},
         }
         for dtype, limit in ERRORS.items():
             found = {what: largest(p.errors(name, device, dtype)) for what, p in problems.items()}

@@ -80,7 +80,14 @@ def _across(r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Join:
-    """Equal pairs of adjacent blocks, `count` of them from token `start` on."""
+    """Equal pairs of adjacent blocks.
+
+    Attributes:
+        start: their first token.
+        count: of pairs.
+        left: tokens of each first block.
+        right: tokens of each second block.
+    """
 
     start: int
     count: int

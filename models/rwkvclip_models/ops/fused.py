@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_models.errors import UserError
+from rwkvclip_models.moved import forward
 from rwkvclip_models.ops import eager, library
 from rwkvclip_models.ops.choice import fused
 from rwkvclip_models.ops.operands import (
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rwkvclip_models.ops.eager import Shift
+
+forward(__name__)
 
 
 def shift_lerp(x: Tensor, mix: Tensor, shift: Shift, *, implementation: str = "auto") -> Tensor:

@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -29,7 +30,11 @@ from rwkvclip_models.ops import build, compilers
 TIMEOUT_S = 300.0
 """A trial takes seconds, and a minute where Triton compiles; longer than this, it hangs."""
 
-FORMAT = 2
+HANG_KEPT_S = 86400.0
+"""How long a trial that did not end counts: a machine under load is no verdict for good, and a hang none to
+wait for in every process."""
+
+FORMAT = 3
 """Of the files that keep verdicts; raised when a trial tries something else."""
 
 _PASSING = (
@@ -37,6 +42,7 @@ _PASSING = (
     *("busy or unavailable", "No space left", "no process could be", "SIGKILL"),
 )
 """Words of failures that say nothing of the implementation: the next process tries again."""
+_HANG = "did not end within"
 _TOOLS = {
     "cuda": "Bring driver, torch and compiler to versions that fit, then run again.",
     "cpu": "Set CXX to another compiler, then run again.",
@@ -59,8 +65,9 @@ def verdict(name: str, device: str) -> tuple[str, str]:
         found = _try(name, device, place)
         if not any(words in found[0] for words in _PASSING):
             # A folder that cannot be written costs the next process its own trial.
+            expires = time.time() + HANG_KEPT_S if _HANG in found[0] else None
             with contextlib.suppress(UserError):
-                write_text(kept, json.dumps({"reason": found[0], "cure": found[1]}))
+                write_text(kept, json.dumps({"reason": found[0], "cure": found[1], "expires": expires}))
     return found
 
 
@@ -98,10 +105,15 @@ def _kept_in(name: str, place: str) -> Path:
 def _read(path: Path) -> tuple[str, str] | None:
     try:
         found = read_json(path, what="verdict", limit=1 << 16)
-        reason, cure = found["reason"], found["cure"]
-    except (UserError, TypeError, KeyError):
+    except UserError:
         return None
-    return (reason, cure) if isinstance(reason, str) and isinstance(cure, str) else None
+    if not isinstance(found, dict) or set(found) != {"reason", "cure", "expires"}:
+        return None
+    reason, cure, expires = found["reason"], found["cure"], found["expires"]
+    if not isinstance(reason, str) or not isinstance(cure, str) or bool(reason) != bool(cure):
+        return None
+    counts = expires is None or (isinstance(expires, float) and time.time() < expires)
+    return (reason, cure) if counts else None
 
 
 def _try(name: str, device: str, place: str) -> tuple[str, str]:
@@ -115,20 +127,31 @@ def _try(name: str, device: str, place: str) -> tuple[str, str]:
             [*_command(), name, device], env=environment, capture_output=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"its trial on {place} did not end within {TIMEOUT_S:.0f} s.", tools
+        return f"its trial on {place} {_HANG} {TIMEOUT_S:.0f} s.", tools
     except OSError as error:
         return f"no process could be started to try it: {error}.", "Free memory or processes, then run again."
     if done.returncode < 0:
         return f"its trial on {place} was ended by {_signal(-done.returncode)}.", tools
-    try:
-        answer = json.loads(done.stdout)
-        failed, wrong = answer["error"], answer["wrong"]
-    except (ValueError, TypeError, KeyError):
+    answer = _answer(done.stdout)
+    if done.returncode or answer is None:
         said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         return f"its trial on {place} ended with exit code {done.returncode}: {shortened(said, 300)}", tools
+    failed, wrong = answer
     if failed:
         return f"it does not run on {place}: {failed}", tools
     return (wrong, _REPORT) if wrong else ("", "")
+
+
+def _answer(text: bytes) -> tuple[str, str] | None:
+    """Return `error` and `wrong` of what `attempt` prints; None where it is not exactly that."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or set(found) != {"error", "wrong"}:
+        return None
+    failed, wrong = found["error"], found["wrong"]
+    return (failed, wrong) if isinstance(failed, str) and isinstance(wrong, str) else None
 
 
 def _command() -> list[str]:

@@ -49,14 +49,23 @@ class NoArrays(ValueError):
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that a pickle looks up."""
+    """A name that a pickle looks up.
+
+    Attributes:
+        what: it makes.
+    """
 
     what: str
 
 
 @dataclass
 class _Kind:
-    """A dtype being described."""
+    """A dtype being described.
+
+    Attributes:
+        text: as numpy writes it, without its byte order.
+        order: of the bytes, `=` for this machine's.
+    """
 
     text: str
     order: str = "="
@@ -73,7 +82,11 @@ class _Kind:
 
 @dataclass
 class _Array:
-    """An array being described; its state makes it one."""
+    """An array being described; its state makes it one.
+
+    Attributes:
+        array: once it is made.
+    """
 
     array: np.ndarray[Any, Any] | None = None
 

@@ -249,7 +249,14 @@ def _pcam_path(root: Path, part: str) -> Path:
 
 
 class _Numbers(NamedTuple):
-    """A dataset of an HDF5 file."""
+    """A dataset of an HDF5 file.
+
+    Attributes:
+        path: of the file.
+        name: in it.
+        shape: of the numbers.
+        dtype: of the numbers.
+    """
 
     path: Path
     name: str

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 
+_MEANING = ("metric_title", "unit_of_value", "better")
+
+
 def results_csv(entries: Iterable[Entry]) -> str:
-    """Return one tidy row per record: its fields, `model_info.KEY` columns, `column` and `run`.
+    """Return one tidy row per record: its fields, `model_info.KEY`, its metric's meaning, `column`, `run`.
 
     Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
     """
@@ -29,11 +32,14 @@ def results_csv(entries: Iterable[Entry]) -> str:
     info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(csv_cell, [*fields, *(f"model_info.{key}" for key in info), "column", "run"]))
+    writer.writerow(
+        map(csv_cell, [*fields, *(f"model_info.{key}" for key in info), *_MEANING, "column", "run"])
+    )
     for e in entries:
         own = [_csv_value(getattr(e.record, name)) for name in fields]
         facts = [_csv_value(e.record.model_info.get(key)) for key in info]
-        writer.writerow(map(csv_cell, [*own, *facts, e.model, e.run.name]))
+        meaning = [e.record.measure.title, e.record.measure.unit, e.record.measure.better]
+        writer.writerow(map(csv_cell, [*own, *facts, *meaning, e.model, e.run.name]))
     return out.getvalue()
 
 
@@ -53,11 +59,13 @@ def table_csv(tables: Sequence[Table]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     per_model = ("value", "ci_low", "ci_high", "n", "state")
     head = ["task", "protocol", "subset", "kind", "dataset", "metric", "datasets", "leaves_out", "problem"]
+    head += _MEANING
     writer.writerow(map(csv_cell, [*head, *(f"{m}.{column}" for m in models for column in per_model)]))
     for table in tables:
         for row in (*table.rows, *table.averages, *table.further):
             line: list[Any] = [table.task, table.protocol, table.subset, row.kind, row.title, row.metric.name]
             line += [len(row.datasets) or "", ", ".join(row.leaves_out), row.problem]
+            line += [row.metric.title, row.metric.unit, row.metric.better]
             for m in models:
                 c = row.cells.get(m)
                 n = c.entry.record.n if c and c.entry else None

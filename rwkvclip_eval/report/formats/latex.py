@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,8 +11,12 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 
+_BOLD, _PLAIN = "\x02", "\x03"
+"""Around what is bold until tabulate has escaped the cells; no title holds them: none holds controls."""
+
+
 def _latex_cell(cell: Cell) -> str:
-    text = f"«{cell.text}»" if cell.mark else cell.text
+    text = f"{_BOLD}{cell.text}{_PLAIN}" if cell.mark else cell.text
     return f"{text} ({cell.coverage})" if cell.missing and cell.value is not None else text
 
 
@@ -31,6 +34,8 @@ def latex(tables: Sequence[Table]) -> str:
         body = tabulate(
             lines, ["Dataset", "Metric", *table.models], tablefmt="latex_booktabs", disable_numparse=True
         )
-        body = re.sub(r"«(.*?)»", r"\\textbf{\1}", body).replace("→", "$\\to$").replace("—", "---")
+        body = (
+            body.replace(_BOLD, r"\textbf{").replace(_PLAIN, "}").replace("→", "$\\to$").replace("—", "---")
+        )
         parts.append(f"% {table.title}\n{body}")
     return "\n\n".join(parts) + "\n"

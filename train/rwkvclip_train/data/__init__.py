@@ -1,11 +1,5 @@
 """Image-text pairs for training."""
 
-from __future__ import annotations
+from rwkvclip_models.moved import forward
 
-from typing import Any
-
-from rwkvclip_eval.moved import elsewhere
-
-
-def __getattr__(name: str) -> Any:
-    return elsewhere(__name__, name)
+forward(__name__)
