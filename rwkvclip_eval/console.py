@@ -7,6 +7,7 @@ import errno
 import io
 import itertools
 import os
+import re
 import signal
 import sys
 import traceback
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_NO_VALUE = re.compile(r"--[a-z-]+=$")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit (ulimit -v) leaves."
 _MAX_MESSAGE = 1900
@@ -210,15 +212,25 @@ def run_app(app: typer.Typer) -> NoReturn:
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if "" in arguments:
+        empty = [
+            number for number, text in enumerate(arguments, start=1) if not text or _NO_VALUE.match(text)
+        ]
+        if empty:
             raise UserError(
-                f"argument {arguments.index('') + 1} is empty; expected a name or path (is a shell variable "
-                "not set?)."
+                f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
         code: Any = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
+        # A shell may have closed it.
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except SystemExit as error:
+        # Only the shell's completion ends so here; else code of a user's own did.
+        if any(name.endswith("_COMPLETE") for name in os.environ):
+            raise
+        called = f"sys.exit({'' if error.code is None else shown(error.code)})"
+        _fail(f"Error: a plugin, a model's code or a library called {called} before the end.", 2)
     except UserError as error:
         if debug:
             _fail_traced(error)
@@ -239,7 +251,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         if debug or text is None:
             _fail_internal(error, debug=debug)
         _fail(f"Error: {text}", UserError.exit_code)
-    except Exception as error:  # the last resort: a defect is one line, the traceback on request
+    except BaseException as error:  # the last resort: a defect is one line, the traceback on request
         if isinstance(error.__context__, EOFError):
             # That library takes an end of input for somebody who leaves; nothing here asks for input.
             error = error.__context__
@@ -307,7 +319,11 @@ def _fail_internal(error: BaseException, *, debug: bool) -> NoReturn:
     """Report a defect of ours: one line for the user, the traceback on request."""
     if debug:
         _fail_traced(error)
-    _fail(f"Internal error ({type(error).__name__}): {error}. Add --debug for the traceback.", 1)
+    try:
+        said = str(error)
+    except Exception:  # an exception of a plugin's may not even say what it is
+        said = "without a text"
+    _fail(f"Internal error ({type(error).__name__}): {said}. Add --debug for the traceback.", 1)
 
 
 def _fail_traced(error: BaseException) -> NoReturn:
@@ -318,5 +334,7 @@ def _fail_traced(error: BaseException) -> NoReturn:
 
 def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
-        _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
+        # Where nothing can be written, the exit code still tells.
+        with contextlib.suppress(OSError):
+            _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)

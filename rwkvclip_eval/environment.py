@@ -27,6 +27,7 @@ PACKAGES = (
     "huggingface_hub",
     "safetensors",
     "clip-benchmark",
+    "mteb",
     "datasets",
     "webdataset",
     "scikit-learn",

@@ -62,6 +62,8 @@ class Protocol:
         variants: dataset name → variant this protocol means, where several are in circulation.
         differences: record name of a dataset → what is known to differ from the code this protocol follows;
             records and reports say those that apply.
+        keeps_reference_prompts: records keep the hash of clip-benchmark's own prompts of their dataset, so
+            that they can be held against figures made with those.
         options: what it sets of a task's own options; the task that follows it checks them
             (`tasks.base.TaskOptions`).
     """
@@ -74,6 +76,7 @@ class Protocol:
     caption_prefix: str = ""
     variants: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     differences: Mapping[str, tuple[Difference, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    keeps_reference_prompts: bool = False
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def known_differences(self, dataset: str, variant: str, class_names: Sequence[str]) -> str:
@@ -177,6 +180,7 @@ CLIP_BENCHMARK = PROTOCOLS.register(
                 "voc2007": "crops",
             }
         ),
+        keeps_reference_prompts=True,
     ),
 )
 

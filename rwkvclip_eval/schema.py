@@ -113,14 +113,15 @@ def facts(**kinds: type) -> AfterValidator:
 
     Args:
         kinds: what the values of some keys are, where they are there and not null; `float` allows whole
-            numbers.
+            numbers, and only `bool` allows true and false.
     """
 
     def check(value: Mapping[str, Any]) -> Mapping[str, Any]:
         for key, kind in kinds.items():
             given = value.get(key)
-            allowed = (int, float) if kind is float else (int, bool) if kind is int else kind
-            if given is not None and not isinstance(given, allowed):
+            allowed = (int, float) if kind is float else kind
+            flag = isinstance(given, bool) and kind is not bool
+            if given is not None and (flag or not isinstance(given, allowed)):
                 raise ValueError(f"{key} must be {_WORDS[kind]}{came(given)}")
         _check_numbers(value)
         return value

@@ -48,7 +48,7 @@ def test_the_options_of_run_stand_in_groups_with_room_for_what_they_mean(run: Ru
 
 
 def test_examples_stand_in_lines_of_their_own(run: Run) -> None:
-    for command in (("run",), ("data", "list"), ("data", "verify"), ("data", "download")):
+    for command in (("run",), ("published",), ("data", "list"), ("data", "verify"), ("data", "download")):
         _, out, _ = run(*command, "--help")
         examples = out.split("Examples:")[1].split("╭─")[0]
         assert examples.count("• rwkvclip-eval") == examples.count("rwkvclip-eval") >= 2, command

@@ -31,7 +31,20 @@ HALL = {
 """Modules of rwkvclip_eval that every room may use."""
 
 MAY_USE = {
-    "cli": {"run", "plan", "features", "tasks", "data", "encoders", "records", "report", "compare", "doctor"},
+    "cli": {
+        "run",
+        "plan",
+        "features",
+        "tasks",
+        "data",
+        "encoders",
+        "records",
+        "report",
+        "compare",
+        "doctor",
+        "exchange",
+    },
+    "exchange": {"encoders", "data", "records", "report"},
     "run": {"plan", "features", "tasks", "data", "encoders", "records"},
     "plan": {"tasks", "data", "records"},
     "features": {"encoders", "data"},
@@ -53,6 +66,7 @@ PARTS = {
     ("tasks", "encoders"): {"encoders.protocol"},
     ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
     ("report", "compare"): {"compare.measured", "compare.tables"},
+    ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""
 
@@ -250,6 +264,9 @@ def test_suites_holds_yaml_only() -> None:
         "rwkvclip_eval.cli.main",
         "rwkvclip_eval.compare.paired",
         "rwkvclip_eval.report",
+        "rwkvclip_eval.exchange.imported_run",
+        "rwkvclip_eval.exchange.trackers",
+        "rwkvclip_eval.exchange.upload",
         "rwkvclip_eval.records.schema",
         "rwkvclip_models.errors",
     ],

@@ -77,3 +77,13 @@ def grey(image: Image.Image) -> torch.Tensor:
 
 def pixels(checkpoint: str | None, device: str) -> tuple[torch.nn.Module, Any, None]:
     return Pixels(), grey, None
+
+
+def colour_blind(checkpoint: str | None, device: str) -> ColourEncoder:
+    """The colour encoder, damaged: it takes red for green in images."""
+
+    class ColourBlind(ColourEncoder):
+        def encode_image(self, pixels: torch.Tensor) -> Any:
+            return super().encode_image(pixels[:, [1, 1, 2]])
+
+    return ColourBlind(name="colour-blind")

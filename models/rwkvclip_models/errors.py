@@ -45,9 +45,13 @@ def joined(problems: Sequence[str], separator: str = "\n") -> str:
 
 
 def near_matches(name: str, known: Iterable[str], most: int = 1) -> str:
-    """Return a question that names what `name` may be meant for, after a space; empty if nothing is near."""
-    near = difflib.get_close_matches(shortened(name), sorted(known), n=most)
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    """Return a question that names what `name` may be meant for, after a space; empty if nothing is near.
+
+    Upper and lower case are alike.
+    """
+    folded = {other.casefold(): other for other in sorted(known)}
+    near = difflib.get_close_matches(shortened(name).casefold(), folded, n=most)
+    return f" Did you mean {' or '.join(repr(folded[one]) for one in near)}?" if near else ""
 
 
 def shown(value: object) -> str:

@@ -16,6 +16,9 @@ MAX_WIDTH = 32_768
 MAX_IMAGE_PX = 4_096
 MAX_PATCHES = 65_536
 """Of an image: 4,096 px in patches of 16."""
+MAX_PATCH_PX = 512
+MAX_RATIO = 64.0
+"""Of a hidden layer's width to that around it."""
 MAX_CONTEXT = 8_192
 """Tokens of a text; a causal mask has their square."""
 MAX_VOCABULARY = 1_000_000
@@ -32,9 +35,12 @@ _LIMITS = (
     (re.compile(r"layer|depth|block|stage|expert"), MAX_BLOCKS),
     (re.compile(r"context_length|ctx_len"), MAX_CONTEXT),
     (re.compile(r"vocab|token|labels?$|_id$"), MAX_VOCABULARY),
+    (re.compile(r"patch_size$"), MAX_PATCH_PX),
     (re.compile(r"image_size|input_size|_px$"), MAX_IMAGE_PX),
     (re.compile(""), MAX_WIDTH),
 )
+_COUNTS = re.compile(r"^(num|n)_|layers$|depths?$|heads$|width$|_size$")
+"""In a key's name: what is counted or measured, and so not negative."""
 _IMAGE_AND_PATCH = (("image_size", "patch_size"), ("input_size", "image_patch_size"))
 
 
@@ -61,8 +67,12 @@ def check_sizes(config: Mapping[str, Any], most: int | None = None) -> None:
             waiting += [(key, inner) for inner in value]
         elif isinstance(value, str) and len(value) > _MAX_TEXT:
             raise ConfigError(f"{said} has at most {_MAX_TEXT} characters, got {len(value)}.")
+        elif isinstance(value, int) and value < 0 and _COUNTS.search(key.rpartition(".")[2]):
+            raise ConfigError(f"{said} is at least 0, got {shown(value)}.")
         elif isinstance(value, int) and abs(value) > (limit := most or limit_of(key)):
             raise ConfigError(f"{said} is at most {limit}, got {shown(value)}.")
+        elif isinstance(value, float) and key.endswith("ratio") and abs(value) > MAX_RATIO:
+            raise ConfigError(f"{said} is at most {MAX_RATIO:g}, got {value}.")
         elif isinstance(value, float) and not abs(value) <= _MAX_FLOAT:
             raise ConfigError(f"{said} is at most {_MAX_FLOAT:g}, got {value}.")
     raise ConfigError(f"more than {_MAX_ENTRIES} entries.")

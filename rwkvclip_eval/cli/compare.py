@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003  # read at run time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from rwkvclip_eval import console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Format(StrEnum):
@@ -84,3 +87,21 @@ def compare(
         for name, ending in ENDINGS.items():
             write_text(out / f"comparison.{ending}", written[name](result))
     raise typer.Exit(result.judgement.exit_code)
+
+
+def check_runs(runs: Sequence[Path]) -> NoReturn:
+    """Say which numbers of runs their stored predictions do not give again, and exit with the code for it."""
+    from rwkvclip_eval.compare.rederive import check_run
+
+    found = [one for run in runs for one in check_run(run)]
+    wrong = [one for one in found if one.outcome == "differs"]
+    untold = [one for one in found if one.outcome == "not derived"]
+    if wrong or untold:
+        rows = [
+            [one.unit, one.metric, one.recorded.text, one.derived.text if one.derived else "", one.why]
+            for one in (*wrong, *untold)
+        ]
+        console.table(["unit", "metric", "recorded", "from predictions", "why"], rows)
+    equal = len(found) - len(wrong) - len(untold)
+    console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
+    raise typer.Exit(1 if wrong else 3 if untold else 0)

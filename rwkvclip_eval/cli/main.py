@@ -15,23 +15,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.compare import compare
+from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
+from rwkvclip_eval.cli.exchange import export, import_results, write_cards
 from rwkvclip_eval.cli.options import (
     AllowMissingOption,
     BatchSizeOption,
+    CardOfOption,
     DataRootOption,
     DeviceOption,
     DryRunOption,
     ImplementationOption,
     LimitOption,
     MemoryOption,
+    ModelCardOption,
     ModelOption,
     NoCacheOption,
     OfflineOption,
     OutOption,
     PluginOption,
     PrecisionOption,
+    PublishedOption,
+    PushOption,
     ReportOption,
     RunCacheOption,
     RunDataRootOption,
@@ -45,6 +50,7 @@ from rwkvclip_eval.cli.options import (
     WorkersOption,
     prepare,
 )
+from rwkvclip_eval.cli.published import published as published_command
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
@@ -61,7 +67,10 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.command("published")(published_command)
 app.command()(compare)
+app.command()(export)
+app.command("import")(import_results)
 
 
 def _version(wanted: bool) -> None:
@@ -198,10 +207,24 @@ def report(
             "the second by default.",
         ),
     ] = None,
+    published: PublishedOption = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing: derive every value and interval again from the stored predictions. Exit "
+            "code 1 where one is not what its record says, 3 where predictions do not tell one.",
+        ),
+    ] = False,
+    model_card: ModelCardOption = False,
+    card_of: CardOfOption = None,
+    push_to_hub: PushOption = None,
 ) -> None:
     """Make the report (HTML, Markdown, CSV, plots) of one or several runs.
 
-    Example:  rwkvclip-eval report runs/b32 runs/b16 --out comparison
+    Examples:
+    - `rwkvclip-eval report runs/b32 runs/b16 --out comparison`
+    - `rwkvclip-eval report runs/b32 --check`
     """
     from rwkvclip_eval.records.reading import runs_below
 
@@ -212,7 +235,12 @@ def report(
             names = ", ".join(folder.name for folder in inside)
             console.note(f"{path} is no run directory itself; it holds {len(inside)}: {names}.")
         found += inside or [path]
-    _write_report(found, out or runs[0] / "report", [_pair(text) for text in difference or ()])
+    if check:
+        check_runs(found)
+    folder = out or runs[0] / "report"
+    _write_report(found, folder, published or (), [_pair(text) for text in difference or ()])
+    if model_card or card_of or push_to_hub:
+        write_cards(found, folder, card_of or (), push_to_hub)
 
 
 @app.command()
@@ -335,10 +363,15 @@ def _pair(text: str) -> tuple[str, str]:
     return one, other
 
 
-def _write_report(runs: list[Path], out: Path, pairs: Sequence[tuple[str, str]] = ()) -> None:
+def _write_report(
+    runs: Sequence[Path],
+    out: Path,
+    published: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> None:
     from rwkvclip_eval.report import write_report
 
-    paths = write_report(runs, out, pairs)
+    paths = write_report(runs, out, published, pairs)
     console.say(f"Report: {paths.index}")
 
 

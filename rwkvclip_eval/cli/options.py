@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 _WORK, _DATA, _COMPUTE, _STORE = "What to run", "Data", "Computing", "Stored features"
+_CARD = "Model card"
 
 
 def _option(*names: str, takes: str = "", panel: str | None = None, **more: Any) -> Any:
@@ -162,10 +163,39 @@ MemoryOption = Annotated[
         help="1e9 bytes that a probe's scores and gradients may take.",
     ),
 ]
+PublishedOption = Annotated[
+    list[Path] | None,
+    _option(
+        "--published",
+        takes="DIR",
+        help="Folder of CSV files with published numbers, beside those that are shipped; repeatable.",
+    ),
+]
 SharedCacheOption = Annotated[
     Path | None,
     _option(
         "--shared-cache", takes="DIR", panel=_STORE, help="Read-only feature store for what your own lacks."
+    ),
+]
+ModelCardOption = Annotated[
+    bool,
+    _option(
+        "--model-card",
+        panel=_CARD,
+        help="Also a Hugging Face model card of each model, with .eval_results, in OUT/model_card/MODEL.",
+    ),
+]
+CardOfOption = Annotated[
+    list[str] | None,
+    _option("--model", "-m", takes="NAME", panel=_CARD, help="A card of this model alone; repeatable."),
+]
+PushOption = Annotated[
+    str | None,
+    _option(
+        "--push-to-hub",
+        takes="OWNER/REPO",
+        panel=_CARD,
+        help="Upload the card of one model to a repository that exists; the rest of its README stays.",
     ),
 ]
 NoCacheOption = Annotated[

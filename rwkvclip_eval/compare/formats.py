@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 from rwkvclip_eval.printable import one_line, printable, printable_json
 from rwkvclip_eval.version import __version__
@@ -103,40 +102,32 @@ def as_github(result: Result) -> str:
 
 def as_junit(result: Result) -> str:
     """Return JUnit XML: a test case for the suite's mean, and one for each set."""
+    from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+    def case(name: str, classname: str, text: str, problem: Failure | Skipped | None) -> TestCase:
+        made = TestCase(_xml(name), classname=_xml(classname))
+        if problem is not None:
+            made.result = [problem]
+        made.system_out = _xml(text)
+        return made
+
     judged = result.judgement
-    gated = [row for row in result.rows if row.verdict]
-    failed = judged.verdict == "REGRESSION"
-    skipped = judged.verdict in ("INCONCLUSIVE", "AMBIGUOUS")
-    bad = [row for row in gated if row.verdict == "regressed"]
-    suite = ElementTree.Element(
-        "testsuite",
-        name="rwkvclip-eval compare",
-        tests=str(len(gated) + 1),
-        failures=str(failed + len(bad)),
-        errors="0",
-        skipped=str(int(skipped)),
+    why = _xml(f"{judged.verdict}: {judged.why}")
+    problem = Failure(why) if judged.verdict == "REGRESSION" else Skipped(why)
+    suite = TestSuite("rwkvclip-eval compare")
+    suite.add_testcase(
+        case("verdict", "suite", "\n".join(summary(result)), None if judged.verdict == "PASS" else problem)
     )
-    case = ElementTree.SubElement(suite, "testcase", classname="suite", name="verdict")
-    if failed or skipped:
-        ElementTree.SubElement(
-            case, "failure" if failed else "skipped", message=_xml(f"{judged.verdict}: {judged.why}")
-        )
-    ElementTree.SubElement(case, "system-out").text = _xml("\n".join(summary(result)))
-    for row in gated:
+    for row in (row for row in result.rows if row.verdict):
         unit = row.compared.unit
-        case = ElementTree.SubElement(
-            suite,
-            "testcase",
-            classname=_xml(unit.task),
-            name=_xml(f"{unit.title}, {row.compared.metric.title}"),
-        )
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
-        if row in bad:
-            ElementTree.SubElement(case, "failure", message=_xml(text))
-        else:
-            ElementTree.SubElement(case, "system-out").text = _xml(text)
-    ElementTree.indent(suite)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, "unicode") + "\n"
+        failed = Failure(_xml(text)) if row.verdict == "regressed" else None
+        suite.add_testcase(case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, failed))
+    document = JUnitXml()
+    document.add_testsuite(suite)
+    document.update_statistics()  # type: ignore[no-untyped-call]
+    found: bytes = document.tostring()  # type: ignore[no-untyped-call]
+    return f"{found.decode().rstrip()}\n"
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -62,6 +62,9 @@ class Rule(NamedTuple):
         return self.alpha / 2
 
 
+DEFAULT_RULE = Rule()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gated:
     """One difference that the verdict is about.
@@ -116,13 +119,19 @@ class Found(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Differences as drawn or observed, each [R, K]."""
+    """Differences as drawn or observed.
+
+    Attributes:
+        value: [R, K].
+        low: [R, K] lower end of its interval.
+        high: [R, K] upper end.
+        worse: [R, K] one-sided p that the candidate is worse.
+    """
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     worse: NDArray[np.float64]
-    """One-sided p that the candidate is worse."""
 
 
 def apply(rule: Rule, outcomes: Outcomes, datasets: NDArray[np.int64], images: NDArray[np.float64]) -> Found:
@@ -192,7 +201,7 @@ class Judgement:
         return EXIT_CODES[self.verdict]
 
 
-def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B008  # a NamedTuple is immutable
+def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE) -> Judgement:
     """Return the verdict on `sets`, of which there is one at least, each with a significance."""
     observed = np.array([one.difference[:3] for one in sets])
     worse = np.array([one.difference.significance.worse for one in sets if one.difference.significance])
@@ -210,22 +219,26 @@ def judge(sets: Sequence[Gated], rule: Rule = Rule()) -> Judgement:  # noqa: B00
     )
     drowned = [one.name for one, hit in zip(sets, found.regressed[0] & ~quiet, strict=True) if hit]
     verdict: Verdict
+    reasons = []
     if found.below[0] and abs(mean) > mean_noise:
-        verdict, why = "REGRESSION", f"the mean is {_points(-mean)} lower, and at least {_points(-highest)}"
-    elif regressed.any():
-        names = ", ".join(one.name for one, hit in zip(sets, regressed, strict=True) if hit)
-        verdict, why = "REGRESSION", f"regressed: {names}"
+        reasons.append(f"the mean is {_points(-mean)} lower, and at least {_points(-highest)}")
+    if regressed.any():
+        names = (one.name for one, hit in zip(sets, regressed, strict=True) if hit)
+        reasons.append(f"regressed: {', '.join(names)}")
+    if reasons:
+        verdict, why = "REGRESSION", "; ".join(reasons)
     elif found.below[0] or drowned:
         what = ["the mean"] * bool(found.below[0]) + drowned
         verdict, why = "AMBIGUOUS", f"repeating the baseline alone moves as much: {', '.join(what)}"
-    elif mean_noise >= rule.margin:
+    elif 0 < mean_noise >= rule.margin and lowest - mean_noise <= -rule.margin:
         verdict = "AMBIGUOUS"
         why = f"repeating the baseline moves the mean by up to {_points(mean_noise)}, no less than the margin"
     elif found.above[0]:
-        verdict, why = "PASS", f"the mean is at most {_points(max(0.0, -lowest))} lower, and no set regressed"
+        least = "not lower" if lowest >= 0 else f"at most {_points(-lowest)} lower"
+        verdict, why = "PASS", f"the mean is {least}, and no set regressed"
     else:
         verdict = "INCONCLUSIVE"
-        why = f"the mean may be {_points(-lowest)} lower, which is more than the margin, or less"
+        why = f"the interval of the mean, {100 * lowest:+.2f} to {_points(highest, '+')}, holds the margin"
     return Judgement(
         verdict=verdict,
         why=why,
@@ -254,5 +267,5 @@ def _on_set(difference: Difference, rule: Rule, regressed: bool, heard: bool) ->
     return "unresolved"
 
 
-def _points(fraction: float) -> str:
-    return f"{100 * fraction:.2f} points"
+def _points(fraction: float, sign: str = "") -> str:
+    return f"{100 * fraction:{sign}.2f} points"

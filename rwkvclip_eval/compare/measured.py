@@ -25,6 +25,7 @@ from rwkvclip_eval.records.metrics import (
     TOP1_PADDED,
     TOP5,
     Metric,
+    known,
     median_rank,
     recall,
 )
@@ -45,12 +46,12 @@ MAX_FLIPPED = 1000
 """Samples that came out otherwise, whose names are kept."""
 
 _SAMPLE = ("key", "content_id")
-_CLASSIFICATION = (*_SAMPLE, "label", "prediction", "top_ids", "top_logits")
-_FEW_SHOT = (*_SAMPLE, "label", "shots", "seed", "prediction", "hit_5", "score")
-_MULTILABEL = (*_SAMPLE, "labels", "scores")
-_RETRIEVAL = (*_SAMPLE, "caption_index", "rank")
+CLASSIFICATION_COLUMNS = (*_SAMPLE, "label", "prediction", "top_ids", "top_logits")
+FEW_SHOT_COLUMNS = (*_SAMPLE, "label", "shots", "seed", "prediction", "hit_5", "score")
+MULTILABEL_COLUMNS = (*_SAMPLE, "labels", "scores")
+RETRIEVAL_COLUMNS = (*_SAMPLE, "caption_index", "rank")
 
-_FORMS = {
+PRECISION_FORMS = {
     MAP_11_POINT: ranking.eleven_point_average_precision,
     MAP_AREA: ranking.average_precision,
 }
@@ -95,6 +96,7 @@ class PairOfUnits:
     Attributes:
         folders: of the baseline's and the candidate's predictions.
         by: column that tells samples: `key` where both datasets have one fingerprint, else `content_id`.
+        _tables: what was read, by name and columns.
     """
 
     folders: tuple[Path, Path]
@@ -109,13 +111,14 @@ class PairOfUnits:
             SamplesDiffer: they are not of the same samples.
             Unknown: they do not say how the metric came about.
         """
-        metric = record.measure
+        # Titles may differ between the versions that wrote the two records.
+        metric = known(record.metric)
         if metric.shots is not None:
             return self._few_shot(metric, metric.shots)
         if metric in (TOP1, TOP5, TOP1_PADDED, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC):
             return self._classification(metric, record)
-        if metric in _FORMS:
-            return self._multilabel(_FORMS[metric])
+        if metric in PRECISION_FORMS:
+            return self._multilabel(PRECISION_FORMS[metric])
         if metric.direction:
             return self._retrieval(metric)
         raise Unknown(metric.title)
@@ -137,10 +140,10 @@ class PairOfUnits:
         return self._tables[key]
 
     def _classification(self, metric: Metric, record: Record) -> Measured:
-        sides = self._ordered("predictions", _CLASSIFICATION, ("label",))
+        sides = self._ordered("predictions", CLASSIFICATION_COLUMNS, ("label",))
         labels = sides[0]["label"].astype(np.int64)
         if metric == ROC_AUC:
-            return _areas(_both(_binary_scores, sides), labels == 1)
+            return _areas(_both(binary_scores, sides), labels == 1)
         one = _both(lambda side: side["prediction"] == labels, sides)
         if metric in (TOP5, MEAN_TOP1_TOP5):
             five = _both(lambda side: classification.hits(side["top_ids"], labels), sides)
@@ -159,7 +162,9 @@ class PairOfUnits:
         base = next((one for one in STANDARD.values() if one.of_shots(shots).name == metric.name), None)
         if base is None:
             raise Unknown(metric.title)
-        chosen = _both(lambda side: side.rows(side["shots"] == shots), self._read("predictions", _FEW_SHOT))
+        chosen = _both(
+            lambda side: side.rows(side["shots"] == shots), self._read("predictions", FEW_SHOT_COLUMNS)
+        )
         seeds = _both(lambda side: np.unique(side["seed"]), chosen)
         if not np.array_equal(*seeds):
             raise SamplesDiffer(f"seeds of {shots} shots are {seeds[0].tolist()} and {seeds[1].tolist()}")
@@ -177,7 +182,7 @@ class PairOfUnits:
         return _over_seeds(base, sides, by_seed, labels)
 
     def _multilabel(self, form: Callable[[ranking.PrecisionRecall], NDArray[np.float64]]) -> Measured:
-        sides = self._ordered("predictions", _MULTILABEL, ("labels",))
+        sides = self._ordered("predictions", MULTILABEL_COLUMNS, ("labels",))
         labels = sides[0]["labels"]
         positives = (labels == 1).sum(axis=0)
         if not positives.any():
@@ -209,7 +214,7 @@ class PairOfUnits:
         if metric.direction == "image→text":
             names.reverse()
             retrieved, within = "text", ()
-        sides = self._ordered(names[0], _RETRIEVAL, (), within)
+        sides = self._ordered(names[0], RETRIEVAL_COLUMNS, (), within)
         ranks = _both(lambda side: side["rank"].astype(np.int64), sides)
         owner = sides[0].codes("key")
         if metric.k is not None and metric == recall(retrieved, metric.k):
@@ -218,7 +223,7 @@ class PairOfUnits:
             return _of_hits(sides[0], hits, paired.recall(*hits, owner))
         if metric == median_rank(retrieved):
             # Every query of the other direction is a candidate of this one.
-            last = self._read(names[1], _RETRIEVAL)[0].num_rows
+            last = self._read(names[1], RETRIEVAL_COLUMNS)[0].num_rows
             values = _both(lambda rank: float(np.median(rank)), ranks)
             return Measured(*values, paired.median_rank(*ranks, owner, last))
         raise Unknown(metric.title)
@@ -244,7 +249,7 @@ def _over_seeds(
     scores = _both(lambda hit: hit.mean(axis=1), values)
     if base == ROC_AUC:
         positive = labels == 1
-        values = _both(lambda side: _fractions(by_seed(side["score"]), positive), sides)
+        values = _both(lambda side: fractions(by_seed(side["score"]), positive), sides)
         scores = _both(lambda side: side[:, positive].mean(axis=1), values)
         of = functools.partial(seed_intervals.of_area_under_curve, positive=positive)
         images = float(min(np.count_nonzero(positive), np.count_nonzero(~positive)))
@@ -294,7 +299,7 @@ def _areas(scores: tuple[NDArray[np.float64], NDArray[np.float64]], positive: ND
     return Measured(one.value, other.value, paired.area_under_curve(one[1:], other[1:]))
 
 
-def _binary_scores(table: Table) -> NDArray[np.float64]:
+def binary_scores(table: Table) -> NDArray[np.float64]:
     """Return [n], logit of class 1 minus that of class 0."""
     ids, logits = table["top_ids"], table["top_logits"].astype(np.float64)
     if ids.shape[1:] != (2,) or logits.shape != ids.shape:
@@ -303,7 +308,7 @@ def _binary_scores(table: Table) -> NDArray[np.float64]:
     return np.where(ids[:, 0] == 1, difference, -difference)
 
 
-def _fractions(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+def fractions(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return [S, n], see `metrics.seed_intervals.of_area_under_curve`."""
     found = np.empty(scores.shape)
     for row, of_seed in zip(found, scores, strict=True):

@@ -24,7 +24,15 @@ _CLOSE_AREA = 1e-4
 
 
 class UnitKey(NamedTuple):
-    """What two units have in common that are compared."""
+    """What two units have in common that are compared.
+
+    Attributes:
+        task: its name.
+        dataset: record name.
+        variant: version in circulation.
+        split: split judged.
+        protocol: name, with options.
+    """
 
     task: str
     dataset: str
@@ -220,17 +228,21 @@ def _rows(
     told = _notes(unit, baseline, candidate)
     rows = []
     for name, record in records.items():
-        others = {side.folders[unit]: side.numbers[unit].get(name) for side in sides}
+        others = [side.numbers[unit].get(name) for side in sides]
+        if None in others and not record.primary:
+            # Later versions give more numbers.
+            notes.append(f"{unit.title}: {record.measure.title} not compared (only the baseline has it)")
+            continue
         try:
             found = [pair.measure(record) for pair in pairs]
         except Unknown as unknown:
             notes.append(f"{unit.title}: {record.measure.title} not compared ({unknown})")
             continue
-        for one, (folder, other) in zip(found, others.items(), strict=True):
+        for one, other, side in zip(found, others, sides, strict=True):
             if other is None:
-                raise _OtherNumber(f"only one run has {record.measure.title}")
+                raise _OtherNumber(f"only the baseline has {record.measure.title}")
             _require_value(record, one.baseline, baseline.folders[unit])
-            _require_value(other, one.candidate, folder)
+            _require_value(other, one.candidate, side.folders[unit])
         more = () if found[0].difference else ("one seed, so no interval and no verdict",)
         rows.append(
             Compared(

@@ -2,7 +2,8 @@
 
 Each set is simulated as so many equally weighted images, of which the observed share differs between the
 models (more, where the loss in question needs more); one whose difference is nearly normal as a normal
-number. The same function decides that gives the verdict.
+number. The same function decides that gives the verdict. Sets of one dataset are drawn independently all the
+same: how they go together is not known.
 
 Axes: R repetitions, K sets.
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rwkvclip_eval.compare.difference import reaches
-from rwkvclip_eval.compare.gate import Outcomes, Rule, apply, numbered
+from rwkvclip_eval.compare.gate import DEFAULT_RULE, Outcomes, Rule, apply, numbered
 from rwkvclip_eval.compare.significance import worse
 from rwkvclip_eval.metrics.intervals import Z, wilson_ends
 
@@ -95,10 +96,13 @@ class Simulation:
         gained = differing - lost
         low, high = self._ends(gained, lost)
         value, p = (gained - lost) / self.images, worse(gained, lost)
+        # No loss comes about without images that differ.
+        wider = np.maximum(1, np.sqrt(np.abs(losses) / self.images) / self.spread)
         for k in np.flatnonzero(~self.flips):
-            value[:, k] = generator.normal(-losses[k], self.spread[k], num)
-            low[:, k], high[:, k] = value[:, k] - self.below[k], value[:, k] + self.above[k]
-            tail = np.interp(np.abs(value[:, k]), self.curves[k][::-1], LEVELS[::-1])
+            value[:, k] = generator.normal(-losses[k], wider[k] * self.spread[k], num)
+            low[:, k] = value[:, k] - wider[k] * self.below[k]
+            high[:, k] = value[:, k] + wider[k] * self.above[k]
+            tail = np.interp(np.abs(value[:, k]) / wider[k], self.curves[k][::-1], LEVELS[::-1])
             p[:, k] = np.where(value[:, k] < 0, tail, 1 - tail)
         return Outcomes(value, low, high, p)
 
@@ -147,7 +151,7 @@ def simulation(sets: Sequence[Gated]) -> Simulation:
         flips=np.array([one.flips for one in found]),
         images=images,
         discordance=np.minimum([one.discordance for one in found], 1),
-        spread=np.sqrt([one.variance + one.seeds_variance for one in found]),
+        spread=np.sqrt([max(one.variance + one.seeds_variance, 1e-300) for one in found]),
         below=np.array([one.value - one.low for one in found]),
         above=np.array([one.high - one.value for one in found]),
         curves=tuple(reaches(LEVELS, one.variance, one.seeds, one.seeds_variance) for one in found),
@@ -156,7 +160,7 @@ def simulation(sets: Sequence[Gated]) -> Simulation:
     )
 
 
-def rates(sets: Sequence[Gated], rule: Rule = Rule(), seed: int = 0) -> Rates:  # noqa: B008  # immutable
+def rates(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, seed: int = 0) -> Rates:
     """Return the rule's errors and power on `sets`."""
     drawn, every = simulation(sets), np.ones(len(sets))
     alike = drawn.find(rule, 0 * every, NUM_REPETITIONS, seed)
@@ -178,7 +182,7 @@ def rates(sets: Sequence[Gated], rule: Rule = Rule(), seed: int = 0) -> Rates:  
     )
 
 
-def detectable(sets: Sequence[Gated], rule: Rule = Rule(), seed: int = 0) -> list[float | None]:  # noqa: B008
+def detectable(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, seed: int = 0) -> list[float | None]:
     """Return for each set the smallest loss of it alone by which it is found to have regressed.
 
     By Holm's first step, which is the hardest. None where no loss is.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.compare import power
-from rwkvclip_eval.compare.gate import Gated, Rule, judge
+from rwkvclip_eval.compare.gate import DEFAULT_RULE, Gated, Rule, judge
 from rwkvclip_eval.compare.pairing import compare
 from rwkvclip_eval.compare.significance import benjamini_hochberg
 from rwkvclip_eval.errors import OutputError
@@ -77,7 +77,7 @@ def compare_runs(
     baseline: Side,
     candidate: Side,
     repeat: Side | None = None,
-    rule: Rule = Rule(),  # noqa: B008  # immutable
+    rule: Rule = DEFAULT_RULE,
 ) -> Result:
     """Return what can be said of `candidate` beside `baseline`.
 

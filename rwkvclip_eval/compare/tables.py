@@ -5,6 +5,7 @@ Axes: n rows, k entries of a list.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,15 @@ if TYPE_CHECKING:
 MAX_ROWS = 50_000_000
 MAX_LIST = 100_000
 """Entries of a list column's row."""
+
+_LIMITS = {
+    "label": (0, 10_000_000),
+    "labels": (-1, 1),
+    "rank": (1, 10**12),
+    "shots": (1, 10**9),
+    "caption_index": (0, 10**9),
+}
+"""Least and largest number of a column."""
 
 _AGAIN = "Something else wrote or cut this file: delete it and run the same command again."
 
@@ -80,7 +90,6 @@ def read_table(path: Path, names: Sequence[str]) -> Table:
         OutputError: there is no such file, it is no table, too large, or a column holds something else than
             texts or finite numbers.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     require_regular(path, "predictions", error=OutputError)
@@ -92,10 +101,11 @@ def read_table(path: Path, names: Sequence[str]) -> Table:
                 )
             there = [name for name in names if name in file.schema_arrow.names]
             table = file.read(columns=there)
-    except OutputError:
+        table.validate(full=True)
+    except (OutputError, MemoryError):
         raise
-    except (OSError, pa.ArrowException) as error:
-        raise OutputError(f"{path} is not a table of predictions ({error}). {_AGAIN}") from error
+    except Exception as error:  # the library raises what it likes on a file that is none
+        raise OutputError(f"{path} is not a table of predictions ({error!r}). {_AGAIN}") from error
     if table.num_rows == 0:
         raise OutputError(f"{path} holds no rows. {_AGAIN}")
     columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
@@ -125,6 +135,9 @@ def _column(path: Path, name: str, column: pa.Array) -> Any:
     found = column.to_numpy(zero_copy_only=False)
     if kinds.is_floating(column.type) and not np.isfinite(found).all():
         raise OutputError(f"{path}: column {name!r} holds numbers that are not finite. {_AGAIN}")
+    low, high = _LIMITS.get(name, (-math.inf, math.inf))
+    if len(found) and not low <= found.min() <= found.max() <= high:
+        raise OutputError(f"{path}: column {name!r} holds numbers beyond {low} and {high}. {_AGAIN}")
     return found.reshape(-1, width) if width else found
 
 

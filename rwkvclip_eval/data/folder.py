@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from rwkvclip_eval.data.reading import below, csv_rows, plain_name, read_json
+from rwkvclip_eval.data.reading import below, check_spellings, csv_rows, plain_name, read_json
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError, name_some
@@ -48,6 +48,8 @@ def open_folder(
     root = path / split if (path / split).is_dir() else path
     if root == path and (others := [s for s in SPLITS if (path / s).is_dir()]):
         raise NoSuchSplit(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
+    if root == path and split not in SPLITS:
+        raise NoSuchSplit(f"{path} has no folder {split!r}; without folders of splits it is {SPLITS}.")
     source = f"folder {path.name}" + (f"/{split}" if root != path else "")
     for name in ("captions.csv", "captions.json"):
         if (root / name).is_file():
@@ -150,9 +152,15 @@ def _read_captions(file: Path) -> dict[str, list[str]]:
     if file.suffix == ".csv":
         for _, row in csv_rows(file, ("image", "caption")):
             by_image.setdefault(row["image"], []).append(row["caption"])
+        if broken := [name for name, said in by_image.items() if any("\n" in caption for caption in said)]:
+            raise DamagedData(
+                f"{file}: a caption of {name_some(broken)} has a line break, as where a quote is misplaced; "
+                "write each caption in one line."
+            )
     else:
         content = read_json(file, _CAPTIONS, "a mapping of image file to caption or list of captions")
         by_image = {name: [said] if isinstance(said, str) else said for name, said in content.items()}
+    check_spellings(by_image, str(file))
     bare = [name for name, said in by_image.items() if not said or not all(map(str.strip, said))]
     if bare or not by_image:
         raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.reading import MOST_CLASSES, below, csv_rows, whole_number
+from rwkvclip_eval.data.reading import MOST_CLASSES, below, check_spellings, csv_rows, whole_number
 from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
@@ -83,6 +83,7 @@ def open_manifest(
     if not root.is_dir():
         raise DataNotFound(f"There is no folder {root} for the images of {path.name}.")
     rows, target = _read(path)
+    check_spellings((row.image for row in rows), str(path))
     chosen = [row for row in rows if row.split == split]
     if not chosen:
         there = ", ".join(sorted({row.split for row in rows}))
@@ -152,6 +153,10 @@ def _row(path: Path, line: int, raw: dict[str, str], target: str) -> _Row:
     for column in ("image", target, *(c for c in ("split", "key") if c in values)):
         if not values[column]:
             raise DamagedData(f"{where}: the {column} is empty.")
+    if any("\n" in text for text in values.values()):
+        raise DamagedData(
+            f"{where}: a field has a line break, as where a quote is misplaced; write it in one line."
+        )
     if target == "label" and not all(part.strip() for part in values["label"].split(DIVIDER)):
         raise DamagedData(f"{where}: {values['label']!r} has an empty label.")
     split = values.get("split", "test")

@@ -18,8 +18,9 @@ from rwkvclip_eval.data.catalogue import (
 )
 from rwkvclip_eval.data.formats import READERS, reader_of
 from rwkvclip_eval.data.limit import limit_dataset
-from rwkvclip_eval.data.prompts import resolve_prompts
+from rwkvclip_eval.data.prompts import reference_prompts, resolve_prompts
 from rwkvclip_eval.data.reading import bounded_pillow, damage_named
+from rwkvclip_eval.data.registered import check_registered
 from rwkvclip_eval.data.samples import SampleDataset, Split
 from rwkvclip_eval.data.types import (
     Dataset,
@@ -28,8 +29,9 @@ from rwkvclip_eval.data.types import (
     FolderSource,
     HuggingFaceSource,
     ManifestSource,
+    ReferencePrompts,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, no_exit
 from rwkvclip_eval.registry import Registry, unknown_name
 from rwkvclip_models.files import expanded
 
@@ -88,12 +90,14 @@ def open_dataset(
     if ref.name in DATASETS and record is not None:
         raise UserError(f"The name {ref.name!r} belongs to the catalogue; register yours under another.")
     if ref.name in DATASETS:
-        registered = DATASETS.get(ref.name)(ref.split or "test")
+        with no_exit(f"The dataset {ref.name}"):
+            registered = DATASETS.get(ref.name)(ref.split or "test")
         if not isinstance(registered, Dataset):
             raise UserError(
                 f"The registered dataset {ref.name!r} gave a {type(registered).__name__}; expected an object "
                 "with info, keys, labels, captions, image(index) and a length."
             )
+        check_registered(registered, ref.name)
         return registered
     entry = catalogue()[record] if record is not None else None
     explicit = ref.source or (FolderSource(kind="folder", path=ref.folder) if ref.folder else None)
@@ -319,10 +323,11 @@ def _assemble(
         )
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    reference: ReferencePrompts | None = ReferencePrompts()
     if found.kind != "retrieval":
-        class_names, templates = resolve_prompts(
-            ref, found.class_names, found.templates, base_dir, entry.variant(variant) if entry else None
-        )
+        known = entry.variant(variant) if entry else None
+        class_names, templates = resolve_prompts(ref, found.class_names, found.templates, base_dir, known)
+        reference = reference_prompts(ref.name, found.class_names, found.templates, known)
         _check_classes(found, class_names, label, entry.classes_of(variant) if entry else None)
     expected = entry.variant(variant).counts.get(split) if entry else None
     count = len(found.keys)
@@ -345,6 +350,7 @@ def _assemble(
         fingerprint=found.fingerprint,
         class_names=class_names,
         templates=templates,
+        reference_prompts=reference,
         primary_metric=ref.metric or (entry.metric_of(variant) if entry else default_metric),
         source=found.source,
         verified=expected is not None and count == expected,

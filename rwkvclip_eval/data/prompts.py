@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import names_of
-from rwkvclip_eval.data.types import PromptFiles
+from rwkvclip_eval.data.types import PromptFiles, ReferencePrompts
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came
@@ -85,6 +85,28 @@ def resolve_prompts(
         raise UserError(f"{ref.name}: the class name of label {bare[0]} is empty; a prompt needs one.")
     _check_letters(labels, "class name", ref.name)
     return tuple(labels), normalise_templates(templates or (), ref.name)
+
+
+def reference_prompts(
+    name: str,
+    own_class_names: Sequence[str] | None,
+    own_templates: Sequence[str] | None,
+    variant: Variant | None = None,
+) -> ReferencePrompts | None:
+    """Return what clip-benchmark asks of a dataset; None where neither it nor the data say.
+
+    Args:
+        name: of the dataset.
+        own_class_names: what the source brought; that package takes them where it has no list.
+        own_templates: likewise.
+        variant: as in `resolve_prompts`.
+    """
+    listed = shipped("labels", name, variant)
+    labels, templates = listed or own_class_names, shipped("templates", name, variant) or own_templates
+    if not labels or not templates:
+        return None
+    placed = tuple(template.replace("{}", "{c}") for template in templates)
+    return ReferencePrompts(tuple(labels), placed, own_names=listed is None)
 
 
 def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:

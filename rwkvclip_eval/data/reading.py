@@ -10,7 +10,9 @@ import contextlib
 import csv
 import functools
 import io
+import posixpath
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,7 +21,7 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -159,8 +161,8 @@ def _check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) ->
         raise DamagedData(
             f"{path}: expected columns {' and '.join(needed)}, found {', '.join(columns)[:300] or 'none'}."
         )
-    if twice := [column for i, column in enumerate(columns) if column in columns[:i]]:
-        raise DamagedData(f"{path}: the column {twice[0]!r} occurs twice.")
+    if twice := [column for column, times in Counter(columns).items() if times > 1]:
+        raise DamagedData(f"{path}: the column {twice[0][:40]!r} occurs twice.")
 
 
 def below(root: Path, name: str, where: str) -> Path:
@@ -188,6 +190,23 @@ def below(root: Path, name: str, where: str) -> Path:
             f"{where}: {name[:200]!r} is no path below {root}; expected a relative one without `..`."
         )
     return root / name
+
+
+def check_spellings(names: Iterable[str], where: str) -> None:
+    """Refuse data that name one file in two ways, by which it would count twice.
+
+    Args:
+        names: paths below one root, as the data say them; equal ones are another check's.
+        where: what says so, for messages.
+
+    Raises:
+        DamagedData: two names are of one file.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(posixpath.normpath(name), name)
+        if other != name:
+            raise DamagedData(f"{where}: {other[:200]!r} and {name[:200]!r} are one file; spell it alike.")
 
 
 def is_text(name: str) -> bool:

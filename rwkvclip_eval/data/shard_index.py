@@ -92,8 +92,9 @@ def _write(table: pa.Table, places: Sequence[Path]) -> None:
         if folder.is_dir() and not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK)):
             continue
         # A full disk or a folder that cannot be written costs a second scan next time, nothing else.
-        with contextlib.suppress(OutputError), atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+        with contextlib.suppress(OutputError), atomic_path(path) as temporary, temporary.open("wb") as file:
+            # The library takes no path that is not UTF-8.
+            pq.write_table(table, file)
             return
 
 
@@ -112,7 +113,7 @@ def _read(
         return None
     try:
         # read_table would take folder names such as `split=test` for columns; ParquetFile reads one file.
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             about = _about(file.schema_arrow.metadata)
             if about.get("signature") != signature:
                 return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 from pydantic import Field, field_validator
 
@@ -34,6 +34,20 @@ _BUILDERS_THAT_READ_MORE_THAN_DATA = ("generator", "pandas", "spark", "sql")
 DatasetKind = Literal["classification", "multilabel", "retrieval"]
 
 
+class ReferencePrompts(NamedTuple):
+    """What clip-benchmark asks of a dataset, whatever a suite asks; nothing for retrieval.
+
+    Attributes:
+        class_names: in label order.
+        templates: with `{c}`.
+        own_names: it has no list of its own, so that the class names are the data's.
+    """
+
+    class_names: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    own_names: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """Facts about an opened split that go into every result record. No field holds a path of this machine.
@@ -47,6 +61,7 @@ class DatasetInfo:
         fingerprint: SHA-256 (hex) of the samples in order: keys, image bytes, labels or captions.
         class_names: class names in label order; empty for retrieval.
         templates: prompt templates with `{c}` where the class name goes; empty for retrieval.
+        reference_prompts: clip-benchmark's; None where they are unknown.
         primary_metric: the metric the field reports for this set.
         source: where the samples came from, e.g. `webdataset wds_cifar10/test`.
         verified: known to the catalogue and of the expected size and classes.
@@ -64,6 +79,7 @@ class DatasetInfo:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
+    reference_prompts: ReferencePrompts | None = None
     primary_metric: str = "top1_accuracy"
     source: str = ""
     verified: bool = False

@@ -163,3 +163,4 @@ _built_in(
     "python",
     "whatever the factory takes, none or random:SEED",
 )
+_built_in({"mteb:": "mteb:openai/clip-vit-base-patch32"}, "mteb", "mteb", "none; needs the package mteb")

@@ -55,8 +55,21 @@ def check_folder(folder: Path, settings: Sequence[str], weights: Sequence[Path])
             raise ConfigError(f"{processor} must hold one JSON object, got {type(content).__name__}.")
         try:
             check_sizes(content, most=MAX_IMAGE_PX)
+            for key in ("image_mean", "image_std"):
+                _check_channels(key, content.get(key))
         except ConfigError as error:
             raise ConfigError(f"In {processor}: {error}") from error
+
+
+def _check_channels(key: str, value: Any) -> None:
+    """Refuse what no image can be normalised with; null leaves it to the library."""
+    numbers = value if isinstance(value, list) else [value]
+    if value is None:
+        return
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers):
+        raise ConfigError(f"{key} must be a list of numbers, got {shown(value)}.")
+    if key == "image_std" and not all(one > 0 for one in numbers):
+        raise ConfigError(f"{key} must be above 0, got {shown(value)}.")
 
 
 def read_config(folder: Path, text: str) -> Any:

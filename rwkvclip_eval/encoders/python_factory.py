@@ -7,6 +7,7 @@ text after `=` with hub files downloaded, or None; for `random:SEED` it is None 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import sys
@@ -120,9 +121,11 @@ def _find(spec: EncoderSpec) -> Callable[[str | None, str], Any]:
     if not (module_name and colon and name):
         raise UserError(f"Model {spec.text!r} is not python:package.module:factory[=CHECKPOINT].")
     # A console script, unlike `python -m`, does not look in the current folder.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    # The folder may be gone.
+    with contextlib.suppress(OSError):
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
     try:
         with no_exit(f"Model {spec.text!r}: importing {module_name}"):
             module = importlib.import_module(module_name)

@@ -271,7 +271,7 @@ def attention_implementation(module: nn.Module) -> str:
 
 def _summary(pixels: Tensor) -> list[float]:
     # Coarse, so that rounding on another machine does not show and an edited transform does.
-    deviation, mean = torch.std_mean(pixels, dim=(1, 2))
+    deviation, mean = torch.std_mean(pixels, dim=(1, 2), correction=int(pixels[0].numel() > 1))
     return [round(float(value), 2) for value in (*mean, *deviation)]
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from rwkvclip_eval.data.array_files import WrongArray, map_array
 from rwkvclip_eval.errors import UserError
 from rwkvclip_models.disk import file_digest
-from rwkvclip_models.files import read_bytes
+from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -185,11 +185,14 @@ def check(entry: StoredEntry) -> Mapping[str, str]:
         DamagedEntry: they differ, or no encoder gives such values.
     """
     try:
-        states = [(entry.folder / file).stat() for file in entry.files]
+        # A pipe would be waited for, a device read for ever.
+        states = [require_regular(entry.folder / file, "file of the store") for file in entry.files]
         seen = (entry.folder, *((s.st_ino, s.st_size, s.st_mtime_ns) for s in states))
         if seen in _sound:
             return {}
         digests = {file: file_digest(entry.folder / file) for file in entry.files}
+    except UserError as error:
+        raise DamagedEntry(str(error)) from error
     except OSError as error:
         raise DamagedEntry(f"it cannot be read: {error.strerror}") from error
     known = entry.meta.sha256

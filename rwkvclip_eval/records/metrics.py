@@ -7,6 +7,7 @@ tables have names only; `known` is the one table that gives theirs.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -59,12 +60,34 @@ class Metric:
             return "—"
         return f"{100 * value:.1f}" if self.in_percent else f"{value:.4g}"
 
-    def misfit(self, value: float | None, low: float | None, high: float | None) -> str:
-        """Return why a value or the ends of its interval cannot be of this metric; nothing where they can."""
+    def misfit(
+        self, value: float | None, low: float | None, high: float | None, *, strict: bool = False
+    ) -> str:
+        """Return why a value or the ends of its interval cannot be of this metric; nothing where they can.
+
+        Args:
+            value: the number.
+            low: lower end of its interval.
+            high: upper end.
+            strict: the interval holds the value, and of a fraction lies in [0, 1]; intervals over seeds of
+                before there was schema version 2 do not.
+        """
+        given = [number for number in (value, low, high) if number is not None]
+        if not all(map(math.isfinite, given)):
+            return f"{shortened(self.name)} and its interval are finite numbers, got {given}"
         if value is not None and self.unit == "fraction" and not -_ROUNDING <= value <= 1 + _ROUNDING:
             return f"{shortened(self.name)} is a fraction from 0 to 1, got {value:g}"
         if low is not None and high is not None and low > high + _ROUNDING:
             return f"the interval of {shortened(self.name)} begins at {low:g} and ends at {high:g}"
+        if strict and (low is None) is not (high is None):
+            return f"the interval of {shortened(self.name)} has one end"
+        if strict and value is not None and low is not None and high is not None:
+            least, most = (0.0, 1.0) if self.unit == "fraction" else (-math.inf, math.inf)
+            if (
+                not least - _ROUNDING <= low <= value + _ROUNDING
+                or not value - _ROUNDING <= high <= most + _ROUNDING
+            ):
+                return f"the interval of {shortened(self.name)} does not fit {value:g}: {low:g} to {high:g}"
         return ""
 
     def of_shots(self, shots: int) -> Metric:

@@ -61,7 +61,13 @@ def _record(line: bytes, what: str) -> Record:
     """
     record = parsed(Record, line, what)
     metric = record.metric_info or standard(record.metric)
-    wrong = "" if metric is None else metric.misfit(record.value, record.ci_low, record.ci_high)
+    strict = record.schema_version > 1
+    numbers = record.value, record.ci_low, record.ci_high
+    wrong = "" if metric is None else metric.misfit(*numbers, strict=strict)
+    if record.metric_info is not None and record.metric_info.name != record.metric:
+        wrong = f"metric is {record.metric!r}, metric_info of {record.metric_info.name!r}"
+    if record.n == 0 and record.value is not None:
+        wrong = "n is 0 beside a value"
     if wrong:
         raise OutputError(f"{what}: {wrong}.")
     return record
@@ -171,7 +177,8 @@ def load_predictions(run: str | Path, unit: str, table: str = "predictions") -> 
         if path.exists():
             require_regular(path, "predictions", error=OutputError)
             try:
-                return pd.read_parquet(path)
+                with path.open("rb") as stream:
+                    return pd.read_parquet(stream)
             except Exception as error:  # the library raises what it likes on a file that is none
                 raise OutputError(f"{path} is not a table of predictions ({error!r}).") from error
     tables = sorted(

@@ -94,7 +94,7 @@ def _read_fits(path: Path) -> list[tuple[str, Fit]]:
 
     require_regular(path, "regularisation curve", error=OutputError)
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             if file.metadata.num_rows > _MAX_FITS:
                 raise OutputError(f"{path} has {file.metadata.num_rows} rows; at most {_MAX_FITS} are read.")
             rows = file.read(_FIELDS).to_pylist()

@@ -15,18 +15,17 @@ from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.metrics.intervals import Z, wilson
 from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA
+from rwkvclip_eval.records.published import counterparts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.records.published import PublishedRow
     from rwkvclip_eval.report.loading import Entry
-    from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Cell, Row
     from rwkvclip_eval.report.tables import Table
 
-_ROBUSTNESS = "Zero-shot robustness"
-"""What the literature calls zero-shot classification on some datasets."""
 # Their paired bootstrap would take longer than all else in a report.
 _SLOW = (MAP_11_POINT, MAP_AREA)
 _CLOSE = 1e-6
@@ -56,21 +55,27 @@ class Delta:
     paired: bool = False
 
 
-def published_numbers(table: Table, published: Sequence[PublishedTable]) -> Published:
-    """Return the published numbers beside a table, those of the methods with most of them first."""
+def published_numbers(table: Table, published: Sequence[PublishedRow]) -> Published:
+    """Return the published numbers beside a table: methods that its models may be first, then those of most.
+
+    A number of a named version of a dataset stands beside that version only, and subsets have none.
+    """
     if table.subset:
         return {}
-    titles = {table.task_title, *([_ROBUSTNESS] if table.task == "zero_shot_classification" else [])}
     found: Published = {}
-    own = {(row.dataset, row.metric.title) for row in table.rows}
-    for other in published:
-        if other.task_title in titles:
-            for method, numbers, _ in other.rows:
-                for key, text in zip(other.columns, numbers, strict=True):
-                    if text and key in own:
-                        # A sign stands before what was read from a figure.
-                        found.setdefault(method, {}).setdefault(key, float(text.lstrip("~")) / 100)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+    own = {(row.dataset, row.metric.name): row for row in table.rows}
+    of_task = [line for line in published if line.record_task == table.task]
+    for line in of_task:
+        row = own.get((line.dataset.partition("@")[0], line.metric))
+        number = line.number
+        if row is None or number is None or ("@" in line.dataset and line.dataset != row.version):
+            continue
+        value = number / 100 if row.metric.in_percent else number
+        found.setdefault(line.who, {}).setdefault((row.dataset, row.metric.title), value)
+    cells = (cell for row in table.rows for cell in row.cells.values())
+    specs = dict.fromkeys(str(c.entry.record.model_info.get("spec", "")) for c in cells if c.entry)
+    alike = {line.who for spec in specs for line in counterparts(spec, of_task)}
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in alike, -len(item[1]))))
 
 
 def deltas(rows: Sequence[Row], one: str, other: str, published: Published) -> list[Delta]:

@@ -23,6 +23,7 @@ class ReportPaths:
         results_csv: results.csv, one tidy row per record.
         task_csvs: TASK.csv, models side by side.
         latex: report.tex, booktabs tables.
+        paper_tables: tables/NAME.tex, .md, .csv and .json, the paper's tables beside published numbers.
         plots: plots/NAME.svg, .png and .pdf as wide as two columns of a paper, plots/NAME-narrow.* as one.
     """
 
@@ -31,36 +32,51 @@ class ReportPaths:
     results_csv: Path
     task_csvs: tuple[Path, ...]
     latex: Path
+    paper_tables: tuple[Path, ...]
     plots: tuple[Path, ...]
 
 
-def write_report(runs: Sequence[Path], out: Path, pairs: Sequence[tuple[str, str]] = ()) -> ReportPaths:
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    published: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> ReportPaths:
     """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
 
     Args:
         runs: run directories.
         out: folder.
+        published: folders of CSV files with published numbers beside those that are shipped.
         pairs: models or published methods whose difference to draw, see `draw_plots`.
 
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
-        UserError: there is no such model or method.
+        UserError: a file of published numbers does not fit, or there is no such model or method.
     """
+    from rwkvclip_eval.records.published import read_published
+    from rwkvclip_eval.report.conformance import conformance
     from rwkvclip_eval.report.formats.csv import results_csv, table_csv
     from rwkvclip_eval.report.formats.html import render_page
     from rwkvclip_eval.report.formats.latex import latex
     from rwkvclip_eval.report.formats.markdown import markdown
+    from rwkvclip_eval.report.formats.paper_csv import paper_csv
+    from rwkvclip_eval.report.formats.paper_json import paper_json
+    from rwkvclip_eval.report.formats.paper_latex import paper_latex
+    from rwkvclip_eval.report.formats.paper_markdown import paper_markdown
     from rwkvclip_eval.report.headline import write_headline
     from rwkvclip_eval.report.loading import load_runs
+    from rwkvclip_eval.report.paper_tables import paper_tables
     from rwkvclip_eval.report.plots.every import draw_plots
-    from rwkvclip_eval.report.published import published_tables
     from rwkvclip_eval.report.tables import build_tables
 
     loaded = load_runs(runs)
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
-    published = published_tables(tables, headline.models)
-    plots = draw_plots(tables, loaded, published, pairs)
+    rows = read_published(published)
+    beside = paper_tables(tables, headline.models, rows)
+    conforming = conformance([entry.record for entry in loaded.entries], rows)
+    plots = draw_plots(tables, loaded, rows, pairs)
 
     pictures = []
     for plot in plots:
@@ -79,16 +95,24 @@ def write_report(runs: Sequence[Path], out: Path, pairs: Sequence[tuple[str, str
         path = out / f"{folder_name(task)}.csv"
         write_text(path, table_csv([t for t in tables if t.task == task]))
         task_csvs.append(path)
+    forms = {"tex": paper_latex, "md": paper_markdown, "csv": paper_csv, "json": paper_json}
+    papers = []
+    for one in beside:
+        for ending, form in forms.items():
+            path = out / "tables" / f"{one.name}.{ending}"
+            write_text(path, form(one))
+            papers.append(path)
     paths = ReportPaths(
         index=out / "index.html",
         markdown=out / "report.md",
         results_csv=out / "results.csv",
         task_csvs=tuple(task_csvs),
         latex=out / "report.tex",
+        paper_tables=tuple(papers),
         plots=tuple(pictures),
     )
     write_text(paths.results_csv, results_csv(loaded.entries))
     write_text(paths.latex, latex(tables))
-    write_text(paths.markdown, markdown(loaded, tables, headline, plots, published))
-    write_text(paths.index, render_page(loaded, tables, headline, plots, published))
+    write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming))
+    write_text(paths.index, render_page(loaded, tables, headline, plots, beside, conforming))
     return paths

@@ -128,8 +128,10 @@ class RunDirectory:
             import pyarrow.parquet as pq
 
             for name, table in outcome.result.predictions.items():
-                with atomic_path(self.out / "predictions" / unit / f"{name}.parquet") as temporary:
-                    pq.write_table(table, temporary, compression="zstd")
+                path = self.out / "predictions" / unit / f"{name}.parquet"
+                # The library takes no path that is not UTF-8.
+                with atomic_path(path) as temporary, temporary.open("wb") as file:
+                    pq.write_table(table, file, compression="zstd")
         if outcome.examples:
             text = json.dumps(outcome.examples, ensure_ascii=False)
             write_text(self.out / "examples" / f"{unit}.json", text)

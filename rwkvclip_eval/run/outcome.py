@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.run.splits import OpenedUnit
-    from rwkvclip_eval.tasks.base import MetricValue, TaskResult
+    from rwkvclip_eval.tasks.base import MetricValue, Samples, Task, TaskResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +104,30 @@ def score_records(
         own_copy=any(info.own_copy for info in infos),
         num_missing=sum(len(found.missing) for found in stored),
         seconds=round(seconds, 3),
-        notes={**result.notes, **({"differences": differences} if differences else {})},
+        notes={
+            **result.notes,
+            **_reference_notes(unit.task, opened.samples, unit.protocol),
+            **({"differences": differences} if differences else {}),
+        },
     )
     return [_with_number(base, metric, primary) for metric in result.metrics]
 
 
+def _reference_notes(task: Task, samples: Samples, protocol: Protocol) -> dict[str, str]:
+    """Return the hash of clip-benchmark's own prompts of the dataset, where the protocol keeps it."""
+    reference = samples.info.reference_prompts
+    if not protocol.keeps_reference_prompts or reference is None:
+        return {}
+    asked = dataclasses.replace(
+        samples.info, class_names=reference.class_names, templates=reference.templates
+    )
+    own = {"reference_class_names": "the data's own"} if reference.own_names else {}
+    hashed = task.prompt_hash(dataclasses.replace(samples, info=asked), protocol)
+    return {"reference_prompt_hash": hashed, **own}
+
+
 def _with_number(base: Record, metric: MetricValue, primary: str) -> Record:
-    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high):
+    if wrong := metric.metric.misfit(metric.value, metric.ci_low, metric.ci_high, strict=True):
         raise UserError(f"The task {base.task} gave a number that cannot be right: {wrong}.")
     given = {key: value for key, value in base.notes.items() if key != "differences"}
     differences = {key: value for key, value in base.notes.items() if key == "differences"}

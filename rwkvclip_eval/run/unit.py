@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.errors import DamagedData, DataNotFound, EncodingFailed, SuiteError, UserError
+from rwkvclip_eval.errors import (
+    DamagedData,
+    DataNotFound,
+    EncodingFailed,
+    SuiteError,
+    UserError,
+    no_exit,
+)
 from rwkvclip_eval.run.examples import gallery, with_content
 from rwkvclip_eval.run.outcome import UnitOutcome, no_number, score_records
 from rwkvclip_eval.run.splits import OpenedUnit, samples_of
@@ -202,7 +209,14 @@ def _compute(unit: Unit, model: str, context: Context, options: RunOptions) -> C
 def _scored(unit: Unit, samples: Samples, features: Features, context: Context) -> TaskResult:
     device = features.compute.device
     with context.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
-        return unit.task.score(samples, features, unit.protocol)
+        with no_exit(f"The task {unit.task.name}"):
+            result = unit.task.score(samples, features, unit.protocol)
+        if not isinstance(result, TaskResult) or not result.metrics:
+            raise UserError(
+                f"The task {unit.task.name} must return a TaskResult with a metric or more, "
+                f"got {result!r:.200}."
+            )
+        return result
 
 
 class _UnitProblem(UserError):

@@ -46,6 +46,8 @@ def test_a_set_too_small_for_the_margin_holds_nothing_up():
 def test_a_suite_too_small_for_the_margin_is_inconclusive():
     found = judge([gated(200, 5, 6)])
     assert (found.verdict, found.exit_code) == ("INCONCLUSIVE", 3)
+    assert found.low < -0.005 < found.high
+    assert found.why.endswith("points, holds the margin")
 
 
 def test_a_wider_margin_and_another_level_change_the_verdict():
@@ -72,6 +74,13 @@ def test_flips_that_cancelled_in_the_repeat_are_noise_too():
 def test_noise_as_large_as_the_margin_leaves_no_pass():
     assert judge([gated(10_000, 5, 5, repeat=(30, 90))]).verdict == "AMBIGUOUS"
     assert judge([gated(10_000, 5, 5, repeat=(3, 4))]).verdict == "PASS"
+    # What is that much better passes however the baseline had come out.
+    assert judge([gated(10_000, 400, 5, repeat=(30, 90))]).verdict == "PASS"
+
+
+def test_without_a_repeat_no_noise_is_assumed():
+    assert judge([gated(10_000, 50, 50)], Rule(margin=0.0)).verdict == "INCONCLUSIVE"
+    assert judge([gated(10_000, 90, 10)], Rule(margin=0.0)).verdict == "PASS"
 
 
 def test_an_area_that_repeats_exactly_makes_no_noise():

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from gate_cases import gated, suite
+from paired_points import areas, captions, constant, means_of_two, per_class, seeds
 from scipy.stats import binom
 
-from rwkvclip_eval.compare import paired, power, significance
+from rwkvclip_eval.compare import power, significance
 from rwkvclip_eval.compare.difference import of_smooth, reaches
 from rwkvclip_eval.compare.gate import Rule, judge
-from rwkvclip_eval.metrics import ranking
 
 CHANCE_OF_FALSE_ALARM = 1e-3
 """Of each comparison, for a rule that errs exactly as often as it may."""
@@ -77,8 +77,8 @@ UNEVEN = [gated(n, round(n * d / 2), round(n * d / 2), f"{n} at {d}") for n, d i
 
 
 def test_the_gate_errs_as_rarely_as_it_says_on_uneven_sets():
-    check(UNEVEN, Rule(), 20_000)
-    check_power(UNEVEN, Rule(), 4000)
+    check(UNEVEN, Rule(), 10_000)
+    check_power(UNEVEN, Rule(), 2000)
 
 
 @pytest.mark.parametrize("end", ["low", "high", "worse"])
@@ -140,19 +140,53 @@ def test_sets_of_the_same_images_raise_no_false_alarms_together():
     at_most(np.count_nonzero(found.passed), 4000, WRONG_PASSES, "passes at the margin")
 
 
-def test_an_area_s_p_value_keeps_its_level(monkeypatch):
-    generator, num = np.random.default_rng(2), 2000
-    positive = np.arange(300) < 100
-    p = []
-    for _ in range(num):
-        both = generator.standard_normal(300)
-        parts = [
-            ranking.roc_auc(both + generator.standard_normal(300) + 2 * positive, positive)[1:]
-            for _ in range(2)
-        ]
-        p.append(paired.area_under_curve(*parts).significance.worse)
+UNEVEN_CLASSES = np.random.default_rng(5).integers(1, 40, 30)
+SPREAD = np.random.default_rng(6).permutation(np.tile([0.02, 0.1, 0.3], 10))
+ALIKE = {
+    "mean per class": per_class("", UNEVEN_CLASSES, 0.1, 0.1),
+    "mean per class, gains and losses in different classes": per_class(
+        "", np.full(30, 20), SPREAD, SPREAD[::-1]
+    ),
+    "captions that flip alone": captions(100, 0.05, 0.05, "alone"),
+    "captions of restless images": captions(200, 0.1, 0.1, "restless", UNEVEN_CLASSES[:20].repeat(10)),
+    "top-1 and top-5": means_of_two(200, 0.1, 0.1, 0.5),
+    "area": areas(100, 200, 0.9, 0.0, 0.5),
+    "area of few": areas(10, 30, 0.7, 0.0, 0.5),
+    "three seeds": seeds(3, constant(300, 0.7, 0.7), 1, 0.8),
+}
+
+
+def check_level(point, truth, num):
+    """Fail unless one-sided p values below a level are as rare as it says, where models are alike."""
+    generator = np.random.default_rng(2)
+    p = np.array([point.draw(truth, generator).interval.significance.worse for _ in range(num)])
     for level in (0.001, 0.025):
-        at_most(np.count_nonzero(np.array(p) <= level), num, level, "false alarms")
+        at_most(np.count_nonzero(p <= level), num, level, "false alarms")
+
+
+def alike(name):
+    """A truth of a point at which both models are alike; 0.9 and the like stand for both."""
+    if name.startswith("area"):
+        return 0.9 if name == "area" else 0.7
+    if name == "three seeds":
+        return np.full(300, 0.7)
+    if "different" in name:
+        return SPREAD, SPREAD[::-1]
+    rate = np.array([0.05 if "alone" in name else 0.1])
+    return rate, rate
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_p_values_of_every_metric_keep_their_level(monkeypatch, name):
+    monkeypatch.setattr(significance, "NUM_FLIPS", 999)
+    check_level(ALIKE[name], alike(name), 250)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALIKE)
+def test_p_values_of_every_metric_keep_their_level_at_length(monkeypatch, name):
+    monkeypatch.setattr(significance, "NUM_FLIPS", 3999)
+    check_level(ALIKE[name], alike(name), 5000)
 
 
 def test_sets_of_few_seeds_are_drawn_with_the_p_values_of_few_seeds():
@@ -167,6 +201,14 @@ def test_sets_of_few_seeds_are_drawn_with_the_p_values_of_few_seeds():
     # Two degrees of freedom make up for little at a third of a level of 2.5 %.
     assert power.detectable(few)[0] > 7 * 1e-4**0.5
     check(few, Rule(), 4000)
+
+
+def test_seeds_of_a_model_and_itself_promise_no_more_than_their_images_allow():
+    one = gated(900, 0, 0)
+    tiny = one.difference._replace(flips=False, low=-1e-4, high=1e-4, seeds=3, variance=1e-9)
+    (loss,) = power.detectable([dataclasses.replace(one, difference=tiny)], Rule(margin=0.0))
+    # An image is lost or is not.
+    assert loss > 5 / 900
 
 
 def test_where_no_loss_is_detectable_none_is_named():

@@ -15,7 +15,7 @@ def rows(name):
         return list(csv.DictReader(file))
 
 
-PUBLISHED = [row for row in rows("datasets_27.csv") if record_name(row["dataset"])]
+PUBLISHED = [row for row in rows("lists/datasets_27.csv") if record_name(row["dataset"])]
 
 
 def test_all_sets_of_the_zero_shot_protocol_are_known():

@@ -301,6 +301,7 @@ def environments() -> Iterator[Case]:
                 argv=argv,
                 parts=parts,
                 env={"RWKVCLIP_EVAL_CACHE": value, "XDG_CACHE_HOME": ""},
+                given=(value or "../home/.cache",),
             )
     for name, env in (
         ("COLUMNS of a text", {"COLUMNS": "x"}),

@@ -280,7 +280,7 @@ def snapshot(base: Path, more: Sequence[str] = ()) -> dict[str, object]:
     """Return path → kind, size and time of change of everything outside the folders that were given."""
     found: dict[str, object] = {}
     given = {f"{base}/{folder}" for folder in GIVEN}
-    given |= {str(base / "work" / path) for path in more}
+    given |= {os.path.normpath(base / "work" / path) for path in more}
     ours = {f"{base}/{name}" for name in ("stdout", "stderr", "canary")}
     for folder, folders, files in os.walk(base):
         folders[:] = [name for name in folders if f"{folder}/{name}" not in given]

@@ -258,8 +258,9 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
-def test_a_limit_of_memory_in_which_no_library_loads_is_one_message():
-    program = f"{sys.executable} -m rwkvclip_eval run quickstart -m rwkv-clip-b32=random:0 -o out"
+def test_a_limit_of_memory_in_which_no_library_loads_is_one_message(tmp_path):
+    arguments = f"run quickstart -m rwkv-clip-b32=random:0 -o {tmp_path / 'out'}"
+    program = f"{sys.executable} -m rwkvclip_eval {arguments}"
     done = subprocess.run(
         ["bash", "-c", f"ulimit -v 1500000; {program}"], capture_output=True, text=True, timeout=120
     )
@@ -295,3 +296,83 @@ def test_damaged_data_that_are_there_are_not_called_absent(run, nano, tmp_path):
     said_once(code, errors)
     assert "1 of 1 datasets found, 1 of them cannot be used." in errors
     assert "no data root" not in errors
+
+
+@pytest.mark.parametrize("command", ["models", "data list"])
+def test_a_closed_output_is_no_internal_error(command):
+    program = f"{sys.executable} -m rwkvclip_eval {command} >&-"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=120)
+    assert "Internal error" not in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode in (0, 2)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
+def test_an_error_that_cannot_be_written_keeps_its_exit_code():
+    program = f"{sys.executable} -m rwkvclip_eval validate nosuch 2>/dev/full"
+    assert subprocess.run(["bash", "-c", program], timeout=120, check=False).returncode == 2
+
+
+PLUGIN = """
+import asyncio, sys
+import numpy as np
+from rwkvclip_eval.data.types import DatasetInfo
+from rwkvclip_eval.run.plugins import register_dataset
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Mine:
+    keys, captions = ["a", "b"], None
+    labels = np.array([0, 1])
+
+    def __init__(self, split):
+        self.info = DatasetInfo(name="mine", kind="classification", num_samples=2, fingerprint="f",
+                                class_names=("x", "y"), templates=("{c}",))
+        INIT
+
+    def __len__(self):
+        return 2
+
+    def image(self, index):
+        from PIL import Image
+        return Image.new("RGB", (8, 8))
+
+
+register_dataset("mine", Mine)
+"""
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("sys.exit(0)", "The dataset mine called sys.exit(0)"),
+        ("self.labels = np.array([0, 5])", "labels int64 [2] for 2 class names"),
+        ("self.labels = np.array([0.0, 1.0])", "labels float64 [2]"),
+        ("self.labels = np.array([0])", "2 samples of a classification set, 1 labels"),
+        ("self.keys = ['a', 'a']", "1 keys that differ"),
+    ],
+)
+def test_a_plugin_s_dataset_that_misbehaves_is_one_message(run, nano, tmp_path, monkeypatch, code, said):
+    from rwkvclip_eval.data.open import DATASETS
+
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries), raising=False)
+    (tmp_path / "p.py").write_text(PLUGIN.replace("INIT", code))
+    (tmp_path / "s.yaml").write_text(SUITE.replace("digits", "mine"))
+    code, _, errors = run(
+        "run", tmp_path / "s.yaml", "-m", nano, "-o", tmp_path / "out", "--plugin", tmp_path / "p.py"
+    )
+    assert said in said_once(code, errors)
+
+
+@pytest.mark.parametrize("raised", ["GeneratorExit", "asyncio.CancelledError", "Mute"])
+def test_any_exception_of_a_plugin_is_one_line(tmp_path, raised):
+    (tmp_path / "p.py").write_text(PLUGIN.replace("INIT", f"raise {raised}"))
+    (tmp_path / "s.yaml").write_text(SUITE.replace("digits", "mine"))
+    options = ("-m", "rwkv-clip-b32=random:0", "-o", tmp_path / "out", "--plugin", tmp_path / "p.py")
+    command = [sys.executable, "-m", "rwkvclip_eval", "run", tmp_path / "s.yaml", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode not in (0, 130)
+    assert "Traceback" not in done.stderr and len(done.stderr) < 2000

@@ -80,6 +80,12 @@ def with_nan(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def replaced(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else in the place of a file."""
+    path.unlink()
+    make(path)
+
+
 DAMAGES: dict[str, Damage] = {
     "rows permuted": rewrite("embedding", lambda a: a[::-1].copy()),
     "one number changed": rewrite("probe", lambda a: a + 1e-6),
@@ -100,6 +106,10 @@ DAMAGES: dict[str, Damage] = {
     "missing image out of range": say(lambda m: m["missing"].update({"30": "gone"})),
     "another total": say(lambda m: m.update(total=29)),
     "a text for a number": say(lambda m: m.update(total="30")),
+    "a pipe as keys": lambda folder: replaced(folder / "keys.json", os.mkfifo),
+    "a device as keys": lambda folder: replaced(folder / "keys.json", lambda p: p.symlink_to("/dev/zero")),
+    "a pipe as array": lambda folder: replaced(folder / "probe.npy", os.mkfifo),
+    "a pipe as description": lambda folder: replaced(folder / "meta.json", os.mkfifo),
     "no digest of one file": say(lambda m: m["sha256"].pop("keys.json")),
     "the entry is a link": linked,
     "the entry is a file": a_file,

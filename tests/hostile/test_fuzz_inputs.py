@@ -33,7 +33,7 @@ from rwkvclip_eval.report.formats.latex import latex
 from rwkvclip_eval.report.formats.markdown import markdown
 from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.published import published_tables
+from rwkvclip_eval.report.paper_tables import paper_tables
 from rwkvclip_eval.report.tables import build_tables
 from rwkvclip_models import read_checkpoint
 from rwkvclip_models.torch_file import check_torch_file
@@ -300,7 +300,7 @@ def show(run: Path) -> None:
     loaded = load_runs([run])
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
-    published = published_tables(tables, headline.models)
+    published = paper_tables(tables, headline.models)
     results_csv(loaded.entries).encode()
     table_csv(tables).encode()
     latex(tables).encode()

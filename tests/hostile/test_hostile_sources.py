@@ -270,3 +270,10 @@ def test_a_sound_header_of_a_huge_picture_is_no_sound_picture() -> None:
 
     with pytest.raises(Image.DecompressionBombError):
         Image.open(io.BytesIO(huge_png()))
+
+
+def test_a_table_of_200_000_columns_is_refused_soon(birds: Path) -> None:
+    path = birds / "labels.csv"
+    path.write_text(",".join(f"c{i}" for i in range(200_000)) + ",c7\n")
+    with pytest.raises(UserError, match=r"expected columns image|Unknown column|'c7' occurs twice"):
+        open_manifest(path, None, "test")

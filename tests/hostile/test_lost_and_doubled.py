@@ -51,11 +51,11 @@ def test_a_quote_that_is_not_closed_swallows_no_row(birds: Path, quoted: str) ->
         open_manifest(path, None, "test")
 
 
-def test_a_quote_with_a_line_end_and_a_doubled_quote_inside_is_read(birds: Path) -> None:
+def test_a_doubled_quote_and_one_inside_a_field_are_read(birds: Path) -> None:
     path = birds / "labels.csv"
-    path.write_text('image,caption\nowl/a.png,"an ""owl""\nat night"\n')
+    path.write_text('image,caption\nowl/a.png,"an ""owl"", at night"\nwren/b.png,a 5" wren\n')
     captions = open_manifest(path, None, "test").captions
-    assert captions == [['an "owl"\nat night']]
+    assert captions == [['an "owl", at night'], ['a 5" wren']]
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\x0b", "\x85", "\x1c"])
@@ -160,14 +160,26 @@ def test_a_tensor_twice_in_the_header_of_safetensors_is_refused(tmp_path: Path) 
 WRONG = [
     ({"value": 37.5}, "top1_accuracy is a fraction from 0 to 1, got 37.5"),
     ({"value": -0.1}, "top1_accuracy is a fraction from 0 to 1, got -0.1"),
-    ({"ci_low": 0.9, "ci_high": 0.1}, "the interval of top1_accuracy begins at 0.9 and ends at 0.1"),
+    ({"ci_low": 0.9, "ci_high": 0.1}, "the interval of top1_accuracy (begins|does not fit)"),
+    ({"n": 0}, "n is 0 beside a value"),
 ]
 
+WRONG_NOW = [
+    ({"ci_high": 7.0}, "the interval of top1_accuracy does not fit 0.5: 0.4 to 7"),
+    ({"ci_low": -3.0}, "the interval of top1_accuracy does not fit"),
+    ({"ci_low": 0.6, "ci_high": 0.9}, "the interval of top1_accuracy does not fit"),
+    ({"ci_low": None}, "the interval of top1_accuracy has one end"),
+    ({"metric": "top5_accuracy"}, "metric is 'top5_accuracy', metric_info of 'top1_accuracy'"),
+]
+"""In records of schema version 2; intervals over seeds of before could leave [0, 1]."""
 
-@pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize(("changes", "said"), WRONG)
+
+@pytest.mark.parametrize(
+    ("version", "changes", "said"),
+    [*((v, *case) for v in (1, 2) for case in WRONG), *((2, *case) for case in WRONG_NOW)],
+)
 def test_a_number_that_its_metric_cannot_have_is_named_with_its_line(
-    tmp_path: Path, changes: dict[str, float], said: str, version: int
+    tmp_path: Path, changes: dict[str, object], said: str, version: int
 ) -> None:
     fields = {
         "unit": "a", "status": "ok", "model": "a", "model_info": {}, "task": "zero_shot_classification",
@@ -188,3 +200,32 @@ def test_numbers_that_are_no_fractions_may_be_any(tmp_path: Path) -> None:
     assert not Metric(name="x", title="x", unit="number").misfit(37.5, 30.0, 40.0)
     assert not Metric(name="x", title="x", unit="rank", better="lower").misfit(37.5, None, 40.0)
     assert Metric(name="x", title="x", unit="number").misfit(37.5, 40.0, 30.0)
+
+
+@pytest.mark.parametrize("name", ["./owl/a.png", "owl//a.png", "wren/../owl/a.png", ".//owl/./a.png"])
+def test_an_image_spelled_in_two_ways_does_not_count_twice(birds: Path, name: str) -> None:
+    said = "are one file; spell it alike|is no path below"
+    (birds / "captions.json").write_text(json.dumps({"owl/a.png": "an owl", name: "a bird"}))
+    with pytest.raises(DamagedData, match=said):
+        open_folder(birds, "test")
+    (birds / "captions.json").unlink()
+    for column in ("label", "caption"):
+        (birds / "m.csv").write_text(f"image,{column}\nowl/a.png,owl\n{name},wren\n")
+        with pytest.raises(DamagedData, match=said):
+            open_manifest(birds / "m.csv", None, "test")
+
+
+@pytest.mark.parametrize("column", ["label", "caption"])
+def test_two_stray_quotes_swallow_no_row(birds: Path, column: str) -> None:
+    (birds / "m.csv").write_text(f'image,{column}\nowl/a.png,"owl\nwren/b.png,wren"\n')
+    with pytest.raises(DamagedData, match="a field has a line break, as where a quote is misplaced"):
+        open_manifest(birds / "m.csv", None, "test")
+    (birds / "captions.csv").write_text('image,caption\nowl/a.png,"owl\nwren/b.png,wren"\n')
+    with pytest.raises(DamagedData, match="has a line break, as where a quote is misplaced"):
+        open_folder(birds, "test")
+
+
+@pytest.mark.parametrize("split", ["ｔｅｓｔ", "TEST", "tset"])
+def test_a_folder_without_folders_of_splits_has_no_split_of_another_name(birds: Path, split: str) -> None:
+    with pytest.raises(UserError, match="has no folder"):
+        open_folder(birds, split)

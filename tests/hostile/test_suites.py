@@ -83,8 +83,8 @@ MISTAKES = {
     ),
     "an average's metric that no task gives": (
         HEAD
-        + "   - cifar10\naverages:\n - {name: a, task: zero_shot_classification, metric: top1_acuracy}\n",
-        "s:7: Unknown metric of zero_shot_classification 'top1_acuracy'. Did you mean 'top1_accuracy'",
+        + "   - cifar10\naverages:\n - {name: a, task: zero_shot_classification, metric: top1_accurac}\n",
+        "s:7: Unknown metric of zero_shot_classification 'top1_accurac'. Did you mean 'top1_accuracy'",
     ),
     "a split with a space": (
         HEAD + "   - {name: cifar10, split: 'test '}\n",

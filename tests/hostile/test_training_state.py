@@ -37,6 +37,11 @@ def test_a_step_that_the_run_has_not_is_a_message(tmp_path, model, step):
     torch.save(state | {"step": step}, tmp_path / "resume.pt")
     with pytest.raises(OutputError, match="expected 1 to 100"):
         resume(tmp_path / "resume.pt", "a", model, optimizer, 100)
+    with torch.no_grad():
+        bad = {key: value * float("nan") for key, value in state["model"].items()}
+    torch.save(state | {"step": 7, "model": bad}, tmp_path / "resume.pt")
+    with pytest.raises(OutputError, match="weights that are not finite"):
+        resume(tmp_path / "resume.pt", "a", torch.nn.Linear(2, 2), optimizer, 100)
     torch.save(state | {"step": 7}, tmp_path / "resume.pt")
     assert resume(tmp_path / "resume.pt", "a", model, optimizer, 100) == 7
 

@@ -135,7 +135,7 @@ def test_a_run_keeps_what_its_suite_averages_for_reports(
 
 
 def _published(column: str = "") -> set[str]:
-    with (resource_dir("published") / "datasets_27.csv").open(encoding="utf-8") as file:
+    with (resource_dir("published") / "lists" / "datasets_27.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if not column or row[column] == "1"]
     return {RECORD_NAMES.get(row["dataset"], row["dataset"].lower()) for row in rows}
 

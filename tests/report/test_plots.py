@@ -13,6 +13,7 @@ from report_runs import full_run, record, series_run, write_run
 
 from rwkvclip_eval.compare.measured import PairOfUnits
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.published import read_published
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.differences import Delta, deltas, mean_delta, published_numbers
 from rwkvclip_eval.report.loading import load_runs
@@ -20,7 +21,6 @@ from rwkvclip_eval.report.plots.differences import forest
 from rwkvclip_eval.report.plots.drawing import Drawing, Picture, Plot
 from rwkvclip_eval.report.plots.every import draw_plots
 from rwkvclip_eval.report.plots.style import MARKERS, MAX_MODELS, looks, model_colours
-from rwkvclip_eval.report.published import published_tables
 from rwkvclip_eval.report.tables import Table, build_tables
 
 Drawn = dict[str, Any]
@@ -49,7 +49,7 @@ def tables_of(run: Path) -> list[Table]:
 def draw(run: Path) -> list[Plot]:
     loaded = load_runs([run])
     tables = build_tables(loaded.entries)
-    return draw_plots(tables, loaded, published_tables(tables))
+    return draw_plots(tables, loaded, read_published())
 
 
 def marks(figure: Drawing, panel: int = 0) -> Iterator[tuple[Any, float, float]]:
@@ -92,7 +92,7 @@ def test_dots_lie_at_the_values_and_lines_at_the_intervals(tmp_path: Path, drawn
 def test_published_numbers_are_open_and_as_printed(tmp_path: Path, drawn: Drawn) -> None:
     run = full_run(tmp_path / "run")
     table = next(t for t in tables_of(run) if t.protocol == "standard" and not t.subset)
-    published = published_numbers(table, published_tables(tables_of(run)))
+    published = published_numbers(table, read_published())
     draw(run)
     figure = drawn[f"dots-{table.slug}"]
     labels = drawn[f"dots-{table.slug} legend"]

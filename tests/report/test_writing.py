@@ -164,7 +164,7 @@ def test_markdown_and_latex_hold_the_tables(full_report: ReportPaths) -> None:
     assert "| food101" in markdown
     assert "**50.0** (49.3–50.6)" in markdown
     assert "](plots/dots-zero-shot-classification-standard.png)" in markdown
-    for heading in ("## Published, for reference", "## Without a number", "## Provenance"):
+    for heading in ("## Beside published numbers", "## Without a number", "## Provenance"):
         assert heading in markdown
     latex = full_report.latex.read_text(encoding="utf-8")
     assert "\\toprule" in latex

@@ -185,6 +185,9 @@ def train(
                     },
                 )
 
+    if not (last := folder / f"step_{num_steps:06d}.pt").exists():
+        # Somebody deleted it after the run had ended; the state has the same weights.
+        save(last, trainee.checkpoint(num_steps))
     checkpoints = tuple(sorted(folder.glob("step_*.pt")))
     return TrainedModel(
         name=recipe.name,
@@ -248,6 +251,8 @@ def resume(
         step = state["step"]
         if type(step) is not int or not 0 < step <= num_steps:
             raise ValueError(f"step {step!r:.40}; expected 1 to {num_steps}")
+        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+            raise ValueError("weights that are not finite")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise OutputError(
             f"{path} is no state that training can continue from ({type(error).__name__}: "

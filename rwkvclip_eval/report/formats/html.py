@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.report.conformance import HEAD, RULE, summary
 from rwkvclip_eval.report.coverage import WHOLE, coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -20,6 +21,7 @@ from rwkvclip_eval.report.facts import (
     unit_facts,
     unit_metrics,
 )
+from rwkvclip_eval.report.formats.paper_html import paper_html
 from rwkvclip_eval.report.plots.drawing import themed
 from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
@@ -27,12 +29,13 @@ from rwkvclip_eval.report.wording import dataset_title
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Example, Loaded, Run, ShownError
+    from rwkvclip_eval.report.paper_rows import PaperTable
     from rwkvclip_eval.report.plots.drawing import Plot
-    from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
 
@@ -58,7 +61,8 @@ def render_page(
     tables: Sequence[Table],
     headline: Headline,
     plots: Sequence[Plot],
-    published: Sequence[PublishedTable],
+    published: Sequence[PaperTable],
+    conformance: Sequence[Conformance] = (),
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> str:
     """Return the page as HTML of at most `max_bytes` bytes in UTF-8.
@@ -75,9 +79,12 @@ def render_page(
     )
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
     content = _content(loaded, tables, headline, plots, published)
-    # The stylesheet is ours; everything else is escaped.
+    content |= {"conformance": conformance, "conformance_head": HEAD, "conformance_rule": RULE}
+    content["conformance_summary"] = summary(conformance)
+    # The stylesheet is ours, and the paper's tables are escaped already; everything else is escaped here.
     content["style"] = Markup(here.joinpath("page.css").read_text(encoding="utf-8"))
     content["svg"] = lambda svg: base64.b64encode(themed(svg).encode()).decode()
+    content["paper_tables"] = Markup(paper_html(published, content["colours"]))
     content["limit_mb"] = f"{max_bytes / 1e6:.3g}"
     popovers, targets = _popovers(loaded, tables)
     html = ""
@@ -98,7 +105,7 @@ def render_page(
             details=details,
             popovers=popovers if details else [],
             targets=targets if details else {},
-            sections=_sections(tables, plots, gallery, errors, published, content["problems"]),
+            sections=_sections(tables, plots, gallery, errors, content),
         )
         if len(html.encode()) <= max_bytes:
             return html
@@ -160,7 +167,7 @@ def _content(
     tables: Sequence[Table],
     headline: Headline,
     plots: Sequence[Plot],
-    published: Sequence[PublishedTable],
+    published: Sequence[PaperTable],
 ) -> dict[str, Any]:
     names = list(dict.fromkeys([*loaded.models, *(c.model for c in loaded.curves)]))
     titles = list(dict.fromkeys(run.info.suite_name for run in loaded.runs if run.info)) or ["Results"]
@@ -304,8 +311,7 @@ def _sections(
     plots: Sequence[Plot],
     gallery: Sequence[object],
     errors: Sequence[object],
-    published: Sequence[object],
-    problems: Sequence[object],
+    content: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
     several = Counter(t.task for t in tables)
     named = [(t.slug, t.title if several[t.task] > 1 else t.task_title) for t in tables]
@@ -313,8 +319,9 @@ def _sections(
         ("training", "Training", any(not p.table for p in plots)),
         ("examples", "Example retrievals", bool(gallery)),
         ("errors", "Confident errors", bool(errors)),
-        ("published", "Published", bool(published)),
-        ("problems", "Without a number", bool(problems)),
+        ("conformance", "Conformance", bool(content["conformance"])),
+        ("published", "Published", bool(content["published"])),
+        ("problems", "Without a number", bool(content["problems"])),
         ("provenance", "Provenance", True),
     )
     return [*named, *((anchor, name) for anchor, name, there in rest if there)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.report.conformance import HEAD, RULE, summary
 from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.facts import (
     READING,
@@ -13,22 +14,20 @@ from rwkvclip_eval.report.facts import (
     model_facts,
     protocol_texts,
 )
+from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
+from rwkvclip_eval.report.formats.paper_markdown import paper_markdown_parts
+from rwkvclip_eval.report.paper_notes import READING as READING_BESIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
+    from rwkvclip_eval.report.paper_rows import PaperTable
     from rwkvclip_eval.report.plots.drawing import Plot
-    from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Cell, Row
     from rwkvclip_eval.report.tables import Table
-
-
-def escape_markdown(text: str) -> str:
-    """Return `text` so that Markdown shows it as it is, tables and HTML included."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", " ".join(text.split()))
 
 
 def _markdown_cell(cell: Cell | None) -> str:
@@ -52,14 +51,7 @@ def _markdown_table(rows: Sequence[Row], models: Sequence[str]) -> str:
         ]
         for row in rows
     ]
-    return _grid(lines, ["Dataset", "Metric", *map(escape_markdown, models)])
-
-
-def _grid(lines: Sequence[Sequence[str]], head: Sequence[str]) -> str:
-    from tabulate import tabulate
-
-    align = ["left", *["right"] * (len(head) - 1)]
-    return tabulate(lines, head, tablefmt="pipe", disable_numparse=True, colalign=align if lines else None)
+    return grid(lines, ["Dataset", "Metric", *map(escape_markdown, models)])
 
 
 def markdown(
@@ -67,7 +59,8 @@ def markdown(
     tables: Sequence[Table],
     headline: Headline,
     plots: Sequence[Plot],
-    published: Sequence[PublishedTable],
+    published: Sequence[PaperTable],
+    conformance: Sequence[Conformance] = (),
 ) -> str:
     """Return the report as Markdown, with its plots linked."""
     esc = escape_markdown
@@ -78,7 +71,7 @@ def markdown(
     if columns:
         head = ["Model", *(f"{esc(t.title)}: {esc(r.full_title)}, {esc(r.metric_text)}" for t, r in columns)]
         lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
-        parts.append(_grid(lines, head))
+        parts.append(grid(lines, head))
         parts.append(
             "Bold: best trained model (= tied; none among the checkpoints of one training run). In brackets: "
             "95 % intervals."
@@ -96,16 +89,13 @@ def markdown(
             parts += ["### Further metrics", _markdown_table(table.further, table.models)]
     training = [p for p in plots if not p.table]
     parts += ["## Training", *map(_picture, training)] if training else []
+    if conformance:
+        parts += ["## Conformance", esc(RULE), "\n".join(f"- {esc(t)}" for t in summary(conformance))]
+        parts.append(grid([[esc(cell) for cell in one.cells] for one in conformance], [*map(esc, HEAD)]))
     if published:
-        parts.append(
-            "## Published, for reference\n\nPer cent. First what was measured here, then the published "
-            "numbers, under the protocols of their sources: for orientation, no lead is claimed."
-        )
-    for reference in published:
-        lines = [[f"{esc(m)}, {esc(protocol)} (here)", *n] for m, protocol, n in reference.ours]
-        lines += [[f"{esc(m)} [{', '.join(map(str, cited))}]", *n] for m, n, cited in reference.rows]
-        parts.append(_grid(lines, ["Method", *(esc(" ".join(c)) for c in reference.columns)]))
-        parts.append("\n".join(f"{i}. {esc(s)}" for i, s in enumerate(reference.sources, 1)))
+        parts += ["## Beside published numbers", "\n".join(f"- {line}" for line in READING_BESIDE)]
+    for each in published:
+        parts += [f"### {esc(each.title)}", *paper_markdown_parts(each)]
     parts += _missing(loaded.entries)
     parts.append(_provenance(loaded))
     return "\n\n".join(parts) + "\n"
@@ -118,7 +108,7 @@ def _missing(entries: Sequence[Entry]) -> list[str]:
     if not found:
         return []
     table = coverage(entries)
-    grid = [[esc(dataset), *map(esc, cells)] for dataset, cells in table.rows.items()]
+    cells_of = [[esc(dataset), *map(esc, cells)] for dataset, cells in table.rows.items()]
     lines = [
         [
             esc(p.dataset),
@@ -131,9 +121,9 @@ def _missing(entries: Sequence[Entry]) -> list[str]:
     ]
     return [
         "## Without a number",
-        _grid(grid, ["Dataset", *map(esc, table.tasks)]),
+        grid(cells_of, ["Dataset", *map(esc, table.tasks)]),
         "\n".join(f"- {esc(text)}" for text in cures(entries)),
-        _grid(lines, ["Dataset", "What", "Tasks", "Models", "Why"]),
+        grid(lines, ["Dataset", "What", "Tasks", "Models", "Why"]),
     ]
 
 
@@ -150,7 +140,7 @@ def _provenance(loaded: Loaded) -> str:
         if e.record.model_info.get("fingerprint")
     }
     facts = [[esc(name), *map(esc, values)] for name, values in model_facts(loaded.models, infos)]
-    parts.append(_grid(facts, ["Fact", *map(esc, loaded.models)]) if facts else "")
+    parts.append(grid(facts, ["Fact", *map(esc, loaded.models)]) if facts else "")
     for run in loaded.runs:
         parts.append(f"### {esc(run.name)}")
         if run.info is None:

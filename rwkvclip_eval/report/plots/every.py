@@ -21,10 +21,10 @@ from rwkvclip_eval.report.series import final_models, find_series
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from rwkvclip_eval.records.published import PublishedRow
     from rwkvclip_eval.report.differences import Published
     from rwkvclip_eval.report.loading import Loaded
     from rwkvclip_eval.report.plots.drawing import Plot
-    from rwkvclip_eval.report.published import PublishedTable
     from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
 
@@ -37,7 +37,7 @@ _MOST_PAIRS = 1
 def draw_plots(
     tables: Sequence[Table],
     loaded: Loaded,
-    published: Sequence[PublishedTable] = (),
+    published: Sequence[PublishedRow] = (),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> list[Plot]:
     """Return every plot the numbers allow.
@@ -63,7 +63,7 @@ def draw_plots(
 def _draw(
     tables: Sequence[Table],
     loaded: Loaded,
-    published: Sequence[PublishedTable],
+    published: Sequence[PublishedRow],
     pairs: Sequence[tuple[str, str]],
 ) -> list[Plot]:
     entries, curves = loaded.entries, loaded.curves

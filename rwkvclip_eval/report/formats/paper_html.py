@@ -1,0 +1,53 @@
+"""The paper's tables as a section of the page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.report.formats.paper_text import difference_text, half_text, spread_text
+from rwkvclip_eval.report.paper_notes import READING
+from rwkvclip_eval.report.wording import STATUS_WORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rwkvclip_eval.report.paper_rows import PaperCell, PaperTable
+
+_WORDS = STATUS_WORDS | {
+    "not_published": "not published",
+    "other_version": "published of another version",
+    "several_versions": "several versions, none of which is meant",
+    "incomplete": "not every dataset has its number",
+}
+
+
+def paper_html(tables: Sequence[PaperTable], colours: Mapping[str, str]) -> str:
+    """Return the section as HTML; empty where there is no table.
+
+    Args:
+        tables: the paper's.
+        colours: model → its colour in the report.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    if not tables:
+        return ""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = files("rwkvclip_eval.report.formats").joinpath("paper_tables.html.j2")
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    return template.render(
+        tables=tables,
+        colours=colours,
+        reading=READING,
+        why=_why,
+        half=half_text,
+        difference=difference_text,
+        spread=spread_text,
+    )
+
+
+def _why(cell: PaperCell) -> str:
+    return _WORDS.get(cell.status, cell.status)
