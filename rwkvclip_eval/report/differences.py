@@ -15,6 +15,7 @@ from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.metrics.intervals import Z, wilson
 from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA
+from rwkvclip_eval.records.published import counterparts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,20 +56,26 @@ class Delta:
 
 
 def published_numbers(table: Table, published: Sequence[PublishedRow]) -> Published:
-    """Return the published numbers beside a table, those of the methods with most of them first.
+    """Return the published numbers beside a table: methods that its models may be first, then those of most.
 
-    Rows of released checkpoints, which are called by their spec, are left out: they are no methods.
+    A number of a named version of a dataset stands beside that version only, and subsets have none.
     """
     if table.subset:
         return {}
     found: Published = {}
-    own = {(row.dataset, row.metric.title) for row in table.rows}
-    for row in published:
-        key = row.dataset, row.measure.title
-        is_method = row.record_task == table.task and ":" not in row.method
-        if is_method and key in own and row.number is not None and row.measure.in_percent:
-            found.setdefault(row.who, {}).setdefault(key, row.number / 100)
-    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
+    own = {(row.dataset, row.metric.name): row for row in table.rows}
+    of_task = [line for line in published if line.record_task == table.task]
+    for line in of_task:
+        row = own.get((line.dataset.partition("@")[0], line.metric))
+        number = line.number
+        if row is None or number is None or ("@" in line.dataset and line.dataset != row.version):
+            continue
+        value = number / 100 if row.metric.in_percent else number
+        found.setdefault(line.who, {}).setdefault((row.dataset, row.metric.title), value)
+    cells = (cell for row in table.rows for cell in row.cells.values())
+    specs = dict.fromkeys(str(c.entry.record.model_info.get("spec", "")) for c in cells if c.entry)
+    alike = {line.who for spec in specs for line in counterparts(spec, of_task)}
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in alike, -len(item[1]))))
 
 
 def deltas(rows: Sequence[Row], one: str, other: str, published: Published) -> list[Delta]:

@@ -257,5 +257,5 @@ def test_a_drawing_holds_no_character_that_xml_has_not(tmp_path):
     drawing = Drawing(2.0)
     drawing.axes[0].set_xlabel("a\x01b\x1bc")
     plot = drawing.plot("a", "t", "alt", "")
-    assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c" in plot.svg
-    xml.etree.ElementTree.fromstring(plot.svg)
+    assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c" in plot.wide.svg
+    xml.etree.ElementTree.fromstring(plot.wide.svg)

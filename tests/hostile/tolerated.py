@@ -143,7 +143,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"FER2013 table / NUL bytes inside",
     ),
     "what is left is a smaller set, and is called one": (
-        r"Karpathy's JSON / images.0 (is missing|.split is an empty text)",
+        r"Karpathy's JSON / images.0( is missing|.split is an empty text)",
     ),
     "names of people and programs may be empty": (
         r"report: results.jsonl / (unit|model) is an empty text",
