@@ -13,7 +13,7 @@ from PIL import Image
 from toy import COLOURS
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.errors import DataNotFound, OutputError, UserError
+from rwkvclip_eval.errors import DataNotFound, OutputError, SuiteError, UserError
 from rwkvclip_eval.records.reading import read_records, write_records
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.run.directory import RunDirectory
@@ -107,7 +107,8 @@ def test_numbers_of_an_earlier_version_of_a_task_are_made_again(
 ) -> None:
     first = run(suite("s", GOOD))
     results = first.out / "results.jsonl"
-    old = [dataclasses.replace(r, task_version=0, value=0.123) for r in read_records(results)]
+    changes = {"task_version": 0, "value": 0.123, "ci_low": 0.1, "ci_high": 0.2}
+    old = [dataclasses.replace(r, **changes) for r in read_records(results)]
     write_records(results, old)
     assert run(suite("s", GOOD)).num_run == 1
     assert {(r.task_version, r.value) for r in read_records(results)} == {
@@ -136,9 +137,10 @@ def test_class_names_that_do_not_fit_a_later_dataset_are_found_before_any_encodi
 def test_a_metric_the_task_lacks_is_an_error_and_not_replaced_by_another(
     run: Callable[..., RunSummary], suite: Callable[..., Path]
 ) -> None:
-    summary = run(suite("metric", GOOD.replace("folder:", "metric: top2, folder:")))
-    assert summary.exit_code == 3
-    assert "Unknown metric 'top2'." in summary.records[0].reason
+    with pytest.raises(
+        SuiteError, match=r"metric\.yaml:5: Unknown metric of .* 'top2'"
+    ):
+        run(suite("metric", GOOD.replace("folder:", "metric: top2, folder:")))
 
 
 def test_a_dataset_without_one_image_that_decodes_fails_alone(
