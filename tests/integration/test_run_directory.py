@@ -137,9 +137,7 @@ def test_class_names_that_do_not_fit_a_later_dataset_are_found_before_any_encodi
 def test_a_metric_the_task_lacks_is_an_error_and_not_replaced_by_another(
     run: Callable[..., RunSummary], suite: Callable[..., Path]
 ) -> None:
-    with pytest.raises(
-        SuiteError, match=r"metric\.yaml:5: Unknown metric of .* 'top2'"
-    ):
+    with pytest.raises(SuiteError, match=r"metric\.yaml:5: Unknown metric of .* 'top2'"):
         run(suite("metric", GOOD.replace("folder:", "metric: top2, folder:")))
 
 
