@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rwkvclip_eval.data.reading import MOST_CLASSES
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import DamagedData
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import Dataset
@@ -17,7 +17,7 @@ def check_registered(dataset: Dataset, name: str) -> None:
     """Refuse a user's own dataset whose parts contradict each other, before anything is encoded.
 
     Raises:
-        UserError: it counts or labels its samples in two ways.
+        DamagedData: it counts or labels its samples in two ways.
     """
     n, info, keys = len(dataset), dataset.info, dataset.keys
     texts = dataset.captions if info.kind == "retrieval" else dataset.labels
@@ -33,9 +33,12 @@ def check_registered(dataset: Dataset, name: str) -> None:
         classes, wanted = len(info.class_names), "[n, K] 0, 1 and -1" if multilabel else "[n] class ids"
         fits = labels.ndim == (2 if multilabel else 1) and labels.dtype.kind in "iu"
         low, high = (-1, 1) if multilabel else (0, classes - 1 if classes else MOST_CLASSES)
-        if not fits or (n and not low <= labels.min() <= labels.max() <= high):
+        outside = int(((labels < low) | (labels > high)).sum()) if fits else 0
+        if outside:
+            problem = f"{outside} labels name no class: {classes} class names"
+        if not fits:
             problem = (
                 f"labels {labels.dtype} {list(labels.shape)} for {classes} class names; expected {wanted}"
             )
     if problem:
-        raise UserError(f"The registered dataset {name!r} contradicts itself: {problem}.")
+        raise DamagedData(f"The registered dataset {name!r} contradicts itself: {problem}.")

@@ -349,7 +349,7 @@ register_dataset("mine", Mine)
     "code, said",
     [
         ("sys.exit(0)", "The dataset mine called sys.exit(0)"),
-        ("self.labels = np.array([0, 5])", "labels int64 [2] for 2 class names"),
+        ("self.labels = np.array([0, 5])", "1 labels name no class: 2 class names"),
         ("self.labels = np.array([0.0, 1.0])", "labels float64 [2]"),
         ("self.labels = np.array([0])", "2 samples of a classification set, 1 labels"),
         ("self.keys = ['a', 'a']", "1 keys that differ"),

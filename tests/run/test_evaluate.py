@@ -85,7 +85,7 @@ def test_a_dataset_that_cannot_be_scored_leaves_the_others_their_numbers(
 
 
 def test_a_record_says_how_its_interval_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = statistics.Interval(0.25, 0.75, "made up", conservative=True, resamples=9, seed=3)
+    made = statistics.Interval(0.25, 1.0, "made up", conservative=True, resamples=9, seed=3)
     monkeypatch.setattr(statistics, "wilson", lambda successes, n: made)
     register(monkeypatch, colours=ColourDataset())
     record = rc.evaluate(ColourEncoder(), suite("colours")).records[0]
