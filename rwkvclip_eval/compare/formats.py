@@ -127,7 +127,8 @@ def as_junit(result: Result) -> str:
     document.add_testsuite(suite)
     document.update_statistics()  # type: ignore[no-untyped-call]
     found: bytes = document.tostring()  # type: ignore[no-untyped-call]
-    return f"{found.decode().rstrip()}\n"
+    text = found.decode().strip()
+    return text if text.startswith("<?xml") else f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
 def _row(row: Row) -> dict[str, Any]:
