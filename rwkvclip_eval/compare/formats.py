@@ -127,8 +127,10 @@ def as_junit(result: Result) -> str:
     document.add_testsuite(suite)
     document.update_statistics()  # type: ignore[no-untyped-call]
     found: bytes = document.tostring()  # type: ignore[no-untyped-call]
+    # The library writes the declaration where lxml is installed, and none elsewhere.
     text = found.decode().strip()
-    return text if text.startswith("<?xml") else f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+    head = "" if text.startswith("<?xml") else '<?xml version="1.0" encoding="utf-8"?>\n'
+    return f"{head}{text}\n"
 
 
 def _row(row: Row) -> dict[str, Any]:

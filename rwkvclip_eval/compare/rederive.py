@@ -40,7 +40,7 @@ from rwkvclip_eval.records.metrics import (
 from rwkvclip_eval.records.reading import read_records, run_dirs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -253,7 +253,6 @@ def _few_shot(folder: Path, metric: Metric, shots: int) -> Number:
         raise OutputError(f"{table.path} has no predictions of {shots} shots, or not of all images.")
     labels = by_seed[0]["label"].astype(np.int64)
     hit = np.stack([one["prediction"] == labels for one in by_seed])
-    of: Callable[[NDArray[Any]], seed_intervals.SeedInterval | None] = seed_intervals.of_mean
     values: NDArray[Any] = hit
     if base == MEAN_PER_CLASS:
         scores = [classification.mean_per_class_accuracy(one, labels) for one in hit]
@@ -265,7 +264,7 @@ def _few_shot(folder: Path, metric: Metric, shots: int) -> Number:
         return _with(interval, float(values[:, positive].mean()))
     if base == MEAN_TOP1_TOP5:
         values = (hit + np.stack([one["hit_5"] for one in by_seed]).astype(np.float64)) / 2
-    return _with(of(values), float(values.mean()))
+    return _with(seed_intervals.of_mean(values), float(values.mean()))
 
 
 def _seeds(table: Table) -> Iterator[Table]:

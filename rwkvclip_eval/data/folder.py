@@ -49,7 +49,9 @@ def open_folder(
     if root == path and (others := [s for s in SPLITS if (path / s).is_dir()]):
         raise NoSuchSplit(f"{path} has no split {split!r}; it has: {', '.join(others)}.")
     if root == path and split not in SPLITS:
-        raise NoSuchSplit(f"{path} has no folder {split!r}; without folders of splits it is {SPLITS}.")
+        raise NoSuchSplit(
+            f"{path} has no folder {split!r}; without such folders it is any of {', '.join(SPLITS)}."
+        )
     source = f"folder {path.name}" + (f"/{split}" if root != path else "")
     for name in ("captions.csv", "captions.json"):
         if (root / name).is_file():
