@@ -75,7 +75,7 @@ class DataWarning(UserWarning):
 
 
 NAMES_SHOWN = 5
-"""How many offending samples a message names before it only counts."""
+"""How many samples, models or other things a message names before it only counts."""
 NAME_LENGTH = 200
 """Characters of each of them; a member of an archive may have any name."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.errors import SuiteError, UserError
@@ -13,7 +13,7 @@ from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_eval.tasks import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from rwkvclip_eval.data.types import DatasetRef
     from rwkvclip_eval.tasks.base import Task
@@ -53,11 +53,29 @@ class Unit:
         """The name records give the dataset: the catalogue's, whatever alias the suite uses."""
         return canonical_name(self.ref.name)
 
+    @property
+    def label(self) -> str:
+        """The name that commands and averages use: `cifar10`, `sun397@partition1`."""
+        return f"{self.dataset}@{self.variant}" if self.variant else self.dataset
+
+    @property
+    def splits(self) -> list[str]:
+        """The split that it is judged on, then those its task learns from.
+
+        Of these the first must be there, the others only where the catalogue knows them.
+        """
+        from rwkvclip_eval.data.open import DATASETS, known_splits
+
+        record = None if self.ref.name in DATASETS else record_name(self.ref.name)
+        judged = self.ref.split or (catalogue()[record].evaluation_split if record else "test")
+        learned = self.task.fit_splits
+        known = known_splits(*self.dataset_key) if learned else frozenset()
+        return [judged, *learned[:1], *(split for split in learned[1:] if split in known)]
+
     def name(self, model: str) -> str:
         """Return the unit's name, fit for a folder."""
         split = f"@{self.ref.split}" if self.ref.split else ""
-        dataset = f"{self.dataset}@{self.variant}" if self.variant else self.dataset
-        return folder_name(model, self.task.name, dataset + split, self.protocol.name)
+        return folder_name(model, self.task.name, self.label + split, self.protocol.name)
 
 
 def plan(loaded: LoadedSuite) -> list[Unit]:
@@ -104,10 +122,15 @@ def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | N
     return ref.model_copy(update={"name": record}), None if variant == "default" else variant
 
 
-def in_shard(units: Sequence[Unit], models: Sequence[object], shard: tuple[int, int]) -> set[tuple[int, int]]:
+def in_shard(keys: Sequence[Hashable], num_models: int, shard: tuple[int, int]) -> set[tuple[int, int]]:
     """Return the (model, unit) index pairs of job-array member `shard` = (i, N), i from 1.
 
     Units that share a model and a dataset stay together, so that no split is encoded twice.
+
+    Args:
+        keys: `Unit.dataset_key` of each unit.
+        num_models: models that the units are run with.
+        shard: (i, N).
 
     Raises:
         UserError: there is no such member.
@@ -115,10 +138,10 @@ def in_shard(units: Sequence[Unit], models: Sequence[object], shard: tuple[int, 
     index, count = shard
     if not 1 <= index <= count:
         raise UserError(f"Member {index} of {count}: expected I/N with 1 ≤ I ≤ N.")
-    groups: dict[tuple[int, Any], list[tuple[int, int]]] = {}
-    for m, _ in enumerate(models):
-        for u, unit in enumerate(units):
-            groups.setdefault((m, unit.dataset_key), []).append((m, u))
+    groups: dict[tuple[int, Hashable], list[tuple[int, int]]] = {}
+    for m in range(num_models):
+        for u, key in enumerate(keys):
+            groups.setdefault((m, key), []).append((m, u))
     return {
         pair for number, group in enumerate(groups.values()) if number % count == index - 1 for pair in group
     }

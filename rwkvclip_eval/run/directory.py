@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.records.reading import read_records, read_run_info, write_records
@@ -106,17 +106,21 @@ class RunDirectory:
         Raises:
             OutputError: this run scored a model called `name` with another fingerprint.
         """
-        scored = {
-            record.model_info.get("fingerprint")
-            for records in self.records.values()
-            for record in records
-            if record.model == name and record.status in FINISHED
-        }
+        scored = self.scored(name, "fingerprint")
         if scored and fingerprint not in scored:
             raise OutputError(
                 f"{name} (weights, configuration or preprocessing) has changed since {self.out} scored it; "
                 "choose another --out."
             )
+
+    def scored(self, model: str, fact: str) -> set[Any]:
+        """Return what finished records of `model` say of it under `fact`."""
+        return {
+            record.model_info.get(fact)
+            for records in self.records.values()
+            for record in records
+            if record.model == model and record.status in FINISHED
+        }
 
     def finished(self, unit: str, task_version: int) -> bool:
         """Whether the unit needs no further work: it has its outcome, of this version of its task."""

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.open import check_data_root
 from rwkvclip_eval.encoders.protocol import named_texts
 from rwkvclip_eval.features.decoding import decoded_batches
+from rwkvclip_eval.plan.averages import resolve_averages
 from rwkvclip_eval.plan.units import in_shard, plan
 from rwkvclip_eval.run.directory import is_finished, read_run
 from rwkvclip_eval.run.identity import run_info, shard_folder
-from rwkvclip_eval.run.needs import tell_coverage
+from rwkvclip_eval.run.needs import needs_of, tell_coverage
 from rwkvclip_eval.run.options import load_model, make_store
-from rwkvclip_eval.run.preflight import open_units, problems_of
-from rwkvclip_eval.run.splits import Datasets, OpenedUnit
+from rwkvclip_eval.run.preflight import open_units
+from rwkvclip_eval.run.splits import Datasets
 from rwkvclip_eval.run.standing import duration
 from rwkvclip_eval.run.workload import Load, work_load
 
@@ -83,8 +84,9 @@ def dry_run(
     check_data_root(options.data_root)
     units = plan(loaded)
     specs = expand_specs(models)
-    wanted = in_shard(units, specs, shard or (1, 1))
-    info = run_info(loaded, models, specs, units, options=options, shard=shard, command="")
+    wanted = in_shard([unit.dataset_key for unit in units], len(specs), shard or (1, 1))
+    averages = resolve_averages(loaded, units)
+    info = run_info(loaded, models, specs, averages, options=options, shard=shard, command="")
     before: dict[str, list[Record]] = {}
     for record in read_run(shard_folder(out, shard), info)[0]:
         before.setdefault(record.unit, []).append(record)
@@ -98,7 +100,6 @@ def dry_run(
     ]
     each = list({unit.name(""): unit for own in pending for unit in own}.values())
     opened = open_units(each, Datasets(options, loaded.base_dir))
-    problems = problems_of(opened)
     loads: list[Load] = []
     seconds, basis = 0.0, []
     with make_store(options) as store:
@@ -113,7 +114,7 @@ def dry_run(
                 speed = _measure(encoder, new, opened, options)
                 seconds += images * speed.image_s + texts * speed.text_s
                 basis.append(f"{spec.name} {1 / speed.image_s:,.3g} images/s on {speed.of}")
-    lines = tell_coverage(each, problems, options.data_root) if each else []
+    lines = tell_coverage(needs_of(each), opened.problems, options.data_root) if each else []
     num_images = sum(load.images for load in loads)
     num_texts = sum(load.texts for load in loads)
     lines.append(
@@ -125,12 +126,12 @@ def dry_run(
             f"Encoding takes about {duration(seconds)}, by {NUM_MEASURED} batches of each model encoded just "
             f"now ({'; '.join(basis)}). Scoring comes on top: seconds a dataset, for linear probes minutes."
         )
-    return DryRun(loads=loads, lines=lines, complete=not problems)
+    return DryRun(loads=loads, lines=lines, complete=not opened.problems)
 
 
 def _measure(encoder: Encoder, loads: Sequence[Load], opened: Opened, options: RunOptions) -> _Speed:
     """Return how fast `encoder` decodes and encodes, by a few batches of the first data there are."""
-    dataset = _of(next(load for load in loads if load.images or load.texts), opened).dataset
+    dataset = opened.units[next(load.unit.name("") for load in loads if load.images or load.texts)].dataset
     size = max(1, min(options.encode.batch_size, len(dataset) // (NUM_MEASURED + 1)))
     batches = [range(start, start + size) for start in range(0, size * (NUM_MEASURED + 1), size)]
     batches = [batch for batch in batches if batch.stop <= len(dataset)]
@@ -147,7 +148,8 @@ def _measure(encoder: Encoder, loads: Sequence[Load], opened: Opened, options: R
     text_s = 0.0
     with_texts = next((load for load in loads if load.texts), None)
     if with_texts is not None:
-        samples, unit = _of(with_texts, opened).samples, with_texts.unit
+        unit = with_texts.unit
+        samples = opened.units[unit.name("")].samples
         texts = list(unit.task.texts(samples, unit.protocol))[: options.encode.batch_size]
         # The first warms up.
         for _ in range(2):
@@ -155,9 +157,3 @@ def _measure(encoder: Encoder, loads: Sequence[Load], opened: Opened, options: R
             named_texts(encoder.encode_text(encoder.tokenize(texts)))["embedding"].cpu()
             text_s = (time.perf_counter() - started) / len(texts)
     return _Speed(image_s, text_s, dataset.info.name)
-
-
-def _of(load: Load, opened: Opened) -> OpenedUnit:
-    found = opened[load.unit.name("")]
-    assert isinstance(found, OpenedUnit), "only what was opened has something to encode"
-    return found

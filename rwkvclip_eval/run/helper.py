@@ -71,5 +71,5 @@ def help_suite(
 
 def _split(datasets: Datasets, unit: Unit, split: str) -> Dataset:
     """Return the unit's dataset, or the other split of it that its task learns from."""
-    own = datasets.get(unit)
-    return own if own.info.split == split else datasets.get(unit, split)
+    own = datasets.get(*unit.dataset_key)
+    return own if own.info.split == split else datasets.get(*unit.dataset_key, split)

@@ -6,8 +6,7 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import shown
-from rwkvclip_eval.plan.averages import resolve_averages
+from rwkvclip_eval.errors import name_some, shown
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.run.outcome import utc_now
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
@@ -20,11 +19,8 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.encoders.spec import EncoderSpec
     from rwkvclip_eval.plan.suite import LoadedSuite
-    from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.records.schema import Average
     from rwkvclip_eval.run.options import RunOptions
-
-NAMES_SHOWN = 5
-"""How many models a message names before it only counts."""
 
 
 def shard_folder(out: Path, shard: tuple[int, int] | None) -> Path:
@@ -38,7 +34,7 @@ def run_info(
     loaded: LoadedSuite,
     models: Sequence[str],
     specs: Sequence[EncoderSpec],
-    units: Sequence[Unit],
+    averages: Sequence[Average],
     *,
     options: RunOptions,
     shard: tuple[int, int] | None,
@@ -50,7 +46,7 @@ def run_info(
         loaded: the suite.
         models: specs as given.
         specs: the same, expanded.
-        units: the suite's plan.
+        averages: that the suite names, resolved.
         options: how it runs.
         shard: member of a job array.
         command: the command line.
@@ -76,7 +72,7 @@ def run_info(
         },
         environment=environment(),
         started_utc=utc_now(),
-        averages=[dataclasses.asdict(average) for average in resolve_averages(loaded, units)],
+        averages=[dataclasses.asdict(average) for average in averages],
         shard=f"{shard[0]}/{shard[1]}" if shard else "",
     )
 
@@ -124,8 +120,7 @@ def _set_differences(what: str, before: Iterable[Any], after: Iterable[Any]) -> 
         ("only there", [name for name in before if name not in after]),
         ("only now", [name for name in after if name not in before]),
     ):
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        said += [f"{what} {where}: {', '.join(map(str, names[:NAMES_SHOWN]))}{more}"] if names else []
+        said += [f"{what} {where}: {name_some(map(str, names))}"] if names else []
     return said or [f"{what} in another order"]
 
 

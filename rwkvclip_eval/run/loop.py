@@ -70,7 +70,7 @@ def outcomes(
             number += 1
             engine.work_on(own.model, unit.name(""))
             with _told_standing(engine.context, on_standing, pace, number):
-                outcome = run_unit(encoder, unit, opened.get(unit.name("")), store, engine, options)
+                outcome = run_unit(encoder, unit, opened, store, engine, options)
             yield unit.name(own.model), outcome
         del encoder
 

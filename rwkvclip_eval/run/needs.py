@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.absence import ROOT_UNKNOWN, other_versions
-from rwkvclip_eval.data.catalogue import catalogue, record_name
 from rwkvclip_eval.data.listing import CatalogueRow, rows_of
-from rwkvclip_eval.data.open import DATASETS, known_splits
 from rwkvclip_eval.errors import DataNotFound
 
 if TYPE_CHECKING:
@@ -28,44 +26,28 @@ class Need:
     Attributes:
         ref: how the suite names it, without a split.
         variant: the protocol's choice; None for the only version.
+        label: the name that commands use: `cifar10`, `sun397@partition1`.
         splits: all that the units are judged on or learn from.
-        units: those that read it.
+        units: names (without a model) of those that read it.
     """
 
     ref: DatasetRef
     variant: str | None
+    label: str
     splits: list[str] = field(default_factory=list)
-    units: list[Unit] = field(default_factory=list)
-
-    @property
-    def label(self) -> str:
-        """The name that commands and records use: `cifar10`, `sun397@partition1`."""
-        name = self.units[0].dataset
-        return f"{name}@{self.variant}" if self.variant else name
+    units: list[str] = field(default_factory=list)
 
 
 def needs_of(units: Iterable[Unit]) -> list[Need]:
     """Return the datasets of `units` in their order, each once with all its splits."""
-    needs: dict[tuple[str, str | None], Need] = {}
+    needs: dict[str, Need] = {}
     for unit in units:
         # Tasks may give one dataset other prompts.
         ref = unit.ref.model_copy(update={"split": None})
-        need = needs.setdefault((unit.dataset, unit.variant), Need(ref=ref, variant=unit.variant))
-        need.units.append(unit)
-        need.splits += [split for split in splits_of(unit) if split not in need.splits]
+        need = needs.setdefault(unit.label, Need(ref=ref, variant=unit.variant, label=unit.label))
+        need.units.append(unit.name(""))
+        need.splits += [split for split in unit.splits if split not in need.splits]
     return list(needs.values())
-
-
-def splits_of(unit: Unit) -> list[str]:
-    """Return the split that a unit is judged on, then those its task learns from.
-
-    Of these the first must be there, the others only where the catalogue knows them.
-    """
-    record = None if unit.ref.name in DATASETS else record_name(unit.ref.name)
-    judged = unit.ref.split or (catalogue()[record].evaluation_split if record else "test")
-    learned = unit.task.fit_splits
-    known = known_splits(unit.ref, unit.variant) if learned else frozenset()
-    return [judged, *learned[:1], *(split for split in learned[1:] if split in known)]
 
 
 def catalogue_rows_of(needs: Sequence[Need], data_root: Path | None) -> list[CatalogueRow]:
@@ -78,17 +60,16 @@ def catalogue_rows_of(needs: Sequence[Need], data_root: Path | None) -> list[Cat
 
 
 def tell_coverage(
-    units: Sequence[Unit], problems: Mapping[str, UserError], data_root: Path | None
+    needs: Sequence[Need], problems: Mapping[str, UserError], data_root: Path | None
 ) -> list[str]:
     """Return how many datasets were found, a line for each that was not, and commands that get them.
 
     Args:
-        units: what is to be run.
+        needs: of what is to be run.
         problems: name of a unit (without a model) → why it cannot be worked on.
         data_root: where its data were looked for.
     """
-    needs = needs_of(units)
-    lacking = [need for need in needs if any(unit.name("") in problems for unit in need.units)]
+    lacking = [need for need in needs if any(unit in problems for unit in need.units)]
     absent = [need for need in lacking if any(isinstance(e, DataNotFound) for e in _errors(need, problems))]
     where = f" under {data_root}" if data_root else "; there is no data root (--data-root DIR)"
     damaged = len(lacking) - len(absent)
@@ -128,7 +109,7 @@ def tell_coverage(
 
 def _errors(need: Need, problems: Mapping[str, UserError]) -> list[UserError]:
     """Return why units of `need` cannot be worked on."""
-    return [problems[unit.name("")] for unit in need.units if unit.name("") in problems]
+    return [problems[unit] for unit in need.units if unit in problems]
 
 
 def absent_splits_of(need: Need, data_root: Path | None) -> list[str]:

@@ -16,7 +16,7 @@ from rwkvclip_eval.tasks import OWN_TASKS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.data.types import Dataset, DatasetRef
     from rwkvclip_eval.encoders.protocol import EncoderInfo
     from rwkvclip_eval.features.store import ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
@@ -87,7 +87,8 @@ def score_records(
     infos = [split.info for split in opened.splits]
     info = dataset.info
     differences = unit.protocol.known_differences(info.name, info.variant, info.class_names)
-    primary = _primary_metric(unit, dataset.info.primary_metric, [m.metric for m in result.metrics])
+    given = [metric.metric for metric in result.metrics]
+    primary = _primary_metric(unit.ref, given, unit.protocol.primary, info.primary_metric)
     base = replace(
         _blank_record(unit, ran, "ok", ""),
         dataset=dataset.info.name,
@@ -164,21 +165,20 @@ def _blank_record(unit: Unit, info: EncoderInfo, status: Status, reason: str) ->
     )
 
 
-def _primary_metric(unit: Unit, of_dataset: str, given: Sequence[Metric]) -> str:
-    """Return which of the metrics stands for the unit: the suite's choice, else the protocol's or dataset's.
+def _primary_metric(ref: DatasetRef, given: Sequence[Metric], *wanted: str) -> str:
+    """Return which of the metrics stands for a unit: the suite's choice, else the first wanted that is there.
 
     Raises:
         SuiteError: the suite names a metric that the task does not give.
     """
-    names, asked = [metric.name for metric in given], unit.ref.metric
+    names, asked = [metric.name for metric in given], ref.metric
     if asked is not None and asked not in names:
         # Numbers of few shots are forms of the one that the suite names; the first is of the most.
         forms = [m.name for m in given if m.shots and m.name == replace(m, name=asked).of_shots(m.shots).name]
         if forms:
             return forms[0]
-        raise SuiteError(f"{unit.ref.name}: {unknown_name('metric', asked, names)}")
-    wanted = (asked, unit.protocol.primary, of_dataset)
-    return next((name for name in wanted if name in names), names[0])
+        raise SuiteError(f"{ref.name}: {unknown_name('metric', asked, names)}")
+    return next((name for name in (asked, *wanted) if name in names), names[0])
 
 
 def fit_fingerprint(others: Mapping[str, Dataset]) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound
-from rwkvclip_eval.run.needs import tell_coverage
+from rwkvclip_eval.run.needs import needs_of, tell_coverage
 from rwkvclip_eval.run.splits import OpenedUnit, samples_of
 
 if TYPE_CHECKING:
@@ -15,8 +16,18 @@ if TYPE_CHECKING:
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.run.splits import Datasets
 
-    Opened = Mapping[str, OpenedUnit | DataNotFound | DamagedData]
-    """Name of a unit (without a model) → its splits, or why it cannot be worked on."""
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """What was found of a run's data; each unit that can apply is in one of the two.
+
+    Attributes:
+        units: name of a unit (without a model) → its splits.
+        problems: name of a unit → why it cannot be worked on.
+    """
+
+    units: Mapping[str, OpenedUnit]
+    problems: Mapping[str, DataNotFound | DamagedData]
 
 
 def check_all(
@@ -27,7 +38,7 @@ def check_all(
     One dataset's problem is left to its record, so that the others run.
 
     Args:
-        pending: what is to be done.
+        pending: what is to be done, each once.
         wanted: the same and what is finished.
         datasets: opens the splits.
         data_root: for what is said.
@@ -40,37 +51,28 @@ def check_all(
             units can be worked on.
     """
     opened = open_units(pending, datasets)
-    problems = problems_of(opened)
-    said = tell_coverage(_once(wanted), problems, data_root)
-    if problems and len(problems) == len(opened):
-        left = "that is left to do " if len(opened) < len(_once(wanted)) else ""
-        text = "\n".join(said)
-        raise type(next(iter(problems.values())))(f"No dataset of the suite {left}can be used: {text}")
+    said = tell_coverage(needs_of(wanted), opened.problems, data_root)
+    if opened.problems and not opened.units:
+        left = "that is left to do " if len(pending) < len(wanted) else ""
+        text, kind = "\n".join(said), type(next(iter(opened.problems.values())))
+        raise kind(f"No dataset of the suite {left}can be used: {text}")
     return opened, said
 
 
-def _once(units: Sequence[Unit]) -> list[Unit]:
-    return list({unit.name(""): unit for unit in units}.values())
-
-
-def problems_of(opened: Opened) -> dict[str, DataNotFound | DamagedData]:
-    """Return why units cannot be worked on, by the names of those that cannot."""
-    return {name: found for name, found in opened.items() if not isinstance(found, OpenedUnit)}
-
-
 def open_units(units: Sequence[Unit], datasets: Datasets) -> Opened:
-    """Open the splits of each unit, once.
+    """Open the splits of each unit.
 
     Raises:
         UserError: one is asked for in a way that cannot be met (its prompts, its variant).
     """
-    opened: dict[str, OpenedUnit | DataNotFound | DamagedData] = {}
-    for unit in _once(units):
+    opened: dict[str, OpenedUnit] = {}
+    problems: dict[str, DataNotFound | DamagedData] = {}
+    for unit in units:
         try:
             opened[unit.name("")] = open_unit(unit, datasets)
         except (DataNotFound, DamagedData) as error:
-            opened[unit.name("")] = error
-    return opened
+            problems[unit.name("")] = error
+    return Opened(units=opened, problems=problems)
 
 
 def open_unit(unit: Unit, datasets: Datasets) -> OpenedUnit:
@@ -81,7 +83,11 @@ def open_unit(unit: Unit, datasets: Datasets) -> OpenedUnit:
         DamagedData: one is there but wrong.
         UserError: it is asked for in a way that cannot be met.
     """
-    opened = OpenedUnit(unit=unit, dataset=datasets.get(unit), fit=datasets.fit_splits(unit))
+    opened = OpenedUnit(
+        unit=unit,
+        dataset=datasets.get(*unit.dataset_key),
+        fit=datasets.fit_splits(*unit.dataset_key, unit.task.fit_splits),
+    )
     if unit.ref.metric is not None:
         unit.task.check_metric(unit.ref.metric, opened.dataset.info)
     if opened.scorable:

@@ -11,12 +11,12 @@ from rwkvclip_eval.errors import DataNotFound, UserError
 from rwkvclip_eval.tasks.base import Samples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
 
-    from rwkvclip_eval.data.types import Dataset
+    from rwkvclip_eval.data.types import Dataset, DatasetRef
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.run.options import RunOptions
 
@@ -58,17 +58,17 @@ class Datasets:
         self._options, self._base_dir = options, base_dir
         self._opened: dict[Any, Dataset | UserError] = {}
 
-    def get(self, unit: Unit, split: str | None = None) -> Dataset:
-        """Return the split that the unit is judged on, or another one of the same data.
+    def get(self, ref: DatasetRef, variant: str | None, split: str | None = None) -> Dataset:
+        """Return the split that a unit of this `Unit.dataset_key` is judged on, or another of the same data.
 
         Raises:
             DataNotFound: it is not where it was looked for.
             DamagedData: it is there but wrong.
         """
-        key = (unit.dataset_key, split)
+        key = (ref, variant, split)
         if key not in self._opened:
             try:
-                self._opened[key] = self._open(unit, split)
+                self._opened[key] = self._open(ref, variant, split)
             except UserError as error:
                 self._opened[key] = error
         found = self._opened[key]
@@ -76,8 +76,8 @@ class Datasets:
             raise found
         return found
 
-    def fit_splits(self, unit: Unit) -> dict[str, Dataset]:
-        """Return the splits that the unit's task learns from.
+    def fit_splits(self, ref: DatasetRef, variant: str | None, splits: Sequence[str]) -> dict[str, Dataset]:
+        """Return the splits that a unit's task learns from, by name.
 
         The first must be there, and every one that the catalogue knows.
 
@@ -85,34 +85,35 @@ class Datasets:
             DataNotFound: one of these is not there.
             DamagedData: one is there but wrong.
         """
-        from rwkvclip_eval.data.catalogue import how_to_complete
+        from rwkvclip_eval.data.catalogue import canonical_name, how_to_complete
         from rwkvclip_eval.data.open import known_splits
 
         found: dict[str, Dataset] = {}
-        for split in unit.task.fit_splits:
+        for split in splits:
             try:
-                found[split] = self.get(unit, split)
+                found[split] = self.get(ref, variant, split)
             except DataNotFound as error:
                 if not found:
                     raise
-                if split in known_splits(unit.ref, unit.variant):
-                    cure = how_to_complete(unit.dataset, unit.variant or "default")
+                if split in known_splits(ref, variant):
+                    name = canonical_name(ref.name)
+                    cure = how_to_complete(name, variant or "default")
                     why = (
-                        f"{unit.dataset} has an official split {split}; without it, numbers are not "
+                        f"{name} has an official split {split}; without it, numbers are not "
                         f"comparable. Where a copy lacks it, {cure}."
                     )
                     raise DataNotFound(f"{error} {why}", f"{error.brief} {why}") from error
         return found
 
-    def _open(self, unit: Unit, split: str | None) -> Dataset:
+    def _open(self, ref: DatasetRef, variant: str | None, split: str | None) -> Dataset:
         from rwkvclip_eval.data.open import limit_dataset, open_dataset
 
         options = self._options
         dataset = open_dataset(
-            unit.ref if split is None else unit.ref.model_copy(update={"split": split}),
+            ref if split is None else ref.model_copy(update={"split": split}),
             data_root=options.data_root,
             base_dir=self._base_dir,
-            variant=unit.variant,
+            variant=variant,
             offline=options.offline,
             cache_dir=options.cache_dir or default_cache_dir(),
         )

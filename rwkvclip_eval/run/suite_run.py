@@ -13,6 +13,7 @@ from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.features.context import Timings
 from rwkvclip_eval.features.ranks import Ranks
 from rwkvclip_eval.features.torchrun import engine_of
+from rwkvclip_eval.plan.averages import resolve_averages
 from rwkvclip_eval.plan.suite import LoadedSuite, load_suite
 from rwkvclip_eval.plan.units import Unit, in_shard, plan
 from rwkvclip_eval.records.reading import load_results
@@ -106,7 +107,8 @@ def run_suite(
     check_data_root(options.data_root)
     units, specs = plan(loaded), expand_specs(models)
     directory = shard_folder(Path(out), shard)
-    info = run_info(loaded, models, specs, units, options=options, shard=shard, command=command)
+    averages = resolve_averages(loaded, units)
+    info = run_info(loaded, models, specs, averages, options=options, shard=shard, command=command)
     run = RunDirectory(directory, info)
     try:
         todo = _what_to_do(run, units, specs, shard)
@@ -131,17 +133,14 @@ class _ToDo:
     Attributes:
         pending: model → its units that have no outcome yet; models without any are left out.
         finished: name and unit of what earlier commands finished.
-        wanted: the units of both, model by model.
+        left: the units of `pending`, each once.
+        wanted: those and the finished ones, each once.
     """
 
     pending: Sequence[tuple[EncoderSpec, Sequence[Unit]]]
     finished: Sequence[tuple[str, Unit]]
+    left: Sequence[Unit]
     wanted: Sequence[Unit]
-
-    @property
-    def units(self) -> list[Unit]:
-        """The units that are to be done."""
-        return [unit for _, units in self.pending for unit in units]
 
 
 def _what_to_do(
@@ -153,21 +152,22 @@ def _what_to_do(
         OutputError: a checkpoint changed since it was scored.
         UserError: two units would write to one place, or the job array has no such member.
     """
-    pending: dict[int, list[Unit]] = {}
+    pending: dict[int, list[int]] = {}
     finished: list[tuple[str, Unit]] = []
-    wanted = sorted(in_shard(units, specs, shard or (1, 1)))
+    wanted = sorted(in_shard([unit.dataset_key for unit in units], len(specs), shard or (1, 1)))
     for i, j in wanted:
         name = units[j].name(specs[i].name)
         if run.finished(name, units[j].task.version):
             finished.append((name, units[j]))
         else:
-            pending.setdefault(i, []).append(units[j])
-    _check_unchanged(run, specs, units)
+            pending.setdefault(i, []).append(j)
+    _check_unchanged(run, specs)
     _refuse_equal_names([u.name(spec.name) for spec in specs for u in units])
     return _ToDo(
-        pending=[(specs[i], own) for i, own in pending.items()],
+        pending=[(specs[i], [units[j] for j in own]) for i, own in pending.items()],
         finished=finished,
-        wanted=[units[j] for _, j in wanted],
+        left=[units[j] for j in dict.fromkeys(j for own in pending.values() for j in own)],
+        wanted=[units[j] for j in dict.fromkeys(j for _, j in wanted)],
     )
 
 
@@ -183,7 +183,7 @@ def _work(
     with context.timings.stage("load"):
         _check_same_data(run, todo.finished, datasets)
         kept, infos = _load_all(run, [spec for spec, _ in todo.pending], options)
-        opened, said = check_all(todo.units, todo.wanted, datasets, options.data_root)
+        opened, said = check_all(todo.left, todo.wanted, datasets, options.data_root)
     if todo.pending:
         context.on_message("\n".join(said))
     with make_store(options) as store:
@@ -191,7 +191,7 @@ def _work(
         work = [
             Work(
                 model=spec.name,
-                # Not kept here too: two may not fit into memory.
+                # Not kept here too: two may not fit into memory. mypy infers no lambda with a default.
                 load=lambda spec=spec: kept.pop(spec.name, None) or load_model(spec, options),  # type: ignore[misc]
                 units=units,
             )
@@ -232,7 +232,7 @@ def _load_all(
     return kept, infos
 
 
-def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Sequence[Unit]) -> None:
+def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec]) -> None:
     """Refuse to continue a run whose checkpoint files have other bytes than those already scored.
 
     Raises:
@@ -240,12 +240,7 @@ def _check_unchanged(run: RunDirectory, specs: Sequence[EncoderSpec], units: Seq
     """
     for spec in specs:
         path = expanded(spec.checkpoint or "")
-        scored = {
-            record.model_info.get("checkpoint_sha256")
-            for unit in units
-            for record in run.records.get(unit.name(spec.name), ())
-            if record.status in FINISHED
-        }
+        scored = run.scored(spec.name, "checkpoint_sha256")
         if not scored or not path.is_file():
             continue
         if checkpoint_sha256(path) not in scored:
@@ -267,7 +262,8 @@ def _check_same_data(run: RunDirectory, finished: Sequence[tuple[str, Unit]], da
         if not records:
             continue
         try:
-            judged, learned = datasets.get(unit), datasets.fit_splits(unit)
+            judged = datasets.get(*unit.dataset_key)
+            learned = datasets.fit_splits(*unit.dataset_key, unit.task.fit_splits)
         except UserError:
             continue
         now = judged.info.fingerprint, fit_fingerprint(learned)

@@ -23,7 +23,7 @@ from rwkvclip_eval.errors import (
 )
 from rwkvclip_eval.run.examples import gallery, with_content
 from rwkvclip_eval.run.outcome import UnitOutcome, no_number, score_records
-from rwkvclip_eval.run.splits import OpenedUnit, samples_of
+from rwkvclip_eval.run.splits import samples_of
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 from rwkvclip_eval.tasks.similarity import SIMILARITIES
 
@@ -36,15 +36,18 @@ if TYPE_CHECKING:
     from rwkvclip_eval.features.engine import Engine
     from rwkvclip_eval.features.store import FeatureStore, ImageFeatureSet
     from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.protocols import Protocol
     from rwkvclip_eval.run.options import RunOptions
-    from rwkvclip_eval.tasks.base import Need
+    from rwkvclip_eval.run.preflight import Opened
+    from rwkvclip_eval.run.splits import OpenedUnit
+    from rwkvclip_eval.tasks.base import Need, Task
     from rwkvclip_eval.tasks.similarity import Similarity
 
 
 def run_unit(
     encoder: Encoder,
     unit: Unit,
-    opened: OpenedUnit | DataNotFound | DamagedData | None,
+    opened: Opened,
     store: FeatureStore,
     engine: Engine,
     options: RunOptions,
@@ -56,7 +59,7 @@ def run_unit(
     Args:
         encoder: the model.
         unit: what to do.
-        opened: its splits, or why they cannot be used, see `preflight`; None where it cannot apply.
+        opened: its splits, or why they cannot be used; that of a unit which cannot apply may be absent.
         store: keeps features.
         engine: encodes those that the store lacks.
         options: how to run.
@@ -68,11 +71,11 @@ def run_unit(
     if not info.has_text and "text" in unit.task.needs:
         reason = f"{info.name} has no text tower, which {unit.task.name} needs."
         return no_number(unit, info, "not_applicable", reason)
+    name = unit.name("")
     try:
-        assert opened is not None, "every unit that can apply is looked at before the first is encoded"
-        if not isinstance(opened, OpenedUnit):
-            raise opened
-        return _worked_on(encoder, opened, store, engine, options)
+        if name in opened.problems:
+            raise opened.problems[name]
+        return _worked_on(encoder, opened.units[name], store, engine, options)
     except DataNotFound as error:
         return no_number(unit, info, "missing_data", error.brief)
     except (DamagedData, EncodingFailed, SuiteError, _UnitProblem) as error:
@@ -100,13 +103,13 @@ def _worked_on(
         logit_scale=encoder.info.logit_scale,
         logit_bias=encoder.info.logit_bias or 0.0,
         fit={split: (one.samples, one.features(needs, similarity)) for split, one in learned.items()},
-        compute=_compute(unit, encoder.info.name, context, options),
+        compute=_compute(unit.task, encoder.info.name, context, options),
     )
     stored = [judged.stored, *(one.stored for one in learned.values())]
     ran = dataclasses.replace(
         encoder.info, device=judged.stored.device, implementation=judged.stored.implementation
     )
-    result = _scored(unit, judged.samples, features, context)
+    result = _scored(unit.task, unit.protocol, judged.samples, features, context)
     tables = with_content(result.predictions, opened.dataset, options.cache_dir, context)
     result = dataclasses.replace(result, predictions=tables)
     examples = gallery(opened.dataset, judged.kept, result)
@@ -193,28 +196,29 @@ def _kept(stored: ImageFeatureSet, dataset: Dataset, allow_missing: int) -> _Enc
     return _Encoded(stored=stored, samples=samples_of(dataset, kept), kept=kept)
 
 
-def _compute(unit: Unit, model: str, context: Context, options: RunOptions) -> Compute:
-    """Return where the unit's task works: where encoding is done, but for Metal, which has no float64."""
+def _compute(task: Task, model: str, context: Context, options: RunOptions) -> Compute:
+    """Return where a task works: where encoding is done, but for Metal, which has no float64."""
     device = options.device
     if device.startswith("mps"):
         device = "cpu"
-        if unit.task.fit_splits:
-            context.on_message(f"{unit.name('')}: solved on the CPU, since Metal has no float64.")
+        if task.fit_splits:
+            context.on_message(f"{model} · {task.name} is solved on the CPU, since Metal has no float64.")
     on_progress = context.on_progress
     return Compute(
         device, options.memory_budget, lambda done, total, what: on_progress(done, total, f"{model} · {what}")
     )
 
 
-def _scored(unit: Unit, samples: Samples, features: Features, context: Context) -> TaskResult:
+def _scored(
+    task: Task, protocol: Protocol, samples: Samples, features: Features, context: Context
+) -> TaskResult:
     device = features.compute.device
-    with context.timings.stage("score"), _of_this_unit(), _explained_limits(unit, device):
-        with no_exit(f"The task {unit.task.name}"):
-            result = unit.task.score(samples, features, unit.protocol)
+    with context.timings.stage("score"), _of_this_unit(), _explained_limits(task, protocol, device):
+        with no_exit(f"The task {task.name}"):
+            result = task.score(samples, features, protocol)
         if not isinstance(result, TaskResult) or not result.metrics:
             raise UserError(
-                f"The task {unit.task.name} must return a TaskResult with a metric or more, "
-                f"got {result!r:.200}."
+                f"The task {task.name} must return a TaskResult with a metric or more, got {result!r:.200}."
             )
         return result
 
@@ -236,8 +240,8 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 @contextlib.contextmanager
-def _explained_limits(unit: Unit, device: str) -> Iterator[None]:
-    """Say what to do where scoring a unit on `device` ran out of memory or met a matrix it cannot factor.
+def _explained_limits(task: Task, protocol: Protocol, device: str) -> Iterator[None]:
+    """Say what to do where scoring on `device` ran out of memory or met a matrix it cannot factor.
 
     Raises:
         UserError: one of these happened.
@@ -250,7 +254,7 @@ def _explained_limits(unit: Unit, device: str) -> Iterator[None]:
         said = str(error).partition("\n")[0] or type(error).__name__
         unsolved = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # public, unlisted
         if isinstance(error, np.linalg.LinAlgError | unsolved):
-            given = unit.task.Options.of(unit.protocol).model_dump()
+            given = task.Options.of(protocol).model_dump()
             cure = (
                 " Features of extreme size make such: options: {standardize: true} in the suite helps."
                 if given.get("standardize") is False
@@ -259,7 +263,7 @@ def _explained_limits(unit: Unit, device: str) -> Iterator[None]:
             raise UserError(f"Scoring met a matrix that cannot be solved ({said}).{cure}") from error
         if not isinstance(error, MemoryError) and not any(words in said for words in _OUT_OF_MEMORY):
             raise
-        cures = ["let it take less with --memory-budget"] if unit.task.keeps_budget else []
+        cures = ["let it take less with --memory-budget"] if task.keeps_budget else []
         cures += [] if device.startswith("cpu") else ["run on --device cpu"]
         advice = " or ".join([*cures, "free some"])
         raise UserError(

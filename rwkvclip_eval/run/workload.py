@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.features.store import image_key, text_key
-from rwkvclip_eval.run.splits import OpenedUnit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,8 +74,8 @@ def work_load(
             if "text" in unit.task.needs and not info.has_text:
                 loads.append(Load(model=info.name, unit=unit, problem="not applicable"))
                 continue
-            found = opened[unit.name("")]
-            if not isinstance(found, OpenedUnit):
+            found = opened.units.get(unit.name(""))
+            if found is None:
                 loads.append(Load(model=info.name, unit=unit, problem=NO_DATA))
                 continue
             images = sum(len(split) for split in found.splits if new(image_key(info, split.info.fingerprint)))

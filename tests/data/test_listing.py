@@ -12,7 +12,7 @@ from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import DataNotFound, UserError
 from rwkvclip_eval.plan.suite import parse_suite
 from rwkvclip_eval.plan.units import plan
-from rwkvclip_eval.run.needs import tell_coverage
+from rwkvclip_eval.run.needs import needs_of, tell_coverage
 
 
 def test_list_shows_what_the_data_root_holds(tmp_path, write_wds):
@@ -194,7 +194,7 @@ def test_a_run_says_which_other_version_is_there(tmp_path, write_wds):
     tasks = [{"task": "zero_shot_classification", "datasets": ["fer2013"]}]
     units = plan(parse_suite(json.dumps({"name": "s", "tasks": tasks})))
     problems = {units[0].name(""): DataNotFound("absent")}
-    assert tell_coverage(units, problems, tmp_path)[1].startswith(
+    assert tell_coverage(needs_of(units), problems, tmp_path)[1].startswith(
         "  fer2013@official: no test; but fer2013@clip-benchmark (wds_fer2013) is there; by hand"
     )
 

@@ -194,7 +194,7 @@ def test_an_encoder_prints_what_it_is_and_a_notebook_shows_it_as_a_table() -> No
     said = repr(encoder)
     assert said.startswith("<Encoder python:toy_factory:make: family python; weights random, untrained;")
     assert "image 8 × 8 px; text 77 tokens; embedding 3 wide" in said and len(said) < 300
-    assert "<td>arithmetic</td><td>fp32 on cpu</td>" in encoder._repr_html_()  # type: ignore[attr-defined]
+    assert "<td>arithmetic</td><td>fp32 on cpu</td>" in encoder._repr_html_()
     assert html_table(["<b>"], [["a & b"]]) == (
         "<table><tr><th>&lt;b&gt;</th></tr><tr><td>a &amp; b</td></tr></table>"
     )
@@ -306,7 +306,7 @@ def test_a_probe_of_a_model_on_metal_is_solved_on_the_cpu_and_says_so(
     engine = LocalEngine(context=Context(on_message=said.append))
     (unit,) = plan(task_suite("linear_probe"))
     with make_store(options) as store:
-        opened = open_units([unit], Datasets(options, Path()))[unit.name("")]
+        opened = open_units([unit], Datasets(options, Path()))
         outcome = run_unit(ColourEncoder(), unit, opened, store, engine, options)
     assert {r.status for r in outcome.records} == {"ok"}
     assert len(said) == 1
@@ -334,7 +334,7 @@ def test_a_probe_that_cannot_learn_is_refused_before_any_encoding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     train = ColourDataset(30)
-    train.labels = train.labels % 2  # type: ignore[operator]  # set by __post_init__
+    train.labels = train.labels % 2
     register_splits(monkeypatch, train=train, test=ColourDataset(12))
     options = rc.RunOptions(cache_dir=tmp_path / "cache")
     alone = probe_suite()
