@@ -7,9 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.errors import ConfigError, shortened, shown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 MAX_BLOCKS = 512
 MAX_WIDTH = 32_768
@@ -101,6 +104,11 @@ def _sides(size: Any) -> tuple[int, ...]:
     # Larger ones are told by their own limit.
     fits = len(sides) == 2 and all(isinstance(side, int) and 0 < side <= MAX_IMAGE_PX for side in sides)
     return sides if fits else ()
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Return how many parameters a module has."""
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def check_parameters(count: int, most: int = MAX_PARAMETERS) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
-from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters, read_config
+from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters_of, read_config
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
 from rwkvclip_eval.encoders.weights import seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
@@ -97,7 +97,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
     from transformers import AutoModel
 
     if spec.seed is not None:
-        check_memory(num_parameters(config))
+        check_memory(num_parameters_of(config))
         with seeded(spec.seed):
             return cast("nn.Module", AutoModel.from_config(config, dtype=torch.float32))
     files = _weight_files(folder)
@@ -105,7 +105,7 @@ def _build_model(folder: Path, config: Any, spec: EncoderSpec) -> nn.Module:
         raise CheckpointError(
             f"Model {spec.text!r}: no weights in its folder; expected {_SAFE_WEIGHTS} or {_PICKLED_WEIGHTS}."
         )
-    expected, found = num_parameters(config), sum(file.stat().st_size for file in files)
+    expected, found = num_parameters_of(config), sum(file.stat().st_size for file in files)
     # What weights lack is made, so that a few bytes could ask for any memory.
     if expected > found:
         raise CheckpointError(

@@ -11,7 +11,7 @@ from rwkvclip_eval.errors import CheckpointError, ConfigError, shortened, shown
 from rwkvclip_models.checkpoint import check_weights_file
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
 from rwkvclip_models.files import read_json, require_regular
-from rwkvclip_models.limits import MAX_IMAGE_PX, check_parameters, check_sizes
+from rwkvclip_models.limits import MAX_IMAGE_PX, check_parameters, check_sizes, num_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,10 +135,10 @@ def check_text_model(name: str) -> None:
         raise ConfigError(
             f"a {shortened(config.model_type)} model; text towers are of {', '.join(TEXT_MODELS)}."
         )
-    num_parameters(config)
+    num_parameters_of(config)
 
 
-def num_parameters(config: Any) -> int:
+def num_parameters_of(config: Any) -> int:
     """Return how many parameters transformers' model of `config` has.
 
     Raises:
@@ -154,7 +154,7 @@ def num_parameters(config: Any) -> int:
             f"transformers cannot build the model that config.json describes ({type(error).__name__}: "
             f"{shortened(str(error), 300)})."
         ) from error
-    count: int = sum(parameter.numel() for parameter in model.parameters())
+    count = num_parameters(model)
     check_parameters(count)
     return count
 

@@ -28,6 +28,7 @@ from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fin
 from rwkvclip_eval.encoders.weights import sha256_state_dict
 from rwkvclip_eval.environment import version
 from rwkvclip_eval.errors import CheckpointError, UserError, shortened
+from rwkvclip_models.limits import num_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ class MtebEncoder:
         weights, count = "", int(meta.n_parameters or 0)
         if isinstance(module, nn.Module):
             weights = sha256_state_dict(module.state_dict())
-            count = sum(p.numel() for p in module.parameters())
+            count = num_parameters(module)
         has_text = "text" in meta.modalities
         tokens = meta.max_tokens if meta.max_tokens and math.isfinite(meta.max_tokens) else 0
         self.info = EncoderInfo(

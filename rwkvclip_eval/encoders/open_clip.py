@@ -36,7 +36,7 @@ from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
 from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import expanded
-from rwkvclip_models.limits import check_memory, check_parameters
+from rwkvclip_models.limits import check_memory, check_parameters, num_parameters
 from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
@@ -268,11 +268,6 @@ def _skeleton(architecture: _Architecture, *, offline: bool) -> nn.Module | None
         model = _build_model(architecture, None, offline=offline)
     check_parameters(num_parameters(model))
     return model
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Return how many parameters a module has."""
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _tokenizer(architecture: _Architecture, *, offline: bool) -> Tokenize:

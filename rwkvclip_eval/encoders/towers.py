@@ -25,6 +25,7 @@ from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fin
 from rwkvclip_eval.encoders.weights import sha256_state_dict
 from rwkvclip_eval.errors import UserError, no_exit, shortened
 from rwkvclip_models.device import resolve_device
+from rwkvclip_models.limits import num_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,7 +198,7 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
         precision=precision,
         device=str(target),
         implementation=towers.implementation(),
-        num_parameters=sum(p.numel() for p in towers.module.parameters()),
+        num_parameters=num_parameters(towers.module),
         trained=towers.trained,
         step=spec.step,
         step_unit=spec.step_unit,
@@ -256,11 +257,11 @@ def _plain_repr(value: object) -> str:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
-def scalar(value: object) -> float | None:
+def scalar(value: Tensor | float | None) -> float | None:
     """Return a parameter of one element, or a number, as a float; None stays None."""
     if value is None:
         return None
-    return float(value.detach().float().item()) if isinstance(value, Tensor) else float(value)  # type: ignore[arg-type]
+    return float(value.detach().float().item()) if isinstance(value, Tensor) else float(value)
 
 
 def attention_implementation(module: nn.Module) -> str:

@@ -14,7 +14,7 @@ import torch
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import check_open_clip_config
 from rwkvclip_eval.errors import ConfigError, shortened
-from rwkvclip_models.limits import check_memory, check_parameters
+from rwkvclip_models.limits import check_memory, check_parameters, num_parameters
 from rwkvclip_models.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Trainee:
     @property
     def num_parameters(self) -> int:
         """Parameters of both towers."""
-        return sum(p.numel() for p in self.module.parameters())
+        return num_parameters(self.module)
 
     def checkpoint(self, step: int) -> dict[str, Any]:
         """Return what a checkpoint file of the family holds after `step` steps.
@@ -103,7 +103,7 @@ def _open_clip(config: dict[str, Any], seed: int) -> Trainee:
             check_text_model(name)
         elif not config["vision_cfg"].get("timm_model_name"):
             with torch.device("meta"):
-                count = sum(parameter.numel() for parameter in build(**arguments).parameters())
+                count = num_parameters(build(**arguments))
             check_parameters(count)
             check_memory(count)
         with torch.random.fork_rng(devices=[]):
