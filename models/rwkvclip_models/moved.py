@@ -11,7 +11,6 @@ import importlib.util
 import sys
 import warnings
 from functools import partial
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -130,7 +129,8 @@ class _Old(ModuleType):
         return getattr(self, name)(*operands, **options)
 
 
-class _Loader(Loader):
+# Neither has a base of `importlib.abc`, which loads `tempfile` and more at every start.
+class _Loader:
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _Old(spec.name)
 
@@ -144,8 +144,10 @@ class _Loader(Loader):
         module.__dict__.update(__getattr__=partial(elsewhere, name), __path__=[])
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        return ModuleSpec(fullname, _Loader(), is_package=True) if fullname in PATHS else None
+        if fullname not in PATHS:
+            return None
+        return ModuleSpec(fullname, _Loader(), is_package=True)  # type: ignore[arg-type]  # load_module is old
