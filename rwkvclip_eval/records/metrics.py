@@ -10,11 +10,14 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from rwkvclip_eval.errors import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Unit = Literal["fraction", "rank", "number"]
 Better = Literal["higher", "lower"]
@@ -59,6 +62,10 @@ class Metric:
         if value is None:
             return "—"
         return f"{100 * value:.1f}" if self.in_percent else f"{value:.4g}"
+
+    def best(self, values: Iterable[float]) -> float | None:
+        """Return the best of some values; None where there are none."""
+        return min(values, default=None) if self.better == "lower" else max(values, default=None)
 
     def misfit(
         self, value: float | None, low: float | None, high: float | None, *, strict: bool = False

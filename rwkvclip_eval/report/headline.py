@@ -201,7 +201,7 @@ def _unranked(row: Row, where: str) -> str:
             + (f" (chance {_value(row.metric, c.chance)})" if c.chance is not None else "")
             for m, c in have.items()
         )
-        return f"{_UNTRAINED}{where}: {figures}{_against_chance(have)}"
+        return f"{_UNTRAINED}{where}: {figures}{_against_chance(row.metric, have)}"
     trained = {m: c for m, c in have.items() if c.trained}
     lacking = ", ".join(
         f"{m} covers {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()
@@ -209,15 +209,16 @@ def _unranked(row: Row, where: str) -> str:
     return f"no trained model has the complete average on {where}, so none is ranked ({lacking})"
 
 
-def _against_chance(have: Mapping[str, Cell]) -> str:
+def _against_chance(metric: Metric, have: Mapping[str, Cell]) -> str:
     """Return what numbers of untrained models show beside the task's own chance."""
-    if any(c.above_chance is None for c in have.values()):
+    if any(c.beats_chance is None for c in have.values()):
         return ""
-    above = [m for m, c in have.items() if c.above_chance]
-    if not above:
+    beating = [m for m, c in have.items() if c.beats_chance]
+    if not beating:
         return _CHANCE
-    who = "" if len(above) == len(have) else f" for {_join(above)}"
-    return f", more than chance{who}, though nothing was trained"
+    who = "" if len(beating) == len(have) else f" for {_join(beating)}"
+    beats = "less" if metric.better == "lower" else "more"
+    return f", {beats} than chance{who}, though nothing was trained"
 
 
 def _task(table: Table, named: bool) -> str:

@@ -83,9 +83,11 @@ class Cell:
         return f"{self.metric.text(self.ties_low)}–{self.metric.text(self.ties_high)}"
 
     @property
-    def above_chance(self) -> bool | None:
-        """Return whether its 95 % interval lies above chance; None where either is unknown."""
-        return None if self.chance is None or self.low is None else self.low > self.chance
+    def beats_chance(self) -> bool | None:
+        """Return whether its whole 95 % interval is better than chance; None where either is unknown."""
+        if self.chance is None or self.low is None or self.high is None:
+            return None
+        return self.high < self.chance if self.metric.better == "lower" else self.low > self.chance
 
     @property
     def coverage(self) -> str:
@@ -196,7 +198,5 @@ def intervals_apart(first: Cell, second: Cell) -> bool | None:
 def leaders(row: Row) -> list[str]:
     """Return the models whose value is the best of the rankable ones at the precision shown."""
     values = {m: c.value for m, c in row.cells.items() if c.rankable and c.value is not None}
-    if not values:
-        return []
-    best = min(values.values()) if row.metric.better == "lower" else max(values.values())
-    return [m for m, v in values.items() if row.metric.text(v) == row.metric.text(best)]
+    best = row.metric.text(row.metric.best(values.values()))
+    return [m for m, v in values.items() if row.metric.text(v) == best]

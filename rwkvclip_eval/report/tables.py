@@ -201,7 +201,7 @@ def _tie_note(rows: Iterable[Row]) -> list[str]:
 def _chance(record: Record) -> float | None:
     """Return the better of guessing at random and of one answer for all, as far as the task told them."""
     levels = [_note(record, name) for name in ("chance", "majority")]
-    return max((level for level in levels if level is not None), default=None)
+    return record.measure.best(level for level in levels if level is not None)
 
 
 def _note(record: Record, name: str) -> float | None:

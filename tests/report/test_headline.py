@@ -99,6 +99,21 @@ def test_one_answer_for_all_is_chance_too(tmp_path: Path) -> None:
     assert "80.0 % (chance 80.0 %), which shows chance, not skill" in headline(tmp_path, collapsed).sentence
 
 
+def test_chance_of_a_metric_of_which_less_is_better_is_the_smaller_and_is_beaten_from_below(
+    tmp_path: Path,
+) -> None:
+    metric = {"metric": "image_retrieval_median_rank", "task": "zero_shot_retrieval", "n": 100}
+    notes = {"chance": 50.0, "majority": 60.0}
+    better = untrained("a", value=40.0, notes=notes, ci_low=30.0, ci_high=45.0, **metric)
+    assert headline(tmp_path / "1", better).sentence.endswith(
+        "a 40 (chance 50), less than chance, though nothing was trained."
+    )
+    within = untrained("a", value=51.0, notes=notes, ci_low=48.0, ci_high=70.0, **metric)
+    above = untrained("a", value=90.0, notes=notes, ci_low=80.0, ci_high=99.0, **metric)
+    for i, one in enumerate((within, above)):
+        assert "which shows chance, not skill" in headline(tmp_path / f"worse{i}", one).sentence
+
+
 def test_chance_of_an_average_is_the_mean_of_its_datasets(tmp_path: Path) -> None:
     found = headline(
         tmp_path,
