@@ -40,7 +40,7 @@ from rwkvclip_eval.errors import (
 from rwkvclip_models.disk import atomic_path, file_digest, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.data.types import DatasetRef
@@ -143,7 +143,7 @@ def prepare_dataset(
             remarks[split] = (
                 f"{name} is not in the catalogue, so it was read as it lies; {near[0]} would be known"
             )
-    _check_space(list(opened.values()), folder, list(opened))
+    _check_space(opened, folder)
     done = []
     for split, found in opened.items():
         made = write_split(found, folder, split, samples_per_shard, on_progress, cache_dir)
@@ -227,7 +227,6 @@ def _write_locked(
         _write_once(folder / name, text)
     write_text(where / "nshards.txt", f"{len(starts)}\n")
     keys = _member_keys(found.keys)
-    digests: dict[str, str] = {}
     written = 0
     for number, start in enumerate(starts):
         path = where / f"{number}.tar"
@@ -245,9 +244,8 @@ def _write_locked(
         elif on_progress is not None:
             on_progress(stop, n, f"{folder.name}/{split}")
     if not (where / SUMS_NAME).is_file():
-        for number in range(len(starts)):
-            digests[f"{number}.tar"] = file_digest(where / f"{number}.tar")
-        write_sums(where, digests)
+        shards = [f"{number}.tar" for number in range(len(starts))]
+        write_sums(where, {shard: file_digest(where / shard) for shard in shards})
     back = open_webdataset(folder, split, cache_dir)
     _check_back(found, back, where)
     assert isinstance(back.images, ShardReader)
@@ -384,10 +382,10 @@ def _check_back(found: Split, back: Split, where: Path) -> None:
         )
 
 
-def _check_space(opened: Sequence[Split], folder: Path, splits: Sequence[str]) -> None:
+def _check_space(opened: Mapping[str, Split], folder: Path) -> None:
     """Refuse to begin where the images alone are larger than the free space, if their sizes are known."""
     needed = 0
-    for found, split in zip(opened, splits, strict=True):
+    for split, found in opened.items():
         if isinstance(found.images, FileReader):
             needed += sum(path.stat().st_size for path in found.images.paths)
         elif isinstance(found.images, ShardReader):

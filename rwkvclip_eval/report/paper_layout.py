@@ -169,6 +169,12 @@ def _layout(
     )
 
 
+def _with_average(name: str, title: str, task: str, names: Sequence[str], record_task: str = "") -> Layout:
+    """Return the layout of some datasets and their average."""
+    columns = (*_datasets(names), _average(names, "Average"))
+    return _layout(name, title, task, columns, map(key, names), record_task)
+
+
 RETRIEVAL = _layout(
     "zero-shot-retrieval",
     "Zero-shot retrieval on Flickr30k and MSCOCO",
@@ -176,20 +182,13 @@ RETRIEVAL = _layout(
     _RECALLS,
     [column.key for column in _RECALLS],
 )
-ZERO_SHOT_11 = _layout(
+ZERO_SHOT_11 = _with_average(
     "zero-shot-classification-11",
     "Zero-shot classification on 11 datasets",
     "zero_shot_classification",
-    (*_datasets(ELEVEN), _average(ELEVEN, "Average")),
-    map(key, ELEVEN),
+    ELEVEN,
 )
-PROBE_10 = _layout(
-    "linear-probe-10",
-    "Linear probe on 10 datasets",
-    "linear_probe",
-    (*_datasets(TEN), _average(TEN, "Average")),
-    map(key, TEN),
-)
+PROBE_10 = _with_average("linear-probe-10", "Linear probe on 10 datasets", "linear_probe", TEN)
 PROBE_27 = _layout(
     "linear-probe-27",
     "Linear probe on CLIP's 27 datasets",
@@ -197,12 +196,11 @@ PROBE_27 = _layout(
     (*_datasets(TWENTY_SEVEN), _without("fer2013"), _without("imagenet"), _OF_20),
     (key(name) for name in TWENTY_SEVEN if name not in TEN),
 )
-ROBUSTNESS = _layout(
+ROBUSTNESS = _with_average(
     "zero-shot-robustness",
     "Zero-shot robustness: classification under distribution shift",
     "zero_shot_robustness",
-    (*_datasets(SHIFTED), _average(SHIFTED, "Average")),
-    map(key, SHIFTED),
+    SHIFTED,
     "zero_shot_classification",
 )
 LAYOUTS = (RETRIEVAL, ZERO_SHOT_11, PROBE_10, PROBE_27, ROBUSTNESS)
