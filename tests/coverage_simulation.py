@@ -6,11 +6,12 @@ averaged over the truths, in 0.90 at every single one, and in no more than 0.97 
 marked conservative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from scipy.stats import binom
 
 from rwkvclip_eval.metrics.intervals import Interval
@@ -94,3 +95,14 @@ def check(point: Point, found: Coverage) -> None:
     if found.conservative < 0.5:
         too_much = binom.sf(covered - 1, draws, point.at_most)
         assert too_much > CHANCE_OF_FALSE_ALARM, f"{said}: too much, and does not say that it is conservative"
+
+
+def check_found_out(point: Point, num_truths: int, num_draws: int, scale: float) -> None:
+    """Assert that intervals of `scale` times their width break the rule."""
+    with pytest.raises(AssertionError, match="too little"):
+        check(point, simulate(point, num_truths, num_draws, scale=scale))
+
+
+def named(points: Mapping[str, Iterable[Point]]) -> list[Any]:
+    """Return the points of every group as parameters of a test."""
+    return [pytest.param(point, id=point.name) for group in points.values() for point in group]

@@ -2,6 +2,7 @@
 
 import numpy as np
 from coverage_simulation import Draw, Point
+from interval_points import AIRCRAFT, CALTECH, DISTANCES, FREQUENT, RARE, SMALL
 from scipy.stats import nbinom, norm
 from seed_simulation import draw_pairs
 
@@ -9,7 +10,7 @@ from rwkvclip_eval.compare import paired
 from rwkvclip_eval.metrics import ranking, seed_intervals
 
 SHAPES = np.random.default_rng(5)
-"""Of the points' own class sizes and rates."""
+"""Of the points' own rates and captions an image."""
 
 
 def drawn(difference, truth):
@@ -84,9 +85,6 @@ def per_class(name, counts, gain, loss, at_most=0.97):
     return Point(name, rates_near(gain, loss, counts), draw, at_most)
 
 
-SMALL = SHAPES.integers(1, 6, 102)
-CALTECH = np.minimum(SHAPES.lognormal(np.log(20), 1.1, 102).astype(int) + 1, 770)
-AIRCRAFT = np.repeat([33, 34], [67, 33])
 SPREAD = SHAPES.beta(0.5, 8, (2, 102))
 
 PER_CLASS = [
@@ -269,11 +267,6 @@ AREAS_FURTHER = [
 
 
 # Mean average precision.
-
-FREQUENT = np.array([0.06] * 18 + [0.4, 0.15])
-RARE = np.array([0.015] * 10 + [0.05] * 6 + [0.3] * 4)
-DISTANCES = np.random.default_rng(3).normal(2, 0.5, 20)
-"""Of the mean score of each label's positives from that of its negatives."""
 
 
 def mean_ap(name, num_images, shares, step, common, *, num_resamples=100, num_expected=300):

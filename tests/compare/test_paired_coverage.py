@@ -3,7 +3,7 @@
 import inspect
 
 import pytest
-from coverage_simulation import check, simulate
+from coverage_simulation import check, check_found_out, named, simulate
 from paired_points import FURTHER, POINTS, PRECISIONS, PRECISIONS_FURTHER
 
 from rwkvclip_eval.compare import paired, significance
@@ -15,10 +15,6 @@ PRECISION = "mean_over_labels"
 def few_flips(monkeypatch):
     # Intervals need no p values, which take most of the time.
     monkeypatch.setattr(significance, "NUM_FLIPS", 9)
-
-
-def named(points):
-    return [pytest.param(point, id=point.name) for group in points.values() for point in group]
 
 
 @pytest.mark.parametrize("point", named(POINTS))
@@ -46,15 +42,12 @@ def test_paired_intervals_of_mean_average_precision_cover_at_length(point):
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 @pytest.mark.parametrize("point", [*(pytest.param(group[1], id=name) for name, group in POINTS.items())])
 def test_paired_intervals_of_no_width_or_a_tenth_are_found_out(point, scale):
-    with pytest.raises(AssertionError, match="too little"):
-        check(point, simulate(point, num_truths=5, num_draws=40, scale=scale))
+    check_found_out(point, 5, 40, scale)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 def test_paired_intervals_of_mean_average_precision_of_no_width_or_a_tenth_are_found_out(scale):
-    point = PRECISIONS[0]
-    with pytest.raises(AssertionError, match="too little"):
-        check(point, simulate(point, num_truths=1, num_draws=20, scale=scale))
+    check_found_out(PRECISIONS[0], 1, 20, scale)
 
 
 def test_every_function_that_makes_a_paired_interval_is_simulated():

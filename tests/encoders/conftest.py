@@ -10,48 +10,27 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from tiny_configs import OPEN_CLIP, RWKV_CLIP
 
-OPEN_CLIP_CONFIG: dict[str, Any] = {
-    "embed_dim": 24,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
-}
-
-RWKV_CONFIG: dict[str, Any] = {
-    "input_size": 32,
-    "image_depth": 2,
-    "image_embed_dims": 32,
-    "image_patch_size": 16,
-    "image_hidden_rate": 2,
-    "image_num_heads": 2,
-    "ctx_len": 77,
-    "vocab_size": 49408,
-    "head_size": 16,
-    "head_size_divisor": 8,
-    "n_layer": 2,
-    "n_embd": 32,
-    "dim_att": 32,
-    "dim_ffn": 64,
-    "drop_path_rate": 0.3,
-}
+RWKV_CONFIG = RWKV_CLIP | {"drop_path_rate": 0.3}
 
 
 def tiny_open_clip(seed: int = 0, **changes: Any) -> open_clip.CLIP:
     torch.manual_seed(seed)
-    return open_clip.CLIP(**(OPEN_CLIP_CONFIG | changes)).eval()
+    return open_clip.CLIP(**(OPEN_CLIP | changes)).eval()
 
 
 @pytest.fixture(scope="session")
 def tiny_configs() -> dict[str, dict[str, Any]]:
     """The configurations of `tiny.json` and `rwkv.json`."""
-    return {"open_clip": OPEN_CLIP_CONFIG, "rwkv": RWKV_CONFIG}
+    return {"open_clip": OPEN_CLIP, "rwkv": RWKV_CONFIG}
 
 
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with the two tiny configurations."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.json").write_text(json.dumps(OPEN_CLIP_CONFIG))
+    (tmp_path / "tiny.json").write_text(json.dumps(OPEN_CLIP))
     (tmp_path / "rwkv.json").write_text(json.dumps(RWKV_CONFIG))
     return tmp_path
 

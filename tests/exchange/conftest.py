@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from hub_stub import running_hub
-from tiny_world import COLOURS, NANO, picture, run_theirs, write_set
+from tiny_configs import RWKV_CLIP
+from tiny_world import COLOURS, picture, run_theirs, write_set
 
 if TYPE_CHECKING:
     import subprocess
@@ -59,8 +60,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captioned = [(picture(n, rng), "txt", f"a {n} wall\n{n} paint, number {i}")
                  for i in range(3) for n in COLOURS]  # fmt: skip
     write_set(base / "wds_flickr8k", captioned, dataset_type="retrieval\n")
-    (base / "nano.json").write_text(json.dumps(NANO))
-    model = load_model(NANO)
+    (base / "nano.json").write_text(json.dumps(RWKV_CLIP))
+    model = load_model(RWKV_CLIP)
     with torch.no_grad():
         # At the weights as they begin, one class is the answer to every image.
         for weight in model.parameters():

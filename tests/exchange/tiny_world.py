@@ -1,10 +1,10 @@
-"""Tiny sets as CLIP_benchmark has them, a nano configuration, and a way to its command line."""
+"""Tiny sets as CLIP_benchmark has them, and a way to its command line."""
 
 from __future__ import annotations
 
 import io
 import tarfile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,23 +18,6 @@ COLOURS = {
     "red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220),
     "white": (230, 230, 230), "black": (20, 20, 20), "pink": (240, 120, 160),
 }  # fmt: skip
-NANO: dict[str, Any] = {
-    "input_size": 32,
-    "image_depth": 2,
-    "image_embed_dims": 32,
-    "image_patch_size": 16,
-    "image_hidden_rate": 2,
-    "image_num_heads": 2,
-    "ctx_len": 77,
-    "vocab_size": 49408,
-    "head_size": 16,
-    "head_size_divisor": 8,
-    "n_layer": 2,
-    "n_embd": 32,
-    "dim_att": 32,
-    "dim_ffn": 64,
-    "drop_path_rate": 0.0,
-}
 
 
 def picture(name: str, rng: np.random.Generator) -> Image.Image:

@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from coverage_simulation import check, simulate
+from coverage_simulation import check, check_found_out, named, simulate
 from interval_points import FURTHER, POINTS, PRECISIONS, PRECISIONS_FURTHER, PRECISIONS_LARGE
 
 import rwkvclip_eval
@@ -21,10 +21,6 @@ ELSEWHERE = {
     "_with_number": "copies them into records",
     "calibration_interval": "test_calibration.py",
 }
-
-
-def named(points):
-    return [pytest.param(point, id=point.name) for group in points.values() for point in group]
 
 
 @pytest.mark.parametrize("point", named(POINTS))
@@ -58,15 +54,12 @@ def test_intervals_of_mean_average_precision_cover_its_expectation_on_large_sets
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 @pytest.mark.parametrize("point", [*(pytest.param(group[0], id=name) for name, group in POINTS.items())])
 def test_intervals_of_no_width_or_a_tenth_are_found_out(point, scale):
-    with pytest.raises(AssertionError, match="too little"):
-        check(point, simulate(point, num_truths=8, num_draws=50, scale=scale))
+    check_found_out(point, 8, 50, scale)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1])
 def test_intervals_of_mean_average_precision_of_no_width_or_a_tenth_are_found_out(scale):
-    point = PRECISIONS[0]
-    with pytest.raises(AssertionError, match="too little"):
-        check(point, simulate(point, num_truths=1, num_draws=20, scale=scale))
+    check_found_out(PRECISIONS[0], 1, 20, scale)
 
 
 def makers(path):
