@@ -98,7 +98,7 @@ def _torch_facts() -> dict[str, Any]:
         return facts
     facts |= {"num_threads": torch.get_num_threads(), "cuda": torch.version.cuda}
     if torch.cuda.is_available():
-        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # untyped in torch
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
             facts["gpus"].append(

@@ -125,8 +125,8 @@ def as_junit(result: Result) -> str:
         suite.add_testcase(case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, failed))
     document = JUnitXml()
     document.add_testsuite(suite)
-    document.update_statistics()  # type: ignore[no-untyped-call]
-    found: bytes = document.tostring()  # type: ignore[no-untyped-call]
+    document.update_statistics()  # type: ignore[no-untyped-call]  # the library has half its types
+    found: bytes = document.tostring()  # type: ignore[no-untyped-call]  # as above
     # The library writes the declaration where lxml is installed, and none elsewhere.
     text = found.decode().strip()
     head = "" if text.startswith("<?xml") else '<?xml version="1.0" encoding="utf-8"?>\n'

@@ -146,7 +146,7 @@ def _find(spec: EncoderSpec) -> Callable[[str | None, str], Any]:
         raise UserError(f"Model {spec.text!r}: " + unknown_name(f"function of {module_name}", name, public))
     if not callable(factory):
         raise UserError(f"Model {spec.text!r}: {name} is a {type(factory).__name__}, not a function.")
-    return factory  # type: ignore[no-any-return]
+    return factory  # type: ignore[no-any-return]  # it was looked at just now
 
 
 def _local_checkpoint(spec: EncoderSpec, *, offline: bool) -> str | None:

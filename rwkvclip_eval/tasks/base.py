@@ -279,7 +279,7 @@ class Task(ABC):
             protocol: how features become numbers.
         """
 
-    def check_budget(  # noqa: B027
+    def check_budget(  # noqa: B027  # as above
         self, fit: Mapping[str, Samples], protocol: Protocol, num_features: int, memory_budget: int
     ) -> None:
         """Refuse, before any encoding, a memory budget (bytes) that is too small for F probe features."""

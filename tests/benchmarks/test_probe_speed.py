@@ -134,7 +134,7 @@ def test_digits_of_float64_beside_anchors_take_less_time_than_float64_products(
     iterations = {}
 
     def solve(name):
-        choose = lambda *given: replace(plan(*given), anchored=anchored[name])  # noqa: E731
+        choose = lambda *given: replace(plan(*given), anchored=anchored[name])  # noqa: E731  # local shorthand
         monkeypatch.setattr(solver, "plan", choose)
         solved = fit_logistic(x, y, [1e-4, 1e-3], num_classes=200, relative_gap=1e-12, max_iterations=500)
         iterations[name] = [solution.iterations for solution in solved]

@@ -34,7 +34,7 @@ def info(kind: str, num_classes: int, metric: str, split: str = "test") -> Datas
     return DatasetInfo(
         name="mnist",
         split=split,
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         num_samples=N,
         fingerprint=split,
         class_names=tuple(f"c{i}" for i in range(num_classes)),

@@ -11,7 +11,7 @@ from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.types import DatasetRef, HuggingFaceSource
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 
-datasets = pytest.importorskip("datasets")
+datasets = pytest.importorskip("datasets", reason="datasets is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -45,8 +45,8 @@ def test_features_equal_the_model_and_the_probe_is_the_pooled_feature(
 def test_official_numbers_come_out_normalised(parity: Path, tmp_path: Path) -> None:
     sys.path.insert(0, str(parity))
     try:
-        import inputs  # type: ignore[import-not-found]
-        import recipe  # type: ignore[import-not-found]
+        import inputs
+        import recipe
     finally:
         sys.path.remove(str(parity))
     config = json.loads((parity / "configs.json").read_text())["tiny"]

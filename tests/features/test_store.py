@@ -166,7 +166,7 @@ def test_an_embedding_that_is_not_finite_names_the_image(tmp_path: Path) -> None
     class Broken(ColourEncoder):
         def encode_image(self, pixels: torch.Tensor) -> Any:
             error = UserError("Embeddings are not finite.")
-            error.rows = [1]  # type: ignore[attr-defined]
+            error.rows = [1]
             raise error
 
     with pytest.raises(EncodingFailed, match="image-001"):
@@ -342,7 +342,7 @@ def test_a_part_of_a_halved_batch_names_its_own_image(tmp_path: Path) -> None:
                 raise torch.cuda.OutOfMemoryError("out of memory")
             if self.images == 2:
                 error = UserError("Embeddings are not finite.")
-                error.rows = [1]  # type: ignore[attr-defined]
+                error.rows = [1]
                 raise error
             return super().encode_image(pixels)
 

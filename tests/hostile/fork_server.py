@@ -50,7 +50,7 @@ def _watch_for_execution(canary: str) -> None:
         if event in ("os.system", "pty.spawn"):
             started = "sh"
         elif event in ("subprocess.Popen", "os.exec", "os.posix_spawn"):
-            started = os.path.basename(os.fsdecode(given[0] or (given[1] or ["?"])[0]))  # noqa: PTH119
+            started = os.path.basename(os.fsdecode(given[0] or (given[1] or ["?"])[0]))  # noqa: PTH119  # of text as of bytes
         else:
             return
         if started in FORBIDDEN:
@@ -167,9 +167,9 @@ def _run(program: str) -> NoReturn:
     except SystemExit as ended:
         code = ended.code
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
         code = 1
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

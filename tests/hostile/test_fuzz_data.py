@@ -110,7 +110,7 @@ def test_a_damaged_index_changes_no_label(place: Path, edits: list[tuple[float, 
         index.write_bytes(edited(whole, edits))
         found = open_webdataset(folder, "test", place)
     assert (found.fingerprint, found.keys) == (genuine, ["s0", "s1", "s2"])
-    assert found.labels.tolist() == [2, 0, 1]  # type: ignore[union-attr]
+    assert found.labels.tolist() == [2, 0, 1]
 
 
 @fuzz

@@ -62,7 +62,7 @@ def test_every_malformed_input_is_one_message_soon_and_harms_nothing(
 ) -> None:
     assert len(results) >= LEAST
     text = table(results)
-    print(text)  # noqa: T201
+    print(text)  # noqa: T201  # figures for who runs it
     if target := os.environ.get("RWKVCLIP_HARNESS_TABLE"):
         Path(target).write_text(text, encoding="utf-8")
     failed = [

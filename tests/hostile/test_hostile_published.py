@@ -137,7 +137,7 @@ def test_an_idx_header_that_does_not_fit_is_damage(
     for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
         (tmp_path / name).write_bytes(struct.pack(f">{len(header)}I", *header))
     with pytest.raises(DamagedData, match=said):
-        reader_of("mnist")(tmp_path, "test", "default", tmp_path)  # type: ignore[misc]
+        reader_of("mnist")(tmp_path, "test", "default", tmp_path)
 
 
 def test_a_packed_file_that_unpacks_to_everything_is_refused(
@@ -148,10 +148,10 @@ def test_a_packed_file_that_unpacks_to_everything_is_refused(
     for name in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"):
         (tmp_path / name).write_bytes(packed)
     with pytest.raises(DamagedData, match="unpacks to more"):
-        reader_of("mnist")(tmp_path, "test", "default", tmp_path)  # type: ignore[misc]
+        reader_of("mnist")(tmp_path, "test", "default", tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(packed[:1000])
     with pytest.raises(DamagedData, match="cannot be unpacked"):
-        reader_of("mnist")(tmp_path, "test", "default", tmp_path)  # type: ignore[misc]
+        reader_of("mnist")(tmp_path, "test", "default", tmp_path)
 
 
 def matlab(elements: bytes) -> bytes:
@@ -211,14 +211,14 @@ H5 = {
 def test_an_hdf5_file_of_something_else_is_damage(tmp_path: Path, what: str) -> None:
     pcam(tmp_path, H5[what])
     with pytest.raises(DamagedData, match="camelyonpatch"):
-        reader_of("pcam")(tmp_path, "test", "default", tmp_path)  # type: ignore[misc]
+        reader_of("pcam")(tmp_path, "test", "default", tmp_path)
 
 
 @pytest.mark.parametrize("labels", [(0.5, 1.0), (0, 1, 0), [b"a", b"b"], 7])
 def test_hdf5_labels_that_do_not_fit_are_damage(tmp_path: Path, labels: object) -> None:
     pcam(tmp_path, lambda file: file.create_dataset("x", data=PIXELS), labels)
     with pytest.raises(DamagedData, match="camelyonpatch"):
-        reader_of("pcam")(tmp_path, "test", "default", tmp_path)  # type: ignore[misc]
+        reader_of("pcam")(tmp_path, "test", "default", tmp_path)
 
 
 def food101(root: Path, text: str) -> Any:
@@ -226,7 +226,7 @@ def food101(root: Path, text: str) -> Any:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(png())
     (root / "food-101" / "meta" / "train.json").write_text(text)
-    return reader_of("food101")(root, "train", "default", root)  # type: ignore[misc]
+    return reader_of("food101")(root, "train", "default", root)
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ def test_entities_of_an_annotation_are_not_resolved(tmp_path: Path) -> None:
     for text in (laughs, huge, "<a>" * 100_000, "\0"):
         (base / "Annotations" / "a.xml").write_text(text)
         with pytest.raises(DamagedData, match=r"a\.xml"):
-            reader_of("voc2007")(tmp_path, "test", "crops", tmp_path)  # type: ignore[misc]
+            reader_of("voc2007")(tmp_path, "test", "crops", tmp_path)
     (base / "ImageSets" / "Main" / "test.txt").write_text("../../../secret\n")
     with pytest.raises(DamagedData, match="is no path below"):
-        reader_of("voc2007")(tmp_path, "test", "crops", tmp_path)  # type: ignore[misc]
+        reader_of("voc2007")(tmp_path, "test", "crops", tmp_path)
 
 
 def test_images_of_another_size_than_mnists_are_damage(tmp_path: Path) -> None:

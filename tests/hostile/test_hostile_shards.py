@@ -216,7 +216,7 @@ def test_an_index_that_does_not_fit_is_made_anew_with_a_warning(
         return  # `data verify` finds these in an index of before; see below.
     with pytest.warns(DataWarning, match="does not fit its shards"):
         again = open_webdataset(folder, "test", tmp_path)
-    assert (again.keys, again.labels.tolist()) == (genuine.keys, [0, 1, 2])  # type: ignore[union-attr]
+    assert (again.keys, again.labels.tolist()) == (genuine.keys, [0, 1, 2])
     assert again.fingerprint == genuine.fingerprint
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -236,7 +236,7 @@ def test_verify_finds_what_an_index_of_before_says_wrongly(tmp_path: Path, run: 
     code, said, _ = run("data", "verify", "x", "--data-root", tmp_path)
     assert code == 0
     assert genuine in said
-    assert open_webdataset(folder, "test", tmp_path).labels.tolist() == [0, 1, 2]  # type: ignore[union-attr]
+    assert open_webdataset(folder, "test", tmp_path).labels.tolist() == [0, 1, 2]
 
 
 def test_an_index_of_before_is_read_and_verify_gives_it_a_digest(
@@ -270,7 +270,7 @@ def test_indices_of_other_kinds_have_digests_too(tmp_path: Path, kind: str) -> N
     with pytest.warns(DataWarning):
         again = open_webdataset(folder, "test", tmp_path)
     assert again.captions == genuine.captions
-    np.testing.assert_array_equal(again.labels, genuine.labels)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again.labels, genuine.labels)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + b"x" * 500 + b"PAR1", b"\xff" * 10_000])

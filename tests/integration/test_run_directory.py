@@ -46,7 +46,7 @@ def suite(colour_suite: Path) -> Callable[..., Path]:
 def run(tmp_path: Path) -> Callable[..., RunSummary]:
     def run(suite: Path | str, *models: str, out: str = "run", **more: object) -> RunSummary:
         options = rc.RunOptions(cache_dir=tmp_path / "cache")
-        return run_suite(suite, models or [MODEL], tmp_path / out, options=options, **more)  # type: ignore[arg-type]
+        return run_suite(suite, models or [MODEL], tmp_path / out, options=options, **more)
 
     return run
 
@@ -84,7 +84,7 @@ def test_an_edited_model_configuration_is_another_run(
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(config))
     run(suite("s", GOOD), f"open_clip:{path}=random:0")
-    config["vision_cfg"]["layers"] = 2  # type: ignore[index]
+    config["vision_cfg"]["layers"] = 2
     path.write_text(json.dumps(config))
     with pytest.raises(OutputError, match=r"another content of tiny\.json"):
         run(suite("s", GOOD), f"open_clip:{path}=random:0")

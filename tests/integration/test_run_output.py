@@ -121,7 +121,7 @@ def test_a_run_of_something_else_says_in_what_it_differs(suite: Path, tmp_path: 
             loaded,
             models,
             tmp_path / "out",
-            options=rc.RunOptions(cache_dir=tmp_path / "cache", **options),  # type: ignore[arg-type]
+            options=rc.RunOptions(cache_dir=tmp_path / "cache", **options),
         )
 
     model = "python:toy_factory:make"

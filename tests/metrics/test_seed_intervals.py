@@ -145,7 +145,7 @@ def test_the_check_of_coverage_fails_for_intervals_of_no_width_or_a_tenth(
     ends = seed_statistics._score_ends
 
     def narrowed(mean: float, multiple: float) -> tuple[float, float]:
-        return tuple(mean + factor * (end - mean) for end in ends(mean, multiple))  # type: ignore[return-value]
+        return tuple(mean + factor * (end - mean) for end in ends(mean, multiple))
 
     monkeypatch.setattr(seed_statistics, "_score_ends", narrowed)
     with pytest.raises(AssertionError, match="seeds cover"):

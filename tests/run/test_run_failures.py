@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 def test_what_is_known_to_fail_is_not_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     train = ColourDataset(30)
-    train.labels = train.labels % 2  # type: ignore[operator]  # set by __post_init__
+    train.labels = train.labels % 2
     register_splits(monkeypatch, train=train, test=ColourDataset(12))
     encoder = ColourEncoder()
     (record,) = rc.evaluate(encoder, probe_suite()).records

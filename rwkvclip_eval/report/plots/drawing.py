@@ -169,7 +169,7 @@ class Drawing:
         """Cut what is longer than a drawing has room for."""
         handles, labels = self._handles
         self._handles = handles, [shortened(label, most) for label in labels]
-        for text in (self.figure._supxlabel, self.figure._supylabel):  # type: ignore[attr-defined]
+        for text in (self.figure._supxlabel, self.figure._supylabel):  # type: ignore[attr-defined]  # unlisted
             if text is not None:
                 text.set_text(shortened(text.get_text(), most))
         for ax in self.axes:
