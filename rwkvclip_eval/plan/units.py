@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
-from rwkvclip_eval.errors import SuiteError, UserError
+from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.plan.suite import LoadedSuite, check_names
 from rwkvclip_eval.protocols import PROTOCOLS, Protocol
 from rwkvclip_eval.records.schema import folder_name
@@ -82,14 +82,16 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     """Return the units of a suite in its order, duplicates once.
 
     Raises:
-        SuiteError: there are too many, a name is unknown, or two different datasets have one name, so that
-            the results of one would replace those of the other.
+        SuiteError: there are too many, a name is unknown, a dataset is one of which its task does not give
+            the metric asked for, or two different datasets have one name, so that the results of one would
+            replace those of the other.
     """
     check_names(loaded)
     asked = sum(len(entry.datasets) * len(entry.protocol or "1") for entry in loaded.suite.tasks)
     if asked > MAX_UNITS:
         raise SuiteError(f"{loaded.source} asks for {asked} units of work; at most {MAX_UNITS} are run.")
     units: dict[str, Unit] = {}
+    problems: dict[str, None] = {}
     for i, entry in enumerate(loaded.suite.tasks):
         task = TASKS.get(entry.task)
         for name in entry.protocol or task.protocols[:1]:
@@ -97,13 +99,31 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
             for j, given in enumerate(entry.datasets):
                 ref, variant = _canonical(given, protocol)
                 unit = Unit(task=task, ref=ref, variant=variant, protocol=protocol)
+                if wrong := _metric_problem(task, ref, variant):
+                    problems[f"{loaded.where('tasks', i, 'datasets', j)}: {wrong}"] = None
                 other = units.setdefault(unit.name(""), unit)
                 if other.content != unit.content:
                     raise SuiteError(
                         f"{loaded.where('tasks', i, 'datasets', j)}: {ref.name!r} and another dataset of "
                         f"{entry.task} share the name {unit.dataset!r} in results; give each its own name."
                     )
+    if problems:
+        raise SuiteError(joined(list(problems)))
     return list(units.values())
+
+
+def _metric_problem(task: Task, ref: DatasetRef, variant: str | None) -> str:
+    """Return why `task` cannot give the metric that a suite asks of a dataset, by what the catalogue says."""
+    from rwkvclip_eval.data.open import DATASETS
+
+    record = record_name(ref.name)
+    if ref.metric is None or record is None or ref.name in DATASETS:
+        return ""
+    try:
+        task.check_metric(ref.metric, catalogue()[record].facts_of(variant or "default", ref.metric))
+    except SuiteError as error:
+        return str(error)
+    return ""
 
 
 def _canonical(ref: DatasetRef, protocol: Protocol) -> tuple[DatasetRef, str | None]:

@@ -11,6 +11,7 @@ from PIL import Image
 from rwkvclip_eval.errors import SuiteError
 from rwkvclip_eval.plan.suite import list_suites, load_suite, parse_suite
 from rwkvclip_eval.run.suite_check import check_suite
+from rwkvclip_eval.run.suite_run import run_suite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,3 +84,34 @@ def test_a_probe_of_a_folder_needs_its_training_split(checked: Callable[..., int
 @pytest.mark.parametrize("name", list_suites())
 def test_every_shipped_suite_is_fine(name: str) -> None:
     assert check_suite(load_suite(name)) > 0
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [
+        ("linear_probe", "roc_auc"),
+        ("linear_probe", "mean_average_precision_11_point"),
+        ("few_shot_linear_probe", "roc_auc"),
+    ],
+)
+def test_a_metric_that_a_known_set_cannot_have_is_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, metric: str
+) -> None:
+    """As by a run: the plan of both says so."""
+    text = f"name: s\ntasks:\n  - task: {task}\n    datasets:\n      - {{name: cifar10, metric: {metric}}}\n"
+    loaded = parse_suite(text, source="s.yaml", base_dir=tmp_path)
+    said = f"s.yaml:5: Unknown metric of {task} '{metric}'"
+    with pytest.raises(SuiteError) as checked:
+        check_suite(loaded)
+    monkeypatch.setattr("rwkvclip_eval.run.suite_run.Datasets", None)
+    with pytest.raises(SuiteError) as ran:
+        run_suite(loaded, ["rwkv-clip-b32=random:0"], tmp_path / "out")
+    assert str(checked.value) == str(ran.value)
+    assert str(checked.value).startswith(said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dataset", ["pcam", "rendered_sst2", "hateful_memes"])
+def test_a_known_set_of_two_classes_may_have_an_area(dataset: str) -> None:
+    text = f"name: s\ntasks:\n  - task: linear_probe\n    datasets: [{{name: {dataset}, metric: roc_auc}}]\n"
+    assert check_suite(parse_suite(text)) == 1
