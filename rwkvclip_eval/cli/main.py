@@ -141,6 +141,11 @@ def run(
 
     with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:
         prepare(plugin, offline=offline)
+        if report:
+            from rwkvclip_eval.report.writing import check_source_date
+
+            # At the end of a long run it would be late.
+            check_source_date()
         if num_workers is None:
             num_workers = default_num_workers(device, num_cores() // ranks.local_size)
         options = RunOptions(

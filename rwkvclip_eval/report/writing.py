@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_models.disk import atomic_path, write_text
 
@@ -36,6 +38,27 @@ class ReportPaths:
     plots: tuple[Path, ...]
 
 
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999, the last that a date can have."""
+
+
+def check_source_date() -> None:
+    """Refuse a `SOURCE_DATE_EPOCH` that is no time, as the reproducible-builds specification asks.
+
+    Reports hold no time of their making; matplotlib, which draws them, reads the variable.
+
+    Raises:
+        UserError: it is none.
+    """
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(_LAST_SECOND))
+    if given and not (digits and int(given) <= _LAST_SECOND):
+        raise UserError(
+            f"The environment variable SOURCE_DATE_EPOCH must be whole seconds since 1970, 0 to "
+            f"{_LAST_SECOND}, got {shown(given)}; correct it or unset it."
+        )
+
+
 def write_report(
     runs: Sequence[Path],
     out: Path,
@@ -52,8 +75,10 @@ def write_report(
 
     Raises:
         OutputError: a run holds no results or contradicts another, or `out` cannot be written.
-        UserError: a file of published numbers does not fit, or there is no such model or method.
+        UserError: a file of published numbers does not fit, there is no such model or method, or
+            `SOURCE_DATE_EPOCH` is no time.
     """
+    check_source_date()
     from rwkvclip_eval.records.published import read_published
     from rwkvclip_eval.report.conformance import conformance
     from rwkvclip_eval.report.formats.csv import results_csv, table_csv

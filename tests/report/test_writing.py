@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from report_runs import record, series_run, write_run
 
+from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report import ReportPaths, write_report
@@ -212,3 +214,42 @@ def test_a_folder_of_runs_is_looked_into_one_level_down_and_that_is_said(run, tm
     assert code == 0 and "no run directory" not in err
     code, _, err = run("report", folder / "notes")
     assert code == 2 and "expected a run directory" in err
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "1.5", " 3", "253402300800", "9" * 5000, "٣", "1e3"])
+def test_a_source_date_that_is_no_time_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    run = write_run(tmp_path / "run", [record("a")])
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    with pytest.raises(UserError, match="SOURCE_DATE_EPOCH must be whole seconds since 1970") as caught:
+        write_report([run], tmp_path / "report")
+    assert len(str(caught.value)) < 500
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "253402300799", ""])
+def test_a_source_date_changes_no_byte_of_a_plot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    run = write_run(tmp_path / "run", [record("a")])
+    one = write_report([run], tmp_path / "one")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", text)
+    other = write_report([run], tmp_path / "other")
+    assert [p.read_bytes() for p in one.plots] == [p.read_bytes() for p in other.plots]
+
+
+def test_where_no_file_may_grow_a_report_is_one_message_and_nothing_is_half_written(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="only Unix bounds files")
+    run = write_run(tmp_path / "run", [record("a")])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A font cache that cannot be kept is matplotlib's to tell.
+    importlib.import_module("matplotlib.font_manager")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"Cannot write \S+: File too large\. Nothing was lost"):
+            write_report([run], tmp_path / "report")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [p for p in (tmp_path / "report").rglob("*") if p.is_file()] == []
+    assert write_report([run], tmp_path / "report").index.is_file()
