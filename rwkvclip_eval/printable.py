@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,32 @@ _UNSHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+# Beside spaces, control and format characters: what fonts draw nothing for, whatever Unicode calls it.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_IN_NO_FILE = re.compile("[\x00\ud800-\udfff]")
+
+
+def code_points(text: str) -> str:
+    """Return what a text is made of, as `U+200B U+0041`; of a long one its beginning."""
+    most = 8
+    return " ".join(f"U+{ord(sign):04X}" for sign in text[:most]) + (" …" if len(text) > most else "")
+
+
+def shows_nothing(text: str) -> bool:
+    """Whether a text has no sign that a reader sees: it is empty, or spaces and zero-width characters."""
+    return all(unicodedata.category(sign) in _UNSEEN for sign in _BLANK.sub("", text))
+
+
+_UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf"))
+
+
+def unwritable(text: str) -> str:
+    """Return the characters of a text that no file of text holds: NUL and halves of surrogate pairs."""
+    return "".join(dict.fromkeys(_IN_NO_FILE.findall(text)))
 
 
 def printable(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from pydantic import TypeAdapter
 from rwkvclip_eval.data.reading import below, check_spellings, csv_rows, plain_name, read_json
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError, name_some
+from rwkvclip_eval.errors import DamagedData, DataNotFound, DataWarning, NoSuchSplit, UserError, name_some
+from rwkvclip_eval.printable import shows_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +136,12 @@ def _with_captions(root: Path, file: Path, source: str, cache_dir: Path | None) 
     if missing:
         raise DamagedData(f"{file} names {len(missing)} images that are not there: {name_some(missing)}.")
     keys, captions = list(by_image), list(by_image.values())
+    # A folder may hold more than the set: the images of others beside it, or some that captions forgot.
+    there = sum(p.suffix.lower() in SUFFIXES and p.is_file() for p in root.rglob("*"))
+    if there > len(paths):
+        part = f"{len(paths)} of the {there} images there, those that {file.name} names"
+        warnings.warn(f"{root}: {part}, are the set.", DataWarning, stacklevel=2)
+        source += f": {part}"
     return Split(
         kind="retrieval",
         keys=keys,
@@ -163,7 +171,7 @@ def _read_captions(file: Path) -> dict[str, list[str]]:
         content = read_json(file, _CAPTIONS, "a mapping of image file to caption or list of captions")
         by_image = {name: [said] if isinstance(said, str) else said for name, said in content.items()}
     check_spellings(by_image, str(file))
-    bare = [name for name, said in by_image.items() if not said or not all(map(str.strip, said))]
+    bare = [name for name, said in by_image.items() if not said or any(map(shows_nothing, said))]
     if bare or not by_image:
         raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
     return by_image

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.catalogue import names_of
 from rwkvclip_eval.data.types import PromptFiles, ReferencePrompts
 from rwkvclip_eval.errors import UserError, shown
+from rwkvclip_eval.printable import code_points, shows_nothing, unwritable
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came
 from rwkvclip_models.files import expanded, read_json
@@ -57,15 +58,17 @@ def resolve_prompts(
             every image against a wrong name). The text says which and what to write.
     """
     labels, templates = own_class_names, own_templates
+    origin = "the data"
     if isinstance(ref.prompts, PromptFiles):
         if ref.prompts.labels is not None:
-            labels = _from_file(ref.prompts.labels, ref.name, base_dir)
+            labels, origin = _from_file(ref.prompts.labels, ref.name, base_dir), ref.prompts.labels
         if ref.prompts.templates is not None:
             templates = _from_file(ref.prompts.templates, ref.name, base_dir)
     elif ref.prompts == "clip-benchmark":
         # Its label lists leave out the sets whose own names it takes over, as we do.
         labels = shipped("labels", ref.name, variant) or labels
         templates = shipped("templates", ref.name, variant)
+    origin = "class_names of the suite" if ref.class_names else origin
     labels = ref.class_names or labels or shipped("labels", ref.name, variant)
     templates = ref.templates or templates or shipped("templates", ref.name, variant)
     if not labels:
@@ -81,8 +84,8 @@ def resolve_prompts(
             f"{ref.name}: the class names given are those of the data in another order (label {first} is "
             f"{own[first]!r} in the data, {given[first]!r} was given). Write them in label order."
         )
-    if bare := [i for i, label in enumerate(labels) if not label.strip()]:
-        raise UserError(f"{ref.name}: the class name of label {bare[0]} is empty; a prompt needs one.")
+    for i, label in enumerate(labels):
+        check_class_name(label, f"{ref.name}: in {origin}, the class name of label {i}")
     _check_letters(labels, "class name", ref.name)
     return tuple(labels), normalise_templates(templates or (), ref.name)
 
@@ -121,11 +124,32 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
         raise UserError(f"{name}: more than {MOST_TEMPLATES} templates; each class name is put into all.")
     _check_letters(changed, "template", name)
     for template in changed:
+        if wrong := unwritable(template):
+            raise UserError(
+                f"{name}: the template {shown(template)} holds {code_points(wrong)}, which no text may hold."
+            )
         if "{c}" not in template:
             raise UserError(
                 f"{name}: the template {shown(template)} has no {{c}} (or {{}}) for the class name."
             )
     return changed
+
+
+def check_class_name(name: str, where: str) -> None:
+    """Refuse a class name that nobody can see or write.
+
+    Args:
+        name: of the class.
+        where: says which it is, for messages.
+
+    Raises:
+        UserError: it shows nothing, or holds NUL or half a surrogate pair; code points are named.
+    """
+    if shows_nothing(name):
+        held = f" but {code_points(name)}" if name else ""
+        raise UserError(f"{where} shows nothing{held}: it is empty; a prompt needs one.")
+    if wrong := unwritable(name):
+        raise UserError(f"{where}, {shown(name)}, holds {code_points(wrong)}, which no text may hold.")
 
 
 def _check_letters(texts: Iterable[str], what: str, name: str) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rwkvclip_eval.data.prompts import check_class_name
 from rwkvclip_eval.data.reading import MOST_CLASSES
-from rwkvclip_eval.errors import DamagedData
+from rwkvclip_eval.errors import DamagedData, UserError
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.types import Dataset
@@ -17,7 +18,7 @@ def check_registered(dataset: Dataset, name: str) -> None:
     """Refuse a user's own dataset whose parts contradict each other, before anything is encoded.
 
     Raises:
-        DamagedData: it counts or labels its samples in two ways.
+        DamagedData: it counts or labels its samples in two ways, or has a class name that shows nothing.
     """
     n, info, keys = len(dataset), dataset.info, dataset.keys
     texts = dataset.captions if info.kind == "retrieval" else dataset.labels
@@ -42,3 +43,8 @@ def check_registered(dataset: Dataset, name: str) -> None:
             )
     if problem:
         raise DamagedData(f"The registered dataset {name!r} contradicts itself: {problem}.")
+    try:
+        for i, given in enumerate(info.class_names):
+            check_class_name(given, f"The registered dataset {name!r}: the class name of label {i}")
+    except UserError as error:
+        raise DamagedData(str(error)) from error

@@ -8,7 +8,7 @@ from rwkvclip_eval.data.folder import open_folder
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.samples import remembered_fingerprint
 from rwkvclip_eval.data.types import DatasetRef
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, DataWarning, UserError
 
 
 @pytest.fixture
@@ -142,3 +142,28 @@ def test_a_remembered_fingerprint_that_was_damaged_is_computed_again(tmp_path):
     cut.write_text("")
     assert remembered_fingerprint("signature", tmp_path, lambda: "f" * 64) == "f" * 64
     assert cut.read_text().split()[0] == "f" * 64
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_captions_of_a_part_of_the_images_are_said_and_counted_beside_the_number(tmp_path, png, form):
+    root = tmp_path / "birds"
+    (root / "more").mkdir(parents=True)
+    for i in range(3):
+        (root / f"{i}.png").write_bytes(png(i))
+    (root / "more" / "3.png").write_bytes(png(3))
+    text = "image,caption\n0.png,a\n1.png,b\n" if form == "csv" else json.dumps({"0.png": "a", "1.png": "b"})
+    (root / f"captions.{form}").write_text(text)
+    part = f"2 of the 4 images there, those that captions.{form} names"
+    with pytest.warns(DataWarning, match=part):
+        dataset = open_birds(tmp_path)
+    assert len(dataset) == 2
+    assert dataset.info.source == f"folder birds: {part}"
+
+
+@pytest.mark.parametrize("caption", ["\u200b", " \u2060", ""])
+def test_a_caption_that_shows_nothing_is_none(tmp_path, png, caption):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "1.png").write_bytes(png(1))
+    (tmp_path / "birds" / "captions.json").write_text(json.dumps({"1.png": caption}))
+    with pytest.raises(DamagedData, match="1 images have an empty caption"):
+        open_birds(tmp_path)

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -124,3 +125,42 @@ def test_a_class_name_or_template_longer_than_any_text_tower_reads_is_refused():
         resolve("birds", ["x" * 2001], ["{c}"])
     with pytest.raises(UserError, match=r"birds: the template .* has 2001 letters; at most 2000"):
         resolve("birds", ["x"], ["{c}" + "x" * 1998])
+
+
+INVISIBLE = {
+    "\u200b": "U+200B",
+    "\u2060\ufeff": "U+2060 U+FEFF",
+    "\u200d\u00ad \u3164": "U+200D U+00AD U+0020 U+3164",
+    "\u2800": "U+2800",
+    "\ufe0f": "U+FE0F",
+    "\x1b": "U+001B",
+}
+
+
+@pytest.mark.parametrize(("name", "points"), INVISIBLE.items(), ids=INVISIBLE.values())
+def test_a_class_name_that_shows_nothing_is_refused_with_its_code_points(tmp_path, name, points):
+    (tmp_path / "label.json").write_text(json.dumps({"x": ["a", name]}))
+    said = re.escape(f"x: in label.json, the class name of label 1 shows nothing but {points}")
+    with pytest.raises(UserError, match=said):
+        resolve("x", base_dir=tmp_path, prompts=PromptFiles(labels="label.json"))
+    with pytest.raises(UserError, match="in class_names of the suite, the class name of label 0 shows"):
+        resolve("x", class_names=(name, "a"))
+    with pytest.raises(UserError, match="in the data, the class name of label 1 shows"):
+        resolve("x", ["a", name])
+
+
+@pytest.mark.parametrize(("sign", "point"), [("\0", "U+0000"), ("\ud800", "U+D800")])
+def test_what_no_text_may_hold_is_refused_in_class_names_and_templates(tmp_path, sign, point):
+    (tmp_path / "label.json").write_text(json.dumps({"x": ["a", f"b{sign}c"]}))
+    (tmp_path / "template.json").write_text(json.dumps({"x": [f"a {{}} {sign}"]}))
+    with pytest.raises(
+        UserError, match=rf"in label.json, the class name of label 1, 'b\S+c', holds {re.escape(point)}"
+    ):
+        resolve("x", base_dir=tmp_path, prompts=PromptFiles(labels="label.json"))
+    with pytest.raises(UserError, match=rf"the template .* holds {re.escape(point)}"):
+        resolve("x", ["a"], base_dir=tmp_path, prompts=PromptFiles(templates="template.json"))
+
+
+def test_zero_width_characters_within_a_name_stay():
+    names = ("\u0645\u06cc\u200c\u062e", "👩\u200d🔬", "❤\ufe0f")
+    assert resolve("x", names)[0] == names
