@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.errors import (
     CheckpointError,
@@ -28,6 +29,7 @@ __all__ = [
     "DataNotFound",
     "DataWarning",
     "EncodingFailed",
+    "NewerFile",
     "NoSuchSplit",
     "OutputError",
     "SuiteError",
@@ -37,6 +39,7 @@ __all__ = [
     "near_matches",
     "nearest",
     "no_exit",
+    "refuse_newer",
     "shortened",
     "shown",
 ]
@@ -66,6 +69,10 @@ class DamagedData(UserError):
     """Images, shards or annotations that cannot be read, or counts that contradict the catalogue."""
 
 
+class NewerFile(OutputError):
+    """A file that a later version of ours wrote in a form that this one does not know."""
+
+
 class EncodingFailed(UserError):
     """Images or texts of which a model gives no usable features. The runner records it and goes on."""
 
@@ -85,6 +92,29 @@ def name_some(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
     return ", ".join(shortened(name, NAME_LENGTH) for name in listed[:NAMES_SHOWN]) + more
+
+
+def refuse_newer(content: str | bytes, key: str, known: int, what: str) -> None:
+    """Refuse a file of a later form than is read, whatever else in it fits or does not.
+
+    Args:
+        content: JSON; what is none is the reader's to refuse.
+        key: under which it states its version.
+        known: the latest that is read.
+        what: names the file.
+
+    Raises:
+        NewerFile: it is later.
+    """
+    found: Any = None
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(content)
+    version = found.get(key) if isinstance(found, dict) else None
+    if type(version) is int and version > known:
+        raise NewerFile(
+            f"{what} was written by a newer version of rwkvclip-eval: {key} {shown(version)}; expected up to "
+            f"{known}. Upgrade, or use the version that wrote it."
+        )
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ from rwkvclip_eval.errors import (
     OutputError,
     name_some,
     nearest,
+    refuse_newer,
     shortened,
 )
 from rwkvclip_models.disk import atomic_path, file_digest, write_text
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import DatasetRef
 
 SAMPLES_PER_SHARD = 2000
-STATE_NAME = ".prepare.json"
+STATE_NAME, STATE_VERSION = ".prepare.json", 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,14 +271,16 @@ def _claim(found: Split, where: Path, samples_per_shard: int) -> None:
     """Refuse a folder that holds shards of another source or size."""
     about = json.dumps([found.fingerprint, found.kind, found.class_names, found.templates])
     identity = hashlib.sha256(about.encode()).hexdigest()
-    text = json.dumps({"version": 1, "source": identity, "samples_per_shard": samples_per_shard}) + "\n"
+    said = {"version": STATE_VERSION, "source": identity, "samples_per_shard": samples_per_shard}
+    text = f"{json.dumps(said)}\n"
     state = where / STATE_NAME
     if any(where.glob("*.tar")):
         if not state.is_file():
             raise OutputError(
                 f"{where} holds shards that `data prepare` did not write; move that folder away."
             )
-        if read_text(state) != text:
+        if (there := read_text(state)) != text:
+            refuse_newer(there, "version", STATE_VERSION, str(state))
             raise OutputError(
                 f"{where} holds shards of another source, or of another --samples-per-shard "
                 f"(this source: {found.fingerprint[:12]}, {samples_per_shard} a shard). Give the same ones "

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from rwkvclip_eval.data.array_files import WrongArray, map_array
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import read_bytes, require_regular
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
+FORMAT_VERSION = 1
 META_NAME = "meta.json"
 TEXT_LIMIT_BYTES = 1 << 30
 """Of meta.json and keys.json: ImageNet's training keys take 50 MB, a reason for each image 200 MB."""
@@ -75,7 +76,7 @@ class EntryMeta(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    format: Literal[1]
+    format: Literal[1]  # FORMAT_VERSION
     kind: Literal["image", "text"]
     encoder: StoredEncoder
     total: int = Field(ge=1)
@@ -136,7 +137,15 @@ def read_meta(folder: Path) -> EntryMeta:
     try:
         content = read_bytes(folder / META_NAME, limit=TEXT_LIMIT_BYTES, what="description")
         meta = EntryMeta.model_validate_json(content)
-    except (UserError, ValidationError) as error:
+    except UserError as error:
+        raise DamagedEntry("meta.json is missing or does not say what it should") from error
+    except ValidationError as error:
+        came = [one["input"] for one in error.errors() if one["loc"] == ("format",)]
+        # Those of a newer version have keys of their own; this one was changed, or moved under ours.
+        if came and type(came[0]) is int and came[0] > FORMAT_VERSION:
+            raise DamagedEntry(
+                f"a newer version wrote it: format {shown(came[0])}; expected up to {FORMAT_VERSION}"
+            ) from error
         raise DamagedEntry("meta.json is missing or does not say what it should") from error
     if any(not 0 <= row < meta.total for row in meta.missing):
         raise DamagedEntry("meta.json names images that the entry does not have")

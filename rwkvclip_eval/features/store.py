@@ -23,6 +23,7 @@ import numpy as np
 from rwkvclip_eval.encoders.protocol import make_fingerprint
 from rwkvclip_eval.errors import DamagedData, OutputError
 from rwkvclip_eval.features.entry import (
+    FORMAT_VERSION,
     META_NAME,
     DamagedEntry,
     StoredEntry,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo
     from rwkvclip_eval.features.engine import Engine
 
-FORMAT_VERSION = 1
 
 Array = np.ndarray[Any, Any]
 

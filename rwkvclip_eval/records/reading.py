@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from rwkvclip_eval.errors import OutputError, joined
+from rwkvclip_eval.errors import NewerFile, OutputError, joined, refuse_newer
 from rwkvclip_eval.records.metrics import standard
-from rwkvclip_eval.records.schema import Record, RunInfo
+from rwkvclip_eval.records.schema import SCHEMA_VERSION, Record, RunInfo
 from rwkvclip_eval.schema import misfits
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
@@ -34,10 +34,10 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Return the records of one results.jsonl; fields of newer or older schema versions are tolerated.
+    """Return the records of one results.jsonl; keys that are not known are left out.
 
     Raises:
-        OutputError: the file is not a results file.
+        OutputError: the file is not a results file, or of a newer schema version.
     """
     # Not as text lines: names may hold characters that Python takes for line ends.
     lines = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError).split(b"\n")
@@ -45,7 +45,9 @@ def read_records(path: Path) -> list[Record]:
     if len(filled) > MAX_RECORDS:
         raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
     try:
-        return [_record(line, f"{path}:{number}: not a result record") for number, line in filled]
+        return [_record(line, f"{path}:{number}") for number, line in filled]
+    except NewerFile:
+        raise
     except OutputError as error:
         raise OutputError(
             f"{error} Something else wrote or cut this file: delete it and run the same command again "
@@ -53,13 +55,14 @@ def read_records(path: Path) -> list[Record]:
         ) from error
 
 
-def _record(line: bytes, what: str) -> Record:
+def _record(line: bytes, where: str) -> Record:
     """Return one record, its number one that its metric can have.
 
     Raises:
-        OutputError: it is none.
+        OutputError: it is none, or of a newer version.
     """
-    record = parsed(Record, line, what)
+    what = f"{where}: not a result record"
+    record = _versioned(Record, line, where, what)
     metric = record.metric_info or standard(record.metric)
     strict = record.schema_version > 1
     numbers = record.value, record.ci_low, record.ci_high
@@ -74,13 +77,29 @@ def _record(line: bytes, what: str) -> Record:
 
 
 def read_run_info(path: Path) -> RunInfo:
-    """Return the content of one run.json; fields of newer or older schema versions are tolerated.
+    """Return the content of one run.json; keys that are not known are left out.
 
     Raises:
-        OutputError: the file is not a run's description.
+        OutputError: the file is not a run's description, or of a newer schema version.
     """
     content = read_bytes(path, limit=RUN_LIMIT_BYTES, what="run description", error=OutputError)
-    return parsed(RunInfo, content, f"{path} is not a run description")
+    return _versioned(RunInfo, content, str(path), f"{path} is not a run description")
+
+
+V = TypeVar("V", Record, RunInfo)
+
+
+def _versioned(kind: type[V], content: bytes, where: str, what: str) -> V:
+    """Return what `parsed` does, unless it is of a newer schema version than ours."""
+    try:
+        found = parsed(kind, content, what)
+    except OutputError:
+        # What does not fit may be of a version that this one does not know.
+        refuse_newer(content, "schema_version", SCHEMA_VERSION, where)
+        raise
+    if found.schema_version > SCHEMA_VERSION:
+        refuse_newer(content, "schema_version", SCHEMA_VERSION, where)
+    return found
 
 
 T = TypeVar("T")
