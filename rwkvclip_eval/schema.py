@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -31,8 +31,8 @@ class Strict(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _guess_unknown_keys(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        if flags := _flags_for_numbers(cls, given):
-            raise ValidationError.from_exception_data(cls.__name__, flags)
+        if mixed := _flags_and_numbers(cls, given):
+            raise ValidationError.from_exception_data(cls.__name__, mixed)
         try:
             return read(given)
         except ValidationError as error:
@@ -41,8 +41,8 @@ class Strict(BaseModel):
             raise _with_guesses(cls, error) from None
 
 
-def _flags_for_numbers(model: type[BaseModel], given: Any) -> list[InitErrorDetails]:
-    """Return a problem per true and false of a mapping where pydantic would take them for 1 and 0."""
+def _flags_and_numbers(model: type[BaseModel], given: Any) -> list[InitErrorDetails]:
+    """Return a problem per value of a mapping where pydantic would take true for 1, or 1 for true."""
     if not isinstance(given, dict):
         return []
     found: list[InitErrorDetails] = []
@@ -50,9 +50,16 @@ def _flags_for_numbers(model: type[BaseModel], given: Any) -> list[InitErrorDeta
         value = given.get(name)
         parts = value if isinstance(value, list | tuple) else (value,)
         flag = any(isinstance(part, bool) for part in parts)
+        wanted = set(get_args(field.annotation) or (field.annotation,)) - {type(None)}
+        said, came_of = "", value
         if flag and not _TAKES_FLAGS.search(str(field.annotation)):
-            said = PydanticCustomError("value_error", "expected a number or text, got true or false")
-            found.append(InitErrorDetails(type=said, loc=(name,), input=value))
+            said = "expected a number or text, got true or false"
+        elif wanted == {bool} and not isinstance(value, bool | None):
+            # The value stands in the text: within other models pydantic says it of the whole mapping.
+            said, came_of = f"expected true or false, got {shown(value)}", given
+        if said:
+            problem = PydanticCustomError("value_error", "{said}", {"said": said})
+            found.append(InitErrorDetails(type=problem, loc=(name,), input=came_of))
     return found
 
 

@@ -49,7 +49,9 @@ def checkpoint_file(source: str | Path, *, offline: bool = False) -> Path:
         )
     if not path.exists():
         raise CheckpointError(f"No checkpoint at {path}: check the path, or give hf://owner/repo/file.")
-    require_regular(path, "checkpoint", error=CheckpointError)
+    if require_regular(path, "checkpoint", error=CheckpointError).st_size == 0:
+        # Those of the system, such as /proc/self/mem, say so of themselves, too.
+        raise CheckpointError(f"Cannot read the checkpoint {path}: it is empty: download or save it again.")
     return path
 
 
@@ -57,9 +59,13 @@ def checkpoint_sha256(source: str | Path, *, offline: bool = False) -> str:
     """Return the SHA-256 (hex) of the checkpoint's bytes.
 
     Raises:
-        CheckpointError: as `checkpoint_file`.
+        CheckpointError: as `checkpoint_file`, or it cannot be read.
     """
-    return file_digest(checkpoint_file(source, offline=offline))
+    path = checkpoint_file(source, offline=offline)
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read the checkpoint {path}: {error.strerror or error}.") from error
 
 
 def read_checkpoint(source: str | Path, *, offline: bool = False, ema: bool = False) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rwkvclip_models.errors import ConfigError, joined, near_matches, shortened, shown
 from rwkvclip_models.files import read_json
-from rwkvclip_models.limits import check_parameters, check_sizes
+from rwkvclip_models.limits import MIN_CONTEXT, check_parameters, check_sizes
 
 CONFIG_LIMIT_BYTES = 1 << 20
 MAX_PARAMETERS = 2_000_000_000
@@ -20,7 +20,8 @@ _SHIPPED = Path(__file__).parent / "configs"
 _IGNORED = {"workers", "precision", "data_type", "text_initialization", "text_num_head", "tiny_att_layer"}
 """Keys of official files that do not shape the model."""
 
-_ONLY_OFF = {"image_output_cls_token", "image_with_cls_token", "pos_emb", "head_qk", "tiny_att_dim"}
+_SWITCHES = {"image_output_cls_token", "image_with_cls_token"}
+_ONLY_OFF = {*_SWITCHES, "pos_emb", "head_qk", "tiny_att_dim"}
 """Official switches that are off in every released model; only that value is supported."""
 
 
@@ -76,7 +77,7 @@ class RWKVCLIPConfig:
                 if not isinstance(value, bool):
                     raise ConfigError(f"with_cp must be true or false, got {shown(value)}.")
             else:
-                least = 0 if field.default == 0 else 1
+                least = 0 if field.default == 0 else MIN_CONTEXT if field.name == "ctx_len" else 1
                 if isinstance(value, bool) or not isinstance(value, int) or value < least:
                     raise ConfigError(
                         f"{field.name} must be a whole number of at least {least}, got {shown(value)}."
@@ -153,7 +154,9 @@ def _from_mapping(values: Mapping[str, Any], where: str) -> RWKVCLIPConfig:
     known = {field.name for field in fields}
     problems = [f"{key} is missing" for key in _required(fields) if key not in values]
     for key, value in values.items():
-        if key in _ONLY_OFF and value:
+        if key in _SWITCHES and not isinstance(value, bool):
+            problems.append(f"{key} must be true or false, got {shown(value)}")
+        elif key in _ONLY_OFF and value:
             problems.append(f"{key} = {shown(value)} is not supported: released models have it off")
         elif key not in known | _IGNORED | _ONLY_OFF:
             key = shortened(str(key))

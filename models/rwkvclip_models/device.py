@@ -29,6 +29,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"Device {str(device)!r} is not cpu, cuda, cuda:N or mps.") from error
+    if kind == "cpu" and resolved.index:
+        raise UserError(f"Device {str(device)!r} asked for, but there is one CPU device: give cpu.")
     if kind == "cuda":
         if not torch.cuda.is_available():
             built = "finds no NVIDIA driver or GPU" if torch.version.cuda else "is a build without CUDA"

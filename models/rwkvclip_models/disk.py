@@ -176,12 +176,16 @@ def file_digest(*paths: Path, algorithm: str = "sha256") -> str:
     """Return the digest (hex) of a file's bytes, or of those of several files, one after the other.
 
     Raises:
-        OSError: one cannot be read.
+        OSError: one cannot be read; it is named.
     """
     digest = hashlib.new(algorithm)
     for path in paths:
-        with path.open("rb") as stream:
-            hashlib.file_digest(stream, lambda: digest)
+        try:
+            with path.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+        except OSError as error:
+            # What fails once a file is open names no file by itself.
+            raise OSError(error.errno, error.strerror, str(path)) from error
     return digest.hexdigest()
 
 

@@ -24,6 +24,8 @@ MAX_RATIO = 64.0
 """Of a hidden layer's width to that around it."""
 MAX_CONTEXT = 8_192
 """Tokens of a text; a causal mask has their square."""
+MIN_CONTEXT = 3
+"""Between the marks of start and end one token; in less, all texts are the same."""
 MAX_VOCABULARY = 1_000_000
 MAX_PARAMETERS = 20_000_000_000
 BYTES_PER_PARAMETER = 4
@@ -44,6 +46,8 @@ _LIMITS = (
 )
 _COUNTS = re.compile(r"^(num|n)_|layers$|depths?$|heads$|width$|_size$")
 """In a key's name: what is counted or measured, and so not negative."""
+_SIDES = re.compile(r"(patch|image|input)_size$")
+_CONTEXTS = re.compile(r"(^|\.)(context_length|ctx_len)$|text_config\.max_position_embeddings$")
 _IMAGE_AND_PATCH = (("image_size", "patch_size"), ("input_size", "image_patch_size"))
 
 
@@ -72,6 +76,10 @@ def check_sizes(config: Mapping[str, Any], most: int | None = None) -> None:
             raise ConfigError(f"{said} has at most {_MAX_TEXT} characters, got {len(value)}.")
         elif isinstance(value, int) and value < 0 and _COUNTS.search(key.rpartition(".")[2]):
             raise ConfigError(f"{said} is at least 0, got {shown(value)}.")
+        elif isinstance(value, int) and value < 1 and _SIDES.search(key):
+            raise ConfigError(f"{said} is at least 1, got {shown(value)}.")
+        elif isinstance(value, int) and _CONTEXTS.search(key) and value < MIN_CONTEXT:
+            raise ConfigError(f"{said} is at least {MIN_CONTEXT} tokens, got {shown(value)}.")
         elif isinstance(value, int) and abs(value) > (limit := most or limit_of(key)):
             raise ConfigError(f"{said} is at most {limit}, got {shown(value)}.")
         elif isinstance(value, float) and key.endswith("ratio") and abs(value) > MAX_RATIO:
@@ -88,13 +96,16 @@ def limit_of(key: str) -> int:
 
 
 def _check_patches(config: Mapping[str, Any], where: str) -> None:
-    """Refuse an image of more patches than there is room for, where a configuration names both sizes."""
+    """Refuse an image of no patch, or of more than there is room for, where both sizes are named."""
     for image, patch in _IMAGE_AND_PATCH:
         sides = [_sides(config.get(key)) for key in (image, patch)]
-        if all(sides) and (count := math.prod(a // b for a, b in zip(*sides, strict=True))) > MAX_PATCHES:
+        if not all(sides):
+            continue
+        count = math.prod(a // b for a, b in zip(*sides, strict=True))
+        if not 0 < count <= MAX_PATCHES:
             raise ConfigError(
                 f"{where + '.' if where else ''}{image} in patches of {patch} ({config[image]} and "
-                f"{config[patch]} px) gives {count} patches; at most {MAX_PATCHES} are encoded."
+                f"{config[patch]} px) gives {count} patches; 1 to {MAX_PATCHES} are encoded."
             )
 
 

@@ -14,7 +14,7 @@ from rwkvclip_models.files import read_json, require_regular
 from rwkvclip_models.limits import MAX_IMAGE_PX, check_parameters, check_sizes, num_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DUAL_ENCODERS = ("clip", "siglip")
 # fmt: off
@@ -57,6 +57,7 @@ def check_folder(folder: Path, settings: Sequence[str], weights: Sequence[Path])
             check_sizes(content, most=MAX_IMAGE_PX)
             for key in ("image_mean", "image_std"):
                 _check_channels(key, content.get(key))
+            _check_flags(content, {key: True for key in content if key.startswith("do_")})
         except ConfigError as error:
             raise ConfigError(f"In {processor}: {error}") from error
 
@@ -70,6 +71,16 @@ def _check_channels(key: str, value: Any) -> None:
         raise ConfigError(f"{key} must be a list of numbers, got {shown(value)}.")
     if key == "image_std" and not all(one > 0 for one in numbers):
         raise ConfigError(f"{key} must be above 0, got {shown(value)}.")
+
+
+def _check_flags(content: Mapping[str, Any], defaults: Mapping[str, Any], where: str = "") -> None:
+    """Refuse a number or text where the library's own value is true or false; null leaves it to that."""
+    for key, usual in defaults.items():
+        value = content.get(key)
+        if isinstance(usual, dict) and isinstance(value, dict):
+            _check_flags(value, usual, f"{where}{key}.")
+        elif isinstance(usual, bool) and not isinstance(value, bool | None):
+            raise ConfigError(f"{where}{key} must be true or false, got {shown(value)}.")
 
 
 def read_config(folder: Path, text: str) -> Any:
@@ -102,6 +113,7 @@ def read_config(folder: Path, text: str) -> Any:
         _check(content)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         _check(config.to_dict())
+        _check_flags(content, type(config)().to_dict())
     except ConfigError as error:
         raise ConfigError(f"Model {text!r}, config.json: {error}") from error
     except Exception as error:  # that library raises what it likes on a file that does not fit
@@ -125,6 +137,7 @@ def check_text_model(name: str) -> None:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         _check(config.to_dict())
+        _check_flags(config.to_dict(), type(config)().to_dict())
     except (OSError, ConfigError):
         raise
     except Exception as error:  # that library raises what it likes on a file that does not fit

@@ -1,5 +1,7 @@
 """Checkpoints that are damaged or made to harm: one short message, soon, in little memory."""
 
+import errno
+import hashlib
 import os
 import resource
 import struct
@@ -7,13 +9,14 @@ import threading
 import time
 import warnings
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from rwkvclip_models import CheckpointError, load_model, read_checkpoint
-from rwkvclip_models.checkpoint import fit_state_dict
+from rwkvclip_models.checkpoint import checkpoint_sha256, fit_state_dict
 
 
 def rewritten(source, target, changes, **options):
@@ -214,3 +217,19 @@ def test_of_a_checkpoint_that_is_refused_torch_says_nothing_itself(tmp_path, rec
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / "a.pt")
     assert not [str(warning.message) for warning in recwarn]
+
+
+def test_a_file_of_the_system_that_says_it_is_empty_is_no_checkpoint(tmp_path, nano_config):
+    for read in (load_model, lambda config, path: checkpoint_sha256(path)):
+        with pytest.raises(CheckpointError, match="Cannot read the checkpoint /proc/self/mem: it is empty"):
+            read(nano_config, Path("/proc/self/mem"))
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_read_is_said_of_that_file(tmp_path, monkeypatch):
+    def fails(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "m.pt").write_bytes(b"PK" * 100)
+    monkeypatch.setattr(hashlib, "file_digest", fails)
+    with pytest.raises(CheckpointError, match=r"Cannot read the checkpoint \S+m\.pt: Input/output error"):
+        checkpoint_sha256(tmp_path / "m.pt")

@@ -103,9 +103,15 @@ OPEN_CLIP_MISTAKES = [
     ({"vision_cfg.layers": [1, 2]}, "vision_cfg.layers"),
     ({"vision_cfg": 3}, "vision_cfg: Input should be a valid dictionary (got 3)"),
     ({"text_cfg": None}, "text_cfg: Input should be a valid dictionary (got None)"),
+    ({"text_cfg.context_length": 0}, "text_cfg.context_length is at least 3 tokens, got 0"),
+    ({"text_cfg.context_length": 2}, "text_cfg.context_length is at least 3 tokens, got 2"),
+    ({"vision_cfg.patch_size": 17}, "(16 and 17 px) gives 0 patches; 1 to 65536 are encoded"),
+    ({"vision_cfg.image_size": [16, 4]}, "gives 0 patches"),
+    ({"quick_gelu": 1}, "quick_gelu: Input should be a valid boolean (got 1)"),
+    ({"text_cfg.proj_bias": 1}, "text_cfg.proj_bias: Input should be a valid boolean (got 1)"),
     ({"text_cfg.heads": 0}, "cannot build"),
     ({"text_cfg.heads": 3}, "cannot build"),
-    ({"vision_cfg.patch_size": 0}, "cannot build"),
+    ({"vision_cfg.patch_size": 0}, "vision_cfg.patch_size is at least 1, got 0"),
     ({"vision_cfg.mlp_ratio": 1e300}, "vision_cfg.mlp_ratio is at most 64"),
     ({"init_logit_scale": 1e12}, "init_logit_scale is at most 1e+09"),
     ({"init_logit_scale": 100.0}, "100 it is 4.605 = ln 100, not 100"),
@@ -187,7 +193,7 @@ RWKV_MISTAKES = [
     ({"image_depth": 10**9}, "image_depth is at most 512"),
     ({"vocab_size": 10**9}, "vocab_size is at most 1000000"),
     ({"ctx_len": 32_768}, "ctx_len is at most 8192"),
-    ({"input_size": 4096, "image_patch_size": 1}, r"\(4096 and 1 px\) gives 16777216 patches; at most 65536"),
+    ({"input_size": 4096, "image_patch_size": 1}, r"\(4096 and 1 px\) gives 16777216 patches; 1 to 65536"),
     (
         {"input_size": 4096, "image_patch_size": 4096, "n_embd": 512, "image_embed_dims": 512},
         "image_patch_size is at most 512, got 4096",
@@ -202,7 +208,11 @@ RWKV_MISTAKES = [
     ({"n_embd": "16"}, "n_embd must be a whole number of at least 1, got '16'"),
     ({"n_embd": [16]}, r"n_embd must be a whole number of at least 1, got \[16\]"),
     ({"n_embd": 4, "image_embed_dims": 4, "dim_ffn": 0}, "too small for a dim_ffn|head width"),
-    ({"image_patch_size": 32}, "image_patch_size .32. is larger than input_size"),
+    ({"image_patch_size": 32}, "16 and 32 px. gives 0 patches; 1 to 65536 are encoded"),
+    ({"ctx_len": 1}, "ctx_len must be a whole number of at least 3, got 1"),
+    ({"ctx_len": 2}, "ctx_len must be a whole number of at least 3, got 2"),
+    ({"with_cp": 1}, "with_cp must be true or false, got 1"),
+    ({"image_with_cls_token": 0}, "image_with_cls_token must be true or false, got 0"),
     ({"x" * 5000: 1}, "is unknown"),
     ({"vocab_size": 100}, "vocab_size is 100; CLIP's tokenizer has 49408 tokens"),
 ]
@@ -233,6 +243,16 @@ CLIP = {
         ({"text_config": {"vocab_size": HUGE}}, "text_config.vocab_size is at most 1000000"),
         ({"projection_dim": "x"}, "cannot"),
         ({"text_config": 3}, "cannot read"),
+        (
+            {"text_config": {"max_position_embeddings": 2}},
+            "text_config.max_position_embeddings is at least 3 tokens, got 2",
+        ),
+        ({"vision_config": {"image_size": 16, "patch_size": 32}}, "gives 0 patches"),
+        ({"output_hidden_states": 1}, "output_hidden_states must be true or false, got 1"),
+        (
+            {"vision_config": {"output_attentions": "yes"}},
+            "vision_config.output_attentions must be true or false, got 'yes'",
+        ),
         ({"vision_config": {"hidden_size": 7, "num_attention_heads": 2}}, "cannot read"),
         ({"attn_implementation": "owner/kernel"}, "attn_implementation must be eager or sdpa"),
         ({"quantization_config": {"quant_method": "x"}}, "quantized weights cannot be read"),
@@ -275,6 +295,11 @@ def test_preprocessing_that_divides_by_zero_is_refused_at_load(tmp_path):
     settings = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0, 0, 0], "image_std": [0, 0, 0]}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(UserError, match=r"image_std must be above 0, got \[0, 0, 0\]"):
+        load_encoder(f"hf:{tmp_path}=random:0")
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps(settings | {"image_std": 1, "do_normalize": 1})
+    )
+    with pytest.raises(UserError, match=r"do_normalize must be true or false, got 1"):
         load_encoder(f"hf:{tmp_path}=random:0")
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": True}))
     with pytest.raises(UserError, match=r"image_mean must be a list of numbers, got True"):

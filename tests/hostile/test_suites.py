@@ -68,6 +68,14 @@ MISTAKES = {
         "   datasets: [cifar10]",
         "tasks.0.options.num_seeds: expected a number or text, got true or false",
     ),
+    "a number for true": (
+        "name: s\ntasks:\n - task: linear_probe\n   options: {normalize: 1}\n   datasets: [cifar10]",
+        "s:4: tasks.0.options.normalize: expected true or false, got 1",
+    ),
+    "a text for true": (
+        "name: s\ntasks:\n - task: knn_probe\n   options: {standardize: 'on'}\n   datasets: [cifar10]",
+        "tasks.0.options.standardize: expected true or false, got 'on'",
+    ),
     "true in a list of shots": (
         "name: s\ntasks:\n - task: few_shot_linear_probe\n   options: {shots: [4, true]}\n"
         "   datasets: [cifar10]",
