@@ -202,6 +202,8 @@ def run_app(app: typer.Typer) -> NoReturn:
 
     A `UserError` is printed as its text alone; `--debug` anywhere on the command line shows tracebacks.
     """
+    global _signalled
+    _signalled = False
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) != len(sys.argv) - 1
     # A name the terminal cannot show must not end a run.
@@ -211,6 +213,9 @@ def run_app(app: typer.Typer) -> NoReturn:
     warnings.showwarning = _show_warning
     # Schedulers end jobs so; what a run holds (temporary features, its time so far) is put in order.
     signal.signal(signal.SIGTERM, _interrupt)
+    # A job in the background has Ctrl-C switched off.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         empty = [
             number for number, text in enumerate(arguments, start=1) if not text or _NO_VALUE.match(text)
@@ -241,7 +246,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     except OSError as error:
         if not debug and error.filename is None and error.errno in _UNWRITABLE:
             _drop_output()
-            _fail(f"Error: cannot write the output: {error.strerror}.", UserError.exit_code)
+            what = "read a file or write" if error.errno == errno.EIO else "write"
+            _fail(f"Error: cannot {what} the output: {error.strerror}.", UserError.exit_code)
         if debug or error.filename is None:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
@@ -259,6 +265,12 @@ def run_app(app: typer.Typer) -> NoReturn:
         if code is None:
             _fail_internal(error, debug=debug)
     # The command-line library turns Ctrl-C into this code without a word.
+    if code == INTERRUPTED and not _signalled:
+        _fail(
+            "Error: a plugin, a model's code or a library raised KeyboardInterrupt, though nobody pressed "
+            "Ctrl-C.",
+            UserError.exit_code,
+        )
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
@@ -285,7 +297,12 @@ def _show_warning(
         sys.stderr.write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
 
+_signalled = False
+
+
 def _interrupt(*_: object) -> NoReturn:
+    global _signalled
+    _signalled = True
     raise KeyboardInterrupt
 
 

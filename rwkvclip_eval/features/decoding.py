@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.errors import DamagedData, EncodingFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.encoders.protocol import Encoder
 
-_LAST_SIGNAL_S = 0.1
+_LAST_SIGNAL_S, _LOST_S = 0.1, 5.0
 
 _first_in_workers: list[Callable[[], None]] = []
 
@@ -97,6 +98,14 @@ def decoded_batches(
     try:
         for rows, (pixels, damaged) in zip(batches, decoded, strict=True):
             yield rows, pixels, damaged
+    except (RuntimeError, OSError, EOFError) as error:
+        workers = decoded._workers if isinstance(decoded, _MultiProcessingDataLoaderIter) else []
+        # "Caught …" is an error of a worker that lives; one whose connection is lost will soon have ended.
+        caught, lost = str(error).startswith("Caught"), not isinstance(error, RuntimeError)
+        codes = [] if caught else _exit_codes(workers, _LOST_S if lost else 0)
+        if not codes:
+            raise
+        raise _WorkerEnded(next((code for code in codes if code), 0)) from error
     finally:
         # They end with the iterator, which the traceback of a failure may keep: at its exit the interpreter
         # would wait for them for ever.
@@ -104,12 +113,34 @@ def decoded_batches(
             decoded._shutdown_workers()
 
 
+def _exit_codes(workers: Iterable[Any], most_s: float) -> list[int]:
+    """Return the exit codes of those that ended, as soon as one has, but after at most so many seconds."""
+    started = time.monotonic()
+    while True:
+        codes = [worker.exitcode for worker in workers if worker.exitcode is not None]
+        if codes or time.monotonic() - started >= most_s:
+            return codes
+        # The signal of its end raises here.
+        with contextlib.suppress(RuntimeError):
+            time.sleep(_LAST_SIGNAL_S / 10)
+
+
+class _WorkerEnded(RuntimeError):
+    """A decoding process ended before its work was done, with this exit code; below 0, by that signal."""
+
+    def __init__(self, code: int) -> None:
+        how = f"exited unexpectedly with exit code {code}."
+        if code < 0:
+            how = f"is killed by signal: {signal.strsignal(-code)}."
+        super().__init__(f"DataLoader worker {how}")
+
+
 @contextlib.contextmanager
 def explained_death() -> Iterator[None]:
-    """Say what to do where a decoding process was killed.
+    """Say what to do where a decoding process ended before its work was done.
 
     Raises:
-        EncodingFailed: one was.
+        EncodingFailed: one did.
     """
     try:
         yield
@@ -121,10 +152,30 @@ def explained_death() -> Iterator[None]:
         except RuntimeError as signalled:
             death = signalled
         told = str(death)
-        # "Caught …" is an error of a worker that lives; a lost connection says nothing of the kind.
+        # A lost connection says nothing of the kind.
         if told.startswith("Caught") or (isinstance(death, RuntimeError) and "DataLoader worker" not in told):
             raise
-        raise EncodingFailed(
-            f"A decoding process was killed ({death}), often for lack of memory or of shared memory "
-            "(/dev/shm). Take fewer with --num-workers, or smaller batches; the same command continues."
-        ) from error
+        raise EncodingFailed(f"{_how_it_ended(told)} The same command continues.") from error
+
+
+def _how_it_ended(told: str) -> str:
+    """Return what is known of a decoding process's end, and a cure, from what torch says of it."""
+    found = re.search(r"killed by signal: (?P<signal>[^.]*)\.|with exit code (?P<code>\d+)", told)
+    by_signal, code = found.group("signal", "code") if found else (None, None)
+    if code is not None:
+        return (
+            f"A decoding process ended with exit code {code} before its work was done: code that it ran, a "
+            "dataset's, a plugin's or a model's, ended it. With --num-workers 0 it is seen where."
+        )
+    if by_signal == signal.strsignal(signal.SIGKILL):
+        return (
+            "A decoding process was killed (signal 9), often for lack of memory. Take fewer with "
+            "--num-workers, or smaller batches."
+        )
+    if by_signal == signal.strsignal(signal.SIGBUS):
+        return (
+            f"A decoding process ended by the signal {by_signal}, as where shared memory (/dev/shm) is full. "
+            "Take fewer with --num-workers, or smaller batches."
+        )
+    how = f"ended by the signal {by_signal}" if by_signal else f"was lost ({told})"
+    return f"A decoding process {how} before its work was done. With --num-workers 0 it is seen where."

@@ -22,6 +22,8 @@ from rwkvclip_eval.features.store import FeatureStore
 from rwkvclip_eval.features.upkeep import clear, entries
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rwkvclip_eval.features.engine import LocalEngine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,6 +135,30 @@ def test_a_decoding_process_that_is_killed_is_said_and_the_batches_before_it_are
     encoder = ColourEncoder()
     FeatureStore(tmp_path).images(encoder, ColourDataset(), engine(batch_size=4))
     assert encoder.images < 30
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (lambda: os._exit(7), "ended with exit code 7 before its work was done: code that it ran"),
+        (lambda: sys.exit(3), "ended with exit code 3 before its work was done: code that it ran"),
+        (lambda: os.kill(os.getpid(), signal.SIGSEGV), "ended by the signal Segmentation fault before"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"was killed \(signal 9\), often for lack of memory"),
+    ],
+    ids=["os._exit", "sys.exit", "a crash", "a kill"],
+)
+def test_of_a_decoding_process_that_ends_only_what_is_known_is_said(
+    tmp_path: Path, end: Callable[[], object], said: str
+) -> None:
+    class Ends(ColourDataset):
+        def image(self, index: int) -> Any:
+            if index == 20:
+                end()
+            return super().image(index)
+
+    with pytest.raises(EncodingFailed, match=said) as caught:
+        FeatureStore(tmp_path).images(ColourEncoder(), Ends(), engine(batch_size=4, num_workers=1))
+    assert ("memory" in str(caught.value)) == ("killed" in said)
 
 
 def test_decoding_takes_cores_that_encoding_leaves() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -25,9 +26,21 @@ def test_a_file_that_ends_too_early_is_not_called_an_interruption(
 
 def test_ctrl_c_is_still_called_one(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
     def interrupted(root: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(store_upkeep, "entries", interrupted)
     code, _, said = run("cache", "show")
     assert code == 130
     assert "Interrupted" in said
+
+
+def test_a_keyboard_interrupt_of_a_plugin_is_told_from_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, run: Any
+) -> None:
+    def raises(root: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store_upkeep, "entries", raises)
+    code, _, said = run("cache", "show")
+    assert code == 2
+    assert "raised KeyboardInterrupt, though nobody pressed Ctrl-C" in said

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_debug_shows_the_traceback(run):
 
 def test_an_interrupt_exits_with_130(tmp_path, monkeypatch, run):
     def stop(*args):
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop, "contrastive_loss", stop)
     result = run([write(tmp_path), "--out", str(tmp_path / "out"), "--quiet"])
