@@ -25,7 +25,6 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,6 +128,9 @@ def _interval(
     own = scale**2 * float(np.maximum(own_parts, least).sum()) / len(starts) ** 2
     together = scale**2 * float(np.maximum(together_parts, alike * least).sum()) / len(starts) ** 2
     shared = min(own, max(0.0, (num_seeds * together - own) / (num_seeds - 1)))
+    # Not above: of what imports this, few ask for an interval over seeds.
+    from scipy.special import stdtrit
+
     t = float(stdtrit(num_seeds - 1, LEVEL))
     # Seeds that agree by chance must not make the interval vanish: their variance has at least the part that
     # images give each seed by itself, of which one standard error is kept.
