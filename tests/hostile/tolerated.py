@@ -34,7 +34,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "a class may be called anything; what is shown is made printable": (
         r"(image folder|data prepare of a folder) / a class of control characters",
-        r"parquet / labels of control characters",
         r"(shards|data verify) / class names of control characters",
     ),
     "what follows the end of a pickle is not read": (r"CIFAR (pickle|names) / twice",),
@@ -116,7 +115,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "shards take images as they are, and `data verify` decodes them": (
         r"data prepare of a folder / an image of 10\^10 pixels",
     ),
-    "the captions name the images of the set; others beside them are not of it": (
+    "the captions name the images of the set; others beside them are counted, and said in a warning": (
         r"captions.csv / an image without captions",
         r"captions.json / (a|b).png is missing",
     ),
