@@ -98,7 +98,8 @@ def limit_of(key: str) -> int:
 def _check_patches(config: Mapping[str, Any], where: str) -> None:
     """Refuse an image of no patch, or of more than there is room for, where both sizes are named."""
     for image, patch in _IMAGE_AND_PATCH:
-        sides = [_sides(config.get(key)) for key in (image, patch)]
+        # Larger ones are told by their own limit.
+        sides = [_sides(config.get(key), limit_of(key)) for key in (image, patch)]
         if not all(sides):
             continue
         count = math.prod(a // b for a, b in zip(*sides, strict=True))
@@ -109,11 +110,10 @@ def _check_patches(config: Mapping[str, Any], where: str) -> None:
             )
 
 
-def _sides(size: Any) -> tuple[int, ...]:
-    """Return height and width; nothing for what is no size."""
+def _sides(size: Any, most: int) -> tuple[int, ...]:
+    """Return height and width; nothing for what is no size, or larger than `most`."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    # Larger ones are told by their own limit.
-    fits = len(sides) == 2 and all(isinstance(side, int) and 0 < side <= MAX_IMAGE_PX for side in sides)
+    fits = len(sides) == 2 and all(isinstance(side, int) and 0 < side <= most for side in sides)
     return sides if fits else ()
 
 
