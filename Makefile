@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= 2
 SHELL = /bin/bash
 
 .PHONY: install quickstart test lint format types unit test-data bench notebook clean
@@ -33,8 +34,9 @@ format: install
 types: install
 	$(BIN)/mypy
 
+# WORKERS processes share the tests; 0 runs them in one process, in order. A free worker takes tests that wait.
 unit: install
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered
 
 test-data: install
 	RWKVCLIP_TEST_DATA=full $(BIN)/pytest -m data -s --timeout 5400

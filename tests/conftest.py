@@ -35,7 +35,15 @@ def data_limit() -> int | None:
 
 
 @pytest.fixture
-def run(monkeypatch, capfd, tmp_path) -> Callable[..., tuple[int, str, str]]:
+def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots' PDF files stay empty: choosing the fonts' glyphs is most of a report's time."""
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf
+
+    monkeypatch.setattr(FigureCanvasPdf, "print_pdf", lambda *_, **__: None)
+
+
+@pytest.fixture
+def run(monkeypatch, capfd, tmp_path, no_pdf) -> Callable[..., tuple[int, str, str]]:
     """Runs the command line in this process; returns exit code, output and messages."""
     from rwkvclip_eval.cli import main as cli
 

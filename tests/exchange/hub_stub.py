@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import pytest
+
 COMMIT = "1" * 40
 
 
@@ -106,10 +108,22 @@ def running_hub() -> Iterator[Hub]:
 
 
 def environment(hub: Hub, home: Path) -> dict[str, str]:
-    """Return what has huggingface_hub ask this server, and keep what it fetches in `home`."""
+    """Return what has a new process's huggingface_hub ask this server, and keep what it fetches in `home`."""
     return {
         "HF_ENDPOINT": hub.address,
         "HF_TOKEN": "hf_stub",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(home),
     }
+
+
+def ask_here(hub: Hub, home: Path, patch: pytest.MonkeyPatch) -> None:
+    """As `environment`, of this process, whose huggingface_hub has read the variables."""
+    from huggingface_hub import constants
+
+    patch.setenv("HF_TOKEN", "hf_stub")
+    patch.setattr(constants, "ENDPOINT", hub.address)
+    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)

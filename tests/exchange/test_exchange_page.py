@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hub_stub import environment
+from hub_stub import ask_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hub_stub import Hub
 
-    Cli = Callable[..., subprocess.CompletedProcess[str]]
     Run = Callable[..., tuple[int, str, str]]
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "exchange.md").read_text(encoding="utf-8")
@@ -81,14 +80,14 @@ def test_every_command_stands_in_a_section_that_a_test_here_executes() -> None:
     assert 1 + sum(len(commands(section)) for section in sections) == len(commands())
 
 
-def test_a_model_card(place: Path, run: Run, cli: Cli, hub: Hub) -> None:
+def test_a_model_card(place: Path, run: Run, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, push = commands("A model card")
     execute(first, run)
     execute(second, run)
     for folder in ("runs/mine/report", "cards"):
         assert (place / folder / "model_card" / "my_config" / "README.md").is_file()
-    done = cli(*shlex.split(push)[1:], **environment(hub, place / "hub"))
-    assert done.returncode == 0, done.stderr
+    ask_here(hub, place / "hub", monkeypatch)
+    execute(push, run)
     assert b"birds" in hub.files["README.md"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from hub_stub import COMMIT, Hub, environment
+from hub_stub import COMMIT, Hub, ask_here, environment
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from report_runs import record, write_run
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
+
     Cli = Callable[..., subprocess.CompletedProcess[str]]
+    Run = Callable[..., tuple[int, str, str]]
 
 
-def push(cli: Cli, hub: Hub, run: Path, repository: str = "me/model") -> subprocess.CompletedProcess[str]:
-    return cli("report", run, "--push-to-hub", repository, **environment(hub, run.parent / "hub"))
+def push(cli: Cli, hub: Hub, run: Path) -> subprocess.CompletedProcess[str]:
+    return cli("report", run, "--push-to-hub", "me/model", **environment(hub, run.parent / "hub"))
 
 
 def test_card_and_eval_results_are_uploaded_in_one_commit_and_again(
@@ -47,22 +50,27 @@ def test_card_and_eval_results_are_uploaded_in_one_commit_and_again(
     assert "# By hand" in text and "60.00" in text and "30.00" not in text
 
 
-def test_what_the_hub_refuses_is_one_message_and_the_card_stays(cli: Cli, hub: Hub, tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", [record()])
+def test_what_the_hub_refuses_is_one_message_and_the_card_stays(
+    run: Run, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask_here(hub, tmp_path / "hub", monkeypatch)
+    folder = write_run(tmp_path / "run", [record()])
+
+    def refused(repository: str = "me/model") -> str:
+        code, _, err = run("report", folder, "--push-to-hub", repository)
+        assert code == 2 and hub.commits == []
+        assert "Traceback" not in err and len(err) < 1500
+        return err
+
     for repository, told in (
         ("me/other", "Cannot upload to me/other on the Hugging Face hub"),
         ("no-owner", "expected OWNER/REPO"),
     ):
-        done = push(cli, hub, run, repository)
-        assert done.returncode == 2 and told in done.stderr
-        assert "Traceback" not in done.stderr and len(done.stderr) < 1500
-    assert hub.commits == []
-    assert (run / "report" / "model_card" / "rwkv-clip-b32" / "README.md").is_file()
+        assert told in refused(repository)
+    assert (folder / "report" / "model_card" / "rwkv-clip-b32" / "README.md").is_file()
     hub.broken = True
-    done = push(cli, hub, run)
     # What cannot be read must not be replaced.
-    assert done.returncode == 2 and "Cannot upload" in done.stderr and hub.commits == []
+    assert "Cannot upload" in refused()
     hub.broken = False
     hub.files["README.md"] = b"---\n[1, 2\n---\n"
-    done = push(cli, hub, run)
-    assert done.returncode == 2 and "is no model card" in done.stderr and hub.commits == []
+    assert "is no model card" in refused()

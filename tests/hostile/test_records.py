@@ -207,6 +207,7 @@ def test_whatever_names_hold_the_drawings_are_xml_and_nothing_warns(tmp_path):
         assert path.parent == tmp_path / "report"
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_task_that_is_a_path_is_written_inside_the_report(tmp_path):
     run = write_run(tmp_path / "run", [record("a", "x", task="../../outside")])
     report = write_report([run], tmp_path / "a" / "b" / "report")
@@ -214,6 +215,7 @@ def test_a_task_that_is_a_path_is_written_inside_the_report(tmp_path):
     assert not list(tmp_path.glob("outside*")) and not list((tmp_path / "a").glob("outside*"))
 
 
+@pytest.mark.usefixtures("no_pdf")
 @pytest.mark.parametrize("start", ["=", "+", "-", "@"])
 def test_no_cell_of_a_csv_begins_a_formula(tmp_path, start):
     evil = f"{start}cmd|' /C calc'!A0"
@@ -226,6 +228,7 @@ def test_no_cell_of_a_csv_begins_a_formula(tmp_path, start):
         assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_recall_at_no_number_and_shots_of_no_number_are_shown_as_any_metric(tmp_path):
     metrics = [
         "recall@x",

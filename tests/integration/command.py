@@ -28,6 +28,5 @@ def run_cli(cwd: Path, cache: Path, *arguments: str | Path, **extra: str) -> sub
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )

@@ -1,7 +1,8 @@
-"""A small real run: image folders on disk, a real process, the command line."""
+"""A small real run: image folders on disk, the command line, in this process or in one of its own."""
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,6 @@ from PIL import Image
 from toy import COLOURS
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -49,12 +49,25 @@ def colour_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in a folder of the test's own, with a feature store of its own."""
+def process(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a process of its own, in the test's folder, with a feature store of its own."""
 
-    def run(
-        *arguments: str | Path, cache: Path | None = None, **extra: str
-    ) -> subprocess.CompletedProcess[str]:
-        return run_cli(tmp_path, cache or tmp_path / "cache", *arguments, **extra)
+    def run(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+        return run_cli(tmp_path, tmp_path / "cache", *arguments, **extra)
 
     return run
+
+
+@pytest.fixture
+def cli(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `process`, in this process: another one would import for longer than most commands take."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str | Path, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(cache or tmp_path / "cache"))
+        code, out, err = run(*arguments)
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    return call

@@ -322,8 +322,8 @@ def test_an_offline_run_opens_no_socket(colour_suite: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
 
 
-def test_offline_a_model_that_is_not_local_is_named(cli: Cli, tmp_path: Path) -> None:
-    done = cli(
+def test_offline_a_model_that_is_not_local_is_named(process: Cli, tmp_path: Path) -> None:
+    done = process(
         "run",
         "quickstart",
         "--model",
@@ -348,8 +348,8 @@ def test_verify_tells_of_every_dataset_and_ends_with_1(cli: Cli, tmp_path: Path)
     assert "digits:test: fine" in done.stdout and "digits:train: fine" in done.stdout
 
 
-def test_the_version_is_printed(cli: Cli) -> None:
-    done = cli("--version")
+def test_the_version_is_printed(process: Cli) -> None:
+    done = process("--version")
     assert (done.returncode, done.stdout) == (0, f"rwkvclip-eval {rc.__version__}\n")
 
 
@@ -359,7 +359,7 @@ def test_a_file_the_system_refuses_is_named(cli: Cli) -> None:
     assert "File name too long" in done.stderr
 
 
-def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: Path) -> None:
+def test_a_name_the_terminal_cannot_show_does_not_end_a_run(process: Cli, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
         "name: n\ntasks:\n- task: zero_shot_classification\n"
         "  datasets: [{name: größe, folder: x, templates: ['{c}']}]\n",
@@ -368,10 +368,10 @@ def test_a_name_the_terminal_cannot_show_does_not_end_a_run(cli: Cli, tmp_path: 
     for name in ("a", "b"):
         (tmp_path / "x" / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "x" / name / "0.png")
-    done = cli("validate", "s.yaml", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    done = process("validate", "s.yaml", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
     assert done.returncode == 0
     (tmp_path / "s.yaml").rename(tmp_path / "größe.yaml")
-    done = cli("validate", "größe.yaml", PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
+    done = process("validate", "größe.yaml", PYTHONIOENCODING="ascii", LC_ALL="C.UTF-8")
     assert (done.returncode, done.stdout) == (0, "gr\\xf6\\xdfe.yaml: fine; 1 unit a model.\n")
 
 

@@ -35,19 +35,21 @@ def assert_compiles(nvcc, source, architectures, folder):
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_every_source_compiles_for_ampere_hopper_and_the_newest_without_a_warning(
-    nvcc, known, source, tmp_path
-):
-    assert_compiles(nvcc, source, {80, 90, known[-1]}, tmp_path)
+def test_every_source_compiles_for_ampere_without_a_warning(nvcc, source, tmp_path):
+    """Ampere, the oldest, has the fewest instructions; no source tells architectures apart (see below)."""
+    assert_compiles(nvcc, source, {80}, tmp_path)
+
+
+def test_no_source_has_code_of_its_own_for_an_architecture():
+    """So that what compiles for one is what compiles for all."""
+    for path in SOURCES[0].parent.iterdir():
+        assert "__CUDA_ARCH" not in path.read_text(encoding="utf-8"), path.name
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
-def test_every_source_compiles_for_all_that_is_newer_than_hopper_without_a_warning(
+def test_every_source_compiles_for_all_that_is_newer_than_ampere_without_a_warning(
     nvcc, known, source, tmp_path
 ):
-    newer = {x for x in known[:-1] if x > 90}
-    if not newer:
-        pytest.skip(f"needs a compiler that knows more than sm_{known[-1]} beyond sm_90")
-    assert_compiles(nvcc, source, newer, tmp_path)
+    assert_compiles(nvcc, source, {x for x in known if x >= 90}, tmp_path)

@@ -12,6 +12,8 @@ from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.conformance import HEAD, Conformance, conformance, summary
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 SPEC = "open_clip:ViT-B-32=openai"
 
 

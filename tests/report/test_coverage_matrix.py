@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+import pytest
 from report_runs import record, without_number, write_run
 
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.coverage import coverage, cures, problems
 from rwkvclip_eval.report.loading import load_runs
+
+pytestmark = pytest.mark.usefixtures("no_pdf")
 
 
 def entries(tmp_path: Path, *records):

@@ -25,6 +25,8 @@ from rwkvclip_eval.report.tables import build_tables
 if TYPE_CHECKING:
     from rwkvclip_eval.records.schema import Record
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 COVERS = "draws of training images; draws of test images; not the model's own training"
 RUN = Run(path=Path("run"), info=None)
 

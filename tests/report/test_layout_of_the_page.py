@@ -10,6 +10,8 @@ from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.formats.html import MAX_HEAD_COLUMNS
 from rwkvclip_eval.report.plots.style import model_colours
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 RETRIEVAL = {"task": "zero_shot_retrieval", "metric": "text_retrieval_recall@1"}
 
 

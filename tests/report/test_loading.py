@@ -123,6 +123,7 @@ def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
         load_runs([])
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_a_training_log_of_several_models_makes_a_curve_each(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", [record("a")])
     (run / "training").mkdir()

@@ -16,6 +16,8 @@ from rwkvclip_eval.report.paper_tables import paper_tables
 from rwkvclip_eval.report.plots.every import draw_plots
 from rwkvclip_eval.report.tables import build_tables
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 VOID = {"meta", "img", "br", "hr", "input", "link", "source"}
 
 

@@ -31,6 +31,8 @@ from rwkvclip_eval.report.formats.paper_text import difference_text, half_text
 from rwkvclip_eval.report.paper_layout import Column
 from rwkvclip_eval.report.paper_rows import Difference, PaperCell, PaperRow, PaperTable
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 HOSTILE = [
     "<script>alert(1)</script>",
     "a|b||c",

@@ -16,6 +16,8 @@ from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.tables import Table, build_tables
 from rwkvclip_eval.run.outcome import UnitOutcome
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 TASK, PROTOCOL = "zero_shot_classification", "standard"
 
 

@@ -15,6 +15,8 @@ from rwkvclip_eval.report.tables import build_tables
 from rwkvclip_eval.report.versions import FIRST_VERSIONS, what_changed
 from rwkvclip_eval.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("no_pdf")
+
 OLDER = Path(__file__).with_name("older_versions.jsonl")
 """Of two models, as written before records named a bootstrap's resamples."""
 

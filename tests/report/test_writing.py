@@ -72,6 +72,7 @@ def test_the_fonts_of_a_pdf_are_embedded_as_they_are(full_report: ReportPaths) -
             assert b"/Type3" not in content
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_checkpoints_of_a_training_run_make_curves_against_epochs(tmp_path: Path) -> None:
     run = series_run(tmp_path / "run")
     report = write_report([run], tmp_path / "report")
@@ -89,6 +90,7 @@ def test_checkpoints_of_a_training_run_make_curves_against_epochs(tmp_path: Path
     assert colours["nano-rwkv-epoch_1"] == colours["nano-rwkv-epoch_16"]
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_axes_say_what_the_numbers_of_checkpoints_count(tmp_path: Path) -> None:
     # Of records of before, nothing says what their number counts.
     words = {"step": "training step", "epoch": "epoch", "checkpoint": "training step or epoch"}
@@ -103,6 +105,7 @@ def test_axes_say_what_the_numbers_of_checkpoints_count(tmp_path: Path) -> None:
         assert (f"{unit} 4 " in counted[0]) == (unit != "checkpoint")
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_steps_and_epochs_share_no_axis(tmp_path: Path) -> None:
     runs = [series_run(tmp_path / unit, (1, 4), unit) for unit in ("epoch", "step")]
     report = write_report(runs, tmp_path / "report")
@@ -123,6 +126,7 @@ def test_a_plot_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert one.index.read_bytes() == other.index.read_bytes()
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_names_with_mathematical_signs_are_drawn_as_they_are(tmp_path: Path) -> None:
     run = write_run(
         tmp_path / "run", [record("_a$x_{$", "d$\\frac$", unit="1"), record("b", "d$\\frac$", unit="2")]

@@ -7,7 +7,7 @@ from rwkvclip_train.quickstart import RECIPES, run_quickstart
 from rwkvclip_train.recipe import load_recipe
 
 
-def test_quickstart_trains_both_models_evaluates_them_and_writes_the_report(tmp_path, monkeypatch):
+def test_quickstart_trains_both_models_evaluates_them_and_writes_the_report(tmp_path, monkeypatch, no_pdf):
     short = {"steps": 2, "batch_size": 16, "checkpoint_every": 1}
     monkeypatch.setattr(quickstart, "load_recipe", lambda name: load_recipe(name).model_copy(update=short))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
