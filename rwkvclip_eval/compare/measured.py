@@ -49,7 +49,7 @@ _SAMPLE = ("key", "content_id")
 CLASSIFICATION_COLUMNS = (*_SAMPLE, "label", "prediction", "top_ids", "top_logits")
 FEW_SHOT_COLUMNS = (*_SAMPLE, "label", "shots", "seed", "prediction", "hit_5", "score")
 MULTILABEL_COLUMNS = (*_SAMPLE, "labels", "scores")
-RETRIEVAL_COLUMNS = (*_SAMPLE, "caption_index", "rank")
+RETRIEVAL_COLUMNS = (*_SAMPLE, "caption_index", "caption_id", "rank")
 
 PRECISION_FORMS = {
     MAP_11_POINT: ranking.eleven_point_average_precision,
@@ -202,19 +202,32 @@ class PairOfUnits:
         values = _both(lambda of: float(np.mean([of(int(k), once)[0] for k in there])), models)
         return Measured(*values, paired.mean_over_labels(*models, positives, len(labels)))
 
+    def _captions(self) -> tuple[Table, Table]:
+        """Return the rows of captions in one order, after checking that they are the same.
+
+        Copies of a set may list an image's captions in another order.
+
+        Raises:
+            SamplesDiffer: they are not, or a run of before they were kept does not tell.
+        """
+        if self.by == "key":
+            return self._ordered("text_to_image", RETRIEVAL_COLUMNS, (), ("caption_index",))
+        for side in self._read("text_to_image", RETRIEVAL_COLUMNS):
+            if "caption_id" not in side.columns:
+                raise SamplesDiffer(
+                    f"captions are not kept in {side.path}, so that copies of a retrieval set with different "
+                    "fingerprints cannot be shown to hold the same; run it again with this version, or both "
+                    "over one copy"
+                )
+        return self._ordered("text_to_image", RETRIEVAL_COLUMNS, (), ("caption_id",))
+
     def _retrieval(self, metric: Metric) -> Measured:
-        if self.by != "key":
-            raise SamplesDiffer(
-                "captions are not kept with predictions, so that copies of a retrieval set with different "
-                "fingerprints cannot be shown to hold the same; run both over one copy"
-            )
-        names = ["text_to_image", "image_to_text"]
-        retrieved = "image"
-        within: tuple[str, ...] = ("caption_index",)
+        names, retrieved = ["text_to_image", "image_to_text"], "image"
+        sides = self._captions() if self.by != "key" or metric.direction == "text→image" else None
         if metric.direction == "image→text":
             names.reverse()
-            retrieved, within = "text", ()
-        sides = self._ordered(names[0], RETRIEVAL_COLUMNS, (), within)
+            retrieved, sides = "text", None
+        sides = sides or self._ordered(names[0], RETRIEVAL_COLUMNS, ())
         ranks = _both(lambda side: side["rank"].astype(np.int64), sides)
         owner = sides[0].codes("key")
         if metric.k is not None and metric == recall(retrieved, metric.k):

@@ -34,6 +34,7 @@ _LIMITS = {
 }
 """Least and largest number of a column."""
 
+_TEXTS = ("key", "content_id", "caption_id")
 _AGAIN = "Something else wrote or cut this file: delete it and run the same command again."
 
 
@@ -118,7 +119,7 @@ def _column(path: Path, name: str, column: pa.Array) -> Any:
 
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    if name in ("key", "content_id"):
+    if name in _TEXTS:
         if not kinds.is_string(column.type):
             raise OutputError(f"{path}: column {name!r} holds {column.type}, expected texts. {_AGAIN}")
         return column
@@ -156,37 +157,57 @@ def in_one_order(
     Raises:
         SamplesDiffer: samples or targets differ; the text says in what.
     """
-    import pyarrow as pa
-
     sides = baseline, candidate
-    for side in sides:
-        if by not in side.columns or side.columns[by].null_count:
-            what = "no" if by not in side.columns else f"{side.columns[by].null_count} rows without a"
-            raise SamplesDiffer(
-                f"{side.path} has {what} {by}, by which samples of different copies are told apart: run it "
-                "again with this version, over data that can be read"
-            )
-    encoded = pa.concat_arrays([side.columns[by] for side in sides]).dictionary_encode()
-    names, codes = encoded.dictionary, encoded.indices.to_numpy(zero_copy_only=False)
-    ids = codes[: baseline.num_rows], codes[baseline.num_rows :]
-    extra = [[side[name] for side in sides] for name in within]
+    names, ids = _shared_codes(sides, by)
+    extra = [
+        _shared_codes(sides, name)[1] if name in _TEXTS else (sides[0][name], sides[1][name])
+        for name in within
+    ]
     if not _equal(*ids) or not all(_equal(*pair) for pair in extra):
         orders = [np.lexsort((*(pair[i] for pair in reversed(extra)), ids[i])) for i in range(2)]
         _require_same(ids, names, sides)
+        ordered = ids[0][orders[0]], ids[1][orders[1]]
         for name, pair in zip(within, extra, strict=True):
-            if not _equal(pair[0][orders[0]], pair[1][orders[1]]):
-                raise SamplesDiffer(f"the rows of a sample have other values of {name!r}")
-        sides = baseline.rows(orders[0]), candidate.rows(orders[1])
-        ids = ids[0][orders[0]], ids[1][orders[1]]
+            differing = np.flatnonzero(pair[0][orders[0]] != pair[1][orders[1]])
+            if len(differing):
+                shown = _some_names(names, ordered[0], differing)
+                raise SamplesDiffer(f"the rows of a sample have other values of {name!r}, as {shown}")
+        sides, ids = (baseline.rows(orders[0]), candidate.rows(orders[1])), ordered
     for name in targets:
         one, other = sides[0][name], sides[1][name]
         if one.shape[1:] != other.shape[1:]:
             raise SamplesDiffer(f"{name} are lists of {one.shape[1]} and of {other.shape[1]}")
         differing = np.flatnonzero((one != other).reshape(len(one), -1).any(axis=1))
         if len(differing):
-            shown = name_some(dict.fromkeys(str(names[int(ids[0][row])]) for row in differing[:20]))
+            shown = _some_names(names, ids[0], differing)
             raise SamplesDiffer(f"{len(differing)} rows have another {name}, as {shown}")
     return sides
+
+
+def _shared_codes(
+    sides: tuple[Table, Table], name: str
+) -> tuple[pa.Array, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Return the texts of a column of both tables, and each table's rows as numbers of them.
+
+    Raises:
+        SamplesDiffer: a table does not have it, or not in every row.
+    """
+    import pyarrow as pa
+
+    for side in sides:
+        if name not in side.columns or side.columns[name].null_count:
+            what = "no" if name not in side.columns else f"{side.columns[name].null_count} rows without a"
+            raise SamplesDiffer(
+                f"{side.path} has {what} {name}, by which samples of different copies are told apart: run it "
+                "again with this version, over data that can be read"
+            )
+    encoded = pa.concat_arrays([side.columns[name] for side in sides]).dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return encoded.dictionary, (codes[: sides[0].num_rows], codes[sides[0].num_rows :])
+
+
+def _some_names(names: pa.Array, ids: NDArray[np.int64], rows: NDArray[Any]) -> str:
+    return name_some(dict.fromkeys(str(names[int(ids[row])]) for row in rows[:20]))
 
 
 def _require_same(ids: tuple[NDArray[Any], NDArray[Any]], names: pa.Array, sides: Sequence[Table]) -> None:

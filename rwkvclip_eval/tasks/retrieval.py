@@ -1,8 +1,9 @@
 """Zero-shot image-text retrieval by the encoder's similarity, both directions.
 
 Predictions:
-    image_to_text   key, rank                  one row per image: rank from 1 of its best-placed caption
-    text_to_image   key, caption_index, rank   one row per caption of image `key`: rank from 1 of that image
+    image_to_text   key, rank   one row per image: rank from 1 of its best-placed caption
+    text_to_image   key, caption_index, caption_id, rank   one row per caption of image `key`: rank from 1 of
+                                that image; `caption_id` is a digest of the caption
 
 Axes: n images, m captions.
 """
@@ -10,6 +11,7 @@ Axes: n images, m captions.
 from __future__ import annotations
 
 import functools
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +48,7 @@ KS = (1, 5, 10)
 NUM_EXAMPLES = 8
 EXAMPLE_DEPTH = 5
 """Images shown per example query."""
+CAPTION_ID_CHARS = 32
 
 
 class ZeroShotRetrieval(Task):
@@ -214,10 +217,16 @@ def _tables(
             {
                 "key": pa.array([keys[image] for image, _, _ in captions], pa.string()),
                 "caption_index": pa.array([index for _, index, _ in captions], pa.int64()),
+                "caption_id": pa.array([_caption_id(text) for _, _, text in captions], pa.string()),
                 "rank": pa.array(by_text),
             }
         ),
     }
+
+
+def _caption_id(caption: str) -> str:
+    """Return what tells a caption in whatever copy of the data it stands: half its SHA-256 (hex)."""
+    return hashlib.sha256(caption.encode("utf-8", "surrogatepass")).hexdigest()[:CAPTION_ID_CHARS]
 
 
 def _choose_examples(ranks: NDArray[np.int64], owner: NDArray[np.int64]) -> list[int]:

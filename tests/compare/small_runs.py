@@ -100,6 +100,7 @@ class Run:
                     "key": [keys[i] for i in owner],
                     "content_id": [ids[i] for i in owner],
                     "caption_index": np.tile(np.arange(3), 80),
+                    "caption_id": [f"text{i}" for i in range(240)],
                     "rank": texts,
                 }
             ),

@@ -13,6 +13,7 @@ from rwkvclip_eval.compare.pairing import compare, read_side
 from rwkvclip_eval.compare.result import compare_runs
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.records.metrics import MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC, TOP1, TOP1_PADDED
+from rwkvclip_eval.records.reading import write_records
 
 
 def rows(one, other):
@@ -130,9 +131,61 @@ def test_copies_without_content_ids_are_refused_and_one_copy_without_is_compared
     assert rows(*(tmp_path / "colours" / name for name in ("baseline", "candidate")))
 
 
-def test_captions_of_two_copies_cannot_be_shown_to_be_the_same(tmp_path):
+def change_captions(run, change):
+    path = next(run.rglob("text_to_image.parquet"))
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_copies_of_which_one_keeps_no_captions_are_refused_and_one_copy_is_compared(tmp_path, which):
+    for fingerprint in ("scenes", "other"):
+        runs = pair(tmp_path / fingerprint, "retrieval", dataset_fingerprint=fingerprint)
+        change_captions(runs[which], lambda table: table.drop_columns(["caption_id"]))
+    assert "captions are not kept in" in refused(*runs)
+    assert rows(*(tmp_path / "scenes" / name for name in ("baseline", "candidate")))
+
+
+def test_copies_with_captions_in_another_order_are_paired_by_caption(tmp_path):
+    one, other = pair(tmp_path, "retrieval", dataset_fingerprint="other", worse=1)
+    plain = Run(tmp_path / "plain")
+    plain.retrieval(worse=1)
+    order = np.random.default_rng(5).permutation(80)
+    captions = (3 * order[:, None] + np.array([2, 0, 1])).ravel()
+
+    def elsewhere(table, rows):
+        keys = pa.array([f"s{i}" for i in range(80) for _ in range(len(rows) // 80)])
+        return table.take(rows).set_column(0, "key", keys)
+
+    def texts(table):
+        place = table.column_names.index("caption_index")
+        return elsewhere(table, captions).set_column(place, "caption_index", pa.array([0, 1, 2] * 80))
+
+    change_captions(other, texts)
+    path = next(other.rglob("image_to_text.parquet"))
+    pq.write_table(elsewhere(pq.read_table(path), order), path)
+    found = rows(one, other)
+    assert [row.found for row in found] == [row.found for row in rows(one, plain.write())]
+    assert {row.metric.direction for row in found} == {"image→text", "text→image"}
+    assert found[0].found.difference.lost > 10
+
+
+@pytest.mark.parametrize("metric", ["image_retrieval_recall@1", "text_retrieval_recall@1"])
+def test_other_captions_of_the_same_images_are_refused(tmp_path, metric):
     one, other = pair(tmp_path, "retrieval", dataset_fingerprint="other")
-    assert "captions are not kept" in refused(one, other)
+    for run in (one, other):
+        side = read_side(run)
+        write_records(run / "results.jsonl", [side.numbers[unit][metric] for unit in side.numbers])
+
+    def retold(table):
+        place = table.column_names.index("caption_id")
+        names = table["caption_id"].to_pylist()
+        names[22] = "told otherwise"
+        return table.set_column(place, "caption_id", pa.array(names))
+
+    change_captions(other, retold)
+    assert "other values of 'caption_id', as id007" in refused(one, other)
+    change_captions(other, lambda table: table.slice(1))
+    assert "1 of 240 only in the baseline (id000)" in refused(one, other)
 
 
 @pytest.mark.parametrize(

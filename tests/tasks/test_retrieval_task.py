@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -53,6 +54,7 @@ def test_two_images_with_ragged_captions_give_ranks_checked_by_eye():
     assert result.predictions["text_to_image"].to_pydict() == {
         "key": ["i0", "i0", "i1"],
         "caption_index": [0, 1, 0],
+        "caption_id": [hashlib.sha256(c).hexdigest()[:32] for c in (b"first", b"second", b"third")],
         "rank": [2, 1, 2],
     }
     values = {m.name: m.value for m in result.metrics}
