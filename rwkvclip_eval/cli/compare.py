@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003  # read at run time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,17 @@ ENDINGS = {Format.json: "json", Format.github: "md", Format.junit: "xml"}
 
 
 def compare(
-    baseline: Annotated[Path, typer.Argument(help="Run directory to compare with.")],
-    candidate: Annotated[Path, typer.Argument(help="Run directory to judge, of the same suite and data.")],
+    baseline: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASELINE",
+            help="What to compare with: a run directory, a baseline file, or hf://owner/repo/file[@revision].",
+        ),
+    ],
+    candidate: Annotated[
+        str | None,
+        typer.Argument(metavar="CANDIDATE", help="What to judge: the same, of the same suite and data."),
+    ] = None,
     margin: Annotated[
         float, typer.Option(min=0, max=100, help="Loss that is of no consequence, in points.")
     ] = 0.5,
@@ -36,7 +46,7 @@ def compare(
         float, typer.Option(min=1e-6, max=0.5, help="Chance of REGRESSION where nothing differs, at most.")
     ] = 0.05,
     repeat_baseline: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="RUN", help="The baseline again, at another batch size or precision."),
     ] = None,
     baseline_model: Annotated[
@@ -49,6 +59,14 @@ def compare(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for JSON, Markdown and JUnit files.")
     ] = None,
+    write_baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare nothing: write BASELINE's outcomes, without pictures, to a file to compare "
+            "with where the run is not.",
+        ),
+    ] = None,
 ) -> None:
     """Say whether a candidate is worse than a baseline, sample by sample.
 
@@ -57,16 +75,26 @@ def compare(
     Examples:
     - `rwkvclip-eval compare runs/main runs/pull-request`
     - `rwkvclip-eval compare runs/main runs/pull-request --repeat-baseline runs/main-bf16 --format github`
+    - `rwkvclip-eval compare runs/main --write-baseline main.baseline`
+    - `rwkvclip-eval compare hf://owner/model/main.baseline runs/pull-request`
     """
     from rwkvclip_eval.compare import formats
     from rwkvclip_eval.compare.gate import Rule
-    from rwkvclip_eval.compare.pairing import read_side
+    from rwkvclip_eval.compare.pairing import pin, read_side
     from rwkvclip_eval.compare.result import compare_runs
 
+    if write_baseline is not None:
+        if candidate is not None:
+            raise UserError("--write-baseline takes one run: leave out CANDIDATE.")
+        size = pin(_local(baseline), baseline_model, write_baseline)
+        console.say(f"Baseline of {size / 1e6:.2f} MB: {write_baseline}")
+        return
+    if candidate is None:
+        raise UserError("What to judge is missing: rwkvclip-eval compare BASELINE CANDIDATE.")
     result = compare_runs(
-        read_side(baseline, baseline_model),
-        read_side(candidate, candidate_model),
-        read_side(repeat_baseline, baseline_model) if repeat_baseline else None,
+        read_side(_local(baseline), baseline_model),
+        read_side(_local(candidate), candidate_model),
+        read_side(_local(repeat_baseline), baseline_model) if repeat_baseline else None,
         Rule(margin / 100, alpha),
     )
     written = {
@@ -87,6 +115,14 @@ def compare(
         for name, ending in ENDINGS.items():
             write_text(out / f"comparison.{ending}", written[name](result))
     raise typer.Exit(result.judgement.exit_code)
+
+
+def _local(source: str) -> Path:
+    """Return where a run directory or baseline file lies on this machine, fetched from the hub if need be."""
+    from rwkvclip_eval.compare.pinned import LIMIT_BYTES
+    from rwkvclip_eval.exchange.hub_file import PREFIX, fetch_file
+
+    return fetch_file(source, LIMIT_BYTES) if source.startswith(PREFIX) else Path(source)
 
 
 def check_runs(runs: Sequence[Path]) -> NoReturn:

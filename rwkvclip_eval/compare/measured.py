@@ -32,11 +32,11 @@ from rwkvclip_eval.records.metrics import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from rwkvclip_eval.compare.difference import Difference
+    from rwkvclip_eval.compare.tables import Place
     from rwkvclip_eval.records.schema import Record
 
 S = TypeVar("S")
@@ -99,7 +99,7 @@ class PairOfUnits:
         _tables: what was read, by name and columns.
     """
 
-    folders: tuple[Path, Path]
+    folders: tuple[Place, Place]
     by: str
     _tables: dict[tuple[str, tuple[str, ...]], tuple[Table, Table]] = field(default_factory=dict)
 

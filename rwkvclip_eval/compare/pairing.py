@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rwkvclip_eval.compare.measured import Measured, PairOfUnits, Unknown
+from rwkvclip_eval.compare.pinned import find_pinned, read_pinned, write_pinned
 from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import printable
 from rwkvclip_eval.records.metrics import ROC_AUC
-from rwkvclip_eval.records.reading import read_records, run_dirs
+from rwkvclip_eval.records.reading import has_results, read_records, run_dirs
 
 if TYPE_CHECKING:
+    from rwkvclip_eval.compare.tables import Place
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.records.schema import Record
 
@@ -53,7 +55,7 @@ class Side:
     """One model of one run.
 
     Attributes:
-        path: the run directory as given.
+        path: the run directory, or the baseline file.
         model: its name.
         numbers: unit → metric name → record.
         folders: unit → where its predictions lie.
@@ -63,7 +65,7 @@ class Side:
     path: Path
     model: str
     numbers: dict[UnitKey, dict[str, Record]]
-    folders: dict[UnitKey, Path]
+    folders: dict[UnitKey, Place]
     absent: dict[UnitKey, str]
 
     @property
@@ -113,16 +115,32 @@ class Comparison:
 
 
 def read_side(path: Path, model: str | None = None) -> Side:
-    """Return one model of a run directory, members of a job array included.
+    """Return one model of a run directory, members of a job array included, or of a baseline file.
 
     Args:
-        path: the run directory.
+        path: the run directory, the baseline file, or the folder that holds one.
         model: its name; may be left out where the run has one.
 
     Raises:
         OutputError: there are no results, none of that model, or of several models.
     """
-    pairs = [(r, d) for d in run_dirs(path) for r in read_records(d / "results.jsonl")]
+    return _side(*_read(path, model))
+
+
+_Pairs = list[tuple["Record", "Place"]]
+"""Records of one model, each with the directory that holds its predictions."""
+
+
+def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
+    """Return where one model's records were read, its name, and the records."""
+    if path.is_dir() and not has_results(path):
+        path = find_pinned(path) or path
+    pairs: _Pairs
+    if path.is_file():
+        records, place = read_pinned(path)
+        pairs = [(record, place) for record in records]
+    else:
+        pairs = [(r, d) for d in run_dirs(path) for r in read_records(d / "results.jsonl")]
     models = list(dict.fromkeys(record.model for record, _ in pairs))
     if not models:
         raise OutputError(f"{path} holds no results yet: run its command to the end.")
@@ -134,12 +152,14 @@ def read_side(path: Path, model: str | None = None) -> Side:
     chosen = models[0] if model is None else model
     if chosen not in models:
         raise OutputError(f"{path} holds no model {chosen!r}; it holds {name_some(models)}.")
+    return path, chosen, [(record, place) for record, place in pairs if record.model == chosen]
+
+
+def _side(path: Path, chosen: str, pairs: _Pairs) -> Side:
     numbers: dict[UnitKey, dict[str, Record]] = {}
-    folders: dict[UnitKey, Path] = {}
+    folders: dict[UnitKey, Place] = {}
     absent: dict[UnitKey, str] = {}
     for record, directory in pairs:
-        if record.model != chosen:
-            continue
         unit = UnitKey(*(printable(getattr(record, name)) for name in UnitKey._fields))
         if record.status != "ok" or record.value is None:
             absent.setdefault(unit, printable(record.reason) or record.status)
@@ -153,6 +173,25 @@ def read_side(path: Path, model: str | None = None) -> Side:
         reasons = name_some(f"{unit.title}: {reason}" for unit, reason in absent.items())
         raise OutputError(f"{path} holds no number of {chosen!r}: {reasons}")
     return Side(path=path, model=chosen, numbers=numbers, folders=folders, absent=absent)
+
+
+def pin(run: Path, model: str | None, path: Path) -> int:
+    """Write one model of a run as a baseline file; return its size in bytes.
+
+    Args:
+        run: the run directory.
+        model: its name; may be left out where the run has one.
+        path: the file.
+
+    Raises:
+        OutputError: the run holds no such model or nothing that can be compared, or the file cannot be
+            written.
+    """
+    side = _side(*(found := _read(run, model)))
+    # What could not be compared with itself would fail where the run is no more.
+    compare(side, side)
+    folders = {next(iter(side.numbers[unit].values())).unit: place for unit, place in side.folders.items()}
+    return write_pinned(path, [record for record, _ in found[2]], folders)
 
 
 def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comparison:
@@ -291,7 +330,7 @@ def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _require_value(record: Record, derived: float, folder: Path) -> None:
+def _require_value(record: Record, derived: float, folder: Place) -> None:
     """Raise where predictions do not give the number that their record has."""
     close = _CLOSE_AREA if record.measure.name.startswith(ROC_AUC.name) else _CLOSE
     if record.value is not None and not math.isclose(derived, record.value, rel_tol=0, abs_tol=close):

@@ -5,8 +5,11 @@ Axes: n rows, k entries of a list.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +18,19 @@ from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from numpy.typing import NDArray
+
+Place = Path | zipfile.Path
+"""Where predictions lie: in a run directory, or in a baseline file."""
 
 MAX_ROWS = 50_000_000
 MAX_LIST = 100_000
 """Entries of a list column's row."""
+MAX_CELLS = 1_000_000_000
 
 _LIMITS = {
     "label": (0, 10_000_000),
@@ -52,7 +59,7 @@ class Table:
         num_rows: n.
     """
 
-    path: Path
+    path: Place
     columns: Mapping[str, Any]
     num_rows: int
 
@@ -84,36 +91,61 @@ class Table:
         return Table(self.path, columns, len(numbers))
 
 
-def read_table(path: Path, names: Sequence[str]) -> Table:
+@contextlib.contextmanager
+def open_table(path: Place) -> Iterator[pq.ParquetFile]:
+    """Yield an open parquet file.
+
+    Raises:
+        OutputError: there is no such file, it is no table, or has too many rows or cells.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if isinstance(path, Path):
+        require_regular(path, "predictions", error=OutputError)
+    elif not path.is_file():
+        raise OutputError(f"Cannot read the predictions {path}: the file holds none of this name.")
+    try:
+        with pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())) as file:
+            num_rows = file.metadata.num_rows
+            if num_rows > MAX_ROWS:
+                raise OutputError(f"{path} has {num_rows} rows; at most {MAX_ROWS} are compared.")
+            yield file
+    except (OutputError, MemoryError):
+        raise
+    except Exception as error:  # the library raises what it likes on a file that is none
+        raise OutputError(f"{path} is not a table of predictions ({error!r}). {_AGAIN}") from error
+
+
+def read_table(path: Place, names: Sequence[str]) -> Table:
     """Return those columns of `names` that a parquet file has.
 
     Raises:
         OutputError: there is no such file, it is no table, too large, or a column holds something else than
             texts or finite numbers.
     """
-    import pyarrow.parquet as pq
-
-    require_regular(path, "predictions", error=OutputError)
-    try:
-        with pq.ParquetFile(path) as file:
-            if file.metadata.num_rows > MAX_ROWS:
-                raise OutputError(
-                    f"{path} has {file.metadata.num_rows} rows; at most {MAX_ROWS} are compared."
-                )
-            there = [name for name in names if name in file.schema_arrow.names]
-            table = file.read(columns=there)
+    with open_table(path) as file:
+        there = [name for name in names if name in file.schema_arrow.names]
+        _require_room(path, file, there)
+        table = file.read(columns=there)
         table.validate(full=True)
-    except (OutputError, MemoryError):
-        raise
-    except Exception as error:  # the library raises what it likes on a file that is none
-        raise OutputError(f"{path} is not a table of predictions ({error!r}). {_AGAIN}") from error
     if table.num_rows == 0:
         raise OutputError(f"{path} holds no rows. {_AGAIN}")
     columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
     return Table(path, columns, table.num_rows)
 
 
-def _column(path: Path, name: str, column: pa.Array) -> Any:
+def _require_room(path: Place, file: pq.ParquetFile, names: Sequence[str]) -> None:
+    """Raise where columns would hold more numbers than are compared; a short file can say so many."""
+    import pyarrow.types as kinds
+
+    types = [file.schema_arrow.field(name).type for name in names]
+    widths = [one.list_size if kinds.is_fixed_size_list(one) else 1 for one in types]
+    if (cells := file.metadata.num_rows * sum(widths)) > MAX_CELLS:
+        raise OutputError(f"{path} has {cells} cells; at most {MAX_CELLS} are compared.")
+
+
+def _column(path: Place, name: str, column: pa.Array) -> Any:
     import pyarrow as pa
     import pyarrow.types as kinds
 

@@ -39,8 +39,22 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         OutputError: the file is not a results file, or of a newer schema version.
     """
+    content = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError)
+    return parsed_records(content, path)
+
+
+def parsed_records(content: bytes, path: Path) -> list[Record]:
+    """Return the records in the content of a results.jsonl, see `read_records`.
+
+    Args:
+        content: of the file.
+        path: what messages call it.
+
+    Raises:
+        OutputError: it is none.
+    """
     # Not as text lines: names may hold characters that Python takes for line ends.
-    lines = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError).split(b"\n")
+    lines = content.split(b"\n")
     filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
     if len(filled) > MAX_RECORDS:
         raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
@@ -142,9 +156,14 @@ def run_dirs(path: Path) -> list[Path]:
     return found
 
 
+def has_results(path: Path) -> bool:
+    """Return whether a folder is a run directory: it or its job-array members hold results."""
+    return (path / "results.jsonl").is_file() or any(path.glob("shard-*-of-*/results.jsonl"))
+
+
 def runs_below(path: Path) -> list[Path]:
     """Return the run directories in a folder that is none itself; nothing for one that is, or holds none."""
-    if (path / "results.jsonl").is_file() or list(path.glob("shard-*-of-*/results.jsonl")):
+    if has_results(path):
         return []
     found = [*path.glob("*/results.jsonl"), *path.glob("*/shard-*-of-*/results.jsonl")]
     return sorted({path / file.relative_to(path).parts[0] for file in found})

@@ -111,7 +111,7 @@ class Run:
             values[median_rank(retrieved)] = retrieval_metrics.median_rank(ranks)
         return self.unit("zero_shot_retrieval", dataset, values, tables, recall("image", 1), **change)
 
-    def few_shot(self, metric=TOP1, seeds=(1, 2, 3), worse=0.0, **change):
+    def few_shot(self, metric=TOP1, seeds=(1, 2, 3), worse=0.0, dataset="memes", **change):
         labels = LABELS % 2
         generator = np.random.default_rng(7)
         easy, rows, scores = generator.random(NUM), [], {}
@@ -145,7 +145,7 @@ class Run:
                 )
         values = {metric.of_shots(shots): np.mean(scores[shots]) for shots in (16, 4)}
         tables = {"predictions": pa.concat_tables(rows)}
-        return self.unit("few_shot_linear_probe", "memes", values, tables, metric.of_shots(16), **change)
+        return self.unit("few_shot_linear_probe", dataset, values, tables, metric.of_shots(16), **change)
 
     def binary(self, noise=0.0, **change):
         labels = LABELS % 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hub_stub import Hub
 
 # Builders of run directories, and the command line as a process.
-for _folder in ("report", "integration"):
+for _folder in ("report", "integration", "compare"):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / _folder))
 
 

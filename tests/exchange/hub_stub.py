@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import hashlib
 import http.server
 import json
 import threading
@@ -26,6 +27,7 @@ class Hub:
     Attributes:
         address: of the server.
         files: path → content, of the one repository `me/model`.
+        revisions: name of a branch, tag or commit → files of it, beside those of `main`.
         commits: path → content, of each commit.
         tokens: authorization headers seen.
         broken: whether it answers every question for a file with 500.
@@ -33,6 +35,7 @@ class Hub:
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
+    revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
     commits: list[dict[str, bytes]] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
     broken: bool = False
@@ -58,15 +61,22 @@ def running_hub() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             state.tokens.add(self.headers.get("Authorization"))
-            path = self.path.removeprefix("/me/model/resolve/main/")
+            named = {"main": state.files, **state.revisions}
+            path, files, commit = self.path, state.files, COMMIT
+            for revision, content in named.items():
+                if self.path.startswith(f"/me/model/resolve/{revision}/"):
+                    path, files = self.path.removeprefix(f"/me/model/resolve/{revision}/"), content
+                    if revision != "main":
+                        commit = hashlib.sha256(revision.encode()).hexdigest()[: len(COMMIT)]
             if state.broken and path != self.path:
                 self.answer(500)
             elif not self.path.startswith(("/me/model", "/api/models/me/model")):
                 self.answer(404, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
-            elif path in state.files:
-                self.answer(200, state.files[path], ETag=f'"{len(state.files[path])}"', X_Repo_Commit=COMMIT)
+            elif path in files:
+                tag = hashlib.sha256(files[path]).hexdigest()
+                self.answer(200, files[path], ETag=f'"{tag}"', X_Repo_Commit=commit)
             elif path != self.path:
-                self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+                self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             else:
                 self.answer(200, json.dumps({"id": "me/model", "sha": COMMIT, "siblings": []}).encode())
 
