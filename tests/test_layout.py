@@ -66,7 +66,6 @@ MAY_USE = {
 PARTS = {
     ("tasks", "data"): {"data.types"},
     ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
-    ("report", "compare"): {"compare.measured", "compare.tables"},
     ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""

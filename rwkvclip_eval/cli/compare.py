@@ -12,7 +12,10 @@ from rwkvclip_eval import console
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
+
+    from rwkvclip_eval.compare.result import Result
+    from rwkvclip_eval.records.schema import Record
 
 
 class Format(StrEnum):
@@ -22,9 +25,10 @@ class Format(StrEnum):
     json = "json"
     github = "github"
     junit = "junit"
+    html = "html"
 
 
-ENDINGS = {Format.json: "json", Format.github: "md", Format.junit: "xml"}
+ENDINGS = {Format.json: "json", Format.github: "md", Format.junit: "xml", Format.html: "html"}
 
 
 def compare(
@@ -57,7 +61,13 @@ def compare(
     ] = None,
     format: Annotated[Format, typer.Option(help="How to say it.")] = Format.terminal,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for JSON, Markdown and JUnit files.")
+        Path | None, typer.Option("--out", "-o", help="Folder for HTML, JSON, Markdown and JUnit files.")
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder of the datasets, for pictures of samples that flipped in HTML."
+        ),
     ] = None,
     write_baseline: Annotated[
         Path | None,
@@ -101,6 +111,7 @@ def compare(
         Format.json: formats.as_json,
         Format.github: formats.as_github,
         Format.junit: formats.as_junit,
+        Format.html: lambda result: _page(result, data_root),
     }
     if format is Format.terminal:
         gated = [formats.cells(row) for row in result.rows if row.verdict]
@@ -115,6 +126,19 @@ def compare(
         for name, ending in ENDINGS.items():
             write_text(out / f"comparison.{ending}", written[name](result))
     raise typer.Exit(result.judgement.exit_code)
+
+
+def _page(result: Result, data_root: Path | None) -> str:
+    """Return a comparison as HTML, with pictures from the runs' examples and the data."""
+    from rwkvclip_eval.report.comparison import comparison_page
+    from rwkvclip_eval.report.comparison_pictures import collect_pictures
+
+    def read(record: Record, keys: Collection[str]) -> dict[str, str]:
+        from rwkvclip_eval.run.pictures import pictures
+
+        return pictures(record, keys, data_root)
+
+    return comparison_page(result, collect_pictures(result, read if data_root else None))
 
 
 def _local(source: str) -> Path:

@@ -35,7 +35,7 @@ def cells(row: Row) -> list[str]:
         metric.text(found.baseline),
         metric.text(found.candidate),
         interval,
-        "" if row.adjusted is None else _p(row.adjusted),
+        "" if row.adjusted is None else p_value(row.adjusted),
         _loss(row.detectable) if row.verdict else "",
         row.verdict or "",
     ]
@@ -43,20 +43,37 @@ def cells(row: Row) -> list[str]:
 
 def summary(result: Result) -> list[str]:
     """Return the verdict and what it rests on, a line each, the verdict first."""
-    judged, rates = result.judgement, result.rates
+    judged = result.judgement
     lines = [
         f"{judged.verdict}: {judged.why}.",
-        f"Mean difference {_points(judged.mean)} points, interval [{_points(judged.low)}, "
-        f"{_points(judged.high)}]." + (f" Noise {100 * judged.noise:.2f}." if judged.noise else ""),
+        f"Mean difference {points(judged.mean)} points, interval [{points(judged.low)}, "
+        f"{points(judged.high)}]." + (f" Noise {100 * judged.noise:.2f}." if judged.noise else ""),
         result.stated,
+        *rates_lines(result),
+        result.scope,
+    ]
+    return [*lines, *beside(result), *result.comparison.notes]
+
+
+def rates_lines(result: Result) -> list[str]:
+    """Return how often the rule errs on these sets, and what it finds, a line each."""
+    rates = result.rates
+    return [
         f"On these sets: REGRESSION where nothing differs in {_share(rates.false_alarms)}, PASS there in "
         f"{_share(rates.passes)}, PASS where every set lost the margin in {_share(rates.wrong_passes)}.",
         "No loss of all sets alike would be found."
         if rates.detectable is None
         else f"A loss of {_loss(rates.detectable)} points on every set is found in {_share(rates.power)}.",
-        result.scope,
     ]
-    return [*lines, *result.comparison.notes]
+
+
+def beside(result: Result) -> list[str]:
+    """Return what to know of the sets that the verdict is about, a line each, naming the sets."""
+    sets: dict[str, list[str]] = {}
+    for row in (row for row in result.rows if row.verdict):
+        for note in row.compared.notes:
+            sets.setdefault(note, []).append(row.compared.unit.title)
+    return [f"{note}: {', '.join(titles)}." for note, titles in sets.items()]
 
 
 def as_json(result: Result) -> str:
@@ -92,7 +109,7 @@ def as_github(result: Result) -> str:
     ]
     further = [row for row in result.rows if not row.verdict]
     if further:
-        columns = [[*cells(row)[:5], "" if row.false_discovery is None else _p(row.false_discovery)]
+        columns = [[*cells(row)[:5], "" if row.false_discovery is None else p_value(row.false_discovery)]
                    for row in further]  # fmt: skip
         head = (*COLUMNS[:5], "q (Benjamini–Hochberg)")
         lines += ["", "<details><summary>Further metrics, exploratory</summary>", ""]
@@ -159,7 +176,13 @@ def _row(row: Row) -> dict[str, Any]:
         content["difference"] = told | {"discordance": found.difference.discordance}
         content["p"] = significance._asdict() if significance else None
     if found.flipped:
-        content["flipped"] = found.flipped._asdict()
+        content["flipped"] = {
+            name: [flip.key for flip in flips] for name, flips in found.flipped._asdict().items()
+        }
+    if found.classes:
+        content["classes"] = [moved._asdict() for moved in found.classes]
+    if compared.repeated:
+        content["repeated"] = compared.repeated._asdict()
     return content
 
 
@@ -184,10 +207,11 @@ def _xml(text: str) -> str:
 
 
 def _change(metric: Metric, value: float) -> str:
-    return _points(value) if metric.in_percent else f"{value:+.4g}"
+    return points(value) if metric.in_percent else f"{value:+.4g}"
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """Return a fraction in points, with its sign."""
     return f"{100 * value:+.2f}"
 
 
@@ -199,5 +223,6 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """Return a p value, small ones by their size."""
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"

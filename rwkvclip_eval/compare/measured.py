@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from rwkvclip_eval.compare import paired
+from rwkvclip_eval.compare.flips import Flipped, MovedClass, Repeated, flipped, moved_classes, repeated
 from rwkvclip_eval.compare.tables import SamplesDiffer, Table, in_one_order, read_table
 from rwkvclip_eval.metrics import classification, ranking, seed_intervals
 from rwkvclip_eval.records.metrics import (
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 
-MAX_FLIPPED = 1000
-"""Samples that came out otherwise, whose names are kept."""
-
 _SAMPLE = ("key", "content_id")
 CLASSIFICATION_COLUMNS = (*_SAMPLE, "label", "prediction", "top_ids", "top_logits")
 FEW_SHOT_COLUMNS = (*_SAMPLE, "label", "shots", "seed", "prediction", "hit_5", "score")
@@ -57,18 +55,6 @@ PRECISION_FORMS = {
 }
 
 
-class Flipped(NamedTuple):
-    """Samples on which two models differ, the first of them by key.
-
-    Attributes:
-        gained: keys that only the candidate has right.
-        lost: keys that only the baseline has right.
-    """
-
-    gained: tuple[str, ...]
-    lost: tuple[str, ...]
-
-
 class Measured(NamedTuple):
     """One metric of two runs.
 
@@ -77,12 +63,14 @@ class Measured(NamedTuple):
         candidate: its value, from the predictions.
         difference: None where one seed leaves no interval.
         flipped: where the metric is one of hits.
+        classes: those that moved most, where it is one of the first answer.
     """
 
     baseline: float
     candidate: float
     difference: Difference | None
     flipped: Flipped | None = None
+    classes: tuple[MovedClass, ...] = ()
 
 
 class Unknown(Exception):  # not an error: a metric that is not compared
@@ -123,6 +111,11 @@ class PairOfUnits:
             return self._retrieval(metric)
         raise Unknown(metric.title)
 
+    def repeated(self) -> Repeated | None:
+        """Return which images of the split are equal; None where the predictions read do not tell."""
+        sides = next(iter(self._tables.values()), None)
+        return None if sides is None else repeated(sides[0])
+
     def _read(self, name: str, columns: tuple[str, ...]) -> tuple[Table, Table]:
         key = (name, columns)
         if key not in self._tables:
@@ -148,14 +141,14 @@ class PairOfUnits:
         if metric in (TOP5, MEAN_TOP1_TOP5):
             five = _both(lambda side: classification.hits(side["top_ids"], labels), sides)
             if metric == TOP5:
-                return _of_hits(sides[0], five, paired.hits(*five))
+                return _of_hits(sides, five, paired.hits(*five))
             means = ((one[0] + five[0].astype(float)) / 2, (one[1] + five[1].astype(float)) / 2)
             return Measured(float(means[0].mean()), float(means[1].mean()), paired.mean_of(*means))
         if metric == MEAN_PER_CLASS:
-            found = _of_hits(sides[0], one, paired.mean_per_class(*one, labels))
+            found = _of_answers(sides, labels, one, paired.mean_per_class(*one, labels))
             mean = classification.mean_per_class_accuracy
             return found._replace(baseline=mean(one[0], labels), candidate=mean(one[1], labels))
-        found = _of_hits(sides[0], one, paired.hits(*one))
+        found = _of_answers(sides, labels, one, paired.hits(*one))
         return _padded(found, record, len(labels)) if metric == TOP1_PADDED else found
 
     def _few_shot(self, metric: Metric, shots: int) -> Measured:
@@ -233,7 +226,7 @@ class PairOfUnits:
         if metric.k is not None and metric == recall(retrieved, metric.k):
             k = metric.k
             hits = _both(lambda rank: rank <= k, ranks)
-            return _of_hits(sides[0], hits, paired.recall(*hits, owner))
+            return _of_hits(sides, hits, paired.recall(*hits, owner))
         if metric == median_rank(retrieved):
             # Every query of the other direction is a candidate of this one.
             last = self._read(names[1], RETRIEVAL_COLUMNS)[0].num_rows
@@ -285,15 +278,32 @@ def _both(of: Callable[[S], T], sides: tuple[S, S]) -> tuple[T, T]:
 
 
 def _of_hits(
-    table: Table, hits: tuple[NDArray[np.bool_], NDArray[np.bool_]], difference: Difference
+    sides: tuple[Table, Table], hits: tuple[NDArray[np.bool_], NDArray[np.bool_]], difference: Difference
 ) -> Measured:
-    keys, (before, after) = table.columns["key"], hits
+    def said(row: int) -> tuple[str, str, str]:
+        if "rank" in sides[0].columns:
+            one, other = (f"rank {side['rank'][row]}" for side in sides)
+            return "", one, other
+        label, one, other = (
+            side.class_name(int(side[name][row]))
+            for side, name in ((sides[0], "label"), (sides[0], "prediction"), (sides[1], "prediction"))
+        )
+        return label, one, other
 
-    def named(rows: NDArray[np.bool_]) -> tuple[str, ...]:
-        return tuple(keys[int(row)].as_py() for row in np.flatnonzero(rows)[:MAX_FLIPPED])
+    before, after = hits
+    return Measured(
+        float(before.mean()), float(after.mean()), difference, flipped(sides[0], before, after, said)
+    )
 
-    flipped = Flipped(named(after & ~before), named(before & ~after))
-    return Measured(float(before.mean()), float(after.mean()), difference, flipped)
+
+def _of_answers(
+    sides: tuple[Table, Table],
+    labels: NDArray[np.int64],
+    hits: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    difference: Difference,
+) -> Measured:
+    found = _of_hits(sides, hits, difference)
+    return found._replace(classes=moved_classes(sides[0], labels, *hits))
 
 
 def _padded(found: Measured, record: Record, num_images: int) -> Measured:
@@ -302,7 +312,7 @@ def _padded(found: Measured, record: Record, num_images: int) -> Measured:
     share = num_images / float(record.notes.get("rows", num_images))
     value = found.baseline if record.value is None else record.value
     scaled = _scaled(found.difference, share)
-    return Measured(value, value + scaled.value, scaled, found.flipped)
+    return found._replace(baseline=value, candidate=value + scaled.value, difference=scaled)
 
 
 def _areas(scores: tuple[NDArray[np.float64], NDArray[np.float64]], positive: NDArray[np.bool_]) -> Measured:

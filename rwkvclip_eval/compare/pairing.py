@@ -16,6 +16,7 @@ from rwkvclip_eval.records.metrics import ROC_AUC
 from rwkvclip_eval.records.reading import has_results, read_records, run_dirs
 
 if TYPE_CHECKING:
+    from rwkvclip_eval.compare.flips import Repeated
     from rwkvclip_eval.compare.tables import Place
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.records.schema import Record
@@ -86,6 +87,7 @@ class Compared:
         found: both values and their difference.
         repeat: the same of the baseline and its repeat; None where there is none.
         notes: what to know of it.
+        repeated: images of the split that are equal; None where that is not known.
     """
 
     unit: UnitKey
@@ -95,6 +97,7 @@ class Compared:
     found: Measured
     repeat: Measured | None = None
     notes: tuple[str, ...] = ()
+    repeated: Repeated | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +268,7 @@ def _rows(
     sides = [side for side in (candidate, repeat) if side is not None]
     pairs = [_pair(unit, baseline, side) for side in sides]
     told = _notes(unit, baseline, candidate)
-    rows = []
+    rows, same = [], None
     for name, record in records.items():
         others = [side.numbers[unit].get(name) for side in sides]
         if None in others and not record.primary:
@@ -283,6 +286,8 @@ def _rows(
             _require_value(record, one.baseline, baseline.folders[unit])
             _require_value(other, one.candidate, side.folders[unit])
         more = () if found[0].difference else ("one seed, so no interval and no verdict",)
+        same = same or pairs[0].repeated()
+        more += (same.note,) if same and same.note else ()
         rows.append(
             Compared(
                 unit=unit,
@@ -292,6 +297,7 @@ def _rows(
                 found=found[0],
                 repeat=found[1] if repeat is not None else None,
                 notes=told + more,
+                repeated=same,
             )
         )
     return rows

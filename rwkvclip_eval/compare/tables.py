@@ -10,11 +10,14 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from rwkvclip_eval.errors import OutputError, name_some
+from rwkvclip_eval.printable import one_line
+from rwkvclip_eval.records.reading import parsed
 from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ _LIMITS = {
 }
 """Least and largest number of a column."""
 
+_Names = Annotated[list[Annotated[str, Field(max_length=20_000)]], Field(max_length=1_000_000)]
 _TEXTS = ("key", "content_id", "caption_id")
 _AGAIN = "Something else wrote or cut this file: delete it and run the same command again."
 
@@ -57,11 +61,13 @@ class Table:
         path: where it lies.
         columns: name → [n], or [n, k] of a list column; texts stay as they are stored.
         num_rows: n.
+        class_names: in label order; nothing in predictions of before they were kept.
     """
 
     path: Place
     columns: Mapping[str, Any]
     num_rows: int
+    class_names: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return a column of numbers.
@@ -73,6 +79,10 @@ class Table:
             raise OutputError(f"{self.path} has no column {name!r} of the kind expected. {_AGAIN}")
         found: NDArray[Any] = self.columns[name]
         return found
+
+    def class_name(self, label: int) -> str:
+        """Return the name of a class, or its number where names were not kept."""
+        return self.class_names[label] if 0 <= label < len(self.class_names) else f"class {label}"
 
     def codes(self, name: str) -> NDArray[np.int64]:
         """Return a column of texts as [n] numbers, from 0 in order of appearance."""
@@ -88,7 +98,7 @@ class Table:
             name: column[numbers] if isinstance(column, np.ndarray) else column.take(pa.array(numbers))
             for name, column in self.columns.items()
         }
-        return Table(self.path, columns, len(numbers))
+        return Table(self.path, columns, len(numbers), self.class_names)
 
 
 @contextlib.contextmanager
@@ -129,10 +139,12 @@ def read_table(path: Place, names: Sequence[str]) -> Table:
         _require_room(path, file, there)
         table = file.read(columns=there)
         table.validate(full=True)
+        kept = (file.schema_arrow.metadata or {}).get(b"class_names")
     if table.num_rows == 0:
         raise OutputError(f"{path} holds no rows. {_AGAIN}")
     columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
-    return Table(path, columns, table.num_rows)
+    class_names: list[str] = [] if kept is None else parsed(_Names, kept, f"{path}: class names do not fit")
+    return Table(path, columns, table.num_rows, tuple(map(one_line, class_names)))
 
 
 def _require_room(path: Place, file: pq.ParquetFile, names: Sequence[str]) -> None:

@@ -289,6 +289,20 @@ def _read_averages(runs: Iterable[Run]) -> list[Average]:
     return found
 
 
+def read_thumbnails(path: Path) -> dict[str, str]:
+    """Return image index → base64 JPEG of an examples file.
+
+    Raises:
+        OutputError: it is none.
+    """
+    return _example_file(path).thumbnails
+
+
+def _example_file(path: Path) -> _ExampleFile:
+    content = read_bytes(path, limit=EXAMPLES_LIMIT_BYTES, what="examples", error=OutputError)
+    return parsed(_ExampleFile, content, f"{path} is not an examples file; run the suite again")
+
+
 def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Example | ShownError]:
     examples: list[Example | ShownError] = []
     for path in sorted((run.path / "examples").glob("*.json")):
@@ -296,8 +310,7 @@ def _read_examples(run: Run, columns: dict[tuple[Path, str], str]) -> list[Examp
         model = columns.get((run.path, path.stem))
         if model is None:
             continue
-        content = read_bytes(path, limit=EXAMPLES_LIMIT_BYTES, what="examples", error=OutputError)
-        file = parsed(_ExampleFile, content, f"{path} is not an examples file; run the suite again")
+        file = _example_file(path)
         for item in file.examples:
             shown = {item.target, *item.retrieved}
             examples.append(

@@ -6,10 +6,9 @@ Axes: n images, C classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
 
 from rwkvclip_eval.compare.tables import read_table
 from rwkvclip_eval.errors import OutputError
@@ -19,13 +18,10 @@ from rwkvclip_eval.metrics.calibration import (
     expected_calibration_error,
     reliability,
 )
-from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.records.metrics import Metric
-from rwkvclip_eval.records.reading import parsed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -39,7 +35,6 @@ MAX_CONFUSIONS = 20
 _ROUNDING = 1e-3
 """Of logits kept in float32."""
 _COLUMNS = ("label", "prediction", "top_logits", "model_log_sum_exp")
-_Names = Annotated[list[Annotated[str, Field(max_length=20_000)]], Field(max_length=1_000_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,32 +103,17 @@ def read_outcomes(entries: Sequence[Entry]) -> dict[tuple[str, str], Outcomes]:
         label, prediction = table["label"], table["prediction"]
         found[key] = Outcomes(
             entry=entry,
-            confusions=tuple(_confusions(label, prediction, _class_names(path))),
+            confusions=tuple(_confusions(table)),
             calibration=_calibration(table, entry, label == prediction),
         )
     return found
 
 
-def _class_names(path: Path) -> list[str]:
-    """Return the names of the class ids; nothing in predictions of before they were kept."""
-    import pyarrow.parquet as pq
-
-    kept = (pq.read_schema(path).metadata or {}).get(b"class_names")
-    if kept is None:
-        return []
-    names: list[str] = parsed(_Names, kept, f"{path}: class names do not fit")
-    return [one_line(name) for name in names]
-
-
-def _confusions(
-    label: NDArray[np.int64], prediction: NDArray[np.int64], names: Sequence[str]
-) -> list[Confusion]:
+def _confusions(table: Table) -> list[Confusion]:
+    label, prediction, name = table["label"], table["prediction"], table.class_name
     wrong = label != prediction
     pairs, counts = np.unique(np.stack([label[wrong], prediction[wrong]]), axis=1, return_counts=True)
     of_class = dict(zip(*(x.tolist() for x in np.unique(label, return_counts=True)), strict=True))
-
-    def name(number: int) -> str:
-        return names[number] if 0 <= number < len(names) else f"class {number}"
 
     order = np.argsort(-counts, kind="stable")[:MAX_CONFUSIONS]
     return [

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pyarrow as pa
+    from PIL.Image import Image
 
     from rwkvclip_eval.data.types import Dataset
     from rwkvclip_eval.features.context import Context
@@ -47,6 +48,15 @@ def with_content(
     return found
 
 
+def thumbnail(image: Image) -> str:
+    """Return a small JPEG of an image as base64."""
+    small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
 def gallery(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) -> dict[str, Any] | None:
     """Return the task's examples with thumbnails of what they show; None where it has none."""
     if not (result.examples or result.errors):
@@ -54,11 +64,7 @@ def gallery(dataset: Dataset, kept: np.ndarray[Any, Any], result: TaskResult) ->
     thumbnails: dict[str, str] = {}
     shown = {i for e in result.examples for i in (e.target, *e.retrieved)}
     for index in sorted(shown | {e.image for e in result.errors}):
-        image = dataset.image(int(kept[index])).convert("RGB")
-        image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80)
-        thumbnails[str(index)] = base64.b64encode(buffer.getvalue()).decode()
+        thumbnails[str(index)] = thumbnail(dataset.image(int(kept[index])))
     examples = [
         {
             "query": e.query,

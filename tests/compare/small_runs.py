@@ -1,5 +1,7 @@
 """Builds run directories with predictions as the runner writes them, for tests of comparisons."""
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,7 +54,7 @@ class Run:
         return folder
 
     def zero_shot(
-        self, dataset="colours", seed=0, flip=0.0, labels=LABELS, order=None, primary=TOP1, **change
+        self, dataset="colours", seed=0, flip=0.0, labels=LABELS, order=None, primary=TOP1, names=(), **change
     ):
         """Six classes; a share `flip` of the hits are missed beside a run of the same seed."""
         generator = np.random.default_rng(seed)
@@ -76,6 +78,8 @@ class Run:
                 "log_sum_exp": np.zeros(num),
             }
         )
+        if names:
+            table = table.replace_schema_metadata({"class_names": json.dumps(names)})
         values = {
             TOP1: hit.mean(),
             TOP5: five.mean(),

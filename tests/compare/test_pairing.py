@@ -74,7 +74,7 @@ def test_what_flipped_is_named(tmp_path):
     assert not found.flipped.gained
     tables = [pq.read_table(next(run.rglob("*.parquet"))).to_pandas() for run in (one, other)]
     hit = [t["label"] == t["prediction"] for t in tables]
-    assert list(found.flipped.lost) == list(tables[0]["key"][hit[0] & ~hit[1]])
+    assert [flip.key for flip in found.flipped.lost] == list(tables[0]["key"][hit[0] & ~hit[1]])
     assert found.difference.lost == len(found.flipped.lost) > 10
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, MUTED, PAPER, SMALL, Drawing, Plot
+from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, MUTED, PAPER, SMALL, WARN, Drawing, Plot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,7 @@ def forest(
     title: str,
     table: str = "",
     bars: bool = False,
+    margin: float | None = None,
 ) -> Plot:
     """Return differences with their 95 % intervals in the order given, the mean below a line.
 
@@ -58,6 +59,7 @@ def forest(
         title: heading.
         table: slug of the table it belongs to.
         bars: draw each difference as a bar, too.
+        margin: loss that is of no consequence, drawn as a line.
     """
     rows = [*parts, *([mean] if mean is not None else [])]
     # The mean stands half a row apart.
@@ -65,6 +67,8 @@ def forest(
     figure = Drawing(0.62 + _ROW_IN * (len(rows) + 1))
     ax = figure.axes[0]
     ax.axvline(0, color=MUTED, linewidth=0.8)
+    if margin is not None:
+        ax.axvline(-100 * margin, color=WARN, linewidth=0.8, linestyle=(0, (4, 2)))
     if bars:
         ax.barh(
             places[: len(parts)],

@@ -1,0 +1,211 @@
+"""The page of a comparison: one file without network or scripts, kept under a size."""
+
+from __future__ import annotations
+
+import base64
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from rwkvclip_eval.compare import formats
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.printable import one_line
+from rwkvclip_eval.report.comparison_pictures import SHOWN, shown_flips
+from rwkvclip_eval.report.differences import Delta
+from rwkvclip_eval.report.formats.html import MAX_PAGE_BYTES
+from rwkvclip_eval.report.plots.differences import forest
+from rwkvclip_eval.report.plots.drawing import themed
+from rwkvclip_eval.report.wording import DATASET_TITLES, TASK_TITLES
+from rwkvclip_eval.version import __version__
+
+if TYPE_CHECKING:
+    from rwkvclip_eval.compare.pairing import Side, UnitKey
+    from rwkvclip_eval.compare.result import Result, Row
+    from rwkvclip_eval.report.comparison_pictures import Pictures
+    from rwkvclip_eval.report.plots.drawing import Plot
+
+_LEVELS = (SHOWN, 4, 2, 1, 0)
+"""Samples gained and lost that are shown of a set, fewer until the page fits."""
+MAX_CLASSES = 5
+"""Classes that are shown of a set."""
+_SIDE_FACTS = ("spec", "fingerprint", "checkpoint_sha256", "precision", "batch_size", "implementation")
+
+
+def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAGE_BYTES) -> str:
+    """Return a comparison as HTML of at most `max_bytes` bytes in UTF-8.
+
+    Args:
+        result: what is said.
+        pictures: of samples that flipped.
+        max_bytes: fewer samples are shown until it fits.
+
+    Raises:
+        OutputError: the tables alone are larger.
+    """
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = files("rwkvclip_eval.report.formats")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(here.joinpath("comparison.html.j2").read_text(encoding="utf-8"))
+    # Both stylesheets are ours; everything else is escaped.
+    sheets = (here.joinpath(f"{name}.css").read_text(encoding="utf-8") for name in ("page", "comparison"))
+    content = _content(result) | {"style": Markup("".join(sheets))}
+    html = ""
+    for most in _LEVELS:
+        html = template.render(**content, flips=_flips(result, pictures, most), most=most)
+        if len(html.encode()) <= max_bytes:
+            return html
+    raise OutputError(
+        f"The tables of this comparison take {len(html.encode())} bytes, more than the {max_bytes} a page "
+        "may have; --format json holds everything."
+    )
+
+
+def _content(result: Result) -> dict[str, Any]:
+    judged, comparison = result.judgement, result.comparison
+    gated = [row for row in result.rows if row.verdict]
+    summary = formats.summary(result)
+    plot = _plot(result, gated)
+    return {
+        "version": __version__,
+        "verdict": judged.verdict,
+        "why": judged.why,
+        "stated": result.stated,
+        "scope": result.scope,
+        "rates": formats.rates_lines(result),
+        "margin": f"{100 * result.rule.margin:g}",
+        "mean": formats.points(judged.mean),
+        "ends": (formats.points(judged.low), formats.points(judged.high)),
+        "noise": _noise(result),
+        "sides": [("Baseline", _side(comparison.baseline)), ("Candidate", _side(comparison.candidate))],
+        "columns": formats.COLUMNS,
+        "sets": [_set(row) for row in gated],
+        "further": [_further(row) for row in result.rows if not row.verdict],
+        "plot": plot,
+        "svgs": [_svg(plot.wide.svg), _svg(plot.narrow.svg)],
+        "classes": [
+            {"title": title(row.compared.unit), "classes": row.compared.found.classes[:MAX_CLASSES]}
+            for row in gated
+            if row.compared.found.classes
+        ],
+        "notes": comparison.notes,
+        "heading": summary[0],
+    }
+
+
+def title(unit: UnitKey) -> str:
+    """Return a set's name as a page has room for: dataset, task, and what is not usual."""
+    dataset = DATASET_TITLES.get(unit.dataset, unit.dataset)
+    version = "" if unit.variant in ("", "default") else f"@{unit.variant}"
+    more = [x for x, usual in ((unit.split, "test"), (unit.protocol, "standard")) if x != usual]
+    task = TASK_TITLES.get(unit.task, unit.task.replace("_", " "))
+    return one_line(", ".join([f"{dataset}{version}", task[:1].lower() + task[1:], *more]))
+
+
+def _set(row: Row) -> dict[str, Any]:
+    difference = row.compared.found.difference
+    assert difference is not None
+    return {
+        "title": title(row.compared.unit),
+        "cells": formats.cells(row)[1:],
+        "flips": f"+{difference.gained} −{difference.lost}",
+        "n": row.compared.n,
+        "verdict": row.verdict,
+        "notes": row.compared.notes,
+    }
+
+
+def _further(row: Row) -> list[str]:
+    q = "" if row.false_discovery is None else formats.p_value(row.false_discovery)
+    return [title(row.compared.unit), *formats.cells(row)[1:5], q]
+
+
+def _noise(result: Result) -> str:
+    if all(row.compared.repeat is None for row in result.rows):
+        return "not measured"
+    return f"{100 * result.judgement.noise:.2f}"
+
+
+def _side(side: Side) -> dict[str, Any]:
+    info = side.any_record.model_info
+    facts = [(name.replace("_", " "), one_line(str(info[name]))) for name in _SIDE_FACTS if info.get(name)]
+    return {"run": one_line(side.path.name), "model": one_line(side.model), "facts": facts}
+
+
+def _plot(result: Result, gated: list[Row]) -> Plot:
+    import matplotlib as mpl
+
+    parts = []
+    for row in sorted(gated, key=lambda row: -row.compared.found.difference.value):  # type: ignore[union-attr]
+        difference = row.compared.found.difference
+        assert difference is not None
+        parts.append(
+            Delta(
+                title=title(row.compared.unit),
+                value=difference.value,
+                low=difference.low,
+                high=difference.high,
+                paired=True,
+            )
+        )
+    judged = result.judgement
+    mean = Delta(
+        title=f"mean of {len(parts)}", value=judged.mean, low=judged.low, high=judged.high, paired=True
+    )
+    sides = result.comparison.candidate, result.comparison.baseline
+    names = [f"{one_line(side.model)} of {one_line(side.path.name)}" for side in sides]
+    # A `$` in a name is no mathematics.
+    with mpl.rc_context({"text.parse_math": False}):
+        return forest(
+            parts,
+            mean,
+            *names,
+            name="differences",
+            title="Differences, the largest gain first; dashed: the margin",
+            margin=result.rule.margin,
+        )
+
+
+def _svg(svg: str) -> str:
+    return base64.b64encode(themed(svg).encode()).decode()
+
+
+def _flips(result: Result, pictures: Pictures, most: int) -> list[dict[str, Any]]:
+    found = []
+    for row in (row for row in result.rows if row.verdict):
+        unit, difference = row.compared.unit, row.compared.found.difference
+        shown = shown_flips(row, most)
+        if not any(shown) or difference is None:
+            continue
+        groups = [
+            ("lost", "Only the baseline has these right", difference.lost, shown[1]),
+            ("gained", "Only the candidate has these right", difference.gained, shown[0]),
+        ]
+        found.append(
+            {
+                "title": title(unit),
+                "absent": pictures.absent.get(unit, ""),
+                "groups": [
+                    {
+                        "kind": kind,
+                        "what": what,
+                        "count": count,
+                        "flips": [
+                            {
+                                "key": one_line(flip.key),
+                                "target": flip.target,
+                                "baseline": flip.baseline,
+                                "candidate": flip.candidate,
+                                "picture": pictures.found.get((unit, flip.key), ""),
+                            }
+                            for flip in flips
+                        ],
+                    }
+                    for kind, what, count, flips in groups
+                    if flips
+                ],
+            }
+        )
+    return found
