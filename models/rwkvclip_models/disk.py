@@ -40,11 +40,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
     two waits for the disk: one for the data, one for the name.
 
     Raises:
-        OutputError: the folder cannot be written or the disk is full.
+        OutputError: the folder cannot be written, the disk is full, or `path` is a device, pipe or socket,
+            which would be replaced.
     """
     temporary = ""
     handle = -1
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise OutputError(f"Cannot write {path}: it is no file. Choose another name.")
         make_folder(path.parent)
         sweep(path.parent, rf"\.{re.escape(path.name)}\.{_RANDOM}\.tmp")
         handle, temporary = _locked_temporary(path)

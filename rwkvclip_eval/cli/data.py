@@ -112,6 +112,7 @@ def data_verify(
     - `rwkvclip-eval data verify sun397@partition1 --split test --data-root DATA`
     """
     from rwkvclip_eval.data.open import check_data_root
+    from rwkvclip_eval.data.verified import remember
     from rwkvclip_eval.data.verify import absent_remarks, open_splits, shared_pictures, verify_dataset
 
     prepare(plugin)
@@ -137,6 +138,7 @@ def data_verify(
                 console.say(f"  {text}")
             good &= found.ok and not (strict and found.info.subset)
             reports.append(found)
+        remember(reports)
         # One who names splits knows of the others.
         asked = split or dataset_ref(name).split
         lacks = [*shared_pictures(reports), *([] if asked else absent_remarks(reports))]

@@ -287,7 +287,9 @@ def _rows(
             _require_value(other, one.candidate, side.folders[unit])
         more = () if found[0].difference else ("one seed, so no interval and no verdict",)
         same = same or pairs[0].repeated()
-        more += (same.note,) if same and same.note else ()
+        # What a check of the data found is of decoded pixels, and more.
+        if same and same.note and "duplicates" not in record.notes:
+            more += (same.note,)
         rows.append(
             Compared(
                 unit=unit,
@@ -333,6 +335,8 @@ def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
             found.append("whether both learned from the same training images is not known")
     if one.subset or two.subset:
         found.append("part of the split")
+    for name in ("overlap", "duplicates"):
+        found += list(dict.fromkeys(str(r.notes[name]) for r in (one, two) if r.notes.get(name)))
     return tuple(found)
 
 

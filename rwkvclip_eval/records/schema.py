@@ -39,7 +39,7 @@ _ENCODER_FACTS = facts(
 _NOTES = facts(
     chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
     seeds=int, shots=int, std=float, differences=str, num_images=int, reference_prompt_hash=str,
-    modality_gap=float, matched_cosine=float, unmatched_cosine=float,
+    modality_gap=float, matched_cosine=float, unmatched_cosine=float, duplicates=str, overlap=str,
 )  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]
@@ -87,7 +87,8 @@ class Record:
         num_missing: damaged images left out with the user's leave (`--allow-missing`), of all splits used.
         seconds: wall time of the unit: encoding (or reading the cache) and scoring.
         notes: extra figures: tied rows, attainable best and worst, chance level, the protocol's known
-            differences, the hash of the prompts that published figures were made with.
+            differences, the hash of the prompts that published figures were made with; what `data verify`
+            had found of the data: `duplicates` and `overlap` of the split with those learned from.
         created_utc: ISO 8601, when the unit ended.
         schema_version: of this record.
     """

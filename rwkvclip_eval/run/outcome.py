@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.data.verified import known_notes
 from rwkvclip_eval.errors import SuiteError, UserError
 from rwkvclip_eval.records.schema import Record, Status
 from rwkvclip_eval.registry import unknown_name
@@ -106,6 +107,7 @@ def score_records(
         seconds=round(seconds, 3),
         notes={
             **result.notes,
+            **known_notes(info, [split.info for split in opened.fit.values()]),
             **_reference_notes(unit.task, opened.samples, unit.protocol),
             **({"differences": differences} if differences else {}),
         },

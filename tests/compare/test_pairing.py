@@ -1,6 +1,7 @@
 """Runs are paired by sample, and what cannot be compared is refused with what differs."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +92,34 @@ def test_copies_in_another_order_under_other_keys_are_paired_by_content(tmp_path
     mixed, straight = rows(one.write(), other.write()), rows(one.path, plain.write())
     assert [row.found for row in mixed] == [row.found for row in straight]
     assert "two copies of the data" in mixed[0].notes[0]
+
+
+def test_pictures_that_repeat_and_overlaps_that_are_known_stand_beside_the_number(tmp_path):
+    one, other = pair(tmp_path, "zero_shot", flip=0.1)
+    assert rows(one, other)[0].notes == ()
+    assert rows(one, other)[0].repeated == (0, 0, NUM)
+    for run in (one, other):
+        path = next(run.rglob("*.parquet"))
+        table = pq.read_table(path)
+        ids = table["content_id"].to_pylist()
+        ids[5:7], ids[9] = ["id000004#2", "id000004#3"], "id000008#2"
+        pq.write_table(table.set_column(1, "content_id", pa.array(ids)), path)
+    found = rows(one, other)
+    assert {row.repeated for row in found} == {(2, 5, NUM)}
+    note = "2 pictures occur more than once (5 of 400 images, by their bytes)"
+    assert [row.notes for row in found] == [(note,)] * len(found)
+    result = compare_runs(read_side(one), read_side(other))
+    assert f"{note}: zero_shot_classification on colours (standard)." in formats.summary(result)
+    assert note.replace("(", "\\(").replace(")", "\\)") in formats.as_github(result)
+    told = json.loads(formats.as_json(result))["rows"][0]
+    assert told["repeated"] == {"pictures": 2, "images": 5, "num_images": NUM}
+    # What a check of the data knows says more than equal bytes.
+    notes = {"overlap": "7 of 400 images show pictures of train", "duplicates": "3 pictures occur"}
+    whole = tmp_path / "checked"
+    run = Run(whole)
+    run.zero_shot(flip=0.1, notes=notes)
+    assert rows(one, run.write())[0].notes == (notes["overlap"], notes["duplicates"], note)
+    assert rows(whole, one)[0].notes == (notes["overlap"], notes["duplicates"])
 
 
 def refused(one, other):

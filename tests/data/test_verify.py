@@ -6,6 +6,7 @@ import pytest
 from rwkvclip_eval.data.checksums import file_digest, write_sums
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
+from rwkvclip_eval.data.verified import known_notes
 from rwkvclip_eval.data.verify import open_splits, shared_pictures, verify_dataset
 from rwkvclip_eval.errors import DataNotFound
 
@@ -98,6 +99,46 @@ def test_pictures_of_train_that_are_in_test_too_are_counted_and_named(tmp_path, 
     assert len(open_splits(ref, tmp_path, ["train"])) == 1
     with pytest.raises(DataNotFound):
         open_splits(ref, tmp_path, ["val"])
+
+
+def test_what_a_check_found_is_known_of_these_very_splits(tmp_path, write_shard, png, run):
+    def write(split, *shades):
+        parts = ((f"{split}{i}.png", png(s)) for i, s in enumerate(shades))
+        write_shard(
+            tmp_path / "wds_x" / split / "0.tar",
+            [m for name, image in parts for m in ((name, image), (name.replace("png", "cls"), b"0"))],
+        )
+
+    def infos():
+        ref = DatasetRef(name="x", class_names=("a",), templates=("{c}",))
+        return [
+            open_dataset(replace_split(ref, split), data_root=tmp_path).info for split in ("test", "train")
+        ]
+
+    def replace_split(ref, split):
+        return ref.model_copy(update={"split": split})
+
+    for name, text in (("classnames", "a"), ("zeroshot_classification_templates", "{c}")):
+        (tmp_path / "wds_x").mkdir(exist_ok=True)
+        (tmp_path / "wds_x" / f"{name}.txt").write_text(text)
+    write("train", 1, 2, 3)
+    write("test", 3, 4, 1, 1)
+    test, train = infos()
+    assert known_notes(test, [train]) == {}
+    assert run("data", "verify", "x", "--data-root", tmp_path)[0] == 0
+    repeated = {"duplicates": "1 pictures occur more than once (2 of 4 images)"}
+    assert known_notes(test, [train]) == repeated | {"overlap": "3 of 4 images show pictures of train"}
+    assert known_notes(test, []) == repeated
+    # A check of one split forgets nothing of the others.
+    assert run("data", "verify", "x", "--split", "test", "--data-root", tmp_path)[0] == 0
+    assert "overlap" in known_notes(test, [train])
+    (path,) = (p for p in (tmp_path / "cache").rglob("*.verified") if "shared" in p.read_text()
+               and train.fingerprint in p.read_text())  # fmt: skip
+    for content in ("", "[]", '{"pictures": "many"}', '{"pictures": -1}'):
+        path.write_text(content)
+        assert known_notes(test, [train]) == {}
+    write("train", 1, 2)
+    assert known_notes(test, [infos()[1]]) == {}
 
 
 def test_a_shard_that_contradicts_its_checksum_is_a_problem(tmp_path, write_wds):

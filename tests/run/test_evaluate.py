@@ -25,6 +25,8 @@ from toy import (
 )
 
 import rwkvclip_eval as rc
+from rwkvclip_eval.data.verified import remember
+from rwkvclip_eval.data.verify import verify_dataset
 from rwkvclip_eval.errors import OutputError, SuiteError, UserError
 from rwkvclip_eval.features.context import STAGES, Context
 from rwkvclip_eval.features.engine import LocalEngine
@@ -209,6 +211,20 @@ def test_a_probe_learns_on_train_and_is_judged_on_test(monkeypatch: pytest.Monke
     record = next(r for r in results.records if r.primary)
     assert record.protocol == "knn (k=3)"
     assert (record.n, record.notes["num_train"]) == (12, 30)
+
+
+def test_what_a_check_of_the_data_found_stands_in_the_records(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RWKVCLIP_EVAL_CACHE", str(tmp_path))
+    splits = {"train": ColourDataset(30), "test": ColourDataset(12)}
+    for name, split in splits.items():
+        split.info = dataclasses.replace(split.info, split=name, fingerprint=name)
+    register_splits(monkeypatch, **splits)
+    remember([verify_dataset(split) for split in splits.values()])
+    notes = rc.evaluate(ColourEncoder(), probe_suite(options={"k": 3})).records[0].notes
+    assert notes["overlap"] == "12 of 12 images show pictures of train"
+    assert notes["duplicates"].endswith("pictures occur more than once (12 of 12 images)")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
