@@ -1,0 +1,155 @@
+"""What is no run, half a run or a hostile one ends every command with code 2 and one short message."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from small_runs import Run
+
+from rwkvclip_eval.compare.pairing import pin
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, flip in (("a", 0.0), ("b", 0.1)):
+        run = Run(tmp_path / name)
+        run.zero_shot(flip=flip)
+        run.retrieval()
+        run.write()
+    return tmp_path
+
+
+def refused(run, said, *arguments):
+    code, _, err = run(*arguments)
+    assert code == 2, err
+    assert said in err
+    assert "Internal error" not in err and "Traceback" not in err
+    assert len(err) < 2000
+
+
+def table_of(runs, name="predictions"):
+    return next((runs / "b").rglob(f"{name}.parquet"))
+
+
+def results(change):
+    def apply(runs):
+        path = runs / "b" / "results.jsonl"
+        path.write_text(change(path.read_text()))
+
+    return apply
+
+
+def column(name, values, table="predictions"):
+    def apply(runs):
+        path = table_of(runs, table)
+        read = pq.read_table(path)
+        place = read.column_names.index(name)
+        pq.write_table(read.set_column(place, name, values(read.num_rows)), path)
+
+    return apply
+
+
+def names(text):
+    def apply(runs):
+        path = table_of(runs)
+        pq.write_table(pq.read_table(path).replace_schema_metadata({"class_names": text}), path)
+
+    return apply
+
+
+def pipe(runs):
+    path = table_of(runs)
+    path.unlink()
+    os.mkfifo(path)
+
+
+WRONG = {
+    "predictions are missing": (
+        lambda runs: shutil.rmtree(runs / "b" / "predictions"),
+        "Cannot read the pred",
+    ),
+    "a pipe for predictions": (pipe, "expected a file, found a named pipe"),
+    "no rows": (
+        lambda runs: pq.write_table(pq.read_table(table_of(runs)).slice(0, 0), table_of(runs)),
+        "no rows",
+    ),
+    "half a line": (results(lambda text: text[: len(text) // 2 + 20]), "not a result record"),
+    "no results": (results(lambda text: ""), "holds no results yet"),
+    "a schema version that is text": (
+        results(lambda text: text.replace('"schema_version": 2', '"schema_version": "x"')),
+        "schema_version",
+    ),
+    "a value that is no number": (
+        results(lambda text: text.replace('"value": 0', '"value": NaN', 1)),
+        "b/results",
+    ),
+    "a unit outside": (
+        results(lambda text: text.replace('"unit": "nano', '"unit": "../nano')),
+        "no name of a folder",
+    ),
+    "a unit with a NUL": (
+        results(lambda text: text.replace('"unit": "nano', '"unit": "\\u0000nano')),
+        "Cannot read the predictions",
+    ),
+    "labels below 0": (column("label", lambda n: pa.array([-5] * n)), "numbers beyond 0"),
+    "a rank of 0": (column("rank", lambda n: pa.array([0] * n), "text_to_image"), "numbers beyond 1"),
+    "captions that are numbers": (
+        column("caption_id", lambda n: pa.array(range(n)), "text_to_image"),
+        "expected texts",
+    ),
+    "one key for all": (column("key", lambda n: pa.array(["k"] * n)), "the samples differ"),
+    "class names that are no JSON": (names("[1,"), "class names do not fit"),
+    "class names that are no text": (names(b"\xff\xfe"), "class names do not fit"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_run_that_is_wrong_is_one_message_as_either_side(run, runs, what):
+    change, said = WRONG[what]
+    change(runs)
+    refused(run, said, "compare", runs / "a", runs / "b")
+    refused(run, said, "compare", runs / "b", runs / "a")
+
+
+@pytest.mark.parametrize("name", ["nothing", "folder", "text", "results", "/dev/null"])
+def test_what_is_no_run_is_one_message(run, runs, name):
+    (runs / "folder").mkdir()
+    (runs / "text").write_text("hello")
+    shutil.copy(runs / "a" / "results.jsonl", runs / "results")
+    said = "is no baseline file" if name in ("text", "results") else "No results in"
+    refused(run, said, "compare", runs / "a", runs / name)
+    refused(run, said, "compare", runs / name, "--write-baseline", runs / "c")
+    refused(run, "No results in", "report", runs / name, "--check")
+    refused(run, "No results in", "export", runs / name, "--to", "clip-benchmark", "--out", runs / "ex")
+
+
+def test_damaged_examples_are_named_by_the_page_alone(run, runs):
+    pin(runs / "a", None, runs / "a.baseline")
+    unit = table_of(runs).parent.name
+    (runs / "b" / "examples").mkdir()
+    (runs / "b" / "examples" / f"{unit}.json").write_text("{")
+    refused(run, "is not an examples file", "compare", runs / "a", runs / "b", "--format", "html")
+    assert run("compare", runs / "a.baseline", runs / "b", "--format", "json")[0] in (1, 3)
+
+
+def test_a_baseline_replaces_no_device_folder_or_pipe(run, runs):
+    os.mkfifo(runs / "pipe")
+    refused(run, "it is no file", "compare", runs / "a", "--write-baseline", runs / "pipe")
+    refused(run, "Is a directory", "compare", runs / "a", "--write-baseline", runs / "b")
+    assert (runs / "pipe").is_fifo() and (runs / "b" / "results.jsonl").is_file()
+
+
+@pytest.mark.parametrize("margin", ["nan", "-1", "1e9", "inf", "x", "1e400"])
+def test_a_margin_that_means_nothing_is_refused(run, runs, margin):
+    refused(run, "--margin", "compare", runs / "a", runs / "b", "--margin", margin)
+
+
+def test_labels_by_the_million_take_no_memory(run, runs):
+    content = np.full(400, 10_000_000)
+    column("label", lambda _: pa.array(content))(runs)
+    refused(run, "rows have another label", "compare", runs / "a", runs / "b")
+    assert json.loads((runs / "b" / "results.jsonl").read_text().splitlines()[0])["status"] == "ok"
