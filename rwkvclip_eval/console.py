@@ -43,8 +43,17 @@ _OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit 
 _MAX_MESSAGE = 1900
 """Characters of an error, whatever a file or a library puts into it."""
 
-_out = Console(highlight=False, soft_wrap=True, emoji=False)
-_err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+class _Console(Console):
+    """A console that leaves a reader who went away to `run_app`, where the library's own would exit."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what writing raised, without the number for which the command-line library would exit."""
+        raise BrokenPipeError
+
+
+_out = _Console(highlight=False, soft_wrap=True, emoji=False)
+_err = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 _silent = False

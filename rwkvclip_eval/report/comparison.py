@@ -66,7 +66,6 @@ def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAG
 def _content(result: Result) -> dict[str, Any]:
     judged, comparison = result.judgement, result.comparison
     gated = [row for row in result.rows if row.verdict]
-    summary = formats.summary(result)
     plot = _plot(result, gated)
     return {
         "version": __version__,
@@ -91,7 +90,6 @@ def _content(result: Result) -> dict[str, Any]:
             if row.compared.found.classes
         ],
         "notes": comparison.notes,
-        "heading": summary[0],
     }
 
 

@@ -257,6 +257,20 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert not {"Error", "Traceback", "Exception"} & set(re.findall(r"\w+", done.stderr))
 
 
+@pytest.mark.parametrize("argument", ["suites", "--version"])
+def test_output_that_nobody_reads_ends_without_a_word(argument):
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "rwkvclip_eval", argument],
+            stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 def test_a_limit_of_memory_in_which_no_library_loads_is_one_message(tmp_path):
     arguments = f"run quickstart -m rwkv-clip-b32=random:0 -o {tmp_path / 'out'}"
