@@ -48,7 +48,7 @@ def draw_hits(
         shared: b's part of the variance of b + e.
     """
     n = len(accuracies)
-    deviation = _deviation(accuracies, np.full(n, 1 / n) if weights is None else weights, seed_variance)
+    deviation = seed_deviation(accuracies, np.full(n, 1 / n) if weights is None else weights, seed_variance)
     hidden = (
         ndtri(accuracies) * np.sqrt(1 + deviation**2)
         + deviation * generator.standard_normal((num_runs, num_seeds, 1))
@@ -87,7 +87,7 @@ def draw_pairs(
     both = [generator.standard_normal(shape) for shape in shapes]
     found = []
     for accuracies in (baseline, candidate):
-        deviation = _deviation(accuracies, weights, seed_variance)
+        deviation = seed_deviation(accuracies, weights, seed_variance)
         hidden = ndtri(accuracies) * np.sqrt(1 + deviation**2)
         for scale, shape, drawn in zip((deviation, *scales), shapes, both, strict=True):
             own = generator.standard_normal(shape)
@@ -96,7 +96,9 @@ def draw_pairs(
     return found[0], found[1]
 
 
-def _deviation(accuracies: NDArray[np.float64], weights: NDArray[np.float64], seed_variance: float) -> float:
+def seed_deviation(
+    accuracies: NDArray[np.float64], weights: NDArray[np.float64], seed_variance: float
+) -> float:
     """Return the standard deviation of a_s that gives the seeds' true scores so much variance."""
     if not seed_variance:
         return 0.0

@@ -12,8 +12,9 @@ from rwkvclip_eval import console
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
+    from rwkvclip_eval.compare.gate import Rule
     from rwkvclip_eval.compare.result import Result
     from rwkvclip_eval.records.schema import Record
 
@@ -28,17 +29,25 @@ class Format(StrEnum):
     html = "html"
 
 
+class Pair(StrEnum):
+    """Which runs of two methods belong together."""
+
+    seed = "seed"
+    order = "order"
+    none = "none"
+
+
 ENDINGS = {Format.json: "json", Format.github: "md", Format.junit: "xml", Format.html: "html"}
 
 
 def compare(
     baseline: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="BASELINE",
             help="What to compare with: a run directory, a baseline file, or hf://owner/repo/file[@revision].",
         ),
-    ],
+    ] = None,
     candidate: Annotated[
         str | None,
         typer.Argument(metavar="CANDIDATE", help="What to judge: the same, of the same suite and data."),
@@ -77,22 +86,50 @@ def compare(
             "with where the run is not.",
         ),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=RUN,RUN",
+            help="A method and its runs, one a seed, instead of two checkpoints; repeatable, the baseline "
+            "first. RUN@SEED where no training log in the run says its seed.",
+        ),
+    ] = None,
+    pair: Annotated[
+        Pair | None,
+        typer.Option(
+            help="Which runs of groups belong together: those of one seed (by default, where both have the "
+            "same seeds), those at the same place (order), or none."
+        ),
+    ] = None,
 ) -> None:
     """Say whether a candidate is worse than a baseline, sample by sample.
 
-    Exit codes: 0 PASS; 1 REGRESSION; 2 the runs cannot be compared; 3 INCONCLUSIVE or AMBIGUOUS.
+    With --group, whether a method is worse than another, over seeds.
+
+    Exit codes: 0 PASS; 1 REGRESSION; 2 the runs cannot be compared; 3 INCONCLUSIVE, AMBIGUOUS, or too few
+    seeds for a verdict.
 
     Examples:
     - `rwkvclip-eval compare runs/main runs/pull-request`
     - `rwkvclip-eval compare runs/main runs/pull-request --repeat-baseline runs/main-bf16 --format github`
     - `rwkvclip-eval compare runs/main --write-baseline main.baseline`
     - `rwkvclip-eval compare hf://owner/model/main.baseline runs/pull-request`
+    - `rwkvclip-eval compare --group clip=runs/c0,runs/c1,runs/c2 --group rwkv-clip=runs/r0,runs/r1,runs/r2`
     """
-    from rwkvclip_eval.compare import formats
-    from rwkvclip_eval.compare.gate import Rule
+    from rwkvclip_eval.compare import formats, gate
     from rwkvclip_eval.compare.pairing import pin, read_side
     from rwkvclip_eval.compare.result import compare_runs
 
+    rule = gate.Rule(margin / 100, alpha)
+    if group:
+        if {baseline, candidate, repeat_baseline, baseline_model, candidate_model, write_baseline} != {None}:
+            raise UserError("--group brings its own runs: leave out BASELINE, CANDIDATE and their options.")
+        _compare_groups(group, rule, pair or Pair.seed, format, out)
+    if baseline is None or pair is not None:
+        raise UserError(
+            "Expected two runs, `compare BASELINE CANDIDATE`; or methods, `compare --group NAME=RUN,RUN "
+            "--group NAME=RUN,RUN`, to which --pair belongs."
+        )
     if write_baseline is not None:
         if candidate is not None:
             raise UserError("--write-baseline takes one run: leave out CANDIDATE.")
@@ -105,27 +142,55 @@ def compare(
         read_side(_local(baseline), baseline_model),
         read_side(_local(candidate), candidate_model),
         read_side(_local(repeat_baseline), baseline_model) if repeat_baseline else None,
-        Rule(margin / 100, alpha),
+        rule,
     )
-    written = {
-        Format.json: formats.as_json,
-        Format.github: formats.as_github,
-        Format.junit: formats.as_junit,
-        Format.html: lambda result: _page(result, data_root),
-    }
     if format is Format.terminal:
         gated = [formats.cells(row) for row in result.rows if row.verdict]
         console.table(formats.COLUMNS, gated)
         console.say("\n".join(formats.summary(result)))
-    else:
-        console.say(written[format](result).rstrip("\n"))
+    written = {
+        Format.json: lambda: formats.as_json(result),
+        Format.github: lambda: formats.as_github(result),
+        Format.junit: lambda: formats.as_junit(result),
+        Format.html: lambda: _page(result, data_root),
+    }
+    _give(written, format, out)
+    raise typer.Exit(result.judgement.exit_code)
+
+
+def _compare_groups(
+    texts: Sequence[str], rule: Rule, pair: Pair, format: Format, out: Path | None
+) -> NoReturn:
+    from rwkvclip_eval.compare import group_formats as formats
+    from rwkvclip_eval.compare.group_runs import read_groups
+    from rwkvclip_eval.compare.groups import compare_groups
+
+    if format is Format.html:
+        raise UserError("--group has no HTML page: choose --format terminal, json, github or junit.")
+    result = compare_groups(read_groups(texts), rule, pair.value)
+    if format is Format.terminal:
+        for one in result.comparisons:
+            console.table(formats.columns(one), formats.rows(one))
+        console.say("\n".join(formats.summary(result)))
+    written = {
+        Format.json: lambda: formats.as_json(result),
+        Format.github: lambda: formats.as_github(result),
+        Format.junit: lambda: formats.as_junit(result),
+    }
+    _give(written, format, out)
+    raise typer.Exit(result.exit_code)
+
+
+def _give(written: Mapping[Format, Callable[[], str]], format: Format, out: Path | None) -> None:
+    """Print the form that was asked for, and write all into the folder `out`."""
+    if format in written:
+        console.say(written[format]().rstrip("\n"))
     if out:
         from rwkvclip_models.disk import write_text
 
         out.mkdir(parents=True, exist_ok=True)
-        for name, ending in ENDINGS.items():
-            write_text(out / f"comparison.{ending}", written[name](result))
-    raise typer.Exit(result.judgement.exit_code)
+        for name, text in written.items():
+            write_text(out / f"comparison.{ENDINGS[name]}", text())
 
 
 def _page(result: Result, data_root: Path | None) -> str:

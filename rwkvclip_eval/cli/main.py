@@ -25,6 +25,7 @@ from rwkvclip_eval.cli.options import (
     DataRootOption,
     DeviceOption,
     DryRunOption,
+    FailBelowOption,
     ImplementationOption,
     LimitOption,
     MemoryOption,
@@ -99,6 +100,7 @@ def run(
     shard: ShardOption = None,
     dry_run: DryRunOption = False,
     report: ReportOption = True,
+    fail_below: FailBelowOption = None,
     setting: SetOption = None,
     plugin: RunPluginOption = None,
     data_root: RunDataRootOption = None,
@@ -126,13 +128,17 @@ def run(
     - `rwkvclip-eval run few-shot-10 -m clip-vit-b32=openai --data-root DATA --shots 1,4,16 -o runs/few`
     - `rwkvclip-eval run linear-probe-10 -m clip-vit-b32=openai --data-root DATA --set linear_probe.C=0.316
       -o runs/c`
+    - `rwkvclip-eval run smoke -m rwkv-clip-b32=model_31.pt --data-root DATA -o runs/b32
+      --fail-below floors.yaml`
     """
-    from rwkvclip_eval.cli.printing import follow, print_dry_run, print_summary
+    from rwkvclip_eval.cli.printing import follow, print_dry_run, print_held, print_summary
     from rwkvclip_eval.features.options import EncodeOptions, default_num_workers
     from rwkvclip_eval.features.ranks import TorchrunRanks, join_ranks
     from rwkvclip_eval.features.torchrun import TorchrunEngine
+    from rwkvclip_eval.plan import floors
     from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
+    from rwkvclip_eval.plan.units import plan
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
     from rwkvclip_eval.run.helper import help_suite
     from rwkvclip_eval.run.options import RunContext, RunOptions
@@ -164,12 +170,15 @@ def run(
         )
         context = RunContext(on_message=progress.say)
         loaded = overridden(load_suite(suite), setting or (), shots)
+        if fail_below and shard:
+            raise UserError("--fail-below needs the whole run: leave it out of the jobs of an array.")
+        wanted = floors.load_floors(fail_below, plan(loaded)) if fail_below else ()
         if dry_run:
             if ranks.size > 1:
                 raise UserError("--dry-run is for one process: leave out torchrun.")
-            found = look_ahead(loaded, model, out, options=options, shard=_parse_shard(shard))
-            print_dry_run(found)
-            raise typer.Exit(0 if found.complete else 3)
+            ahead = look_ahead(loaded, model, out, options=options, shard=_parse_shard(shard))
+            print_dry_run(ahead)
+            raise typer.Exit(0 if ahead.complete else 3)
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
             context.on_message = lambda text: progress.say(f"Rank {ranks.rank}: {text}")
             engine = TorchrunEngine(ranks, options.encode, context)
@@ -191,6 +200,10 @@ def run(
             if report:
                 _write_report([summary.out], summary.out / "report")
             code = summary.exit_code
+            if wanted:
+                found = floors.held(wanted, summary.records)
+                print_held(found)
+                code = floors.exit_code(found, code)
             ranks.dismiss(code)
     raise typer.Exit(code)
 

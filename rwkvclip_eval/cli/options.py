@@ -115,6 +115,15 @@ AllowMissingOption = Annotated[
         "--allow-missing", takes="N", panel=_DATA, min=0, max=10**9, help="Damaged images left out at most."
     ),
 ]
+FailBelowOption = Annotated[
+    Path | None,
+    _option(
+        "--fail-below",
+        takes="FILE",
+        panel=_WORK,
+        help="YAML of floors: exit code 1 where a number is below its own. A finished run is not run again.",
+    ),
+]
 OfflineOption = Annotated[
     bool,
     _option("--offline", panel=_DATA, help="Open no socket; fail where something is not local."),

@@ -11,6 +11,7 @@ from rwkvclip_eval.run.workload import NO_DATA
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.plan.floors import Held
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.run.dry_run import DryRun
     from rwkvclip_eval.run.options import RunContext
@@ -96,6 +97,21 @@ def _number(record: Record) -> str:
         return text
     low, high = record.measure.text(record.ci_low), record.measure.text(record.ci_high)
     return f"{text} [{low}, {high}]"
+
+
+def print_held(found: Sequence[Held]) -> None:
+    """Print numbers beside their floors, and which are below."""
+    rows = []
+    for one in found:
+        r, metric = one.record, one.record.measure
+        title = metric.label or one.floor.metric
+        floor = f"{one.floor.floor:g}"
+        dataset = f"{dataset_version(r)} ({r.protocol})" + (" · subset" if r.subset else "")
+        number = _number(r) if one.state != "no number" else "—"
+        rows.append([r.task, dataset, title, r.model, number, floor, one.verdict])
+    console.table(["task", "dataset", "metric", "model", "value", "floor", "verdict"], rows)
+    failed = sum(one.state == "fails" for one in found)
+    console.say(f"Floors: {failed} of {len(found)} fail; the value counts, whatever its interval.")
 
 
 def print_dry_run(found: DryRun) -> None:

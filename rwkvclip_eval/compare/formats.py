@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rwkvclip_eval.printable import one_line, printable, printable_json
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
     from rwkvclip_eval.records.metrics import Metric
@@ -17,7 +19,8 @@ FORMAT_VERSION = 1
 """Of the JSON."""
 COLUMNS = ("set", "metric", "baseline", "candidate", "Δ [95 %]", "p (Holm)", "detectable", "verdict")
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>()#|~$@&"})
-_SIGNS = {"PASS": "✅", "REGRESSION": "❌", "INCONCLUSIVE": "❔", "AMBIGUOUS": "❔"}
+SIGNS = {"PASS": "✅", "REGRESSION": "❌"}
+"""Of verdicts; `❔` of all others."""
 
 
 def cells(row: Row) -> list[str]:
@@ -88,8 +91,8 @@ def as_json(result: Result) -> str:
         "rule": {**result.rule._asdict(), "stated": result.stated},
         "mean": {"value": judged.mean, "low": judged.low, "high": judged.high, "noise": judged.noise},
         "rates": result.rates._asdict(),
-        "baseline": _side(comparison.baseline),
-        "candidate": _side(comparison.candidate),
+        "baseline": side_facts(comparison.baseline),
+        "candidate": side_facts(comparison.candidate),
         "rows": [_row(row) for row in result.rows],
         "notes": list(comparison.notes),
     }
@@ -101,11 +104,11 @@ def as_github(result: Result) -> str:
     (first, *others) = summary(result)
     gated = [row for row in result.rows if row.verdict]
     lines = [
-        f"### {_SIGNS[result.judgement.verdict]} {_markdown(first)}",
+        f"### {SIGNS.get(result.judgement.verdict, '❔')} {markdown(first)}",
         "",
-        *_table([cells(row) for row in gated]),
+        *markdown_table([cells(row) for row in gated]),
         "",
-        *(f"- {_markdown(line)}" for line in others),
+        *(f"- {markdown(line)}" for line in others),
     ]
     further = [row for row in result.rows if not row.verdict]
     if further:
@@ -113,33 +116,62 @@ def as_github(result: Result) -> str:
                    for row in further]  # fmt: skip
         head = (*COLUMNS[:5], "q (Benjamini–Hochberg)")
         lines += ["", "<details><summary>Further metrics, exploratory</summary>", ""]
-        lines += [*_table(columns, head), "", "</details>"]
+        lines += [*markdown_table(columns, head), "", "</details>"]
     return "\n".join(lines) + "\n"
 
 
 def as_junit(result: Result) -> str:
     """Return JUnit XML: a test case for the suite's mean, and one for each set."""
-    from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
-
-    def case(name: str, classname: str, text: str, problem: Failure | Skipped | None) -> TestCase:
-        made = TestCase(_xml(name), classname=_xml(classname))
-        if problem is not None:
-            made.result = [problem]
-        made.system_out = _xml(text)
-        return made
-
     judged = result.judgement
-    why = _xml(f"{judged.verdict}: {judged.why}")
-    problem = Failure(why) if judged.verdict == "REGRESSION" else Skipped(why)
-    suite = TestSuite("rwkvclip-eval compare")
-    suite.add_testcase(
-        case("verdict", "suite", "\n".join(summary(result)), None if judged.verdict == "PASS" else problem)
-    )
+    cases = [verdict_case(judged.verdict, judged.why, summary(result))]
     for row in (row for row in result.rows if row.verdict):
         unit = row.compared.unit
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
-        failed = Failure(_xml(text)) if row.verdict == "regressed" else None
-        suite.add_testcase(case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, failed))
+        outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
+        cases.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, outcome))
+    return junit(cases)
+
+
+Outcome = Literal["passed", "failed", "skipped"]
+
+
+class Case(NamedTuple):
+    """A test case of JUnit.
+
+    Attributes:
+        name: of the case.
+        group: what it belongs to.
+        text: all that is said of it.
+        outcome: how it went.
+        why: where it did not pass; `text` by default.
+    """
+
+    name: str
+    group: str
+    text: str
+    outcome: Outcome
+    why: str = ""
+
+
+def verdict_case(verdict: str, why: str, lines: Sequence[str], name: str = "verdict") -> Case:
+    """Return the case of a verdict, which REGRESSION fails, and all but PASS skip."""
+    outcome: Outcome = "failed" if verdict == "REGRESSION" else "passed" if verdict == "PASS" else "skipped"
+    return Case(name, "suite", "\n".join(lines), outcome, f"{verdict}: {why}")
+
+
+def junit(cases: Sequence[Case]) -> str:
+    """Return JUnit XML of `cases`."""
+    from junitparser import Failure, JUnitXml, Skipped, TestCase, TestSuite
+
+    suite = TestSuite("rwkvclip-eval compare")
+    for one in cases:
+        made = TestCase(printable(one.name), classname=printable(one.group))
+        if one.outcome != "passed":
+            problem = Failure if one.outcome == "failed" else Skipped
+            made.result = [problem(printable(one.why or one.text))]
+        # No XML may hold what `printable` takes out.
+        made.system_out = printable(one.text)
+        suite.add_testcase(made)
     document = JUnitXml()
     document.add_testsuite(suite)
     document.update_statistics()  # type: ignore[no-untyped-call]  # the library has half its types
@@ -186,24 +218,22 @@ def _row(row: Row) -> dict[str, Any]:
     return content
 
 
-def _side(side: Side) -> dict[str, Any]:
+def side_facts(side: Side) -> dict[str, Any]:
+    """Return what the JSON says of one model of one run."""
     info = side.any_record.model_info
     told = {name: info.get(name) for name in ("spec", "fingerprint", "checkpoint_sha256", "precision")}
     return {"run": side.path.name, "model": side.model, **told}
 
 
-def _table(rows: list[list[str]], head: tuple[str, ...] = COLUMNS) -> list[str]:
-    lines = [head, ["---"] * len(head), *([_markdown(cell) for cell in row] for row in rows)]
+def markdown_table(rows: list[list[str]], head: tuple[str, ...] = COLUMNS) -> list[str]:
+    """Return the lines of a Markdown table."""
+    lines = [head, ["---"] * len(head), *([markdown(cell) for cell in row] for row in rows)]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Return `text` without signs that Markdown or HTML would take for its own."""
     return one_line(text).translate(_MARKDOWN)
-
-
-def _xml(text: str) -> str:
-    """Return `text` without what no XML may hold."""
-    return printable(text)
 
 
 def _change(metric: Metric, value: float) -> str:

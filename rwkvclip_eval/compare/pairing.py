@@ -220,13 +220,13 @@ def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comp
     ]
     for side in (candidate, repeat):
         if side is not None:
-            _require_units(baseline, side)
+            require_units(baseline, side)
     problems: list[str] = []
     rows: list[Compared] = []
     for unit, records in baseline.numbers.items():
         try:
             rows += _rows(unit, records, baseline, candidate, repeat, notes)
-        except (SamplesDiffer, _OtherNumber) as problem:
+        except (SamplesDiffer, OtherNumber) as problem:
             problems.append(f"{unit.title}: {problem}")
     if problems:
         raise OutputError(
@@ -238,11 +238,12 @@ def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comp
     return Comparison(baseline=baseline, candidate=candidate, rows=tuple(rows), notes=tuple(notes))
 
 
-class _OtherNumber(OutputError):
+class OtherNumber(OutputError):
     """Two records are of numbers that mean different things."""
 
 
-def _require_units(baseline: Side, side: Side) -> None:
+def require_units(baseline: Side, side: Side) -> None:
+    """Raise OutputError where `side` lacks units of `baseline`; the text names them and why."""
     missing = [unit for unit in baseline.numbers if unit not in side.numbers]
     if not missing:
         return
@@ -282,9 +283,9 @@ def _rows(
             continue
         for one, other, side in zip(found, others, sides, strict=True):
             if other is None:
-                raise _OtherNumber(f"only the baseline has {record.measure.title}")
-            _require_value(record, one.baseline, baseline.folders[unit])
-            _require_value(other, one.candidate, side.folders[unit])
+                raise OtherNumber(f"only the baseline has {record.measure.title}")
+            require_value(record, one.baseline, baseline.folders[unit])
+            require_value(other, one.candidate, side.folders[unit])
         more = () if found[0].difference else ("one seed, so no interval and no verdict",)
         same = same or pairs[0].repeated()
         # What a check of the data found is of decoded pixels, and more.
@@ -306,24 +307,30 @@ def _rows(
 
 
 def _pair(unit: UnitKey, baseline: Side, other: Side) -> PairOfUnits:
-    """Return a unit's predictions in two runs.
+    """Return a unit's predictions in two runs; see `check_same_number`."""
+    by = check_same_number(unit, baseline, other)
+    return PairOfUnits((baseline.folders[unit], other.folders[unit]), by)
+
+
+def check_same_number(unit: UnitKey, baseline: Side, other: Side) -> str:
+    """Return by which column the samples of a unit in two runs are told apart: `key` or `content_id`.
 
     Raises:
-        _OtherNumber: task version, prompts or training images differ.
+        OtherNumber: task version, prompts or training images differ.
     """
     one, two = (next(iter(side.numbers[unit].values())) for side in (baseline, other))
     if one.task_version != two.task_version:
-        raise _OtherNumber(f"task version {one.task_version} against {two.task_version}")
+        raise OtherNumber(f"task version {one.task_version} against {two.task_version}")
     if one.prompt_hash and two.prompt_hash and one.prompt_hash != two.prompt_hash:
-        raise _OtherNumber(
+        raise OtherNumber(
             f"other class names, templates or caption prefix (prompt hash {one.prompt_hash[:12]} against "
             f"{two.prompt_hash[:12]})"
         )
     same = one.dataset_fingerprint == two.dataset_fingerprint
     fit = {record.fit_fingerprint for record in (one, two)} - {""}
     if same and len(fit) > 1:
-        raise _OtherNumber("the probes learned from other training or validation images")
-    return PairOfUnits((baseline.folders[unit], other.folders[unit]), "key" if same else "content_id")
+        raise OtherNumber("the probes learned from other training or validation images")
+    return "key" if same else "content_id"
 
 
 def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
@@ -340,8 +347,8 @@ def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _require_value(record: Record, derived: float, folder: Place) -> None:
-    """Raise where predictions do not give the number that their record has."""
+def require_value(record: Record, derived: float, folder: Place) -> None:
+    """Raise OutputError where predictions do not give the number that their record has."""
     close = _CLOSE_AREA if record.measure.name.startswith(ROC_AUC.name) else _CLOSE
     if record.value is not None and not math.isclose(derived, record.value, rel_tol=0, abs_tol=close):
         raise OutputError(

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import NewerFile, OutputError, joined, refuse_newer
 from rwkvclip_eval.records.metrics import standard
-from rwkvclip_eval.records.schema import SCHEMA_VERSION, Record, RunInfo
+from rwkvclip_eval.records.schema import SCHEMA_VERSION, Count, Record, RunInfo
 from rwkvclip_eval.schema import misfits
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RESULTS_LIMIT_BYTES = 256 << 20
 RUN_LIMIT_BYTES = 16 << 20
+LOG_LINE_LIMIT_BYTES = 1 << 16
 MAX_RECORDS = 50_000
 
 
@@ -167,6 +168,26 @@ def runs_below(path: Path) -> list[Path]:
         return []
     found = [*path.glob("*/results.jsonl"), *path.glob("*/shard-*-of-*/results.jsonl")]
     return sorted({path / file.relative_to(path).parts[0] for file in found})
+
+
+class _SeedLine(BaseModel):
+    seed: Count | None = None
+
+
+def training_seeds(path: Path) -> set[int]:
+    """Return the seeds of the models that a run directory has training logs of, as the logs say them.
+
+    Raises:
+        OutputError: a log is none.
+    """
+    found = set()
+    for log in sorted((path / "training").glob("*.jsonl")):
+        require_regular(log, "training log", error=OutputError)
+        with log.open("rb") as file:
+            line = file.readline(LOG_LINE_LIMIT_BYTES)
+        said = parsed(_SeedLine, line, f"{log}:1: not a training log line").seed if line.strip() else None
+        found |= set() if said is None else {said}
+    return found
 
 
 def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:

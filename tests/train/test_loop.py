@@ -69,7 +69,9 @@ def test_a_short_run_leaves_config_checkpoints_and_log(tmp_path, family):
     lines = [json.loads(line) for line in trained.log.read_text().splitlines()]
     assert trained.log == tmp_path / "training" / "tiny.jsonl"
     assert [line["step"] for line in lines] == [1, 2, 3]
-    assert all(set(line) == {"step", "loss", "lr", "model"} and math.isfinite(line["loss"]) for line in lines)
+    assert all(
+        set(line) == {"step", "loss", "lr", "model", "seed"} and math.isfinite(line["loss"]) for line in lines
+    )
     assert json.loads((tmp_path / "models" / "tiny" / "tiny.json").read_text()) == TINY[family]
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from test_loop import recipe
 
+from rwkvclip_eval.records.reading import training_seeds
 from rwkvclip_train import loop
 from rwkvclip_train.cli import main
 from rwkvclip_train.recipe import shipped_recipes
@@ -58,6 +59,18 @@ def test_a_run_ends_with_the_spec_for_evaluation(tmp_path, run):
     assert f"--model open_clip:{out / 'tiny.json'}={out / 'step_000001.pt'}" in result.output
 
 
+def test_a_seed_of_the_command_line_is_trained_with_and_kept_in_the_log(tmp_path, run):
+    path = write(tmp_path, steps=1, seed=0)
+    options = ["--quiet", "--threads", "1"]
+    checkpoints = []
+    for seed in ("3", "4"):
+        out = tmp_path / seed
+        assert run([path, "--seed", seed, "--out", str(out), *options]).exit_code == 0
+        assert training_seeds(out) == {int(seed)}
+        checkpoints.append((out / "models" / "tiny" / "step_000001.pt").read_bytes())
+    assert checkpoints[0] != checkpoints[1]
+
+
 def test_check_trains_nothing(tmp_path, run):
     result = run([write(tmp_path), "--check", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0
@@ -71,6 +84,7 @@ def test_check_trains_nothing(tmp_path, run):
         ([], "give a recipe"),
         (["nano-digits-clip", "--device", "tpu9"], "Unknown device 'tpu9'"),
         (["nano-digits-clip", "--num-workers", "-1"], "--num-workers"),
+        (["nano-digits-clip", "--seed", "-1"], "--seed"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(arguments, said, tmp_path, monkeypatch, run):

@@ -20,6 +20,8 @@ Examples:
 
 `rwkvclip-train nano-digits-rwkv-clip` (a shipped recipe; needs no data and no GPU)
 
+`rwkvclip-train nano-digits-rwkv-clip --seed 1 --out runs/rwkv-1` (another seed, for `compare --group`)
+
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
 
 `rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
@@ -32,6 +34,9 @@ def train(
     data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
     num_workers: int = typer.Option(
         0, min=0, max=1024, help="Processes that decode images; results stay the same."
+    ),
+    seed: int | None = typer.Option(
+        None, min=0, max=2**31 - 1, help="In the place of the recipe's: a further draw of the same method."
     ),
     threads: int | None = typer.Option(
         None, min=1, max=4096, help="CPU threads; by default as many as cores."
@@ -52,7 +57,7 @@ def train(
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:
-        _train(recipe, out, device, data_root, num_workers, threads, check, quiet)
+        _train(recipe, out, device, data_root, num_workers, seed, threads, check, quiet)
 
 
 def _list_recipes() -> None:
@@ -72,6 +77,7 @@ def _train(
     device: str,
     data_root: Path | None,
     num_workers: int,
+    seed: int | None,
     threads: int | None,
     check: bool,
     quiet: bool,
@@ -79,6 +85,8 @@ def _train(
     from rwkvclip_train.recipe import load_recipe
 
     recipe = load_recipe(recipe_name)
+    if seed is not None:
+        recipe = recipe.model_copy(update={"seed": seed})
     if check:
         console.say(f"{recipe_name}: fine.")
         return

@@ -4,7 +4,7 @@ A run writes into its folder
     models/NAME/NAME.json         the model's config, in its family's format
     models/NAME/step_000300.pt    checkpoints of that family
     models/NAME/resume.pt         what the same command continues from
-    training/NAME.jsonl           {"step", "loss", "lr", "model"} per line; "model" as reports name it
+    training/NAME.jsonl           {"step", "loss", "lr", "model", "seed"} per line; "model" as reports name it
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def train(
             show(done, loss_value)
             if done == num_steps or done % recipe.log_every == 0:
                 model_name = f"{trainee.spec_prefix}{recipe.name}"
-                line = {"step": done, "loss": loss_value, "lr": lr, "model": model_name}
+                line = {"step": done, "loss": loss_value, "lr": lr, "model": model_name, "seed": recipe.seed}
                 log_file.write(json.dumps(line) + "\n")
                 log_file.flush()
             if done == num_steps or done % recipe.checkpoint_every == 0:

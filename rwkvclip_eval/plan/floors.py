@@ -1,0 +1,185 @@
+"""Absolute floors of a suite's numbers, `run --fail-below FILE`: YAML that says below what a run has failed.
+
+    floors:
+      - task: zero_shot_classification
+        dataset: cifar10 # or NAME@VARIANT
+        floor: 60 # in the unit of tables: per cent
+
+A number fails if its value is below its floor, whatever its interval. Where less is better, the floor is the
+most that it may be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from rwkvclip_eval.data.catalogue import canonical_name
+from rwkvclip_eval.errors import UserError, joined
+from rwkvclip_eval.records.metrics import PRIMARY_WORD, known
+from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import Strict
+from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, line_of, mistakes, parse_yaml
+from rwkvclip_models.files import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import yaml
+
+    from rwkvclip_eval.plan.units import Unit
+    from rwkvclip_eval.records.schema import Record
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+
+State = Literal["fine", "fails", "no number"]
+
+
+class Floor(Strict):
+    """What one number must reach."""
+
+    task: Name
+    dataset: Name = Field(description="NAME or NAME@VARIANT, as suites write it")
+    metric: Name = Field(PRIMARY_WORD, description="'primary': the dataset's own; or the name of one")
+    protocol: Name | None = Field(None, description="every one that the dataset runs under by default")
+    floor: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="per cent, or what the metric is in")
+
+    @property
+    def where(self) -> tuple[str, str, str]:
+        """Task, record name and variant, which is empty where the file does not say it."""
+        name, _, variant = self.dataset.partition("@")
+        return self.task, canonical_name(name), variant
+
+    def is_of(self, task: str, dataset: str, variant: str, protocol: str | None) -> bool:
+        """Return whether the floor is of such numbers, under any protocol where `protocol` is None."""
+        own_task, own_dataset, own_variant = self.where
+        rules = (None, protocol, (protocol or "").partition(" (")[0])
+        return (
+            (own_task, own_dataset) == (task, dataset)
+            and own_variant in ("", variant)
+            and (protocol is None or self.protocol in rules)
+        )
+
+
+class Floors(Strict):
+    """What a file of floors says."""
+
+    floors: tuple[Floor, ...] = Field(min_length=1, max_length=2000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """One number beside its floor.
+
+    Attributes:
+        floor: what it must reach.
+        record: the number.
+        state: whether it does; `no number`: the unit failed, lacked its data or does not apply.
+        within: the floor lies in the number's interval.
+    """
+
+    floor: Floor
+    record: Record
+    state: State
+    within: bool
+
+    @property
+    def verdict(self) -> str:
+        """As a table shows it."""
+        if self.state == "no number":
+            return f"no number: {self.record.reason or self.record.status}"
+        said = "FAILS" if self.state == "fails" else "fine"
+        return f"{said}, the floor is in the interval" if self.within else said
+
+
+def load_floors(path: Path, units: Sequence[Unit]) -> tuple[Floor, ...]:
+    """Return the floors in a file, after checking that a suite's `units` have such numbers.
+
+    Raises:
+        UserError: it is no such file, or names what the suite does not run; every mistake is listed with its
+            line.
+    """
+    text = read_text(path, what="file of floors", limit=YAML_LIMIT_BYTES)
+    node, content = parse_yaml(text, str(path))
+    if not isinstance(content, dict):
+        raise UserError(f"{path}:1: expected a mapping with 'floors', got {type(content).__name__}.")
+    try:
+        found = Floors.model_validate(content).floors
+    except ValidationError as error:
+        raise UserError(joined(mistakes(error, node, str(path)))) from error
+    problems = [
+        f"{path}:{line_of(node, ('floors', i, key))}: {said}"
+        for i, floor in enumerate(found)
+        for key, said in _problems(floor, units)
+    ]
+    problems += _twice(found, node, path)
+    if problems:
+        raise UserError(joined(problems))
+    return found
+
+
+def _problems(floor: Floor, units: Sequence[Unit]) -> Iterator[tuple[str, str]]:
+    """Yield key and text of each mistake of a floor."""
+    tasks = {unit.task.name: unit.task for unit in units}
+    if floor.task not in tasks:
+        yield "task", unknown_name("task of this suite", floor.task, tasks)
+        return
+    own = [unit for unit in units if unit.task.name == floor.task]
+    there = [unit for unit in own if floor.is_of(floor.task, unit.dataset, unit.variant or "default", None)]
+    if not there:
+        names = {unit.dataset if unit.variant is None else f"{unit.dataset}@{unit.variant}" for unit in own}
+        yield "dataset", unknown_name(f"dataset of {floor.task} in this suite", floor.dataset, names)
+        return
+    rules = {unit.protocol.name.partition(" (")[0] for unit in there}
+    if floor.protocol is not None and floor.protocol not in rules | {unit.protocol.name for unit in there}:
+        yield "protocol", unknown_name(f"protocol of {floor.dataset} in this suite", floor.protocol, rules)
+    if floor.metric != PRIMARY_WORD:
+        try:
+            tasks[floor.task].check_metric(floor.metric)
+        except UserError as error:
+            yield "metric", str(error)
+    in_percent = floor.metric == PRIMARY_WORD or known(floor.metric).in_percent
+    if in_percent and (0 < floor.floor < 1 or floor.floor > 100):
+        yield "floor", f"expected per cent, 0 or from 1 to 100, as tables show it (got {floor.floor:g})."
+
+
+def _twice(floors: Sequence[Floor], node: yaml.Node | None, path: Path) -> Iterator[str]:
+    seen: dict[tuple[object, ...], int] = {}
+    for i, floor in enumerate(floors):
+        line = line_of(node, ("floors", i))
+        first = seen.setdefault((floor.where, floor.metric, floor.protocol), line)
+        if first != line:
+            yield f"{path}:{line}: line {first} has a floor of the same number already."
+
+
+def held(floors: Sequence[Floor], records: Iterable[Record]) -> list[Held]:
+    """Return every number of `records` that has a floor beside it, of each model."""
+    found = []
+    records = list(records)
+    for floor in floors:
+        for record in records:
+            if not floor.is_of(record.task, record.dataset, record.variant, record.protocol):
+                continue
+            if record.value is None or record.status != "ok":
+                found.append(Held(floor=floor, record=record, state="no number", within=False))
+            elif record.primary if floor.metric == PRIMARY_WORD else record.metric == floor.metric:
+                found.append(_beside(floor, record, record.value))
+    return found
+
+
+def _beside(floor: Floor, record: Record, value: float) -> Held:
+    metric = record.measure
+    least = floor.floor / 100 if metric.in_percent else floor.floor
+    below = value < least if metric.better == "higher" else value > least
+    known_ends = record.ci_low is not None and record.ci_high is not None
+    within = known_ends and record.ci_low <= least <= record.ci_high  # type: ignore[operator]
+    return Held(floor=floor, record=record, state="fails" if below else "fine", within=bool(within))
+
+
+def exit_code(found: Sequence[Held], code: int) -> int:
+    """Return the exit code of a run that ended with `code`: 1 where a number fails."""
+    states = {one.state for one in found}
+    return 1 if "fails" in states else code or (3 if "no number" in states else 0)
