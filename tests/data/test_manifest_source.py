@@ -132,9 +132,9 @@ def test_missing_files_are_named(opened, tmp_path):
         open_dataset(DatasetRef(name="mine", source=source), data_root=None, base_dir=tmp_path)
 
 
-def test_the_readmes_suite_with_a_manifest_runs(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    suite = re.search(r"<!-- test: own manifest -->\n```yaml\n(.*?)```", readme, re.DOTALL)
+def test_the_documented_suite_with_a_manifest_runs(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
+    suite = re.search(r"<!-- test: own manifest -->\n```yaml\n(.*?)```", page, re.DOTALL)
     (tmp_path / "marked.yaml").write_text(suite[1])
     (tmp_path / "images").mkdir()
     rows = ["image,label"]

@@ -7,11 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-import rwkvclip_eval as rc
-
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -22,32 +17,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def block(marker: str) -> str:
-    """Return the fenced code after the comment `<!-- test: MARKER -->`."""
-    found = re.search(rf"<!-- test: {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, marker
-    return found[1]
-
-
-def test_the_readmes_own_model_and_own_dataset_run_in_ten_lines_each(cli: Cli, tmp_path: Path) -> None:
-    model, dataset = block("own model"), block("own dataset")
-    assert len(model.strip().splitlines()) <= 10
-    assert len(dataset.strip().splitlines()) <= 10
-    (tmp_path / "my_model.py").write_text(model)
-    (tmp_path / "birds.yaml").write_text(dataset)
-    rng = np.random.default_rng(0)
-    for name in ("owl", "wren"):
-        (tmp_path / "birds" / name).mkdir(parents=True)
-        for i in range(2):
-            pixels = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "birds" / name / f"{i}.jpg")
-    assert cli("validate", "birds.yaml").returncode == 0
-    done = cli("run", "birds.yaml", "--model", "python:my_model:make", "--out", "run")
-    assert done.returncode == 0, done.stderr
-    frame = rc.load_results(tmp_path / "run")
-    assert set(frame["n"]) == {4}
 
 
 def test_the_readmes_python_example_runs(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -108,9 +108,7 @@ def test_where_less_is_better_the_floor_is_the_most(tmp_path: Path) -> None:
 
 
 def test_a_number_that_is_not_there_is_no_success(tmp_path: Path) -> None:
-    missing = number(
-        None, status="missing_data", reason="no such folder", primary=False
-    )
+    missing = number(None, status="missing_data", reason="no such folder", primary=False)
     found = held(floors(tmp_path, f"{CIFAR}, floor: 50"), [missing])
     assert [one.verdict for one in found] == ["no number: no such folder"]
     assert (exit_code(found, 0), exit_code(found, 3)) == (3, 3)
@@ -126,7 +124,10 @@ def test_a_number_that_is_not_there_is_no_success(tmp_path: Path) -> None:
         ),
         ("task: linear_probe, dataset: cifar10, floor: 50", "Unknown task of this suite 'linear_probe'"),
         ("task: zero_shot_classification, dataset: cifar100, floor: 50", "Did you mean 'cifar10'"),
-        ("task: zero_shot_classification, dataset: sun397@partition1, floor: 50", "Known: cifar10, sun397@full"),
+        (
+            "task: zero_shot_classification, dataset: sun397@partition1, floor: 50",
+            "Known: cifar10, sun397@full",
+        ),
         (f"{CIFAR}, metric: top1-accuracy, floor: 50", "Did you mean 'top1_accuracy'"),
         (f"{CIFAR}, protocol: standrd, floor: 50", "Did you mean 'standard'"),
         (f"{CIFAR}, floor: 0.6", "expected per cent"),

@@ -1,4 +1,4 @@
-"""Writes the table of get-the-datasets.md from the catalogue: `python docs/datasets.py`."""
+"""Writes the table of get-the-datasets.md from the catalogue: `python docs/dataset_table.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rwkvclip_eval.plan.units import plan
 
 PAGE = Path(__file__).with_name("get-the-datasets.md")
 SUITE = "linear-probe-26"
-BEGIN, END = "<!-- table: docs/datasets.py writes it -->\n", "<!-- end of the table -->\n"
+BEGIN, END = "<!-- table: docs/dataset_table.py writes it -->\n", "<!-- end of the table -->\n"
 
 
 def rows() -> list[CatalogueRow]:
