@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.cli.options import PublishedOption  # noqa: TC001  # typer reads the annotations
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def compare(
             "same seeds), those at the same place (order), or none."
         ),
     ] = None,
+    published: PublishedOption = None,
 ) -> None:
     """Say whether a candidate is worse than a baseline, sample by sample.
 
@@ -124,11 +126,11 @@ def compare(
     if group:
         if {baseline, candidate, repeat_baseline, baseline_model, candidate_model, write_baseline} != {None}:
             raise UserError("--group brings its own runs: leave out BASELINE, CANDIDATE and their options.")
-        _compare_groups(group, rule, pair or Pair.seed, format, out)
-    if baseline is None or pair is not None:
+        _compare_groups(group, rule, pair or Pair.seed, published or (), format, out)
+    if baseline is None or pair is not None or published:
         raise UserError(
             "Expected two runs, `compare BASELINE CANDIDATE`; or methods, `compare --group NAME=RUN,RUN "
-            "--group NAME=RUN,RUN`, to which --pair belongs."
+            "--group NAME=RUN,RUN`, to which --pair and --published belong."
         )
     if write_baseline is not None:
         if candidate is not None:
@@ -159,18 +161,26 @@ def compare(
 
 
 def _compare_groups(
-    texts: Sequence[str], rule: Rule, pair: Pair, format: Format, out: Path | None
+    texts: Sequence[str],
+    rule: Rule,
+    pair: Pair,
+    published: Sequence[Path],
+    format: Format,
+    out: Path | None,
 ) -> NoReturn:
     from rwkvclip_eval.compare import group_formats as formats
     from rwkvclip_eval.compare.group_runs import read_groups
     from rwkvclip_eval.compare.groups import compare_groups
+    from rwkvclip_eval.records.published import read_published
 
     if format is Format.html:
         raise UserError("--group has no HTML page: choose --format terminal, json, github or junit.")
-    result = compare_groups(read_groups(texts), rule, pair.value)
+    result = compare_groups(read_groups(texts), rule, pair.value, read_published(published))
     if format is Format.terminal:
         for one in result.comparisons:
             console.table(formats.columns(one), formats.rows(one))
+        if result.published:
+            console.table(formats.PUBLISHED_COLUMNS, formats.published_rows(result))
         console.say("\n".join(formats.summary(result)))
     written = {
         Format.json: lambda: formats.as_json(result),

@@ -16,13 +16,16 @@ from rwkvclip_eval.compare.formats import (
     side_facts,
     verdict_case,
 )
+from rwkvclip_eval.compare.group_published import NO_WIN
 from rwkvclip_eval.printable import printable_json
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rwkvclip_eval.compare.group_published import Printed
     from rwkvclip_eval.compare.groups import GroupResult, MethodComparison, MethodRow
+    from rwkvclip_eval.compare.two_way import Varied
 
 FORMAT_VERSION = 1
 """Of the JSON."""
@@ -40,21 +43,44 @@ def rows(one: MethodComparison) -> list[list[str]]:
 
 
 def _cells(row: MethodRow) -> list[str]:
-    value, reach = row.varied.value, row.varied.reach()
-    wide = " (conservative)" if row.varied.conservative else ""
     return [
         row.title,
         row.metric,
         _mean_and_deviation(row.baseline),
         _mean_and_deviation(row.candidate),
-        f"{points(value)} [{points(value - reach)}, {points(value + reach)}]{wide}",
+        _difference(row.varied),
         "" if row.worse is None else p_value(row.worse),
         row.verdict or "",
     ]
 
 
+def _difference(varied: Varied) -> str:
+    value, reach = varied.value, varied.reach()
+    wide = " (conservative)" if varied.conservative else ""
+    return f"{points(value)} [{points(value - reach)}, {points(value + reach)}]{wide}"
+
+
 def _mean_and_deviation(values: NDArray[Any]) -> str:
     return f"{100 * values.mean():.1f} ±{100 * values.std(ddof=1):.1f}"
+
+
+PUBLISHED_COLUMNS = ("method", "set", "metric", "mean ±SD", "published", "Δ [95 %]", "source")
+
+
+def published_rows(result: GroupResult) -> list[list[str]]:
+    """Return the rows of `PUBLISHED_COLUMNS`."""
+    return [
+        [
+            one.group,
+            one.title,
+            one.metric,
+            _mean_and_deviation(one.values),
+            f"{one.row.text} ({one.row.who})",
+            _difference(one.varied),
+            one.row.where_from,
+        ]
+        for one in result.published
+    ]
 
 
 def headline(one: MethodComparison) -> str:
@@ -70,6 +96,7 @@ def summary(result: GroupResult) -> list[str]:
     for group in result.groups:
         told = ", ".join(run.label for run in group.runs)
         lines.append(f"{group.name}: {len(group.runs)} seeds: {told}.")
+    lines += [NO_WIN] * bool(result.published)
     return [*lines, *result.notes]
 
 
@@ -102,33 +129,50 @@ def as_json(result: GroupResult) -> str:
             }
             for one in result.comparisons
         ],
+        "published": [_printed(one) for one in result.published],
         "notes": list(result.notes),
     }
     return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _row(row: MethodRow) -> dict[str, Any]:
-    varied, reach = row.varied, row.varied.reach()
-    sides = {
-        name: {"values": values.tolist(), "mean": float(values.mean()), "sd": float(values.std(ddof=1))}
-        for name, values in (("baseline", row.baseline), ("candidate", row.candidate))
-    }
     return {
         "set": row.title,
         "metric": row.metric,
-        **sides,
-        "difference": {
-            "value": varied.value,
-            "low": varied.value - reach,
-            "high": varied.value + reach,
-            "conservative": varied.conservative,
-            "variance": varied.variance,
-            "by_images": varied.by_images,
-            "degrees_of_freedom": varied.freedom,
-        },
-        "p_worse": varied.worse,
+        "baseline": _values(row.baseline),
+        "candidate": _values(row.candidate),
+        "difference": _varied(row.varied),
+        "p_worse": row.varied.worse,
         "p_holm": row.worse,
         "verdict": row.verdict,
+    }
+
+
+def _printed(one: Printed) -> dict[str, Any]:
+    return {
+        "method": one.group,
+        "set": one.title,
+        "metric": one.metric,
+        "ours": _values(one.values),
+        "published": one.row.model_dump(),
+        "difference": _varied(one.varied),
+    }
+
+
+def _values(values: NDArray[Any]) -> dict[str, Any]:
+    return {"values": values.tolist(), "mean": float(values.mean()), "sd": float(values.std(ddof=1))}
+
+
+def _varied(varied: Varied) -> dict[str, Any]:
+    reach = varied.reach()
+    return {
+        "value": varied.value,
+        "low": varied.value - reach,
+        "high": varied.value + reach,
+        "conservative": varied.conservative,
+        "variance": varied.variance,
+        "by_images": varied.by_images,
+        "degrees_of_freedom": varied.freedom,
     }
 
 
@@ -139,6 +183,9 @@ def as_github(result: GroupResult) -> str:
         lines += [f"### {SIGNS.get(one.verdict, '❔')} {markdown(headline(one))}", ""]
         lines += [*markdown_table(rows(one), columns(one)), ""]
     lines += [f"- {markdown(line)}" for line in summary(result)[len(result.comparisons) :]]
+    if result.published:
+        lines += ["", "<details><summary>Beside published numbers</summary>", ""]
+        lines += [*markdown_table(published_rows(result), PUBLISHED_COLUMNS), "", "</details>"]
     return "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from rwkvclip_eval.compare.by_image import RunsOfUnit
 from rwkvclip_eval.compare.gate import DEFAULT_RULE, EXIT_CODES, Rule
+from rwkvclip_eval.compare.group_published import beside_published
 from rwkvclip_eval.compare.measured import Unknown
 from rwkvclip_eval.compare.pairing import OtherNumber, check_same_number, require_units, require_value
 from rwkvclip_eval.compare.significance import holm
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.compare.by_image import ByImage
     from rwkvclip_eval.compare.gate import SetVerdict, Verdict
+    from rwkvclip_eval.compare.group_published import Printed
     from rwkvclip_eval.compare.group_runs import Group, Pairing
     from rwkvclip_eval.compare.pairing import Side, UnitKey
     from rwkvclip_eval.compare.two_way import Varied
     from rwkvclip_eval.records.metrics import Metric
+    from rwkvclip_eval.records.published import PublishedRow
 
 FEW_FOR_A_VERDICT = 3
 """Seeds of each method from which on there is a verdict."""
@@ -124,12 +127,14 @@ class GroupResult:
         groups: the methods.
         rule: margin and level.
         comparisons: each method but the first beside it.
+        published: published numbers of the methods.
         notes: what is not compared, and why.
     """
 
     groups: tuple[Group, ...]
     rule: Rule
     comparisons: tuple[MethodComparison, ...]
+    published: tuple[Printed, ...]
     notes: tuple[str, ...]
 
     @property
@@ -151,7 +156,10 @@ class GroupResult:
 
 
 def compare_groups(
-    groups: Sequence[Group], rule: Rule = DEFAULT_RULE, pairing: Pairing = "seed"
+    groups: Sequence[Group],
+    rule: Rule = DEFAULT_RULE,
+    pairing: Pairing = "seed",
+    published: Sequence[PublishedRow] = (),
 ) -> GroupResult:
     """Return what can be said of each method beside the first.
 
@@ -159,6 +167,7 @@ def compare_groups(
         groups: two at least, each of two runs at least.
         rule: margin and level.
         pairing: which runs belong together.
+        published: published numbers, of which those of the methods are shown.
 
     Raises:
         OutputError: runs lack units of the first one, were judged on other samples or otherwise, or their
@@ -170,7 +179,13 @@ def compare_groups(
         _beside(groups[0], groups[k], [(one, one.values[0], one.values[k]) for one in sets], rule, pairing)
         for k in range(1, len(groups))
     )
-    return GroupResult(groups=tuple(groups), rule=rule, comparisons=comparisons, notes=tuple(notes))
+    return GroupResult(
+        groups=tuple(groups),
+        rule=rule,
+        comparisons=comparisons,
+        published=beside_published(groups, sets, published),
+        notes=tuple(notes),
+    )
 
 
 def _numbers(groups: Sequence[Group], notes: list[str]) -> list[SetNumbers]:

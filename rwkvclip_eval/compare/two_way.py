@@ -136,6 +136,27 @@ def vary(baseline: Sequence[ByImage], candidate: Sequence[ByImage], *, paired: b
     )
 
 
+def vary_from(runs: Sequence[ByImage], printed: float) -> Varied:
+    """Return how the mean of a method's runs less a number that somebody printed varies.
+
+    Nothing is known of the printed number's samples: it is taken as of as many other images, held to no seed.
+
+    Args:
+        runs: two at least.
+        printed: a fraction.
+    """
+    values, parts = np.array([run.value for run in runs]), np.stack([run.parts for run in runs])
+    mean, images = parts.mean(axis=0), runs[0].images
+    others = printed * (1 - printed) / images
+    most = float(values.mean() * (1 - values.mean())) / images + others
+    return Varied(
+        value=float(values.mean()) - printed,
+        draws=(Draws(values, _own(parts)),),
+        by_images=_believed(float(mean @ mean) + others, most, images),
+        images=images,
+    )
+
+
 def _own(parts: NDArray[np.float64]) -> float:
     """Return the variance that images give one run alone, of [S, p]."""
     return float(((parts - parts.mean(axis=0)) ** 2).sum()) / (len(parts) - 1)

@@ -205,6 +205,41 @@ def test_a_changed_number_is_found_out(texts, tmp_path):
         compared(texts["good"], text)
 
 
+PAPER = (
+    "task,method,backbone,pretrain_data,dataset,metric,value,protocol,precision,status,source\n"
+    + "".join(
+        f"zero_shot_classification,{method},B/32,web,{dataset},{metric},{value},unknown,unknown,published,Paper\n"
+        for method, dataset, metric, value in (
+            ("GOOD", "colours", "top1_accuracy", "50.0"),
+            ("Good", "colours@other", "top1_accuracy", "51.0"),
+            ("Good", "colours", "top5_accuracy", "52.0"),
+            ("Other", "colours", "top1_accuracy", "53.0"),
+        )
+    )
+)
+
+
+def test_published_numbers_stand_beside_their_method_unpaired_and_claim_no_win(run, texts, tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "one.csv").write_text(PAPER)
+    groups = ("--group", texts["good"], "--group", texts["bad"])
+    code, out, _ = run("compare", *groups, "--published", tmp_path / "papers", "--format", "json")
+    (printed,) = json.loads(out)["published"]
+    assert (code, printed["published"]["value"], printed["method"]) == (1, "50.0", "good")
+    good = values(texts["good"])
+    difference = printed["difference"]
+    assert difference["value"] == pytest.approx(good.mean() - 0.5)
+    # Ours and theirs, each on images of its own, and our seeds.
+    by_images = good.mean() * (1 - good.mean()) / 400 / 3 + 0.25 / 400
+    assert difference["by_images"] == pytest.approx(by_images, rel=0.1)
+    assert difference["variance"] >= good.var(ddof=1) / 3 + 0.25 / 400 - 1e-6
+    for form in ("terminal", "github"):
+        said = run("compare", *groups, "--published", tmp_path / "papers", "--format", form)[1]
+        assert "No win over one is claimed" in said
+        assert "50.0" in said
+    assert "No win" not in run("compare", *groups)[1]
+
+
 def test_json_says_everything_again(texts):
     content = json.loads(group_formats.as_json(compared(texts["good"], texts["bad"])))
     (one,) = content["comparisons"]

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 NANO: dict[str, Any] = {
     "input_size": 32, "image_depth": 1, "image_embed_dims": 32, "image_patch_size": 16,
-    "image_hidden_rate": 2, "image_num_heads": 2, "ctx_len": 77, "vocab_size": 49408, "head_size": 16, "head_size_divisor": 8,
-    "n_layer": 1, "n_embd": 32, "dim_att": 32, "dim_ffn": 64, "drop_path_rate": 0.0,
+    "image_hidden_rate": 2, "image_num_heads": 2, "ctx_len": 77, "vocab_size": 49408,
+    "head_size": 16, "head_size_divisor": 8, "n_layer": 1, "n_embd": 32, "dim_att": 32,
+    "dim_ffn": 64, "drop_path_rate": 0.0,
 }  # fmt: skip
 
 
