@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 _WORK, _DATA, _COMPUTE, _STORE = "What to run", "Data", "Computing", "Stored features"
-_CARD = "Model card"
+_CARD, _VERDICT = "Model card", "Pass or fail"
 
 
 def _option(*names: str, takes: str = "", panel: str | None = None, **more: Any) -> Any:
@@ -120,7 +120,7 @@ FailBelowOption = Annotated[
     _option(
         "--fail-below",
         takes="FILE",
-        panel=_WORK,
+        panel=_VERDICT,
         help="YAML of floors: exit code 1 where a number is below its own. A finished run is not run again.",
     ),
 ]

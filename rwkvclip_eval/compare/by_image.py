@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rwkvclip_eval.compare.pairing import UnitKey
     from rwkvclip_eval.compare.tables import Place
     from rwkvclip_eval.records.metrics import Metric
 
@@ -57,6 +58,25 @@ class ByImage(NamedTuple):
     value: float
     parts: NDArray[np.float64]
     images: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetNumbers:
+    """One primary metric of all runs.
+
+    Attributes:
+        unit: what it is of.
+        metric: what the number means.
+        images: units that a value is a mean over.
+        values: of each group its runs' numbers.
+        subset: part of the split was judged.
+    """
+
+    unit: UnitKey
+    metric: Metric
+    images: int
+    values: tuple[tuple[ByImage, ...], ...]
+    subset: bool
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rwkvclip_eval.compare.by_image import SetNumbers
     from rwkvclip_eval.compare.group_runs import Group
-    from rwkvclip_eval.compare.groups import SetNumbers
     from rwkvclip_eval.compare.two_way import Varied
     from rwkvclip_eval.records.published import PublishedRow
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from rwkvclip_eval.compare.by_image import RunsOfUnit
+from rwkvclip_eval.compare.by_image import RunsOfUnit, SetNumbers
 from rwkvclip_eval.compare.gate import DEFAULT_RULE, EXIT_CODES, Rule
 from rwkvclip_eval.compare.group_published import beside_published
 from rwkvclip_eval.compare.measured import Unknown
@@ -35,32 +35,12 @@ if TYPE_CHECKING:
     from rwkvclip_eval.compare.group_runs import Group, Pairing
     from rwkvclip_eval.compare.pairing import Side, UnitKey
     from rwkvclip_eval.compare.two_way import Varied
-    from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.records.published import PublishedRow
 
 FEW_FOR_A_VERDICT = 3
 """Seeds of each method from which on there is a verdict."""
 
 MethodVerdict = Literal["PASS", "REGRESSION", "INCONCLUSIVE", "WEAK EVIDENCE"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetNumbers:
-    """One primary metric of all runs.
-
-    Attributes:
-        unit: what it is of.
-        metric: what the number means.
-        images: units that a value is a mean over.
-        values: of each group its runs' numbers.
-        subset: part of the split was judged.
-    """
-
-    unit: UnitKey
-    metric: Metric
-    images: int
-    values: tuple[tuple[ByImage, ...], ...]
-    subset: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,6 +132,7 @@ def check_workflow(workflow: Any, ours: tuple[str, str], place: Path, scratch: P
 def test_reproduce_the_tables(place: Path, run: Run) -> None:
     write_nano(place, "model_31.pt")
     write_shards(place / "DATA", "cifar10", "test", [i % 10 for i in range(40)], 80)
+    (place / "DATA" / "wds_cifar10" / "classnames.txt").write_text("".join(f"thing {i}\n" for i in range(10)))
     for line in commands(page("reproduce-tables.md")):
         if " published " in line:
             assert "cifar10" in execute(line, run)
@@ -182,9 +183,15 @@ def test_get_the_datasets(place: Path, run: Run, monkeypatch: pytest.MonkeyPatch
     # Nothing here opens a socket.
     monkeypatch.setattr("rwkvclip_eval.data.download.download_dataset", download)
     write_shards(place / "DATA", "cifar10", "test", [i % 10 for i in range(10)], 80)
-    for name in ("abbey", "zoo"):
-        (place / "SUN397" / name).mkdir(parents=True)
-        Image.new("RGB", (8, 8), "red").save(place / "SUN397" / name / "a.jpg")
+    names = ("/a/abbey", "/z/zoo")
+    for name in names:
+        (place / "SUN397" / name[1:]).mkdir(parents=True)
+        for split in ("Training", "Testing"):
+            Image.new("RGB", (8, 8), "red").save(place / "SUN397" / name[1:] / f"sun_{split}.jpg")
+    (place / "SUN397" / "ClassName.txt").write_text("".join(f"{name}\n" for name in names))
+    for split in ("Training", "Testing"):
+        text = "".join(f"{name}/sun_{split}.jpg\n" for name in names)
+        (place / "SUN397" / f"{split}_01.txt").write_text(text)
     for line in commands(page("get-the-datasets.md")):
         execute(line, run, 0, 1, 3)
     assert asked[0] == "cifar10"
