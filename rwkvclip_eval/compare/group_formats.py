@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.compare.formats import (
     SIGNS,
     Case,
+    Outcome,
     junit,
     markdown,
     markdown_table,
@@ -198,6 +199,8 @@ def as_junit(result: GroupResult) -> str:
         for row in one.rows:
             told = zip(columns(one)[2:], _cells(row)[2:], strict=True)
             text = ", ".join(f"{head} {cell}" for head, cell in told)
-            outcome = "failed" if row.verdict == "regressed" else "passed"
-            cases.append(Case(f"{name}: {row.title}", "set", text, outcome if row.verdict else "skipped"))
+            outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
+            if row.verdict is None:
+                outcome = "skipped"
+            cases.append(Case(f"{name}: {row.title}", "set", text, outcome))
     return junit(cases)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rwkvclip_eval.compare.by_image import RunsOfUnit, SetNumbers
-from rwkvclip_eval.compare.gate import DEFAULT_RULE, EXIT_CODES, Rule
+from rwkvclip_eval.compare.gate import DEFAULT_RULE, EXIT_CODES, Rule, Verdict
 from rwkvclip_eval.compare.group_published import beside_published
 from rwkvclip_eval.compare.measured import Unknown
 from rwkvclip_eval.compare.pairing import OtherNumber, check_same_number, require_units, require_value
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rwkvclip_eval.compare.by_image import ByImage
-    from rwkvclip_eval.compare.gate import SetVerdict, Verdict
+    from rwkvclip_eval.compare.gate import SetVerdict
     from rwkvclip_eval.compare.group_published import Printed
     from rwkvclip_eval.compare.group_runs import Group, Pairing
     from rwkvclip_eval.compare.pairing import Side, UnitKey
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FEW_FOR_A_VERDICT = 3
 """Seeds of each method from which on there is a verdict."""
 
-MethodVerdict = Literal["PASS", "REGRESSION", "INCONCLUSIVE", "WEAK EVIDENCE"]
+MethodVerdict = Verdict | Literal["WEAK EVIDENCE"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,6 +238,10 @@ def test_published_numbers_stand_beside_their_method_unpaired_and_claim_no_win(r
         assert "No win over one is claimed" in said
         assert "50.0" in said
     assert "No win" not in run("compare", *groups)[1]
+    part = method(tmp_path, "good", (0, 1), subset=True)
+    said = run("compare", "--group", part, "--group", texts["bad"], "--published", tmp_path / "papers")[1]
+    assert "part of the split" in said
+    assert "No win" not in said
 
 
 def test_json_says_everything_again(texts):

@@ -62,6 +62,14 @@ def test_pairs_of_like_seeds_are_told_apart_better_than_unpaired_ones():
     assert vary(*sides, paired=True).reach() < vary(*sides, paired=False).reach() / 4
 
 
+def test_seeds_that_agree_by_chance_are_taken_to_vary_as_their_images_make_them():
+    half = np.arange(300) < 150
+    found = vary(runs_of(np.zeros((2, 300), bool)), runs_of(np.stack([half, ~half])), paired=True)
+    assert np.ptp(found.draws[0].values) == 0
+    # Each image is hit by one of two seeds: none is easier than another, and all variance is a run's own.
+    assert found.variance == pytest.approx(0.25 / 300 / 2 * 2, rel=0.02)
+
+
 def test_methods_that_never_differ_leave_an_interval_all_the_same():
     same = runs_of(np.ones((3, 50), bool))
     found = vary(same, same, paired=True)
@@ -89,6 +97,12 @@ def test_recalls_of_captions_vary_as_their_images_do():
     low, high, *_ = intervals.recall(hit, owner)
     assert found.value == hit.mean()
     assert 1.96 * float(found.parts @ found.parts) ** 0.5 == pytest.approx((high - low) / 2, rel=0.03)
+
+
+def test_classes_of_one_image_vary_as_images_do():
+    hit = (np.random.default_rng(0).random(200) < 0.7).astype(float)
+    classes, images = varying(hit, np.arange(200)), varying(hit)
+    assert float(classes @ classes) == pytest.approx(float(images @ images), rel=0.01)
 
 
 def test_small_classes_count_as_much_as_in_the_interval_of_one_model():
