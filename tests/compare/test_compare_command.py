@@ -54,7 +54,7 @@ def test_every_form_is_printed(run, runs, form, begins):
 def test_files_of_every_form_are_written(run, runs, tmp_path):
     assert run("compare", runs["baseline"], runs["worse"], "--out", tmp_path / "said" / "here")[0] == 1
     names = sorted(path.name for path in (tmp_path / "said" / "here").iterdir())
-    assert names == ["comparison.json", "comparison.md", "comparison.xml"]
+    assert names == [f"comparison.{ending}" for ending in ("html", "json", "md", "xml")]
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
