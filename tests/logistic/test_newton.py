@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rwkvclip_eval.logistic import fit_logistic, solver
+from rwkvclip_eval.logistic import fit_logistic, objective, solver
 from rwkvclip_eval.logistic.newton import newton
 from rwkvclip_eval.logistic.solver import Solver
 
@@ -24,14 +24,14 @@ def float64_objective(x, y, **options):
 @pytest.mark.parametrize("margin", [3.0, 18.0, 40.0])
 def test_float32_products_keep_the_curvature_of_samples_that_are_all_but_certain(margin):
     x, y = overlapping(num_classes=4)
-    _, objective = float64_objective(x, y)
+    _, function = float64_objective(x, y)
     # Every sample is told from the others by its intercept alone, so each is as certain.
-    point = torch.zeros(1, objective.basis.shape[1] + 1, 4, dtype=torch.float64)
+    point = torch.zeros(1, function.basis.shape[1] + 1, 4, dtype=torch.float64)
     point[0, -1, 0] = margin
     theta, l2 = point.view(1, -1), torch.zeros(1, dtype=torch.float64)
     d = torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    exact = objective.hessian(theta, l2)(d)
-    narrow = objective.hessian(theta, l2, narrow=True)(d.float())
+    exact = function.hessian(theta, l2)(d)
+    narrow = function.hessian(theta, l2, narrow=True)(d.float())
     assert narrow.dtype == torch.float32
     assert (narrow - exact).norm() <= 1e-5 * exact.norm()
 
@@ -39,14 +39,14 @@ def test_float32_products_keep_the_curvature_of_samples_that_are_all_but_certain
 def test_multilabel_products_keep_the_curvature_of_labels_that_are_all_but_certain():
     x, y = overlapping(num_classes=3)
     made = Solver(x, np.eye(3, dtype=np.int64)[y], num_classes=3, multilabel=True)
-    objective = made.objective(torch.float64, 1)
-    d = torch.randn(1, 3 * (objective.basis.shape[1] + 1), dtype=torch.float64)
+    function = made.objective(torch.float64, 1)
+    d = torch.randn(1, 3 * (function.basis.shape[1] + 1), dtype=torch.float64)
     for intercept in (-45.0, 45.0):
-        point = torch.zeros(1, objective.basis.shape[1] + 1, 3, dtype=torch.float64)
+        point = torch.zeros(1, function.basis.shape[1] + 1, 3, dtype=torch.float64)
         point[0, -1] = intercept
-        found = objective.hessian(point.view(1, -1), torch.zeros(1, dtype=torch.float64))(d)
+        found = function.hessian(point.view(1, -1), torch.zeros(1, dtype=torch.float64))(d)
         rows = torch.cat([torch.from_numpy(x).double() - made.problem.shift, torch.ones(len(x), 1)], 1)
-        rows[:, :-1] = rows[:, :-1] @ objective.basis
+        rows[:, :-1] = rows[:, :-1] @ function.basis
         expected = np.exp(-45.0) * rows.T @ (rows @ d.view(-1, 3))
         assert torch.allclose(found.view(-1, 3), expected, rtol=1e-6)
 
@@ -106,15 +106,15 @@ def test_a_start_of_a_weaker_strength_is_left_straight_away():
 
 def test_newtons_method_ends_where_it_is_told_to_and_within_its_passes():
     x, y = overlapping()
-    made, objective = float64_objective(x, y)
+    made, function = float64_objective(x, y)
     start, asked = made.theta(None), []
     for limit in (10, 60):
-        before = objective.passes
-        newton(objective, start, 1e-4, relative_gap=1e-12, solved=lambda _: False, max_passes=limit)
+        before = function.passes
+        newton(function, start, 1e-4, relative_gap=1e-12, solved=lambda _: False, max_passes=limit)
         # The last step may have begun within them.
-        assert objective.passes - before <= limit + 200
+        assert function.passes - before <= limit + 200
     end = newton(
-        objective,
+        function,
         start,
         1.0,
         relative_gap=1e-6,
@@ -123,3 +123,25 @@ def test_newtons_method_ends_where_it_is_told_to_and_within_its_passes():
     )
     assert len(asked) == 1
     assert made.prove(end, 1.0, 1e-6)[0].relative <= 1e-5
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_next_to_no_numbers_below_the_normal_ones_enter_float32_products(monkeypatch, first):
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 20
+    x = (6 * rng.standard_normal((20, 16)))[y] + rng.standard_normal((200, 16))
+    original, seen, faint = objective.product, [], []
+
+    def watched(a, b):
+        for numbers in (a, b):
+            if numbers.dtype == torch.float32:
+                seen.append(numbers.numel())
+                small = numbers.abs() < torch.finfo(torch.float32).tiny
+                faint.append(int((small & (numbers != 0)).sum()))
+        return original(a, b)
+
+    monkeypatch.setattr(objective, "product", watched)
+    monkeypatch.setattr(solver._Group, "_newton_first", lambda *_: first)
+    fit_logistic(x.astype(np.float32), y, [1e-8], num_classes=20, relative_gap=1e-10)
+    assert sum(seen) > 1e5
+    assert sum(faint) <= 1e-4 * sum(seen)
