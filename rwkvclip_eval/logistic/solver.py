@@ -176,6 +176,11 @@ class _Group:
         self.report: Callable[[int], None] | None = None
 
     def solve(self, starts: Sequence[Solution | None], max_iterations: int) -> None:
+        # Weights of a far weaker strength are saturated where this one bends: zero is the better start.
+        starts = [
+            None if start is not None and start.l2 < 1e-3 * l2 else start
+            for start, l2 in zip(starts, self.l2, strict=True)
+        ]
         points = [self.solver.theta(start) for start in starts]
         spent = [0] * len(self.l2)
         precisions = dict.fromkeys((self.solver.dtype, torch.float64))

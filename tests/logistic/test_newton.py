@@ -48,7 +48,7 @@ def test_multilabel_products_keep_the_curvature_of_labels_that_are_all_but_certa
         rows = torch.cat([torch.from_numpy(x).double() - made.problem.shift, torch.ones(len(x), 1)], 1)
         rows[:, :-1] = rows[:, :-1] @ function.basis
         expected = np.exp(-45.0) * rows.T @ (rows @ d.view(-1, 3))
-        assert torch.allclose(found.view(-1, 3), expected, rtol=1e-6)
+        assert torch.allclose(found.view(-1, 3), expected, rtol=1e-6, atol=1e-9 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -63,16 +63,6 @@ def test_few_features_are_solved_by_newtons_method_to_the_optimum_of_l_bfgs(monk
     [reference] = fit_logistic(x, labels, [l2], dtype=torch.float64, **common)
     assert found.status == reference.status == "converged"
     assert abs(found.objective - reference.objective) <= found.gap + reference.gap
-
-
-def test_at_weak_strengths_newtons_method_takes_a_third_of_the_passes(monkeypatch):
-    x, y = overlapping()
-    common = {"num_classes": 40, "relative_gap": 1e-10}
-    [found] = fit_logistic(x, y, [1e-6], **common)
-    with monkeypatch.context() as patch:
-        patch.setattr(solver._Group, "_newton_first", lambda *_: False)
-        [other] = fit_logistic(x, y, [1e-6], **common)
-    assert found.iterations <= other.iterations / 3
 
 
 @pytest.mark.parametrize("left", ["start", "way"])
@@ -96,7 +86,7 @@ def test_where_newtons_method_gives_up_l_bfgs_goes_on_from_there(monkeypatch, le
     assert abs(found.objective - expected.objective) <= found.gap + expected.gap
 
 
-def test_a_start_of_a_weaker_strength_is_left_straight_away():
+def test_a_start_of_a_far_weaker_strength_does_not_stand_in_the_way():
     x, y = overlapping(num_classes=5)
     weak, strong = fit_logistic(x, y, [1e-4, 1e2], num_classes=5, relative_gap=1e-10)
     [again] = fit_logistic(x, y, [1e2], num_classes=5, relative_gap=1e-10, start=[weak])
