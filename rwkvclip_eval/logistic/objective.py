@@ -36,8 +36,16 @@ _NULL = 1e-14
 """Share of the largest eigenvalue below which a direction is rounding (float32 features: their last bit)."""
 
 LEAD = 32
-"""Most directions, beside the intercept, that the preconditioner couples. Of 16 to 96 none was faster on all
-problems measured (`reports/measured/probe-speed-cpu.md`)."""
+"""Most directions, beside the intercept, that the preconditioner couples of more than `WHOLE` features. Of 16
+to 96 none was faster on all problems measured (`reports/measured/probe-speed-cpu.md`)."""
+
+WHOLE = 96
+"""Most features of which it couples all directions, at a cost that grows by their square; of so few, Newton's
+method begins in place of L-BFGS."""
+
+_FAINT = 1e-30
+"""Size below which numbers enter float32 products as 0: those below the normal ones (1e-38) take a processor
+ten times as long, and probabilities at weak λ are often so small."""
 
 _PAIR_ROWS = {"cpu": 256, "cuda": 8192}
 """Samples whose products of leading directions are made at a time: in a processor's cache, or on a GPU."""
@@ -101,7 +109,7 @@ def plan(problem: Problem, num_strengths: int, dtype: torch.dtype) -> Plan:
     copy = n * (num_features + 1) * dtype.itemsize
     resident = copy <= free // 2
     free -= copy * resident
-    lead = min(LEAD, num_features) + 1
+    lead = (num_features if num_features <= WHOLE else LEAD) + 1
     while lead and _coupling_bytes(problem, strengths, lead) > free // 2:
         lead //= 2
     free -= _coupling_bytes(problem, strengths, lead)
@@ -176,6 +184,16 @@ class Objective:
             starts = range(0, len(narrow), self.rows)
             self._turned = {start: narrow[start : start + self.rows].T.contiguous() for start in starts}
 
+    @property
+    def whole(self) -> bool:
+        """Whether the preconditioner couples all directions, and Hessians can be multiplied in float32."""
+        return self._narrow is not None and self._lead == self.basis.shape[1] + 1
+
+    @property
+    def coupling_price(self) -> int:
+        """Products with the Hessian that take as long as making the preconditioner."""
+        return max(10, self._lead // 4)
+
     def _rotated(self) -> Iterator[tuple[slice, Tensor]]:
         # In float64: float32 would drown directions of small variance in the rounding of the large ones.
         for part, block in self.problem.chunks(self.rows, torch.float64):
@@ -223,10 +241,11 @@ class Objective:
         self.passes += len(theta)
         flat = self._flat(theta)
         total = torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-        blocks = torch.zeros(flat[0].numel(), lead**2, dtype=torch.float32, device=flat.device)
+        columns = lead * (lead + 1) // 2
+        blocks = torch.zeros(flat[0].numel(), columns, dtype=torch.float32, device=flat.device)
         # Made once: fresh memory costs more than the products that fill it.
         few = _PAIR_ROWS.get(flat.device.type, _PAIR_ROWS["cuda"])
-        pairs = blocks.new_empty(min(few, self.rows), lead, lead)
+        pairs = blocks.new_empty(min(few, self.rows), columns)
         for _, rows in self._chunks():
             p = _forward(rows, flat)
             if self.problem.multilabel:
@@ -239,36 +258,47 @@ class Objective:
             if lead:
                 leading = rows[:, -lead:].float()
                 for weight, x in zip(
-                    torch.split(weights.flatten(1).float(), len(pairs)),
+                    torch.split(_without_faint(weights.flatten(1).float()), len(pairs)),
                     torch.split(leading, len(pairs)),
                     strict=True,
                 ):
-                    outer = torch.mul(x[:, :, None], x[:, None, :], out=pairs[: len(x)])
-                    blocks += product(weight.T, outer.flatten(1).T)
-        shaped = blocks.view(*flat.shape[1:], lead, lead) if lead else None
+                    blocks += product(weight.T, _products_of_pairs(x, pairs[: len(x)]).T)
+        shaped = _symmetric(blocks, lead).view(*flat.shape[1:], lead, lead) if lead else None
         return total.transpose(0, 1).reshape(theta.shape), shaped
 
-    def hessian(self, theta: Tensor, l2: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return the function d [J, D] → H d [J, D] at `theta` [J, D]; it holds P [n, J, K]."""
-        flat, multilabel = self._flat(theta), self.problem.multilabel
-        kept = []
-        for _, rows in self._chunks():
+    def hessian(self, theta: Tensor, l2: Tensor, *, narrow: bool = False) -> Callable[[Tensor], Tensor]:
+        """Return the function d [J, D] → H d [J, D] at `theta` [J, D]; it holds P [n, J, K].
+
+        With `narrow`, and where features are held in float32, it takes and gives float32. Every sample's part
+        keeps its digits all the same: changes of logits are taken beside that of the likeliest class, so the
+        small ones of a sample that is all but certain are not lost in its large one.
+        """
+        narrow = narrow and self._narrow is not None
+        multilabel, dtype = self.problem.multilabel, torch.float32 if narrow else self.dtype
+        flat, kept = self._flat(theta), []
+        for part, rows in self._chunks():
             logits = _forward(rows, flat)
-            kept.append(logits.sigmoid_() if multilabel else logits.softmax(-1))
+            if multilabel:
+                kept.append((part, (logits.sigmoid() * (-logits).sigmoid()).to(dtype), None))
+            else:
+                top = logits.argmax(-1, keepdim=True)
+                kept.append((part, _without_faint(logits.softmax(-1).to(dtype)), top))
 
         def product(d: Tensor) -> Tensor:
             self.passes += len(d)
             along, total = self._flat(d), torch.zeros(flat.shape, dtype=torch.float64, device=flat.device)
-            for p, (_, rows) in zip(kept, self._chunks(), strict=True):
+            for (part, p, top), (_, wide) in zip(kept, self._chunks(), strict=True):
+                rows = self._narrow[part] if narrow and self._narrow is not None else wide
                 moved = _forward(rows, along)
-                if multilabel:
-                    weighed = p * (1 - p) * moved
+                if top is None:
+                    moved *= p
                 else:
-                    weighed = p * (moved - (p * moved).sum(-1, keepdim=True))
-                total += _backward(rows, weighed)
+                    moved = moved.sub_(moved.gather(-1, top)).mul_(p)
+                    moved.addcmul_(p, moved.sum(-1, keepdim=True), value=-1)
+                total += self._backward(part, rows, moved)
             result = total.transpose(0, 1).clone(memory_format=torch.contiguous_format)
             result[:, :-1] += l2[:, None, None] * d.view(result.shape)[:, :-1]
-            return result.to(self.dtype).view(d.shape)
+            return result.to(dtype).view(d.shape)
 
         return product
 
@@ -285,7 +315,7 @@ class Objective:
             for part, rows in self._chunks():
                 losses, residual = self.problem.losses_and_residual(_forward(rows, flat), part)
                 loss += _summed(losses)
-                total += self._backward(part, rows, residual)
+                total += self._backward(part, rows, _without_faint(residual))
         else:
             assert self._narrow is not None, "only an anchored objective makes anchors"
             total, moved = anchor.product.clone(), (flat - anchor.flat).float()
@@ -294,7 +324,8 @@ class Objective:
                 logits = anchor.logits[part] + _forward(rows, moved)
                 losses, residual = self.problem.losses_and_residual(logits, part)
                 loss += _summed(losses)
-                total += self._backward(part, rows, residual.sub_(anchor.residual[part]).float())
+                change = _without_faint(residual.sub_(anchor.residual[part]).float())
+                total += self._backward(part, rows, change)
         return self._penalised(loss, total, theta, l2)
 
     def anchor(self, theta: Tensor, l2: Tensor) -> tuple[Tensor, Tensor, Anchor]:
@@ -322,6 +353,28 @@ class Objective:
 def _summed(losses: Tensor) -> Tensor:
     """Sum `losses` [c, J] or [c, J, K] over all but the strengths, in float64."""
     return losses.sum([axis for axis in range(losses.ndim) if axis != 1], dtype=torch.float64)
+
+
+def _products_of_pairs(x: Tensor, out: Tensor) -> Tensor:
+    """Write the products of `x` [c, L] of every pair of columns once, [c, L (L + 1) / 2], into `out`."""
+    first, width = 0, x.shape[1]
+    for j in range(width):
+        torch.mul(x[:, j:], x[:, j, None], out=out[:, first : first + width - j])
+        first += width - j
+    return out
+
+
+def _symmetric(halves: Tensor, width: int) -> Tensor:
+    """Return the matrices [c, L²] whose rows from the diagonal on `halves` [c, L (L + 1) / 2] hold."""
+    rows, columns = torch.triu_indices(width, width, device=halves.device)
+    place = torch.empty(width, width, dtype=torch.int64, device=halves.device)
+    place[rows, columns] = place[columns, rows] = torch.arange(len(rows), device=halves.device)
+    return halves[:, place.view(-1)]
+
+
+def _without_faint(numbers: Tensor) -> Tensor:
+    """Return `numbers` with 0 for those that would slow float32 products down; float64 as it is."""
+    return torch.nn.functional.hardshrink(numbers, _FAINT) if numbers.dtype == torch.float32 else numbers
 
 
 def _forward(rows: Tensor, flat: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 In coordinates where the features' scatter is diagonal, each class' block of the Hessian,
     H_k = Σ_n p_nk (1 − p_nk) x_n x_nᵀ + λ I,
 is diagonal at W = 0, and away from it couples the directions that matter. So it is taken whole in the leading
-ones, those in which the features vary most, and its diagonal in the others (the diagonal alone is the idea
-of EKFAC, George et al. 2018, arXiv:1806.03884). What couples classes is left to L-BFGS, save one thing:
+ones, those in which the features vary most (all, of few features), and its diagonal in the others (the
+diagonal alone is the idea of EKFAC, George et al. 2018, arXiv:1806.03884). What couples classes is left to
+L-BFGS or conjugate gradients, save one thing:
 softmax does not see a change that all classes share, so only λ bends it and a step along it would be far too
 long. The optimum has no such part; points start without one (`Solver.theta`), then gradients have none, and
 steps are kept free of it.
@@ -64,6 +65,10 @@ class Preconditioner:
     def diagonal_only(self) -> Preconditioner:
         """Return the one without couplings, which is positive whatever rounding did to them."""
         return replace(self, inverse=None)
+
+    def to(self, dtype: torch.dtype) -> Preconditioner:
+        """Return the one that serves vectors in `dtype`."""
+        return replace(self, root=self.root.to(dtype))
 
     def of(self, mask: Tensor) -> Preconditioner:
         """Return that of the strengths where `mask` [J] is true."""

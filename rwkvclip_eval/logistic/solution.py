@@ -35,7 +35,8 @@ class Solution:
             infimum is 0 (multilabel: also +inf for a class that every sample has).
         objective: Σ CE + λ/2 ‖W‖² at this point, of two classes with the one column w.
         gap: proven upper bound of objective − optimum; inf where none could be proven.
-        iterations: evaluations of objective and gradient, from the start given.
+        iterations: evaluations of objective and gradient from the start given; of Newton's method all passes
+            over the data, products with the Hessian among them.
         status: how it ended.
     """
 

@@ -2,8 +2,9 @@
 
 `fit_logistic` minimises Σ CE + λ/2 ‖W‖² with an unpenalised intercept; of two classes W is one column, as in
 scikit-learn (see `problem.py`). Points and products are float32, and go on in float64 (on a CPU beside
-anchors, `objective.py`) where float32 cannot reach the wanted gap (weak λ). A strength counts as converged
-only when `certificate.py` has proven its gap on the very numbers that are returned.
+anchors, `objective.py`) where float32 cannot reach the wanted gap (weak λ). Of few features, on a CPU,
+Newton's method (`newton.py`) takes the place of float32. A strength counts as converged only when
+`certificate.py` has proven its gap on the very numbers that are returned.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import torch
 from rwkvclip_eval.errors import ConfigError
 from rwkvclip_eval.logistic.certificate import balance, certify
 from rwkvclip_eval.logistic.descent import descend
-from rwkvclip_eval.logistic.newton import newton
-from rwkvclip_eval.logistic.objective import Objective, make_basis, plan
+from rwkvclip_eval.logistic.newton import MAX_PASSES, follow, newton
+from rwkvclip_eval.logistic.objective import WHOLE, Objective, make_basis, plan
 from rwkvclip_eval.logistic.problem import make_problem
 from rwkvclip_eval.logistic.solution import Solution, Status, assemble
 from rwkvclip_eval.memory import MEMORY_BUDGET
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 RELATIVE_GAP = 1e-6
 MAX_ITERATIONS = 2000
+
+_NEWTONS_LEAST = 100
+"""Iterations below which Newton's method, which spends them by the dozen, is not begun with."""
+
+_WAY = 1e12
+"""Falls of λ that Newton's method follows; what lies beyond is out of float64's reach."""
 
 
 class Solver:
@@ -120,6 +127,13 @@ class Solver:
             point[-1] = problem.gather(start.intercept) + problem.shift @ weight
         return self.exact(point.to(problem.device).view(-1))
 
+    def origin(self, start: Solution | None) -> float:
+        """Return the strength of `start`; without it the one that bends as much as the loss does at W = 0."""
+        if start is not None:
+            return start.l2
+        objective, num_classes = self.objective(torch.float64, 1), self.problem.shape[2]
+        return float(objective.curvature(self.theta(None)[None], 0)[0][:, :-num_classes].max())
+
     def prove(self, theta: Tensor, l2: float, wanted: float) -> tuple[Certificate, Tensor, Tensor]:
         """Balance the intercept at `theta` [D], certify; return weight [F, K] and intercept [K] as well.
 
@@ -162,9 +176,21 @@ class _Group:
         self.report: Callable[[int], None] | None = None
 
     def solve(self, starts: Sequence[Solution | None], max_iterations: int) -> None:
+        # Weights of a far weaker strength are saturated where this one bends: zero is the better start.
+        starts = [
+            None if start is not None and start.l2 < 1e-3 * l2 else start
+            for start, l2 in zip(starts, self.l2, strict=True)
+        ]
         points = [self.solver.theta(start) for start in starts]
         spent = [0] * len(self.l2)
-        for dtype in dict.fromkeys((self.solver.dtype, torch.float64)):
+        precisions = dict.fromkeys((self.solver.dtype, torch.float64))
+        if self._newton_first(max_iterations):
+            del precisions[torch.float32]
+            for i, start in enumerate(starts):
+                origin = self.solver.origin(start)
+                if origin <= _WAY * self.l2[i]:
+                    self._newton(i, points, spent, max_iterations // 2, origin)
+        for dtype in precisions:
             open_ = [i for i, done in enumerate(self.settled) if not done and spent[i] < max_iterations]
             size = plan(self.solver.problem, len(open_), dtype).strengths if open_ else 1
             for first in range(0, len(open_), size):
@@ -172,7 +198,7 @@ class _Group:
                 self._descend(part, dtype, points, spent, max_iterations)
         for i, done in enumerate(self.settled):
             if not done and spent[i] < max_iterations:
-                self._finish(i, points)
+                self._newton(i, points, spent, MAX_PASSES)
         for i, done in enumerate(self.settled):
             if not done:
                 certificate, weight, intercept = self.solver.prove(points[i], self.l2[i], self.relative_gap)
@@ -215,18 +241,51 @@ class _Group:
         for j, i in enumerate(part):
             points[i], spent[i] = self.solver.exact(final[j]), before[j] + iterations[j]
 
-    def _finish(self, i: int, points: list[Tensor]) -> None:
-        """Go on by Newton's method where L-BFGS has come to an end, if its probabilities fit the memory."""
+    def _newton_first(self, max_iterations: int) -> bool:
+        """Whether Newton's method takes the place of float32: few features, and the memory for it."""
+        solver = self.solver
+        return (
+            solver.dtype == torch.float32
+            and max_iterations >= _NEWTONS_LEAST
+            and solver.problem.shape[1] <= WHOLE
+            and self._probabilities_fit()
+            and solver.objective(torch.float64, 1).whole
+        )
+
+    def _probabilities_fit(self) -> bool:
         n, _, num_classes = self.solver.problem.shape
-        if 8 * n * num_classes > self.solver.problem.memory_budget // 4:
+        return 8 * n * num_classes <= self.solver.problem.memory_budget // 4
+
+    def _newton(
+        self,
+        i: int,
+        points: list[Tensor],
+        spent: list[int],
+        max_passes: int,
+        origin: float | None = None,
+    ) -> None:
+        """Solve one strength by Newton's method, if its probabilities fit the memory.
+
+        From `origin` on, the strength that its point belongs to, where one is given.
+        """
+        if not self._probabilities_fit():
             return
+        objective, before = self.solver.objective(torch.float64, 1), spent[i]
+        passes = objective.passes
 
         def solved(theta: Tensor) -> bool:
-            return self.solver.prove(theta, self.l2[i], self.relative_gap)[0].relative <= self.relative_gap
+            certificate, weight, intercept = self.solver.prove(theta, self.l2[i], self.relative_gap)
+            # As of L-BFGS, the evaluation of the start is none.
+            iterations = before + objective.passes - passes - 1
+            self._keep(i, certificate, weight, intercept, iterations, "converged")
+            self.settled[i] = certificate.relative <= self.relative_gap
+            self._on_iteration()
+            return self.settled[i]
 
-        objective = self.solver.objective(torch.float64, 1)
-        passes = objective.passes
-        points[i] = self.solver.exact(newton(objective, points[i], self.l2[i], solved))
+        given = objective, points[i], self.l2[i]
+        options = {"relative_gap": self.relative_gap, "solved": solved, "max_passes": max_passes}
+        end = newton(*given, **options) if origin is None else follow(*given, origin, **options)
+        points[i], spent[i] = self.solver.exact(end), before + objective.passes - passes - 1
         self.solver.passes[torch.float64] += objective.passes - passes
 
     def _on_iteration(self) -> None:

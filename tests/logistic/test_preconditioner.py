@@ -8,7 +8,7 @@ import torch
 
 from rwkvclip_eval.logistic import fit_logistic, solver
 from rwkvclip_eval.logistic.descent import descend
-from rwkvclip_eval.logistic.objective import LEAD, Objective, make_basis, plan
+from rwkvclip_eval.logistic.objective import LEAD, WHOLE, Objective, make_basis, plan
 from rwkvclip_eval.logistic.preconditioner import make_preconditioner
 from rwkvclip_eval.logistic.problem import make_problem
 
@@ -179,13 +179,13 @@ def test_the_product_with_the_labels_is_that_of_centred_features(kind):
     assert np.allclose(given.label_product.numpy(), expected, rtol=1e-10, atol=1e-10)
 
 
-def crossed():
+def crossed(num_features=50):
     """Classes that need directions in which others differ little: their Hessians are far from diagonal."""
     rng = np.random.default_rng(0)
     y = np.arange(2000) % 20
-    spread = np.logspace(0, -2, 50)
-    means = rng.standard_normal((20, 50))
-    return ((means[y] + rng.standard_normal((2000, 50))) * spread).astype(np.float32), y
+    spread = np.logspace(0, -2, num_features)
+    means = rng.standard_normal((20, num_features))
+    return ((means[y] + rng.standard_normal((2000, num_features))) * spread).astype(np.float32), y
 
 
 @pytest.mark.parametrize("l2", [1e-2, 1e-4])
@@ -217,13 +217,16 @@ def test_directions_are_coupled_where_memory_allows():
     assert abs(ample.objective - scarce.objective) <= ample.gap + scarce.gap
 
 
-def test_at_zero_weights_nothing_is_coupled(monkeypatch):
+@pytest.mark.parametrize(("num_features", "lead"), [(WHOLE, WHOLE + 1), (WHOLE + 1, LEAD + 1)])
+def test_at_zero_weights_nothing_is_coupled_and_then_all_of_few_features(monkeypatch, num_features, lead):
     asked = []
     original = Objective.curvature
     monkeypatch.setattr(
         Objective, "curvature", lambda self, theta, lead: asked.append(lead) or original(self, theta, lead)
     )
-    x, y = crossed()
+    x, y = crossed(num_features)
     fit_logistic(x, y, [1e-2], num_classes=20)
+    coupled = [number for number in asked if number]
     assert asked[0] == 0
-    assert set(asked[1:]) == {LEAD + 1}
+    assert asked[-len(coupled) :] == coupled
+    assert set(coupled) == {lead}

@@ -67,7 +67,8 @@ def test_contradictory_samples_at_weak_strengths_are_solved_by_newtons_steps():
     [solution] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
     assert solution.status == "converged"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(solver, "newton", lambda objective, theta, l2, solved: theta)
+        patch.setattr(solver, "newton", lambda objective, theta, l2, **_: theta)
+        patch.setattr(solver, "follow", lambda objective, theta, l2, origin, **_: theta)
         [without] = fit_logistic(x, y, [1e-6], num_classes=100, relative_gap=1e-10)
     assert without.status == "iteration_limit"
     assert without.objective > solution.objective
