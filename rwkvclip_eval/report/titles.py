@@ -26,7 +26,7 @@ def titled(loaded: Loaded) -> Loaded:
 
 
 def titled_tables(loaded: Loaded) -> list[Table]:
-    """Return the tables of what `titled` returned; what their averages are over and lack goes by titles too."""
+    """Return the tables of what `titled` returned, with the titles of what averages are over and lack."""
     names = {e.record.dataset for e in loaded.entries}
     return [
         dataclasses.replace(table, averages=tuple(_average(row, names) for row in table.averages))

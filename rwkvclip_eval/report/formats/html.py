@@ -1,4 +1,4 @@
-"""The HTML page: one file without network or fonts of its own, whole without its script, kept under a size."""
+"""The HTML page: one file without network or fonts, whole without its script, kept under a size."""
 
 from __future__ import annotations
 

@@ -61,6 +61,7 @@ def popovers(
 
 
 def run_facts(run: Run) -> dict[str, Any]:
+    """Return what a run was: its command, suite, machine and times."""
     info = run.info
     if info is None:
         return {"name": run.name, "facts": []}
