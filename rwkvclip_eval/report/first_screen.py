@@ -5,6 +5,7 @@ A lead is claimed only where the 95 % intervals lie apart, of the whole row.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 MAX_CARDS = 3
+_MAX_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +104,13 @@ def _standing(row: Row) -> str:
         return "not comparable between models"
     (first, best), (second, next_best) = ranked[:2]
     if len(level := leaders(row)) > 1:
-        return f"level with {level[1] if len(level) == 2 else f'{len(level) - 1} others'}"
+        return f"level with {_name(level[1]) if len(level) == 2 else f'{len(level) - 1} others'}"
     if row.cells[first].clear:
-        return f"leads, {gap_text(row, best, next_best)} ahead of {second}"
+        return f"leads, {gap_text(row, best, next_best)} ahead of {_name(second)}"
     return (
-        f"highest of {len(ranked)}, not separated from {second}"
+        f"highest of {len(ranked)}, not separated from {_name(second)}"
         if row.metric.better == "higher"
-        else (f"lowest of {len(ranked)}, not separated from {second}")
+        else (f"lowest of {len(ranked)}, not separated from {_name(second)}")
     )
 
 
@@ -201,7 +203,7 @@ def _of_several(found: Sequence[tuple[str, str]]) -> str:
     for kind, model in found:
         leads.setdefault(model, []).append(kind)
     open_ones = leads.pop("", [])
-    said = [f"{model} leads {_joined(kinds)}" for model, kinds in leads.items()]
+    said = [f"{_name(model)} leads {_joined(kinds)}" for model, kinds in leads.items()]
     if said and open_ones:
         said.append(f"no lead is clear on {_joined(open_ones)}")
     return f"{'; '.join(said)}." if said else f"No lead is clear on {_joined(open_ones)}."
@@ -209,3 +211,10 @@ def _of_several(found: Sequence[tuple[str, str]]) -> str:
 
 def _joined(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _name(model: str) -> str:
+    """Return a model's name for a sentence: cut where it is very long, and turning no neighbour."""
+    cut = model if len(model) <= _MAX_NAME else f"{model[: _MAX_NAME - 1]}…"
+    turns = any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in cut)
+    return f"\u2068{cut}\u2069" if turns else cut

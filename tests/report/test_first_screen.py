@@ -144,6 +144,12 @@ def test_of_a_single_model_the_sentence_counts_what_published_numbers_it_meets(t
     )
 
 
+def test_long_names_are_cut_and_right_to_left_ones_isolated_in_sentences(tmp_path: Path) -> None:
+    first = First(tmp_path, record("x" * 500, value=0.6), record("שלום", value=0.5))
+    assert first.sentence == f"{'x' * 79}… leads zero-shot classification."
+    assert first.cards[0].standing == "leads, 10.0 points ahead of \u2068שלום\u2069"
+
+
 def test_robustness_is_a_kind_of_its_own_behind_the_others(tmp_path: Path) -> None:
     records = [record("a", d) for d in ("cifar10", "dtd", *SHIFTED)] + [record("a", "dtd", **PROBE)]
     averages = [
@@ -210,6 +216,6 @@ def test_a_card_of_the_page_holds_value_interval_model_and_difference(tmp_path: 
     (card,) = re.findall(r'<article class="card">(.*?)</article>', page, re.DOTALL)
     words = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", card))).strip()
     assert words == (
-        "Zero-shot classification CIFAR-10, top-1 · standard 81.0 % ±0.8 95 % interval 80.2–81.8 rwkv-clip-b32 "
-        "Δ ≈ +1.2 ±0.8 to RWKV-CLIP B/32, YFCC15M, published 79.8: within the noise"
+        "Zero-shot classification CIFAR-10, top-1 · standard 81.0 % ±0.8 95 % interval 80.2–81.8 "
+        "rwkv-clip-b32 Δ ≈ +1.2 ±0.8 to RWKV-CLIP B/32, YFCC15M, published 79.8: within the noise"
     )
