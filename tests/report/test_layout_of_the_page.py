@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from report_runs import CAPTIONS, picture, record, write_examples, write_run
 
 from rwkvclip_eval.report import ReportPaths, write_report
