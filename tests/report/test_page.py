@@ -232,8 +232,8 @@ def test_ties_differences_and_the_bank_of_neighbours_stand_beside_the_number(tmp
     )
     report = write_report([run], tmp_path / "report")
     page, markdown = page_of(report).text, report.markdown.read_text(encoding="utf-8")
-    # In the headline's table and in the task's.
-    assert page.count("ties 38.2–61.8") == 2
+    # On its card, in the line of its model and in the task's table.
+    assert page.count("ties 38.2–61.8") == 3
     assert markdown.count("(49.0–51.0) ties 38.2–61.8") == 2
     assert "known differences" in page
     for shown in (page, markdown):

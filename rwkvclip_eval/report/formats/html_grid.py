@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -155,7 +156,8 @@ def _lines(rows: Sequence[Row], models: Sequence[str], metric: str) -> list[Line
     for row in rows:
         shade = tints(row)
         cells = tuple(_grid_cell(row, m, shade) for m in models)
-        lines.append(Line(head=_head(row, metric), cells=cells, first=row.title != last))
+        head = dataclasses.replace(_head(row, metric), remark=row.remark)
+        lines.append(Line(head=head, cells=cells, first=row.title != last))
         last = row.title
     return lines
 
@@ -169,7 +171,6 @@ def _head(row: Row, metric: str) -> Head:
         title=row.title,
         metric=_metric(row, metric),
         sub=row.leaves_out_text,
-        remark=row.remark,
         problem=row.problem,
     )
 
