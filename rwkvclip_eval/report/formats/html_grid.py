@@ -96,10 +96,10 @@ class Grid:
 
     Attributes:
         corner: what its lines are.
-        groups: headings over the columns with how many each is over; empty where there are none.
         columns: heads.
         lines: rows of models, or of datasets.
         averages: rows of averages.
+        groups: headings over the columns with how many each is over; empty where there are none.
         metric: of all numbers whose head does not say another.
         remarks: dataset and what to know of it, where its head has no room.
     """
