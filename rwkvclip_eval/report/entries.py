@@ -39,11 +39,13 @@ class Entry:
         run: where it came from.
         model: column title: the record's model name, with what tells it apart where two encoders share the
             name.
+        title: what pages and drawings call its dataset; empty: by its record name.
     """
 
     record: Record
     run: Run
     model: str
+    title: str = ""
 
     @property
     def trained(self) -> bool:

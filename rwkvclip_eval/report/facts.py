@@ -8,10 +8,7 @@ from rwkvclip_eval.metrics.intervals import AVERAGE_METHOD
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.report.probe_facts import other_notes, probe_facts, spread_text
 from rwkvclip_eval.report.versions import what_changed
-from rwkvclip_eval.report.wording import (
-    STATUS_WORDS,
-    dataset_title,
-)
+from rwkvclip_eval.report.wording import STATUS_WORDS, dataset_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -97,7 +94,7 @@ def unit_facts(entry: Entry, curve: RegularisationCurve | None = None) -> list[t
     facts = [
         ("status", "" if r.status == "ok" else f"{STATUS_WORDS[r.status]}: {r.reason}"),
         ("protocol", f"{r.protocol}, task version {r.task_version}"),
-        ("dataset", f"{dataset_title(entry)}, split {r.split}"),
+        ("dataset", f"{dataset_version(r)}, split {r.split}"),
         ("older version", what_changed(r)),
         ("checked", _checked(entry)),
         ("known differences", str(r.notes.get("differences", ""))),

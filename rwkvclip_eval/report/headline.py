@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.metrics import PRIMARY
-from rwkvclip_eval.report.rows import intervals_apart, leaders, restrict
+from rwkvclip_eval.report.rows import gap_text, intervals_apart, leaders, ranking, restrict
 from rwkvclip_eval.report.series import final_models
 
 if TYPE_CHECKING:
@@ -131,40 +131,28 @@ def _nothing(loaded: Loaded) -> str:
     return f"No number came out of this run: of {len(statuses)} tried, {facts or 'none was scored'}."
 
 
-def _ranking(row: Row) -> list[tuple[str, Cell]]:
-    """Return the rankable cells, best first."""
-    sign = 1 if row.metric.better == "lower" else -1
-    able = [(m, c) for m, c in row.cells.items() if c.rankable]
-    return sorted(able, key=lambda item: (item[1].value or 0.0) * sign)
-
-
-def _gap(row: Row, first: Cell, second: Cell) -> str:
-    gap = row.metric.text(abs((first.value or 0.0) - (second.value or 0.0)))
-    return f"{gap} points" if row.metric.in_percent else gap
-
-
 def _clear_lead(row: Row) -> tuple[str, str, str] | None:
     """Return leader, runner-up and distance where their intervals lie apart; None elsewhere."""
-    ranking = _ranking(row)
-    if len(ranking) < 2 or row.problem or not intervals_apart(ranking[0][1], ranking[1][1]):
+    ranked = ranking(row)
+    if len(ranked) < 2 or row.problem or not intervals_apart(ranked[0][1], ranked[1][1]):
         return None
-    return ranking[0][0], ranking[1][0], _gap(row, ranking[0][1], ranking[1][1])
+    return ranked[0][0], ranked[1][0], gap_text(row, ranked[0][1], ranked[1][1])
 
 
 def _clause(row: Row, task: str) -> str:
     where = f"{task} ({_place(row)})"
-    ranking = _ranking(row)
-    if not ranking:
+    ranked = ranking(row)
+    if not ranked:
         return _unranked(row, where)
-    first, best = ranking[0]
-    if len(ranking) == 1:
+    first, best = ranked[0]
+    if len(ranked) == 1:
         return f"{first} reaches {_figure(best)} on {where}; {_alone(row, first)}"
     if row.problem:
         return f"no model is ranked on {where}, because {row.problem}"
-    second, runner_up = ranking[1]
+    second, runner_up = ranked[1]
     if len(tied := leaders(row)) > 1:
         return f"{_join(tied)} are level at {_figure(best)} on {where}"
-    gap = _gap(row, best, runner_up)
+    gap = gap_text(row, best, runner_up)
     apart = intervals_apart(best, runner_up)
     if apart is None:
         older = "made as today " if best.older or runner_up.older else ""

@@ -148,6 +148,7 @@ class PaperTable:
         metrics: which datasets have which, in a sentence where the columns' heads do not say it.
         notes: what else the reader must know, a sentence each.
         sources: documents, numbered from 1.
+        task: of the records.
     """
 
     name: str
@@ -158,6 +159,7 @@ class PaperTable:
     metrics: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    task: str = ""
 
     @property
     def paths(self) -> tuple[tuple[str, ...], ...]:

@@ -141,6 +141,7 @@ def _table(layout: Layout, measured: Sequence[Measured], lines: Sequence[Publish
         metrics=metrics(columns),
         notes=notes(columns, published, ours, alike, specs),
         sources=tuple(sources),
+        task=layout.task,
     )
 
 

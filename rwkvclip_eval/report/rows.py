@@ -200,3 +200,16 @@ def leaders(row: Row) -> list[str]:
     values = {m: c.value for m, c in row.cells.items() if c.rankable and c.value is not None}
     best = row.metric.text(row.metric.best(values.values()))
     return [m for m, v in values.items() if row.metric.text(v) == best]
+
+
+def ranking(row: Row) -> list[tuple[str, Cell]]:
+    """Return the rankable cells, best first."""
+    sign = 1 if row.metric.better == "lower" else -1
+    able = [(m, c) for m, c in row.cells.items() if c.rankable]
+    return sorted(able, key=lambda item: (item[1].value or 0.0) * sign)
+
+
+def gap_text(row: Row, first: Cell, second: Cell) -> str:
+    """Return the distance of two numbers of a row with its unit."""
+    gap = row.metric.text(abs((first.value or 0.0) - (second.value or 0.0)))
+    return f"{gap} points" if row.metric.in_percent else gap

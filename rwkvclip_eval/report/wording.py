@@ -50,6 +50,11 @@ DATASET_TITLES = {
     "imagenet_sketch": "ImageNet-Sketch",
     "flickr30k": "Flickr30k",
     "mscoco_captions": "MSCOCO",
+    "flickr8k": "Flickr8k",
+    "tiny_imagenet": "Tiny ImageNet",
+    "twemoji": "Twemoji",
+    "digits": "Digits",
+    "digits_scenes": "Digit scenes",
 }
 """Record name → title as papers print it at the head of a column."""
 STATUS_WORDS = {
@@ -66,6 +71,8 @@ def dataset_version(record: Record) -> str:
 
 
 def dataset_title(entry: Entry) -> str:
-    """Return the dataset with its variant and, where it is not the test split, its split."""
+    """Return what the entry says it is shown as, else the dataset with its variant and an unusual split."""
+    if entry.title:
+        return entry.title
     split = "" if entry.record.split in ("", "test") else f" ({entry.record.split})"
     return f"{dataset_version(entry.record)}{split}"

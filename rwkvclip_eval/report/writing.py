@@ -94,6 +94,7 @@ def write_report(
     from rwkvclip_eval.report.paper_tables import paper_tables
     from rwkvclip_eval.report.plots.every import draw_plots
     from rwkvclip_eval.report.tables import build_tables
+    from rwkvclip_eval.report.titles import titled, titled_tables
 
     loaded = load_runs(runs)
     tables = build_tables(loaded.entries, loaded.averages)
@@ -101,7 +102,10 @@ def write_report(
     rows = read_published(published)
     beside = paper_tables(tables, headline.models, rows)
     conforming = conformance([entry.record for entry in loaded.entries], rows)
-    plots = draw_plots(tables, loaded, rows, pairs)
+    # Page and drawings call datasets by their titles, tables of text by their record names.
+    shown = titled(loaded)
+    shown_tables = titled_tables(shown)
+    plots = draw_plots(shown_tables, shown, rows, pairs)
 
     pictures = []
     for plot in plots:
@@ -139,5 +143,6 @@ def write_report(
     write_text(paths.results_csv, results_csv(loaded.entries))
     write_text(paths.latex, latex(tables))
     write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming))
-    write_text(paths.index, render_page(loaded, tables, headline, plots, beside, conforming))
+    shown_headline = write_headline(shown, shown_tables)
+    write_text(paths.index, render_page(shown, shown_tables, shown_headline, plots, beside, conforming))
     return paths

@@ -7,7 +7,6 @@ import pytest
 from report_runs import CAPTIONS, picture, record, write_examples, write_run
 
 from rwkvclip_eval.report import ReportPaths, write_report
-from rwkvclip_eval.report.formats.html import MAX_HEAD_COLUMNS
 from rwkvclip_eval.report.plots.style import model_colours
 
 pytestmark = pytest.mark.usefixtures("no_pdf")
@@ -17,25 +16,6 @@ RETRIEVAL = {"task": "zero_shot_retrieval", "metric": "text_retrieval_recall@1"}
 
 def html(report: ReportPaths) -> str:
     return report.index.read_text(encoding="utf-8")
-
-
-def test_a_headline_of_many_columns_stands_in_tables_that_a_page_holds(tmp_path: Path) -> None:
-    protocols = [f"protocol-{i}" for i in range(5)]
-    run = write_run(
-        tmp_path / "run",
-        [record(m, d, protocol=p) for m in ("a", "b") for d in ("x", "y", "z") for p in protocols]
-        + [record(m, d, task="knn_probe") for m in ("a", "b") for d in ("x", "y")],
-    )
-    page = html(write_report([run], tmp_path / "report"))
-    head = page[: page.index("<main>")]
-    tables = re.findall(r'<table class="headline[^"]*" style="--n:(\d+)">(.*?)</table>', head, re.DOTALL)
-    assert len(tables) == 1  # Six averages.
-    few = [record(m, d, protocol=p) for m in ("a", "b") for d in ("x",) for p in [*protocols, "q", "r", "s"]]
-    page = html(write_report([write_run(tmp_path / "more", few)], tmp_path / "more" / "report"))
-    head = page[: page.index("<main>")]
-    tables = re.findall(r'<table class="headline[^"]*" style="--n:(\d+)">(.*?)</table>', head, re.DOTALL)
-    assert [int(n) for n, _ in tables] == [MAX_HEAD_COLUMNS, 8 - MAX_HEAD_COLUMNS]
-    assert all(table.count('<th scope="row">') == 2 for _, table in tables)
 
 
 def test_no_two_of_many_models_have_one_colour() -> None:
@@ -78,17 +58,20 @@ def test_a_caption_that_one_of_several_models_has_is_left_out(tmp_path: Path) ->
     assert re.findall(r'<p class="caption">“(.*?)”', alone) == ["shared", "only a"]
 
 
-def test_on_paper_the_key_and_the_rules_of_the_first_column_stay_and_tables_fit(
-    full_report: ReportPaths,
-) -> None:
+def test_on_paper_nothing_scrolls_sticks_or_waits_to_be_pressed(full_report: ReportPaths) -> None:
     page = html(full_report)
     paper = page[page.index("@media print") :]
-    hidden = re.search(r"([^{}]*)\{display:none\}", paper)
-    assert hidden and ".key" not in hidden[1] and ".press" in hidden[1]
-    # Chrome prints no borders of cells that stick.
-    assert re.search(r"\.results th:first-child[^{]*\{position:static", paper)
-    assert re.search(r"\.results,\.headline\{font-size:clamp\([^}]*var\(--n\)", paper)
-    assert set(re.findall(r'class="results" style="--n:(\d+)"', page)) == {"3"}
+    hidden = re.search(r"([^{}]*)\{display:none!important\}", paper)
+    assert hidden and ".press" in hidden[1] and ".switch>label" in hidden[1]
+    assert not re.search(r"\.key\b(?<!switch>\.key)", hidden[1])
+    # Chrome prints no borders of cells that stick, and leaves what is positioned out of repeated heads.
+    assert "thead,caption,th:first-child{position:static!important" in paper
+    assert ".sort{display:contents}.name{position:static" in paper
+    assert re.search(r"\.scroll,\.tall\{overflow:visible;max-height:none", paper)
+    # Every protocol is printed, and wide tables in smaller letters.
+    assert ".switch>input~.view,.paper{display:block!important}" in paper
+    assert re.search(r"\.grid\{width:100%;font-size:clamp\([^}]*var\(--n\)", paper)
+    assert set(re.findall(r'class="grid" style="--n:(\d+)"', page)) == {"3"}
 
 
 def test_the_axis_of_a_plot_against_steps_names_its_metric(tmp_path: Path) -> None:
@@ -98,10 +81,3 @@ def test_the_axis_of_a_plot_against_steps_names_its_metric(tmp_path: Path) -> No
     svg = report.index.parent / "plots" / "epochs-zero-shot-classification-standard.svg"
     assert "primary metric of each, %" in svg.read_text(encoding="utf-8")
     assert not re.search(r">\s*%\s*<", svg.read_text(encoding="utf-8"))
-
-
-@pytest.mark.parametrize("models", [1, 6])
-def test_tables_of_many_models_may_use_the_whole_window(tmp_path: Path, models: int) -> None:
-    run = write_run(tmp_path / "run", [record(f"m{i}") for i in range(models)])
-    page = html(write_report([run], tmp_path / "report"))
-    assert ('<div class="scroll wide"' in page) == (models > 5)

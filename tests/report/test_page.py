@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -42,7 +44,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if self.open[-1:] != ["style"] else ""
+        self.text += data if self.open[-1:] not in (["style"], ["script"]) else ""
 
     def all(self, tag: str) -> list[dict[str, Any]]:
         return [attributes for name, attributes in self.elements if name == tag]
@@ -60,15 +62,34 @@ def test_the_page_nests_and_every_anchor_and_popover_exists_once(full_report: Re
     assert {a["popovertarget"] for a in page.all("button")} <= set(ids)
 
 
-def test_the_page_needs_no_network_and_no_script(full_report: ReportPaths) -> None:
+def test_the_page_needs_no_network(full_report: ReportPaths) -> None:
     text = full_report.index.read_text(encoding="utf-8")
     page = Page(text)
-    assert page.all("script") == page.all("link") == []
+    assert page.all("link") == []
     assert all(a["src"].startswith("data:image/") for a in page.all("img"))
     assert "default-src 'none'" in text
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
+
+
+def test_the_policy_allows_one_script_by_its_digest_and_no_other(full_report: ReportPaths) -> None:
+    text = full_report.index.read_text(encoding="utf-8")
+    page = Page(text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert page.all("script") == [{}]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "script-src": f"'sha256-{digest}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
 
 
 def test_tables_have_headers_and_pictures_have_words(full_report: ReportPaths) -> None:
@@ -107,10 +128,11 @@ def test_every_number_opens_how_it_was_made(full_report: ReportPaths) -> None:
         assert fact in first
 
 
-def test_the_first_screen_has_the_sentence_before_the_headline_table(full_report: ReportPaths) -> None:
+def test_the_first_screen_has_numbers_then_the_sentence_then_the_models(full_report: ReportPaths) -> None:
     text = full_report.index.read_text(encoding="utf-8")
-    lead, table, first = (text.index(s) for s in ('class="lead"', 'class="headline', "<section"))
-    assert lead < table < first
+    places = ('<article class="card">', 'class="lead"', '<div class="switch"', "<section")
+    card, lead, models, first = map(text.index, places)
+    assert card < lead < models < first
 
 
 def test_failures_published_numbers_and_provenance_are_shown(full_report: ReportPaths) -> None:
@@ -151,7 +173,7 @@ def test_whatever_users_wrote_is_escaped(tmp_path: Path) -> None:
     (run / "examples" / f"{unit}.json").write_text(json.dumps(broken))
     report = write_report([run], tmp_path / "report")
     page = page_of(report)
-    assert page.all("script") == []
+    assert page.all("script") == [{}]
     assert not any("onerror" in a for _, a in page.elements)
     assert evil in page.text
     outside_fence = re.sub(r"(?ms)^````yaml.*?^````$", "", report.markdown.read_text(encoding="utf-8"))
@@ -210,8 +232,8 @@ def test_ties_differences_and_the_bank_of_neighbours_stand_beside_the_number(tmp
     )
     report = write_report([run], tmp_path / "report")
     page, markdown = page_of(report).text, report.markdown.read_text(encoding="utf-8")
-    # In the headline's table and in the task's.
-    assert page.count("ties 38.2–61.8") == 2
+    # On its card, in the line of its model and in the task's table.
+    assert page.count("ties 38.2–61.8") == 3
     assert markdown.count("(49.0–51.0) ties 38.2–61.8") == 2
     assert "known differences" in page
     for shown in (page, markdown):

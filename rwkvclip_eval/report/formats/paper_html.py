@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.report.formats.paper_text import difference_text, half_text, spread_text
+from rwkvclip_eval.report.formats.templates import environment
 from rwkvclip_eval.report.paper_notes import READING
 from rwkvclip_eval.report.wording import STATUS_WORDS
 
@@ -29,23 +29,20 @@ def paper_html(tables: Sequence[PaperTable], colours: Mapping[str, str]) -> str:
         tables: the paper's.
         colours: model → its colour in the report.
     """
-    from jinja2 import Environment, StrictUndefined
-
     if not tables:
         return ""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("rwkvclip_eval.report.formats").joinpath("paper_tables.html.j2")
-    template = environment.from_string(source.read_text(encoding="utf-8"))
-    return template.render(
-        tables=tables,
-        colours=colours,
-        reading=READING,
-        why=_why,
-        half=half_text,
-        difference=difference_text,
-        spread=spread_text,
+    return (
+        environment()
+        .get_template("paper_tables.html.j2")
+        .render(
+            tables=tables,
+            colours=colours,
+            reading=READING,
+            why=_why,
+            half=half_text,
+            difference=difference_text,
+            spread=spread_text,
+        )
     )
 
 
