@@ -275,7 +275,8 @@ class Objective:
         """
         narrow = narrow and self._narrow is not None
         multilabel, dtype = self.problem.multilabel, torch.float32 if narrow else self.dtype
-        flat, kept = self._flat(theta), []
+        flat = self._flat(theta)
+        kept: list[tuple[slice, Tensor, Tensor | None]] = []
         for part, rows in self._chunks():
             logits = _forward(rows, flat)
             if multilabel:

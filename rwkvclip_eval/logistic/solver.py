@@ -10,6 +10,7 @@ Newton's method (`newton.py`) takes the place of float32. A strength counts as c
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -282,9 +283,15 @@ class _Group:
             self._on_iteration()
             return self.settled[i]
 
-        given = objective, points[i], self.l2[i]
-        options = {"relative_gap": self.relative_gap, "solved": solved, "max_passes": max_passes}
-        end = newton(*given, **options) if origin is None else follow(*given, origin, **options)
+        way: Callable[..., Tensor] = newton if origin is None else partial(follow, origin=origin)
+        end = way(
+            objective,
+            points[i],
+            self.l2[i],
+            relative_gap=self.relative_gap,
+            solved=solved,
+            max_passes=max_passes,
+        )
         points[i], spent[i] = self.solver.exact(end), before + objective.passes - passes - 1
         self.solver.passes[torch.float64] += objective.passes - passes
 
