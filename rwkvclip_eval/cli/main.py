@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.cli.bench import bench
 from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
 from rwkvclip_eval.cli.exchange import export, import_results, write_cards
@@ -70,6 +71,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command("published")(published_command)
+app.command()(bench)
 app.command()(compare)
 app.command()(export)
 app.command("import")(import_results)
