@@ -8,6 +8,7 @@ process of its own, so that running out of memory or a crash costs one cell of o
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -155,8 +156,7 @@ class _Server:
                 self._call()
                 event.record()
             torch.cuda.synchronize()
-            pairs = zip(events, events[1:], strict=False)
-            return [one.elapsed_time(next_) / 1e3 for one, next_ in pairs]
+            return [one.elapsed_time(other) / 1e3 for one, other in itertools.pairwise(events)]
         found = []
         for _ in range(calls):
             start = time.perf_counter()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.bench import turns
+from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.encoders.spec import expand_specs
 from rwkvclip_eval.environment import environment
@@ -18,7 +19,6 @@ from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.records.efficiency import TASK, Measured, read_block, write_block
 from rwkvclip_eval.records.reading import read_run_info, write_records
 from rwkvclip_eval.records.schema import RunInfo
-from rwkvclip_eval.bench.records import records_of
 from rwkvclip_models.disk import write_text
 
 if TYPE_CHECKING:
@@ -294,7 +294,8 @@ def _continue(out: Path, info: RunInfo) -> None:
         other = [name for name, value in given.items() if before.identity.get(name) != value]
         if other:
             raise OutputError(
-                f"{out} holds another run (other {', '.join(other)}). Choose another --out, or the same options."
+                f"{out} holds another run (other {', '.join(other)}). Choose another --out, or the same "
+                "options."
             )
         info = dataclasses.replace(info, started_utc=before.started_utc, num_commands=before.num_commands + 1)
     write_text(path, json.dumps(dataclasses.asdict(info), indent=1, ensure_ascii=False))

@@ -119,7 +119,7 @@ class Subject:
         return pixels.to(self._device), tokens.to(self._device)
 
     def _text_of(self, length: int) -> Tensor:
-        """Return [1, L] ids of a text that fills L tokens, its end the last: towers that stop there stop late."""
+        """Return [1, L] ids of a text that fills L tokens: towers that stop at its end read all."""
         if not length or self.towers.tokenize is None:
             return torch.zeros(1, 0, dtype=torch.int64)
         full = self.towers.tokenize([_LONG_TEXT])[0]

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.options import DeviceOption, ImplementationOption, ModelOption
+from rwkvclip_eval.cli.options import (  # noqa: TC001  # typer reads annotations at run time
+    DeviceOption,
+    ImplementationOption,
+    ModelOption,
+)
 from rwkvclip_eval.errors import UserError, shown
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ def bench(
     ] = None,
     tokens: Annotated[
         str | None,
-        _grid_option("--tokens", "N,…", "Of texts; beyond what a model was trained on for speed only."),
+        _grid_option("--tokens", "N,…", "Of texts; beyond a model's own for speed only."),
     ] = None,
     mode: Annotated[str | None, _grid_option("--mode", "NAME,…", "eager, compiled (torch.compile).")] = None,
     device: DeviceOption = "cpu",
@@ -71,8 +75,8 @@ def bench(
 ) -> None:
     """Measure speed and memory of models side by side, and write a report.
 
-    Every model runs in a process of its own; in each cell of the grid they take turns, repeat after repeat, so
-    that their ratio has an interval. Times while others use the processors are measured again or marked.
+    Every model runs in a process of its own; in each cell of the grid they take turns, repeat after repeat,
+    so that their ratio has an interval. Times while others use the processors are measured again or marked.
 
     Examples:
     - `rwkvclip-eval bench -m rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`

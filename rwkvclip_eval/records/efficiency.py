@@ -1,4 +1,4 @@
-"""What a measurement of speed and memory keeps: cells, what each model did in them, and their files. No torch.
+"""What a measurement of speed and memory keeps: cells, what each model did in them, their files. No torch.
 
 A run directory of measurements holds, beside what `schema` names,
     cells/CELL.json    one `Block` each, with the digest of its content: what is cut or changed is no result
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence  # pydantic reads annotations at run time
+from collections.abc import Mapping, Sequence  # noqa: TC003  # pydantic reads annotations at run time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -146,8 +147,8 @@ def length_of(cell: Cell) -> int:
 def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
     """Return how time grows over the rows of one tower, batch and precision, which differ in size alone.
 
-    The exponent is the slope of a straight line through log time against log size, fitted in each repeat, with
-    the t interval over repeats. A crossover is where the ratio of times, straight between two sizes on
+    The exponent is the slope of a straight line through log time against log size, fitted in each repeat,
+    with the t interval over repeats. A crossover is where the ratio of times, straight between two sizes on
     logarithmic axes, is 1.
 
     Args:
@@ -183,7 +184,7 @@ def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
     ]
     found = [
         math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))
-        for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False)
+        for (x0, y0), (x1, y1) in itertools.pairwise(points)
         if y0 * y1 < 0
     ]
     return Growth(exponent=exponent, crossovers=found)

@@ -31,11 +31,11 @@ def test_sizes_are_sides_or_height_by_width():
 
 @pytest.mark.parametrize("text", ["", "0", "224x", "x", "1x2x3", "-5", "99999", "a", "2 2"])
 def test_a_size_that_is_none_is_refused(text):
-    with pytest.raises(UserError, match="--size .*expected 224"):
+    with pytest.raises(UserError, match=r"--size .*expected 224"):
         parse_sizes(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,,2", "-1", "1.5", "1000001", "9" * 30])
 def test_a_number_that_is_none_is_refused(text):
-    with pytest.raises(UserError, match="--batch-size .*whole numbers from 1 to 1000000"):
+    with pytest.raises(UserError, match=r"--batch-size .*whole numbers from 1 to 1000000"):
         parse_numbers(text, "--batch-size", 1_000_000)

@@ -1,4 +1,4 @@
-"""FLOPs that are counted equal closed forms, written here from the equations, for every tower and the step."""
+"""Counted FLOPs equal closed forms, written here from the equations, for every tower and the step."""
 
 import json
 
@@ -9,8 +9,9 @@ from rwkvclip_eval.encoders import load_encoder
 from rwkvclip_eval.records.efficiency import Cell
 
 RWKV = {
-    "input_size": 32, "image_depth": 2, "image_embed_dims": 32, "image_patch_size": 16, "image_hidden_rate": 2,
-    "image_num_heads": 2, "ctx_len": 77, "vocab_size": 49408, "head_size": 16, "head_size_divisor": 8,
+    "input_size": 32, "image_depth": 2, "image_embed_dims": 32, "image_patch_size": 16,
+    "image_hidden_rate": 2, "image_num_heads": 2, "ctx_len": 77, "vocab_size": 49408, "head_size": 16,
+    "head_size_divisor": 8,
     "n_layer": 3, "n_embd": 32, "dim_att": 32, "dim_ffn": 96, "drop_path_rate": 0.3,
 }  # fmt: skip
 VIT = {

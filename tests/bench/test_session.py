@@ -95,7 +95,7 @@ def test_records_hold_rates_latencies_and_the_reason_where_there_is_none(tmp_pat
 )
 def test_another_measurement_is_not_mixed_in(tmp_path, measured, changed, options):
     run_bench(plan(), tmp_path, options=BenchOptions())
-    with pytest.raises(OutputError, match="holds another run .other"):
+    with pytest.raises(OutputError, match=r"holds another run \(other"):
         run_bench(changed, tmp_path, options=options)
 
 

@@ -30,8 +30,10 @@ class Stage:
         stage = self
 
         class Scripted:
-            facts = {"implementation": "x", "num_parameters": 7, "load_s": 1.0}
             baseline_bytes, pid = 100, 1
+
+            def __init__(self):
+                self.facts = {"implementation": "x", "num_parameters": 7, "load_s": 1.0}
 
             def ask(self, do, **what):
                 stage.log.append((name, do))

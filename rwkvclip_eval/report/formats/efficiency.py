@@ -88,9 +88,10 @@ def cells_of(row: SpeedRow) -> list[str]:
 
 
 def _text(estimate: Estimate) -> str:
-    if estimate.n < 2:
-        return f"{estimate.value:.3g}"
-    return f"{estimate.value:.3g} ({estimate.low:.3g}–{estimate.high:.3g})"
+    value, low, high = (
+        f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in (estimate.value, estimate.low, estimate.high)
+    )
+    return value if estimate.n < 2 else f"{value} ({low}–{high})"
 
 
 def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
@@ -121,8 +122,8 @@ def _growths(rows: Sequence[SpeedRow]) -> list[str]:
                 found = growth(own, model, models[-1]).exponent
                 if found is not None:
                     said.append(
-                        f"{model}, {tower} tower, batch {key[0]}, {key[1]}: time grows as {unit} to the power "
-                        f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})."
+                        f"{model}, {tower} tower, batch {key[0]}, {key[1]}: time grows as {unit} to the "
+                        f"power {found.value:.2f} ({found.low:.2f} to {found.high:.2f})."
                     )
     return said
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.plots.style import Look
 
 TABLE = "efficiency"
+_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
+_TELLING = 0.1
+"""An exponent is shown where its interval is within ± this."""
 
 
 def efficiency_plots(rows: Sequence[SpeedRow]) -> Iterator[Plot]:
@@ -59,12 +62,15 @@ def _against_size(
         kept = [(at, r.megabytes) for at, r in zip(x, own, strict=True) if r.megabytes]
         if kept:
             figure.axes[1].plot([at for at, _ in kept], [mb for _, mb in kept], **style)
-        exponent = growth(rows, model, models[-1]).exponent
-        said.append((model, exponent))
-    what = own_unit = "px" if image else "tokens"
+        found = growth(rows, model, models[-1]).exponent
+        known = found is not None and found.high - found.low < 2 * _TELLING
+        said.append(f"{model} (time ∝ size^{found.value:.2f})" if found and known else model)
+    unit = "px" if image else "tokens"
     figure.axes[0].set_ylabel("images/s" if image else "texts/s")
-    figure.axes[1].set_ylabel("memory beyond the loaded model, MB")
-    crossed = _mark_crossovers(figure, rows, models, image=image)
+    figure.axes[1].set_ylabel("memory, MB")
+    crossed = _mark_crossovers(figure, rows, models, unit)
+    rated = [r.rate.value for r in rows if r.rate is not None]
+    figure.axes[0].set_ylim(min(rated) / 2, max(rated) * 2)
     for ax in figure.axes:
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -73,35 +79,26 @@ def _against_size(
         ax.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         ax.minorticks_off()
         ax.set_xlabel("side of a square image of as many pixels, px" if image else "tokens")
-    figure.legend(handles, [m if e is None else f"{m} (time ∝ size^{_power(e.value)})" for m, e in said])
+    figure.legend(handles, said)
     how = f"batch {batch}, {precision}{', compiled' if compiled else ''}"
     words = "; ".join(
         f"{r.measured.model} at {r.cell.shape}: {r.rate.value:.3g}/s" for r in rows if r.rate is not None
     )
     name = f"efficiency-{tower}-batch{batch}-{precision}{'-compiled' if compiled else ''}"
-    title = f"{tower.capitalize()} tower against {what}, {how}"
-    return figure.plot(name, title, f"{title}: {words}.{crossed(own_unit)}", TABLE)
+    title = f"{tower.capitalize()} tower against {unit}, {how}"
+    return figure.plot(name, title, f"{title}: {words}.{crossed}", TABLE)
 
 
-def _power(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _mark_crossovers(figure: Drawing, rows: Sequence[SpeedRow], models: Sequence[str], *, image: bool):  # type: ignore[no-untyped-def]
-    found = [(m, at) for m in models[:-1] for at in growth(rows, m, models[-1]).crossovers]
-    for _, at in found:
-        x = math.sqrt(at) if image else at
-        figure.axes[0].axvline(x, color=CHANCE, linewidth=0.8, linestyle=(0, (2, 2)))
-        figure.axes[0].annotate(
-            f" {x:.0f}", (x, 1), xycoords=("data", "axes fraction"), va="top", fontsize=SMALL, color=CHANCE
-        )
-
-    def said(unit: str) -> str:
-        return "".join(
-            f" {m} is as fast as {models[-1]} at {math.sqrt(at) if image else at:.0f} {unit}."
-            for m, at in found
-        )
-
+def _mark_crossovers(figure: Drawing, rows: Sequence[SpeedRow], models: Sequence[str], unit: str) -> str:
+    """Draw where models are as fast as the last, and return it in words."""
+    said = ""
+    for model in models[:-1]:
+        for at in growth(rows, model, models[-1]).crossovers:
+            x = math.sqrt(at) if unit == "px" else at
+            figure.axes[0].axvline(x, color=CHANCE, linewidth=0.8, linestyle=(0, (2, 2)))
+            place = {"xycoords": ("data", "axes fraction"), "va": "top", "fontsize": SMALL, "color": CHANCE}
+            figure.axes[0].annotate(f" {x:.0f}", (x, 1), **place)
+            said += f" {model} is as fast as {models[-1]} at {x:.0f} {unit}."
     return said
 
 
@@ -118,15 +115,17 @@ def _speed_ups(rows: Sequence[SpeedRow], last: str, look: dict[str, Look]) -> Pl
             ax.errorbar([ratio.value], [y], xerr=bars, **style)
     ax.axvline(1, color=CHANCE, linewidth=0.8)
     ax.set_xscale("log")
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}×"))
+    # An interval may be as wide as it likes; the values are what the axis is for.
+    ratios = [row.speed_up.value for row in rows if row.speed_up is not None]
+    low, high = min(*ratios, 1.0) / 1.3, max(*ratios, 1.0) * 1.3
+    ax.set_xlim(low, high)
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    ax.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
     ax.minorticks_off()
     ax.grid(axis="x", color=GRID, linewidth=0.6)
     labels = [f"{row.measured.model}: {row.cell.label}" for row in shown]
     ax.set_yticks(range(len(shown)), labels, fontsize=SMALL)
-    ax.set_xlabel(f"times as fast as {last} (faint: others used the machine)")
+    ax.set_xlabel(f"times as fast as {last}; faint: noisy")
     words = "; ".join(
         f"{row.measured.model}, {row.cell.label}: {row.speed_up.value:.2f} times as fast ({row.verdict})"
         for row in rows[:30]
