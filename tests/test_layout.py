@@ -44,6 +44,7 @@ MAY_USE = {
         "report",
         "compare",
         "doctor",
+        "bench",
         "exchange",
     },
     "exchange": {"encoders", "data", "records", "report"},
@@ -59,13 +60,14 @@ MAY_USE = {
     "compare": {"records", "metrics"},
     "report": {"records", "metrics", "compare"},
     "doctor": {"bench"},
-    "bench": {"encoders"},
+    "bench": {"encoders", "metrics", "records"},
 }
 """Room of rwkvclip_eval → those it may import. ARCHITECTURE.md has the same table."""
 
 PARTS = {
     ("tasks", "data"): {"data.types"},
-    ("report", "metrics"): {"metrics.intervals", "metrics.calibration"},
+    ("report", "metrics"): {"metrics.intervals", "metrics.calibration", "metrics.ratios"},
+    ("bench", "metrics"): {"metrics.ratios"},
     ("exchange", "data"): {"data.catalogue"},
 }
 """Where a room may use only parts of another."""

@@ -119,6 +119,11 @@ def pack(weight: Tensor, dtype: torch.dtype, *, transposed: bool = False) -> Non
     _packed[weight] = _Packed(packed, dtype, transposed, weight.detach(), weight._version)
 
 
+def forget(weight: Tensor) -> None:
+    """Drop the packed copy of `weight`, where there is one."""
+    _packed.pop(weight, None)
+
+
 @functools.cache
 def _mkl_is_held_back() -> bool:
     mkl: Any = torch.backends.mkl

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.cli.bench import bench
 from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
 from rwkvclip_eval.cli.exchange import export, import_results, write_cards
@@ -49,10 +50,12 @@ from rwkvclip_eval.cli.options import (
     ShotsOption,
     SuiteArgument,
     WorkersOption,
+    parse_pair,
+    parse_shard,
     prepare,
 )
 from rwkvclip_eval.cli.published import published as published_command
-from rwkvclip_eval.errors import UserError, shown
+from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.memory import MEMORY_BUDGET
 from rwkvclip_eval.version import __version__
 from rwkvclip_models.moved import make_callable
@@ -70,6 +73,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.command("published")(published_command)
+app.command()(bench)
 app.command()(compare)
 app.command()(export)
 app.command("import")(import_results)
@@ -176,7 +180,7 @@ def run(
         if dry_run:
             if ranks.size > 1:
                 raise UserError("--dry-run is for one process: leave out torchrun.")
-            ahead = look_ahead(loaded, model, out, options=options, shard=_parse_shard(shard))
+            ahead = look_ahead(loaded, model, out, options=options, shard=parse_shard(shard))
             print_dry_run(ahead)
             raise typer.Exit(0 if ahead.complete else 3)
         if isinstance(ranks, TorchrunRanks) and ranks.rank > 0:
@@ -192,7 +196,7 @@ def run(
                 options=options,
                 context=context,
                 ranks=ranks,
-                shard=_parse_shard(shard),
+                shard=parse_shard(shard),
                 command=_command_line(),
             )
             progress.clear()
@@ -257,7 +261,7 @@ def report(
     if check:
         check_runs(found)
     folder = out or runs[0] / "report"
-    _write_report(found, folder, published or (), [_pair(text) for text in difference or ()])
+    _write_report(found, folder, published or (), [parse_pair(text) for text in difference or ()])
     if model_card or card_of or push_to_hub:
         write_cards(found, folder, card_of or (), push_to_hub)
 
@@ -356,30 +360,11 @@ def quickstart(
     console.say(result.text)
 
 
-def _parse_shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    index, _, count = text.partition("/")
-    short = len(text) < 20 and index.isdecimal() and count.isdecimal()
-    if not (short and 1 <= int(index) <= int(count)):
-        raise UserError(f"--shard {shown(text)}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
-    return int(index), int(count)
-
-
 def _command_line() -> str:
     program = Path(sys.argv[0]).name
     return shlex.join(
         [*(["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]), *sys.argv[1:]]
     )
-
-
-def _pair(text: str) -> tuple[str, str]:
-    one, dots, other = text.partition("..")
-    if not (one and dots and other):
-        raise UserError(
-            f"--difference {shown(text)}: expected ONE..OTHER, such as rwkv-clip-b32..alip-vit-b32."
-        )
-    return one, other
 
 
 def _write_report(

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rwkvclip_eval.errors import UserError, shown
+
 _WORK, _DATA, _COMPUTE, _STORE = "What to run", "Data", "Computing", "Stored features"
 _CARD, _VERDICT = "Model card", "Pass or fail"
 
@@ -222,3 +224,32 @@ def prepare(plugin: list[Path] | None, *, offline: bool = False) -> None:
 
     for path in plugin or ():
         load_plugin(path)
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """Return I and N of `I/N`; None for none.
+
+    Raises:
+        UserError: it is no member of a job array.
+    """
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    short = len(text) < 20 and index.isdecimal() and count.isdecimal()
+    if not (short and 1 <= int(index) <= int(count)):
+        raise UserError(f"--shard {shown(text)}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
+    return int(index), int(count)
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """Return both names of `ONE..OTHER`.
+
+    Raises:
+        UserError: there are not two.
+    """
+    one, dots, other = text.partition("..")
+    if not (one and dots and other):
+        raise UserError(
+            f"--difference {shown(text)}: expected ONE..OTHER, such as rwkv-clip-b32..alip-vit-b32."
+        )
+    return one, other

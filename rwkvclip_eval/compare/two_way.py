@@ -11,9 +11,9 @@ that are equally good still differ by R, so no estimate below it is believed: wi
 often far too small by chance. Student's t has the degrees of freedom of Satterthwaite (1946): S − 1 for
 each V / S, those of the images for C.
 
-Simulated: without the bound it covers 0.88 to 0.96 with two seeds (paired: to 0.92); the seeds' variance alone
-0.70 to 0.95 with ten of them, below 0.90 in seven of twelve settings, so that it takes its place at no number
-of seeds. `tests/compare/test_group_coverage.py` simulates what is used.
+Simulated: without the bound it covers 0.88 to 0.96 with two seeds (paired: to 0.92); the seeds' variance
+alone 0.70 to 0.95 with ten of them, below 0.90 in seven of twelve settings, so that it takes its place at no
+number of seeds. `tests/compare/test_group_coverage.py` simulates what is used.
 
 Axes: S seeds, p parts of a number by images.
 """

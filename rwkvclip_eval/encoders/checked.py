@@ -56,6 +56,11 @@ class CheckedEncoder:
         # Taken over as it is: a method of this class would drag the model into every worker process.
         self.preprocess = encoder.preprocess
 
+    @property
+    def wrapped(self) -> Encoder:
+        """The encoder that does the work."""
+        return self._encoder
+
     def __repr__(self) -> str:
         """Return what the encoder is, in one line."""
         facts = "; ".join(f"{name} {text}" for name, text in self.info.facts().items() if name != "model")

@@ -28,6 +28,7 @@ from open_clip.transformer import VisionTransformer
 from rwkvclip_eval.encoders.hub import fetch, hub_error, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
+from rwkvclip_eval.encoders.open_clip_sizes import sizes_taker
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
 from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
@@ -183,6 +184,7 @@ def towers(
         checkpoint_sha256=checkpoint_sha256,
         trained=trained,
         in_memory=in_memory,
+        take_sizes=sizes_taker(clip),
     )
 
 

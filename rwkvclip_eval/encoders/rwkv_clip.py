@@ -85,7 +85,13 @@ def towers(
         checkpoint_sha256=checkpoint_sha256,
         trained=trained,
         in_memory=in_memory,
+        take_sizes=lambda size, length: _take_length(model, length),
     )
+
+
+def _take_length(model: RWKVCLIP, length: int) -> None:
+    # Images of any size pass as they are, and there are no positions of tokens; texts have a limit alone.
+    model.text_model.context_length = max(length, 1)
 
 
 def _encode_image(model: RWKVCLIP, pixels: Tensor) -> tuple[Tensor, Tensor]:

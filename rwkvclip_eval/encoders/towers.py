@@ -30,6 +30,7 @@ from rwkvclip_models.limits import num_parameters
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.encoders.spec import EncoderSpec
 
 ADAPTER_VERSION = 1
@@ -64,6 +65,8 @@ class Towers:
         checkpoint_sha256: of the checkpoint's bytes; None takes that of the state dict.
         trained: False for `random:SEED`.
         in_memory: the module belongs to someone who may be training it.
+        take_sizes: has the module take images of (height, width) px and texts of so many tokens from now on,
+            to time it: what it then gives means nothing. None for models that take their own sizes alone.
     """
 
     family: str
@@ -80,6 +83,7 @@ class Towers:
     checkpoint_sha256: str | None = None
     trained: bool = True
     in_memory: bool = False
+    take_sizes: Callable[[tuple[int, int], int], None] | None = None
 
 
 class ModuleEncoder:
@@ -114,6 +118,11 @@ class ModuleEncoder:
         with self._running():
             embedding = self._towers.text(tokens.to(self._device, non_blocking=True))
             return functional.normalize(embedding.float(), dim=-1)
+
+    @property
+    def towers(self) -> Towers:
+        """What it runs."""
+        return self._towers
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -206,6 +215,21 @@ def build(towers: Towers, spec: EncoderSpec, *, device: str | torch.device, prec
     return CheckedEncoder(ModuleEncoder(towers, info, target))
 
 
+def towers_of(encoder: Encoder) -> Towers:
+    """Return the towers that a loaded encoder runs.
+
+    Raises:
+        UserError: it is one of a plugin's own, of which nothing but its outputs is known.
+    """
+    inner = encoder.wrapped if isinstance(encoder, CheckedEncoder) else encoder
+    if not isinstance(inner, ModuleEncoder):
+        raise UserError(
+            f"{encoder.info.name} is an encoder of a plugin's own ({type(inner).__name__}); only models that "
+            "are torch modules can be timed part by part."
+        )
+    return inner.towers
+
+
 def cut_at_end(
     text: Callable[[Tensor], Tensor], end: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
@@ -221,7 +245,9 @@ def cut_at_end(
     """
 
     def shortened(tokens: Tensor) -> Tensor:
-        return text(tokens[:, : int(end(tokens).max()) + 1])
+        # Without values nothing says where to cut.
+        last = tokens.shape[1] if tokens.is_meta else int(end(tokens).max()) + 1
+        return text(tokens[:, :last])
 
     return shortened
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.report.plots.drawing import Plot
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportPaths:
@@ -107,18 +109,7 @@ def write_report(
     shown_tables = titled_tables(shown)
     plots = draw_plots(shown_tables, shown, rows, pairs)
 
-    pictures = []
-    for plot in plots:
-        for name, picture in ((plot.name, plot.wide), (f"{plot.name}-narrow", plot.narrow)):
-            for kind, content in (
-                ("svg", picture.svg.encode()),
-                ("png", picture.png),
-                ("pdf", picture.pdf),
-            ):
-                path = out / "plots" / f"{name}.{kind}"
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(content)
-                pictures.append(path)
+    pictures = _write_plots(plots, out)
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
         path = out / f"{folder_name(task)}.csv"
@@ -146,3 +137,49 @@ def write_report(
     shown_headline = write_headline(shown, shown_tables)
     write_text(paths.index, render_page(shown, shown_tables, shown_headline, plots, beside, conforming))
     return paths
+
+
+def _write_plots(plots: Sequence[Plot], out: Path) -> list[Path]:
+    pictures = []
+    for plot in plots:
+        for name, picture in ((plot.name, plot.wide), (f"{plot.name}-narrow", plot.narrow)):
+            for kind, content in (
+                ("svg", picture.svg.encode()),
+                ("png", picture.png),
+                ("pdf", picture.pdf),
+            ):
+                path = out / "plots" / f"{name}.{kind}"
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(content)
+                pictures.append(path)
+    return pictures
+
+
+def write_efficiency(run: Path, out: Path) -> Path:
+    """Write what a run of `bench` measured as page, CSV, Markdown and plots; return the page.
+
+    Args:
+        run: its directory.
+        out: folder.
+
+    Raises:
+        OutputError: there is no measurement, one is not as it was written, or `out` cannot be written.
+    """
+    from rwkvclip_eval.records.reading import read_run_info
+    from rwkvclip_eval.report.efficiency import read_blocks, speed_rows
+    from rwkvclip_eval.report.formats.efficiency import (
+        efficiency_csv,
+        efficiency_markdown,
+        efficiency_page,
+    )
+    from rwkvclip_eval.report.plots.efficiency import efficiency_plots
+
+    blocks, info = read_blocks(run), read_run_info(run / "run.json")
+    rows, device = speed_rows(blocks), blocks[0].device
+    plots = list(efficiency_plots(rows))
+    _write_plots(plots, out)
+    write_text(out / "efficiency.csv", efficiency_csv(rows))
+    write_text(out / "efficiency.md", efficiency_markdown(rows, info, device))
+    page = out / "index.html"
+    write_text(page, efficiency_page(rows, info, device, plots))
+    return page

@@ -1,0 +1,195 @@
+"""The process that holds one model and does what it is told: count, warm up, measure.
+
+    python -m rwkvclip_eval.bench.child '{"spec": …, "device": …, "precision": …, "implementation": …}'
+
+reads one JSON object a line from its standard input and answers each with one on its standard output. A
+process of its own, so that running out of memory or a crash costs one cell of one model.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rwkvclip_eval.errors import UserError, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STABLE = 0.1
+"""Warm-up ends once two calls in a row took times within this of each other…"""
+WARM_UP_S = 5.0
+"""…or after this long, and three calls."""
+LEAST_CALLS = 3
+MOST_CALLS = 10_000
+
+
+def main(arguments: dict[str, Any], answers: TextIO) -> None:
+    """Load the model, say so, then answer commands until there are no more."""
+    try:
+        server = _Server(**arguments)
+    except Exception as error:  # whatever a model does not like is this cell's outcome
+        _answer(answers, _failure(error))
+        return
+    _answer(answers, server.facts)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            found = getattr(server, f"do_{command.pop('do')}")(**command)
+        except Exception as error:  # as above
+            found = _failure(error)
+        _answer(answers, found)
+
+
+def _answer(answers: TextIO, found: dict[str, Any]) -> None:
+    answers.write(json.dumps(found) + "\n")
+    answers.flush()
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    said = shortened(str(error) or type(error).__name__, 1000)
+    memory = isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+    possible = "out_of_memory" if memory else "not_possible" if isinstance(error, UserError) else "crashed"
+    text = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+    return {"failed": possible, "reason": text}
+
+
+class _Server:
+    def __init__(self, spec: str, device: str, precision: str, implementation: str, threads: int) -> None:
+        import torch
+
+        from rwkvclip_eval.bench.subject import Subject
+        from rwkvclip_eval.encoders import load_encoder
+
+        torch.set_num_threads(threads)
+        self._device = device
+        start = time.perf_counter()
+        encoder = load_encoder(spec, device, precision, implementation=implementation, offline=True)
+        self._subject = Subject(encoder)
+        info = encoder.info
+        self.facts = {
+            "load_s": time.perf_counter() - start,
+            "model": info.name,
+            "spec": info.spec,
+            "implementation": info.implementation,
+            "num_parameters": info.num_parameters,
+            "image_size_px": list(info.image_size_px),
+            "context_length": info.context_length,
+            "patch_px": self._subject.patch_px,
+        }
+        self._call: Callable[[], object] = lambda: None
+
+    def do_count(self, cells: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return FLOPs of each cell, or why the model cannot do it; nothing can be measured afterwards."""
+        from rwkvclip_eval.records.efficiency import Cell
+
+        self._subject.drop_weights()
+        found = []
+        for cell in cells:
+            try:
+                found.append({"flops": self._subject.count_flops(Cell(**cell))})
+            except Exception as error:  # one cell's trouble
+                found.append(_failure(error))
+        return {"cells": found}
+
+    def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """Make a cell's call, and make it until its times are stable."""
+        from rwkvclip_eval.records.efficiency import Cell
+
+        start = time.perf_counter()
+        self._call = self._subject.call(Cell(**cell))
+        times = self._timed(1)
+        first = time.perf_counter() - start
+        began = time.perf_counter()
+        while True:
+            times += self._timed(1)
+            steady = len(times) > 2 and abs(times[-1] - times[-2]) <= STABLE * times[-2]
+            if (steady or time.perf_counter() - began > WARM_UP_S) and len(times) >= LEAST_CALLS:
+                break
+        self._reset_peak()
+        return {"first_call_s": first, "warm_up_calls": len(times), "seconds": times[-1]}
+
+    def do_measure(self, seconds: float) -> dict[str, Any]:
+        """Make the call again and again for so long, at least three times."""
+        times: list[float] = []
+        start = time.perf_counter()
+        while (len(times) < LEAST_CALLS or time.perf_counter() - start < seconds) and len(times) < MOST_CALLS:
+            times += self._timed(1 if self._device.startswith("cpu") else 10)
+        return {"seconds": times, **self._peaks()}
+
+    def do_ceiling(self, precision: str, seconds: float) -> dict[str, Any]:
+        """Return the most FLOP/s of square products of this precision over so many seconds."""
+        import torch
+
+        from rwkvclip_eval.encoders.arithmetic import arithmetic
+
+        side = 2048 if self._device.startswith("cpu") else 8192
+        a, b = (torch.randn(side, side, device=self._device) for _ in range(2))
+        device = torch.device(self._device)
+
+        def product() -> None:
+            with torch.inference_mode(), arithmetic(device, precision):
+                torch.nn.functional.linear(a, b)
+
+        self._call = product
+        self._timed(2)
+        times: list[float] = []
+        start = time.perf_counter()
+        while not times or time.perf_counter() - start < seconds:
+            times += self._timed(3)
+        return {"flops_per_second": 2 * side**3 / min(times)}
+
+    def _timed(self, calls: int) -> list[float]:
+        """Return seconds of each of so many calls: by events on a GPU, one wait at the end."""
+        if self._device.startswith("cuda"):
+            import torch
+
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]  # type: ignore[no-untyped-call]
+            events[0].record()
+            for event in events[1:]:
+                self._call()
+                event.record()
+            torch.cuda.synchronize()
+            return [one.elapsed_time(other) / 1e3 for one, other in itertools.pairwise(events)]
+        found = []
+        for _ in range(calls):
+            start = time.perf_counter()
+            self._call()
+            self._wait()
+            found.append(time.perf_counter() - start)
+        return found
+
+    def _wait(self) -> None:
+        if self._device.startswith("mps"):
+            import torch
+
+            torch.mps.synchronize()
+
+    def _reset_peak(self) -> None:
+        if self._device.startswith("cuda"):
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+
+    def _peaks(self) -> dict[str, int]:
+        if not self._device.startswith("cuda"):
+            return {}
+        import torch
+
+        return {
+            "allocated_bytes": torch.cuda.max_memory_allocated(),
+            "reserved_bytes": torch.cuda.max_memory_reserved(),
+        }
+
+
+if __name__ == "__main__":
+    # Whatever libraries print must not be taken for an answer.
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    main(json.loads(sys.argv[1]), stream)

@@ -1,0 +1,63 @@
+"""What others do on this machine while something is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DISTURBED = 0.05
+"""Share of all processors that others may use beside a measurement."""
+GATE_S, LOOK_S = 10.0, 0.5
+"""A measurement waits at most this long for a quiet machine, looking this long each time."""
+
+
+class OtherLoad:
+    """Share of this machine's processors that other processes use from now on.
+
+    Args:
+        own: process numbers that are not others, beside this one.
+    """
+
+    def __init__(self, own: Sequence[int] = ()) -> None:
+        self._own = [psutil.Process()]
+        for pid in own:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._own.append(psutil.Process(pid))
+        self._start = self._now()
+
+    def share(self) -> float:
+        """Return it, in [0, 1]; time that a hypervisor took away counts as others'."""
+        (elapsed, busy, own), (elapsed_0, busy_0, own_0) = self._now(), self._start
+        total = elapsed - elapsed_0
+        return max(0.0, min(1.0, (busy - busy_0 - (own - own_0)) / total)) if total > 0 else 0.0
+
+    def _now(self) -> tuple[float, float, float]:
+        """Return seconds of all processors, busy ones, and our own."""
+        times = psutil.cpu_times()
+        # Linux counts guests within user time already.
+        every = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        own = 0.0
+        for process in self._own:
+            with contextlib.suppress(psutil.Error):
+                spent = process.cpu_times()
+                own += spent.user + spent.system
+        return every, every - idle, own
+
+
+def wait_for_quiet(own: Sequence[int] = (), seconds: float = GATE_S) -> bool:
+    """Wait until others leave the processors alone; return whether they did within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        load = OtherLoad(own)
+        time.sleep(LOOK_S)
+        if load.share() <= DISTURBED:
+            return True
+        if time.monotonic() > deadline:
+            return False

@@ -1,0 +1,71 @@
+"""Measurements of speed as records, so that they stand beside accuracies."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.metrics.ratios import geometric_mean
+from rwkvclip_eval.records.efficiency import LATENCY, PEAK_MEMORY, TASK, THROUGHPUT
+from rwkvclip_eval.records.schema import Record, folder_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rwkvclip_eval.records.efficiency import Block, Measured
+    from rwkvclip_eval.records.metrics import Metric
+
+TASK_VERSION = 1
+
+
+def records_of(block: Block) -> Iterator[Record]:
+    """Yield a record per number of each model; one that says why where there is none."""
+    for measured in block.models:
+        if measured.status != "ok" or not measured.repeats:
+            status = "not_applicable" if measured.status in ("not_possible", "not_in_grid") else "failed"
+            yield _record(block, measured, None, status=status, reason=measured.reason or "no time was taken")
+            continue
+        rate = geometric_mean([block.cell.batch / seconds for seconds in measured.seconds])
+        yield _record(
+            block,
+            measured,
+            THROUGHPUT[block.cell.what],
+            value=rate.value,
+            ci_low=rate.low if rate.n > 1 else None,
+            ci_high=rate.high if math.isfinite(rate.high) else None,
+            ci_method="t interval of log rates over repeats" if rate.n > 1 else "",
+            n=rate.n,
+            primary=True,
+        )
+        calls = sum(repeat.calls for repeat in measured.repeats)
+        for point, metric in LATENCY.items():
+            yield _record(block, measured, metric, value=1e3 * measured.latency_s[point], n=calls)
+        if measured.peak_bytes is not None:
+            yield _record(block, measured, PEAK_MEMORY, value=measured.peak_bytes / 1e6, n=1)
+
+
+def _record(block: Block, measured: Measured, metric: Metric | None, **fields: object) -> Record:
+    cell = block.cell
+    how = f"{cell.precision}, batch {cell.batch}{', compiled' if cell.compiled else ''}, {block.device}"
+    fields = {"status": "ok", **fields}
+    notes = {"noisy": block.noisy, "flops": measured.flops, "implementation": measured.implementation}
+    return Record(
+        unit=folder_name(measured.model, TASK, cell.key),
+        model=measured.model,
+        model_info={
+            "name": measured.model,
+            "spec": measured.spec,
+            "num_parameters": measured.num_parameters,
+            "precision": cell.precision,
+        },
+        task=TASK,
+        task_version=TASK_VERSION,
+        dataset=f"{cell.tower} {cell.shape}",
+        split="random",
+        protocol=how,
+        metric=metric.name if metric else "",
+        metric_info=metric,
+        notes={name: value for name, value in notes.items() if value},
+        created_utc=block.created_utc,
+        **fields,  # type: ignore[arg-type]  # fields of Record
+    )

@@ -1,0 +1,233 @@
+"""Measures one cell: every model in a process of its own, taking turns, repeat after repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import statistics
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, wait_for_quiet
+from rwkvclip_eval.bench.worker import Worker, WorkerFailed
+from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, paired_ratio
+from rwkvclip_eval.records.efficiency import Block, Measured, Repeat
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rwkvclip_eval.records.efficiency import Cell
+
+MARGINS = {"cpu": 0.05}
+"""Kind of device → relative width that a quiet machine's intervals keep within; `MARGIN` elsewhere."""
+MARGIN = 0.03
+MOST_AGAIN = 3
+"""Times that a repeat is measured again because others were busy meanwhile."""
+
+
+def margin_of(device: str) -> float:
+    """Return how wide an interval of a ratio may be on a device, ± relative."""
+    return MARGINS.get(device.partition(":")[0], MARGIN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """How long each cell is measured.
+
+    Attributes:
+        turn_s: seconds of a turn; a call that takes longer is made three times.
+        repeats: least number of repeats.
+        most_repeats: where intervals stay wide.
+        fresh: a new process for every repeat.
+        gate_s: seconds that a repeat waits for others to leave the machine alone.
+    """
+
+    turn_s: float = 1.0
+    repeats: int = LEAST_REPEATS
+    most_repeats: int = 10
+    fresh: bool = False
+    gate_s: float = 10.0
+
+
+@dataclass
+class _Contender:
+    """One model in a cell, so far.
+
+    Attributes:
+        arguments: that its process is started with.
+        measured: what is known of it.
+        worker: its process; None where it has ended.
+        times: of all calls that count, seconds.
+        repeats: that count.
+    """
+
+    arguments: dict[str, Any]
+    measured: Measured
+    worker: Worker | None = None
+    times: list[float] = field(default_factory=list)
+    repeats: list[Repeat] = field(default_factory=list)
+
+    @property
+    def runs(self) -> bool:
+        return self.measured.status == "ok"
+
+    def start(self, cell: Cell) -> None:
+        """Have a process with the model, warmed up for `cell`; one that fails is out."""
+        try:
+            self.worker = Worker(**self.arguments)
+            facts = self.worker.facts
+            prepared = self.worker.ask("prepare", cell=dataclasses.asdict(cell))
+        except WorkerFailed as failed:
+            self.fail(failed)
+            return
+        if self.measured.load_s is None:
+            self.measured = dataclasses.replace(
+                self.measured,
+                implementation=facts["implementation"],
+                num_parameters=facts["num_parameters"],
+                load_s=facts["load_s"],
+                first_call_s=prepared["first_call_s"],
+                baseline_bytes=self.worker.baseline_bytes,
+            )
+
+    def turn(self, seconds: float) -> list[float]:
+        """Return the times of the calls of one turn; none where it failed."""
+        assert self.worker is not None
+        try:
+            answer = self.worker.ask("measure", seconds=seconds)
+        except WorkerFailed as failed:
+            self.fail(failed)
+            return []
+        peaks = {
+            "peak_bytes": self.worker.peak_bytes(),
+            "allocated_bytes": answer.get("allocated_bytes"),
+            "reserved_bytes": answer.get("reserved_bytes"),
+        }
+        larger = {
+            name: value
+            for name, value in peaks.items()
+            if value is not None and value > (getattr(self.measured, name) or 0)
+        }
+        self.measured = dataclasses.replace(self.measured, **larger)
+        found: list[float] = answer["seconds"]
+        return found
+
+    def fail(self, failed: WorkerFailed) -> None:
+        self.stop()
+        self.measured = dataclasses.replace(
+            self.measured,
+            status=failed.status,  # type: ignore[arg-type]  # one of CellStatus: the two sides agree
+            reason=failed.reason,
+        )
+
+    def stop(self) -> None:
+        if self.worker is not None:
+            self.worker.close()
+        self.worker = None
+
+    def result(self) -> Measured:
+        """Return what is kept of it."""
+        if not self.runs:
+            return self.measured
+        points = {f"p{p}": float(np.percentile(self.times, p)) for p in (50, 90, 95, 99)}
+        note = "not measured: no meter of energy is read on this machine"
+        return dataclasses.replace(
+            self.measured, repeats=tuple(self.repeats), latency_s=points, energy_note=note
+        )
+
+
+def measure(
+    cell: Cell,
+    models: Sequence[Measured],
+    arguments: Sequence[dict[str, Any]],
+    *,
+    device: str,
+    effort: Effort,
+    ceiling_flops: float | None = None,
+    on_repeat: Callable[[int], None] = lambda done: None,
+) -> Block:
+    """Measure every model that is `ok` so far in `cell`.
+
+    Models take their turns forth and back in every repeat (A B B A), so that drift hits all alike. A repeat
+    during which others were busy is measured again; if they stay so, the block is marked.
+
+    Args:
+        cell: what to measure.
+        models: what is known of each model.
+        arguments: that each model's process is started with (`Worker`).
+        device: as the user named it.
+        effort: how long.
+        ceiling_flops: what the device was seen to do.
+        on_repeat: told how many repeats are done.
+    """
+    contenders = [_Contender(dict(a), m) for a, m in zip(arguments, models, strict=True)]
+    disturbed = 0
+    with contextlib.ExitStack() as stack:
+        for contender in contenders:
+            stack.callback(contender.stop)
+        for done in range(effort.most_repeats):
+            if not any(c.runs for c in contenders):
+                break
+            for contender in contenders if effort.fresh or not done else ():
+                contender.stop()
+                if contender.runs:
+                    contender.start(cell)
+            disturbed += not _repeat(contenders, effort)
+            on_repeat(done + 1)
+            if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
+                break
+    return Block(
+        cell=cell,
+        device=device,
+        models=[contender.result() for contender in contenders],
+        ceiling_flops=ceiling_flops,
+        noisy=_noise(contenders, disturbed, margin_of(device)),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _repeat(contenders: Sequence[_Contender], effort: Effort) -> bool:
+    """Measure one repeat; return whether the machine was quiet meanwhile."""
+    for attempt in range(MOST_AGAIN + 1):
+        running = [c for c in contenders if c.runs]
+        own = [c.worker.pid for c in running if c.worker is not None]
+        wait_for_quiet(own, effort.gate_s)
+        times: dict[int, list[float]] = {id(c): [] for c in running}
+        load = OtherLoad(own)
+        for contender in (*running, *reversed(running)):
+            if contender.runs:
+                times[id(contender)] += contender.turn(effort.turn_s)
+        share = load.share()
+        if share <= DISTURBED or attempt == MOST_AGAIN:
+            break
+    for contender in contenders:
+        if contender.runs and (found := times.get(id(contender))):
+            contender.times += found
+            median = statistics.median(found)
+            contender.repeats.append(Repeat(seconds=median, calls=len(found), other_load=round(share, 4)))
+    return share <= DISTURBED
+
+
+def _narrow(contenders: Sequence[_Contender], margin: float) -> bool:
+    """Whether every ratio to the last model, or its own time where it is alone, is known well enough."""
+    series = [[r.seconds for r in c.repeats] for c in contenders if c.runs]
+    if not series:
+        return True
+    estimates = [paired_ratio(series[-1], other) for other in series[:-1]] or [geometric_mean(series[-1])]
+    return all(estimate.half_width <= np.log1p(margin) for estimate in estimates)
+
+
+def _noise(contenders: Sequence[_Contender], disturbed: int, margin: float) -> str:
+    said = []
+    repeats = max((len(c.repeats) for c in contenders), default=0)
+    if disturbed:
+        said.append(
+            f"other processes took more than {DISTURBED:.0%} of the processors in {disturbed} of {repeats} "
+            "repeats"
+        )
+    if any(c.runs for c in contenders) and not _narrow(contenders, margin):
+        said.append(f"intervals stayed wider than ±{margin:.0%} after {repeats} repeats")
+    return " and ".join(said)

@@ -1,0 +1,228 @@
+"""What a measurement of speed and memory keeps: cells, what each model did in them, their files. No torch.
+
+A run directory of measurements holds, beside what `schema` names,
+    cells/CELL.json    one `Block` each, with the digest of its content: what is cut or changed is no result
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence  # noqa: TC003  # pydantic reads annotations at run time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.metrics import Metric
+from rwkvclip_eval.records.reading import parsed
+from rwkvclip_eval.records.schema import MAX_LISTED, Count, Number, Seconds, Short
+from rwkvclip_models.disk import write_text
+from rwkvclip_models.files import read_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BLOCK_VERSION = 1
+BLOCK_LIMIT_BYTES = 16 << 20
+TASK = "efficiency"
+"""Of the records that measurements leave."""
+
+Tower = Literal["image", "text", "both", "train"]
+CellStatus = Literal["ok", "out_of_memory", "crashed", "not_possible", "not_in_grid"]
+Side = Annotated[int, Field(ge=0, le=65_536)]
+Bytes = Annotated[int, Field(ge=0, le=10**15)]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Cell:
+    """One thing to measure.
+
+    Attributes:
+        tower: `image`, `text`, `both` (a forward pass of each), or `train` (a training step of both).
+        precision: `fp32`, `bf16` or `fp16`.
+        batch: images, texts or pairs a call.
+        height: of an image, px; 0 for texts.
+        width: of an image, px; 0 for texts.
+        tokens: of a text; 0 for images.
+        compiled: by torch.compile.
+    """
+
+    tower: Tower
+    precision: Short = "fp32"
+    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    height: Side = 0
+    width: Side = 0
+    tokens: Side = 0
+    compiled: bool = False
+
+    @property
+    def shape(self) -> str:
+        """What goes in, in words."""
+        size = f"{self.height}×{self.width} px" if self.height else ""
+        return " and ".join(part for part in (size, f"{self.tokens} tokens" if self.tokens else "") if part)
+
+    @property
+    def label(self) -> str:
+        """The cell in words."""
+        how = ", compiled" if self.compiled else ""
+        name = {"train": "training step", "both": "both towers"}.get(self.tower, f"{self.tower} tower")
+        return f"{name}, {self.shape}, batch {self.batch}, {self.precision}{how}"
+
+    @property
+    def key(self) -> str:
+        """A name fit for a file."""
+        size = f"-{self.height}x{self.width}" if self.height else ""
+        length = f"-{self.tokens}tokens" if self.tokens else ""
+        how = "-compiled" if self.compiled else ""
+        return f"{self.tower}{size}{length}-batch{self.batch}-{self.precision}{how}"
+
+    @property
+    def what(self) -> str:
+        """What a call treats a batch of."""
+        return {"image": "images", "text": "texts"}.get(self.tower, "pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """One model's turns in one repeat of a cell.
+
+    Attributes:
+        seconds: median time of a call.
+        calls: how many were timed.
+        other_load: share of the machine's processors that others used meanwhile, in [0, 1]; None where
+            the system does not tell.
+    """
+
+    seconds: Seconds
+    calls: Count
+    other_load: Number | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one model did in a cell.
+
+    Attributes:
+        model: display name.
+        spec: `NAME[=CHECKPOINT]`, file names only.
+        status: `ok`; `out_of_memory`; `crashed`: its process ended; `not_possible`: it takes no such input;
+            `not_in_grid`: left out of the grid on purpose.
+        reason: why there is no number; empty when status is ok.
+        implementation: what ran of Bi-WKV or attention.
+        num_parameters: of both towers.
+        flops: of a call: twice the multiply-adds of products, Bi-WKV and attention; elementwise work counts
+            nothing. None where it could not be counted.
+        load_s: time to load the model, imports not counted.
+        first_call_s: of the first call, which the others leave out.
+        repeats: in the order of the block's.
+        latency_s: `p50`, `p90`, `p95`, `p99` of all calls.
+        baseline_bytes: memory of the process once the model was loaded.
+        peak_bytes: most memory of the process, read from outside, from the first call to the last.
+        allocated_bytes: most that torch had in use on a GPU after warm-up; None on a CPU.
+        reserved_bytes: most that torch held there; None on a CPU.
+        energy_j: of a call; None where nothing measures it.
+        energy_note: what measured it, or why nothing did.
+    """
+
+    model: Short
+    spec: Short
+    status: CellStatus = "ok"
+    reason: Annotated[str, Field(max_length=4000)] = ""
+    implementation: Short = ""
+    num_parameters: Count = 0
+    flops: Annotated[int, Field(ge=0, le=10**18)] | None = None
+    load_s: Seconds | None = None
+    first_call_s: Seconds | None = None
+    repeats: Annotated[Sequence[Repeat], Field(max_length=MAX_LISTED)] = ()
+    latency_s: Mapping[str, Seconds] = field(default_factory=dict)
+    baseline_bytes: Bytes | None = None
+    peak_bytes: Bytes | None = None
+    allocated_bytes: Bytes | None = None
+    reserved_bytes: Bytes | None = None
+    energy_j: Number | None = None
+    energy_note: str = ""
+
+    @property
+    def seconds(self) -> list[float]:
+        """Median time of a call in each repeat."""
+        return [repeat.seconds for repeat in self.repeats]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A cell and what every model did in it, taking turns.
+
+    Attributes:
+        cell: what was measured.
+        device: as the user named it.
+        models: in the order given.
+        ceiling_flops: multiply-adds × 2 a second of the largest square products of this precision that the
+            device was seen to do; None where that was not measured.
+        noisy: why these times are not to be trusted; empty where they are.
+        created_utc: ISO 8601, when the block ended.
+        version: of this form.
+    """
+
+    cell: Cell
+    device: Short
+    models: Annotated[Sequence[Measured], Field(max_length=1000)]
+    ceiling_flops: Number | None = None
+    noisy: str = ""
+    created_utc: Short = ""
+    version: Count = BLOCK_VERSION
+
+
+def _metric(name: str, title: str, better: Literal["higher", "lower"] = "lower") -> Metric:
+    return Metric(name=name, title=title, unit="number", better=better)
+
+
+THROUGHPUT = {
+    what: _metric(f"{what}_per_second", f"{what}/s", "higher") for what in ("images", "texts", "pairs")
+}
+"""What a call treats → its metric."""
+LATENCY = {p: _metric(f"latency_{p}_ms", f"latency {p}, ms") for p in ("p50", "p90", "p95", "p99")}
+PEAK_MEMORY = _metric("peak_memory_mb", "peak memory, MB")
+ENERGY = _metric("energy_j", "energy, J per image, text or pair")
+
+
+def write_block(path: Path, block: Block) -> None:
+    """Write a block with the digest of its content, at once or not at all."""
+    body = json.dumps(dataclasses.asdict(block), ensure_ascii=False, allow_nan=False)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    write_text(path, json.dumps({"sha256": digest, "body": body}, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sealed:
+    """A block as text, and its digest.
+
+    Attributes:
+        sha256: of the text.
+        body: a `Block` as JSON.
+    """
+
+    sha256: str
+    body: str
+
+
+def read_block(path: Path) -> Block:
+    """Return what one file of `cells/` holds.
+
+    Raises:
+        OutputError: it is no block, of a newer version, or not as it was written.
+    """
+    content = read_bytes(path, limit=BLOCK_LIMIT_BYTES, what="measurement", error=OutputError)
+    sealed = parsed(_Sealed, content, f"{path} is not a measurement")
+    if hashlib.sha256(sealed.body.encode()).hexdigest() != sealed.sha256:
+        raise OutputError(
+            f"{path} is not as it was written: its digest differs. Delete it and measure again."
+        )
+    block = parsed(Block, sealed.body.encode(), f"{path} is not a measurement")
+    if block.version > BLOCK_VERSION:
+        raise OutputError(
+            f"{path} is of version {block.version}; this program reads up to {BLOCK_VERSION}. Update it."
+        )
+    return block

@@ -1,0 +1,173 @@
+"""Measurements of speed as CSV, Markdown and a page of their own."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from rwkvclip_eval.printable import csv_cell
+from rwkvclip_eval.report.efficiency import growth, why_ambiguous
+from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
+from rwkvclip_eval.report.plots.drawing import themed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rwkvclip_eval.metrics.ratios import Estimate
+    from rwkvclip_eval.records.schema import RunInfo
+    from rwkvclip_eval.report.efficiency import SpeedRow
+    from rwkvclip_eval.report.plots.drawing import Plot
+
+HEAD = (
+    "cell",
+    "model",
+    "per second",
+    "times as fast",
+    "verdict",
+    "p50 / p99, ms",
+    "memory, MB",
+    "of ceiling",
+)
+CSV_HEAD = (
+    *(
+        "model",
+        "spec",
+        "tower",
+        "height_px",
+        "width_px",
+        "tokens",
+        "batch",
+        "precision",
+        "compiled",
+        "status",
+    ),
+    *("samples_per_second", "low", "high", "repeats", "speed_up", "speed_up_low", "speed_up_high", "verdict"),
+    *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
+    *("share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation", "noisy", "reason"),
+)
+
+
+def efficiency_csv(rows: Sequence[SpeedRow]) -> str:
+    """Return a row per cell and model; what was not measured is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for row in rows:
+        cell, m = row.cell, row.measured
+        latency = [1e3 * m.latency_s[p] if p in m.latency_s else "" for p in ("p50", "p90", "p95", "p99")]
+        peak = "" if m.peak_bytes is None else m.peak_bytes / 1e6
+        content = (
+            *(m.model, m.spec, cell.tower, cell.height, cell.width, cell.tokens, cell.batch, cell.precision),
+            *(cell.compiled, m.status, *_ends(row.rate), len(m.repeats), *_ends(row.speed_up), row.verdict),
+            *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9, row.share),
+            *(m.num_parameters, m.load_s, m.first_call_s, m.implementation, row.noisy, m.reason),
+        )
+        writer.writerow([csv_cell("" if value is None else value) for value in content])
+    return out.getvalue()
+
+
+def _ends(estimate: Estimate | None) -> tuple[float | str, float | str, float | str]:
+    if estimate is None:
+        return "", "", ""
+    return estimate.value, estimate.low, estimate.high
+
+
+def cells_of(row: SpeedRow) -> list[str]:
+    """Return what a table shows of a row, under `HEAD`."""
+    m = row.measured
+    if row.rate is None:
+        return [row.cell.label, m.model, m.status.replace("_", " "), "", "", "", "", ""]
+    speed = "" if row.speed_up is None else _text(row.speed_up)
+    share = "" if row.share is None else f"{100 * row.share:.0f} %"
+    memory = "" if row.megabytes is None else f"{row.megabytes:,.0f}"
+    latency = f"{1e3 * m.latency_s['p50']:.1f} / {1e3 * m.latency_s['p99']:.1f}"
+    return [row.cell.label, m.model, _text(row.rate), speed, row.verdict, latency, memory, share]
+
+
+def _text(estimate: Estimate) -> str:
+    value, low, high = (
+        f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in (estimate.value, estimate.low, estimate.high)
+    )
+    return value if estimate.n < 2 else f"{value} ({low}–{high})"
+
+
+def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
+    """Return what a reader must know: what is lacking, what is noisy, how times grow."""
+    said = []
+    for row in rows:
+        if row.rate is None:
+            said.append(f"{row.measured.model}, {row.cell.label}: {row.measured.reason}")
+        elif why := why_ambiguous(row, device):
+            said.append(f"{row.measured.model}, {row.cell.label}: no verdict, {why}.")
+    return said + _growths(rows)
+
+
+def _growths(rows: Sequence[SpeedRow]) -> list[str]:
+    said = []
+    models = list(dict.fromkeys(row.measured.model for row in rows))
+    for tower, unit in (("image", "patches"), ("text", "tokens")):
+        keys = dict.fromkeys(
+            (r.cell.batch, r.cell.precision, r.cell.compiled) for r in rows if r.cell.tower == tower
+        )
+        for key in keys:
+            own = [
+                r
+                for r in rows
+                if r.cell.tower == tower and (r.cell.batch, r.cell.precision, r.cell.compiled) == key
+            ]
+            for model in models:
+                found = growth(own, model, models[-1]).exponent
+                if found is not None:
+                    said.append(
+                        f"{model}, {tower} tower, batch {key[0]}, {key[1]}: time grows as {unit} to the "
+                        f"power {found.value:.2f} ({found.low:.2f} to {found.high:.2f})."
+                    )
+    return said
+
+
+def efficiency_markdown(rows: Sequence[SpeedRow], info: RunInfo, device: str) -> str:
+    """Return the table and remarks, with hardware and versions."""
+    lines = [[escape_markdown(cell) for cell in cells_of(row)] for row in rows]
+    notes = "\n".join(f"- {escape_markdown(text)}" for text in remarks(rows, device))
+    return (
+        f"# Speed and memory\n\n{escape_markdown(_where(info, device))}\n\n{grid(lines, HEAD)}\n\n{notes}\n"
+    )
+
+
+def _where(info: RunInfo, device: str) -> str:
+    facts = info.environment
+    cpu = facts.get("cpu") or {}
+    gpus = ", ".join(str(gpu.get("name")) for gpu in facts.get("gpus") or ()) or "no GPU"
+    packages = facts.get("packages") or {}
+    commit = (facts.get("git") or {}).get("commit", "")
+    return (
+        f"On {device}: {cpu.get('model')}, {cpu.get('num_cores')} cores, {gpus}; torch "
+        f"{packages.get('torch')}, CUDA {facts.get('cuda')}, Python {facts.get('python')}"
+        f"{', commit ' + commit[:12] if commit else ''}. Command: {info.command}"
+    )
+
+
+def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots: Sequence[Plot]) -> str:
+    """Return the page as HTML."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    here = files("rwkvclip_eval.report.formats")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(here.joinpath("efficiency.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        # The stylesheet is ours; everything else is escaped.
+        style=Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
+        head=HEAD,
+        rows=[cells_of(row) for row in rows],
+        remarks=remarks(rows, device),
+        where=_where(info, device),
+        plots=plots,
+        last=rows[-1].measured.model if rows else "",
+        svg=lambda svg: base64.b64encode(themed(svg).encode()).decode(),
+    )

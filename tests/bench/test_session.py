@@ -1,0 +1,182 @@
+"""A measurement on disk: continued, checked, never mixed with another."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rwkvclip_eval.bench import session
+from rwkvclip_eval.bench.session import BenchOptions, Plan, run_bench
+from rwkvclip_eval.bench.worker import Worker, WorkerFailed
+from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_block
+from rwkvclip_eval.records.reading import read_records
+
+CELLS = [Cell(tower="image", batch=4, height=side, width=side) for side in (32, 64)]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The cells that were measured, in order; each with times made up."""
+    asked = []
+
+    def measure(cell, models, arguments, **how):
+        asked.append(cell)
+        done = [
+            dataclasses.replace(
+                model,
+                repeats=[Repeat(seconds=0.1, calls=3, other_load=0.0)] * 5,
+                latency_s={f"p{p}": 0.1 for p in (50, 90, 95, 99)},
+            )
+            for model in models
+        ]
+        return Block(cell=cell, device="cpu", models=done)
+
+    monkeypatch.setattr(session.turns, "measure", measure)
+    return asked
+
+
+def plan(cells=CELLS, models=("a", "b")):
+    known = [Measured(model=name, spec=f"{name}=random:0", flops=10**9) for name in models]
+    return Plan(
+        cells=cells,
+        models=known,
+        specs=[m.spec for m in known],
+        known={(i, cell.key): m for i, m in enumerate(known) for cell in cells},
+        ceilings={"fp32": 1e11},
+    )
+
+
+def test_the_same_command_measures_what_is_left(tmp_path, measured):
+    first = run_bench(plan(), tmp_path, options=BenchOptions(max_minutes=0))
+    assert (first.exit_code, len(first.left), measured) == (3, 2, [])
+    assert run_bench(plan(), tmp_path, options=BenchOptions()).exit_code == 0
+    assert sorted(measured) == sorted(CELLS)
+    again = run_bench(plan(), tmp_path, options=BenchOptions())
+    assert (len(measured), len(again.blocks)) == (2, 2)
+    assert json.loads((tmp_path / "run.json").read_text())["num_commands"] == 3
+
+
+def test_a_cell_whose_file_was_changed_is_measured_again(tmp_path, measured):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    path = tmp_path / "cells" / f"{CELLS[0].key}.json"
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(OutputError, match="not as it was written"):
+        read_block(path)
+    measured.clear()
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    assert measured == [CELLS[0]]
+
+
+def test_records_hold_rates_latencies_and_the_reason_where_there_is_none(tmp_path, measured):
+    both = plan()
+    key = 0, CELLS[1].key
+    both.known[key] = dataclasses.replace(both.known[key], status="not_possible", reason="too large")
+    run_bench(both, tmp_path, options=BenchOptions())
+    records = read_records(tmp_path / "results.jsonl")
+    rates = [r for r in records if r.metric == "images_per_second"]
+    assert {r.value for r in rates} == {pytest.approx(40)}
+    assert all(r.ci_low <= r.value <= r.ci_high for r in rates)
+    assert {r.metric for r in records} >= {"latency_p50_ms", "latency_p99_ms"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "options"),
+    [
+        (plan(models=("a", "c")), BenchOptions()),
+        (plan(cells=CELLS[:1]), BenchOptions()),
+        (plan(), BenchOptions(threads=7)),
+    ],
+)
+def test_another_measurement_is_not_mixed_in(tmp_path, measured, changed, options):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    with pytest.raises(OutputError, match=r"holds another run \(other"):
+        run_bench(changed, tmp_path, options=options)
+
+
+def test_an_accuracy_runs_directory_is_refused(tmp_path, measured):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(OutputError, match="not a run description"):
+        run_bench(plan(), tmp_path, options=BenchOptions())
+
+
+def arguments(spec):
+    return {
+        "spec": spec, "device": "cpu", "precision": "fp32", "implementation": "auto", "threads": 1,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    """A process with a tiny CLIP."""
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    path = tmp_path_factory.mktemp("worker") / "tiny.json"
+    path.write_text(json.dumps(config))
+    with Worker(**arguments(f"open_clip:{path}=random:0")) as made:
+        yield made
+
+
+def test_a_process_measures_counts_and_says_what_it_cannot(worker):
+    cell = dataclasses.asdict(Cell(tower="both", batch=2, height=48, width=32, tokens=9))
+    assert worker.facts["patch_px"] == 16
+    assert worker.ask("prepare", cell=cell)["first_call_s"] > 0
+    times = worker.ask("measure", seconds=0.05)["seconds"]
+    assert len(times) >= 3
+    assert all(t > 0 for t in times)
+    tiny = dataclasses.asdict(Cell(tower="image", batch=1, height=8, width=8))
+    with pytest.raises(WorkerFailed, match="hold no patch") as failed:
+        worker.ask("prepare", cell=tiny)
+    assert failed.value.status == "not_possible"
+    huge = dataclasses.asdict(Cell(tower="image", batch=1_000_000, height=8192, width=8192))
+    with pytest.raises(WorkerFailed) as failed:
+        worker.ask("prepare", cell=huge)
+    assert failed.value.status == "out_of_memory"
+    # It lives on.
+    assert worker.ask("prepare", cell=cell)["warm_up_calls"] >= 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux' high-water marks")
+def test_the_peak_that_is_read_holds_what_a_cell_allocates(worker):
+    before = worker.resident_bytes()
+    cell = Cell(tower="image", batch=64, height=512, width=512)
+    worker.ask("prepare", cell=dataclasses.asdict(cell))
+    pixels = 64 * 3 * 512 * 512 * 4
+    assert worker.peak_bytes() - before > pixels
+
+
+def test_a_process_that_was_killed_is_told_from_one_that_ended(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerFailed, match="SIGKILL") as failed:
+        worker.ask("measure", seconds=0.01)
+    assert failed.value.status == "out_of_memory"
+
+
+def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="rwkv-clip-b33"):
+        session.look_ahead(["rwkv-clip-b33=random:0"], CELLS, BenchOptions())
+
+
+def test_other_processes_are_seen():
+    from rwkvclip_eval.bench.load import OtherLoad
+
+    code = "import time; end = time.time() + 20\nwhile time.time() < end: pass"
+    with subprocess.Popen([sys.executable, "-c", code]) as busy:
+        load = OtherLoad()
+        import time
+
+        time.sleep(1.0)
+        disturbed, ours = load.share(), OtherLoad([busy.pid])
+        time.sleep(1.0)
+        assert disturbed > 0.05
+        # Told that it is one of ours, it is no other.
+        assert ours.share() < disturbed + 0.5
+        busy.kill()

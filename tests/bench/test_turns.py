@@ -1,0 +1,108 @@
+"""How a cell is measured: turns forth and back, disturbed repeats again, a failure that costs one model."""
+
+import itertools
+
+import pytest
+
+from rwkvclip_eval.bench import turns
+from rwkvclip_eval.bench.turns import Effort, measure
+from rwkvclip_eval.bench.worker import WorkerFailed
+from rwkvclip_eval.records.efficiency import Cell, Measured
+
+CELL = Cell(tower="image", batch=4, height=32, width=32)
+FAST = Effort(turn_s=0.1, repeats=5, most_repeats=7, gate_s=0)
+
+
+class Stage:
+    """Workers with scripted times, and what was asked of them in order."""
+
+    def __init__(self, monkeypatch, times, loads=(0.0,), fails=()):
+        self.log, self.loads, self.fails = [], itertools.cycle(loads), dict(fails)
+        self.times = {name: itertools.cycle(series) for name, series in times.items()}
+        monkeypatch.setattr(turns, "Worker", self.worker)
+        monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds: True)
+        monkeypatch.setattr(turns, "OtherLoad", lambda own: self)
+
+    def share(self):
+        return next(self.loads)
+
+    def worker(self, name):
+        stage = self
+
+        class Scripted:
+            baseline_bytes, pid = 100, 1
+
+            def __init__(self):
+                self.facts = {"implementation": "x", "num_parameters": 7, "load_s": 1.0}
+
+            def ask(self, do, **what):
+                stage.log.append((name, do))
+                if stage.fails.get(name) == do:
+                    raise WorkerFailed("out_of_memory", "no memory left.")
+                if do == "prepare":
+                    return {"first_call_s": 2.0}
+                return {"seconds": [next(stage.times[name])] * 3}
+
+            def peak_bytes(self):
+                return 500
+
+            def close(self):
+                stage.log.append((name, "close"))
+
+        return Scripted()
+
+
+def run(names=("a", "b"), effort=FAST):
+    models = [Measured(model=name, spec=name) for name in names]
+    return measure(CELL, models, [{"name": name} for name in names], device="cpu", effort=effort)
+
+
+def test_models_take_their_turns_forth_and_back(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
+    block = run()
+    asked = [name for name, do in stage.log if do == "measure"]
+    assert asked == ["a", "b", "b", "a"] * 5
+    assert [len(m.repeats) for m in block.models] == [5, 5]
+    assert block.models[0].latency_s["p99"] == pytest.approx(0.1)
+    assert (block.models[0].peak_bytes, block.models[0].baseline_bytes) == (500, 100)
+    assert block.noisy == ""
+
+
+def test_a_repeat_during_which_others_were_busy_is_measured_again(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, loads=(0.5, 0.0))
+    block = run()
+    assert sum(do == "measure" for _, do in stage.log) == 2 * 4 * 5
+    assert block.noisy == ""
+    assert {r.other_load for r in block.models[0].repeats} == {0.0}
+
+
+def test_a_machine_that_stays_busy_is_said_to_be_so(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, loads=(0.5,))
+    assert "other processes took more than 5% of the processors in 5 of 5 repeats" in run().noisy
+
+
+def test_wide_intervals_are_measured_longer_and_then_said_to_be_so(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2, 0.2, 0.3, 0.3]})
+    block = run()
+    assert len(block.models[0].repeats) == 7
+    assert "intervals stayed wider than ±5%" in block.noisy
+
+
+@pytest.mark.parametrize("when", ["prepare", "measure"])
+def test_a_model_that_fails_costs_the_others_nothing(monkeypatch, when):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, fails={"a": when})
+    first, second = run().models
+    assert (first.status, first.reason, len(first.repeats)) == ("out_of_memory", "no memory left.", 0)
+    assert (second.status, len(second.repeats)) == ("ok", 5)
+
+
+def test_processes_are_fresh_for_every_repeat_where_asked_for(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
+    run(effort=Effort(turn_s=0.1, repeats=5, fresh=True, gate_s=0))
+    assert sum(entry == ("a", "prepare") for entry in stage.log) == 5
+
+
+def test_processes_end_with_their_cell(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
+    run()
+    assert stage.log.count(("a", "close")) == stage.log.count(("b", "close")) == 1
