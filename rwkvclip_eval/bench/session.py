@@ -123,7 +123,8 @@ def look_ahead(
     if not cells:
         raise UserError("The grid has no cell; name at least one tower, size and batch.")
     specs = [spec.text for spec in expand_specs(specs)]
-    models, known = [], {}
+    models: list[Measured] = []
+    known: dict[tuple[int, str], Measured] = {}
     for index, spec in enumerate(specs):
         try:
             with Worker(**_arguments(spec, "fp32", options)) as worker:

@@ -106,7 +106,7 @@ class _Contender:
             "allocated_bytes": answer.get("allocated_bytes"),
             "reserved_bytes": answer.get("reserved_bytes"),
         }
-        larger = {
+        larger: dict[str, Any] = {
             name: value
             for name, value in peaks.items()
             if value is not None and value > (getattr(self.measured, name) or 0)

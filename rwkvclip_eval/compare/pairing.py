@@ -286,7 +286,7 @@ def _rows(
                 raise OtherNumber(f"only the baseline has {record.measure.title}")
             require_value(record, one.baseline, baseline.folders[unit])
             require_value(other, one.candidate, side.folders[unit])
-        more = () if found[0].difference else ("one seed, so no interval and no verdict",)
+        more: tuple[str, ...] = () if found[0].difference else ("one seed, so no interval and no verdict",)
         same = same or pairs[0].repeated()
         # What a check of the data found is of decoded pixels, and more.
         if same and same.note and "duplicates" not in record.notes:

@@ -33,7 +33,7 @@ def pictures(record: Record, keys: Collection[str], data_root: Path | None) -> d
     """
     variant = None if record.variant in ("", "default") else record.variant
     try:
-        ref = DatasetRef(name=record.dataset, variant=variant, split=record.split)
+        ref = DatasetRef.model_validate({"name": record.dataset, "variant": variant, "split": record.split})
     except ValidationError as error:
         raise DataNotFound("its dataset was the suite's own, whose place is not known here") from error
     dataset = open_dataset(ref, data_root=data_root, offline=True)

@@ -33,6 +33,8 @@ def measured(monkeypatch):
                 repeats=[Repeat(seconds=0.1, calls=3, other_load=0.0)] * 5,
                 latency_s={f"p{p}": 0.1 for p in (50, 90, 95, 99)},
             )
+            if model.status == "ok"
+            else model
             for model in models
         ]
         return Block(cell=cell, device="cpu", models=done)
@@ -80,7 +82,8 @@ def test_records_hold_rates_latencies_and_the_reason_where_there_is_none(tmp_pat
     run_bench(both, tmp_path, options=BenchOptions())
     records = read_records(tmp_path / "results.jsonl")
     rates = [r for r in records if r.metric == "images_per_second"]
-    assert {r.value for r in rates} == {pytest.approx(40)}
+    assert [r.value for r in rates] == [pytest.approx(40)] * 3
+    assert [r.reason for r in records if r.status == "not_applicable"] == ["too large"]
     assert all(r.ci_low <= r.value <= r.ci_high for r in rates)
     assert {r.metric for r in records} >= {"latency_p50_ms", "latency_p99_ms"}
 
