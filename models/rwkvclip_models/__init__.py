@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rwkvclip_models.config import RWKVCLIPConfig, config_names, load_config
     from rwkvclip_models.errors import CheckpointError, ConfigError, UserError
     from rwkvclip_models.model import RWKVCLIP, load_model, save_checkpoint
+    from rwkvclip_models.pixel_rows import PixelRows
+    from rwkvclip_models.streaming import encode_image_streaming
     from rwkvclip_models.tokenizer import tokenize
     from rwkvclip_models.transforms import eval_transform
 
@@ -26,6 +28,8 @@ _MODULES = {
     "config": ("RWKVCLIPConfig", "config_names", "load_config"),
     "errors": ("CheckpointError", "ConfigError", "UserError"),
     "model": ("RWKVCLIP", "load_model", "save_checkpoint"),
+    "pixel_rows": ("PixelRows",),
+    "streaming": ("encode_image_streaming",),
     "tokenizer": ("tokenize",),
     "transforms": ("eval_transform",),
 }
@@ -35,11 +39,13 @@ __all__ = [
     "RWKVCLIP",
     "CheckpointError",
     "ConfigError",
+    "PixelRows",
     "RWKVCLIPConfig",
     "UserError",
     "checkpoint_file",
     "checkpoint_sha256",
     "config_names",
+    "encode_image_streaming",
     "eval_transform",
     "load_config",
     "load_model",

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.layers import SpatialMix, channel_mix, drop_path, in_pieces
-from rwkvclip_models.ops import Shift
+from rwkvclip_models.ops import Shift, shift_lerp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +39,18 @@ class ImageChannelMix(nn.Module):
 
     def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
         """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
+        x_k, x_r = self.lerps(x, shift)
+        return self.output_of(x_k, x_r, residual)
+
+    def lerps(self, x: Tensor, shift: Shift) -> Tensor:
+        """Return x lerped with its shifted tokens [2, B, T, C], for key and receptance."""
         mix = 1 - torch.cat([self.spatial_mix_k[0], self.spatial_mix_r[0]])
+        return shift_lerp(x, mix, shift, implementation=self.implementation)
+
+    def output_of(self, x_k: Tensor, x_r: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return the mix [B, T, C] of the lerps [B, T, C], added to `residual` if given."""
         linears = self.key, self.receptance, self.value
-        return channel_mix(x, mix, shift, linears, self.implementation, residual)
+        return channel_mix(x_k, x_r, linears, self.implementation, residual)
 
 
 class ImageBlock(nn.Module):

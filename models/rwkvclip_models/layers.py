@@ -81,25 +81,55 @@ class SpatialMix(nn.Module):
 
     def forward(self, x: Tensor, shift: Shift) -> Tensor:
         """Return the mix [B, T, C] of x [B, T, C]."""
+        x_w, x_k, x_v, x_r, x_g = self.lerps(x, shift)
+        r, k, v, w = self.operands(x_w, x_k, x_v, x_r)
+        gate = self.gate_of(x_g)
+        y = bi_wkv6(r, k, v, w, self.bonus(w), implementation=self.implementation)
+        return self.output_of(y, gate)
+
+    def lerps(self, x: Tensor, shift: Shift, mixes: str = "wkvrg") -> Tensor:
+        """Return x lerped with its shifted tokens [K, B, T, C], for each of `mixes`, the first of "wkvrg"."""
         b, t, c = x.shape
-        run = {"implementation": self.implementation}
+        run: dict[str, Any] = {"implementation": self.implementation}
         [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1, transposed=True, **run))
-        base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in "wkvrg"])
-        lerped = dynamic_lerp(
-            x, low_rank.view(b, t, NUM_MIXES * MIX_RANK), base, self.time_maa_w2, shift, **run
-        )
-        x_w, x_k, x_v, x_r, x_g = lerped
+        low_rank = low_rank.view(b, t, NUM_MIXES * MIX_RANK)[..., : len(mixes) * MIX_RANK]
+        base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in mixes])
+        return dynamic_lerp(x, low_rank, base, self.time_maa_w2[: len(mixes)], shift, **run)
+
+    def operands(
+        self, x_w: Tensor, x_k: Tensor, x_v: Tensor, x_r: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return Bi-WKV's r, k, v, w [B, T, H, N] of the lerps [B, T, C] for w, k, v, r."""
         r, k, v = self._linear("receptance", x_r), self._linear("key", x_k), self._linear("value", x_v)
-        gate = self._linear("gate", x_g)
         # Decay and bonus stay float32 whatever the precision: rounded to bfloat16 they change the model.
         exact = torch.promote_types(r.dtype, torch.float32)
+        run: dict[str, Any] = {"implementation": self.implementation}
         low_rank = torch.tanh(linear(x_w, self.time_decay_w1, transposed=True, **run))
         w = linear(low_rank, self.time_decay_w2, transposed=True, **run).to(exact).add_(self.time_decay)
-        r, k, v, w = (z.view(b, t, *self.time_faaaa.shape) for z in (r, k, v, w))
-        y = bi_wkv6(r, k, v, w, self.time_faaaa.to(exact), **run).view(gate.shape)
+        r, k, v, w = (z.view(*z.shape[:2], *self.time_faaaa.shape) for z in (r, k, v, w))
+        return r, k, v, w
+
+    def bonus(self, w: Tensor) -> Tensor:
+        """Return Bi-WKV's u [H, N], in the dtype of w."""
+        return self.time_faaaa.to(w.dtype)
+
+    def gate_of(self, x_g: Tensor) -> Tensor:
+        """Return the gate [B, T, H·N], before its SiLU, of the lerp for it [B, T, C]."""
+        return self._linear("gate", x_g)
+
+    def output_of(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Return the mix [B, T, C] of Bi-WKV's y [B, T, H, N] and the gate [B, T, H·N]."""
         norm = self.ln_x
-        gated = norm_gate(y, gate, norm.weight, norm.bias, heads=norm.num_groups, eps=norm.eps, **run)
+        gated = norm_gate(
+            y.view(gate.shape),
+            gate,
+            norm.weight,
+            norm.bias,
+            heads=norm.num_groups,
+            eps=norm.eps,
+            implementation=self.implementation,
+        )
         return self._linear("output", gated)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
@@ -126,26 +156,23 @@ class SpatialMix(nn.Module):
 
 
 def channel_mix(
-    x: Tensor,
-    mix: Tensor,
-    shift: Shift,
+    x_k: Tensor,
+    x_r: Tensor,
     linears: tuple[nn.Linear, nn.Linear, nn.Linear],
     implementation: str,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Return residual + sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C] of x [B, T, C].
+    """Return residual + sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C].
 
     Args:
-        x: tokens.
-        mix: weights [2, C] of the shifted tokens in x_k and x_r.
-        shift: of tokens.
+        x_k: tokens lerped with their shifted ones, for the key [B, T, C].
+        x_r: as x_k, for the receptance.
         linears: key, receptance, value.
         implementation: of the elementwise operators.
         residual: [B, T, C]; zero by default.
     """
     run: dict[str, Any] = {"implementation": implementation}
     key, receptance, value = (module.weight for module in linears)
-    x_k, x_r = shift_lerp(x, mix, shift, **run)
     hidden = linear(x_k, key, **run)
     hidden = relu_square(hidden, overwrite=not hidden.requires_grad, **run)
     gate, mixed = linear(x_r, receptance, **run), linear(hidden, value, **run)

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.layers import SpatialMix, channel_mix, in_pieces
-from rwkvclip_models.ops import Shift
+from rwkvclip_models.ops import Shift, shift_lerp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,9 @@ class TextChannelMix(nn.Module):
     def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
         """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
         mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
+        x_k, x_r = shift_lerp(x, mix, shift, implementation=self.implementation)
         linears = self.key, self.receptance, self.value
-        return channel_mix(x, mix, shift, linears, self.implementation, residual)
+        return channel_mix(x_k, x_r, linears, self.implementation, residual)
 
 
 class TextBlock(nn.Module):

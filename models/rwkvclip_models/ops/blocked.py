@@ -49,7 +49,8 @@ def bi_wkv6_torch(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tens
     cut = [torch.unflatten(F.pad(x, (0, 0, 0, 0, 0, padding)), 1, (pieces, length)) for x in (r, k, v, w)]
     r, k, v, w = (x.flatten(0, 1) for x in cut)
     inside = torch.unflatten(bi_wkv6_torch(r, k, v, w, u), 0, (batch, pieces))
-    across = _across(*cut)
+    with without_autocast(r):
+        across = _across(*cut)
     return (inside + across.to(inside.dtype)).flatten(1, 2)[:, :num_tokens]
 
 
@@ -57,12 +58,7 @@ def _across(r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """Return what tokens of other pieces add to y; all [B, pieces, length, H, N]."""
     dtype = torch.promote_types(r.dtype, torch.float32)
     r, k, v = (x.to(dtype).transpose(2, 3) for x in (r, k, v))
-    log_decay = -torch.exp(w.to(dtype).clamp(max=MAX_RAW_DECAY)).transpose(2, 3)
-    # Exclusive sums, from shifted terms: a difference of inclusive sums would cancel.
-    zero = torch.zeros_like(log_decay[..., :1, :])
-    before = torch.cat([zero, log_decay[..., :-1, :]], dim=-2).cumsum(-2).exp()
-    after = torch.cat([log_decay[..., 1:, :], zero], dim=-2).flip(-2).cumsum(-2).flip(-2).exp()
-    total = log_decay.sum(-2).exp().unsqueeze(-1)
+    before, after, total = to_edges(w.to(dtype))
 
     def carry(states: Tensor, order: range) -> Tensor:
         state = torch.zeros_like(states[:, 0])
@@ -76,6 +72,20 @@ def _across(r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     past = carry((k * after).mT @ v, range(pieces))
     future = carry((k * before).mT @ v, range(pieces - 1, -1, -1))
     return ((r * before) @ past + (r * after) @ future).transpose(2, 3)
+
+
+def to_edges(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return products of the decays exp(−exp(w)) of a piece, w […, T, H, N].
+
+    They are of the decays before each token and after it, both […, H, T, N] and exclusive of the token, and of
+    all of them […, H, N, 1]. Sums of logarithms of one sign: nothing is subtracted, and what underflows is zero.
+    """
+    log_decay = torch.exp(w.clamp(max=MAX_RAW_DECAY)).neg().transpose(-3, -2)
+    # Exclusive sums, from shifted terms: a difference of inclusive sums would cancel.
+    zero = torch.zeros_like(log_decay[..., :1, :])
+    before = torch.cat([zero, log_decay[..., :-1, :]], dim=-2).cumsum(-2).exp()
+    after = torch.cat([log_decay[..., 1:, :], zero], dim=-2).flip(-2).cumsum(-2).flip(-2).exp()
+    return before, after, log_decay.sum(-2).exp().unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,7 @@ class _Dense(torch.autograd.Function):
         y = torch.empty_like(r, memory_format=torch.contiguous_format)
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
-        with _without_autocast(r):
+        with without_autocast(r):
             for rows in _chunks(r):
                 r_, k_, v_, w_ = (_by_head(x[rows], dtype) for x in (r, k, v, w))
                 factors = _Factors(w_.clamp_(max=MAX_RAW_DECAY).exp_().neg_().exp_())
@@ -191,7 +201,7 @@ class _DenseBackward(torch.autograd.Function):
         dtype = torch.promote_types(r.dtype, torch.float32)
         bonus = u.to(dtype)
         gu = torch.zeros_like(bonus)
-        with _without_autocast(r):
+        with without_autocast(r):
             for rows in _chunks(r):
                 r_, k_, v_, w_, gy_ = (_by_head(x[rows], dtype) for x in (r, k, v, w, gy))
                 rate = w_.clamp_(max=MAX_RAW_DECAY).exp_()
@@ -250,7 +260,7 @@ def _chunks(r: Tensor) -> Iterator[slice]:
         yield slice(batch * i // pieces, batch * (i + 1) // pieces)
 
 
-def _without_autocast(x: Tensor) -> torch.autocast:
+def without_autocast(x: Tensor) -> torch.autocast:
     # Torch has no autocast for "meta".
     return torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False)
 
