@@ -78,7 +78,9 @@ def images(pixels: Any) -> list[PixelRows]:
         return [pixels]
     shape = getattr(pixels, "shape", None)
     if shape is None:
-        raise UserError(f"Expected pixels as PixelRows, tensor or array {_AXES}, got {type(pixels).__name__}.")
+        raise UserError(
+            f"Expected pixels as PixelRows, tensor or array {_AXES}, got {type(pixels).__name__}."
+        )
     if len(shape) not in (3, 4) or shape[-3] != 3 or min(shape[-2:]) < 1:
         raise UserError(f"Expected pixels {_AXES}, got {list(shape)}.")
     height, width = (int(size) for size in shape[-2:])

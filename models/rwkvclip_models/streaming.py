@@ -1,9 +1,9 @@
 """The image tower in its recurrent form: chunk by chunk, with memory that does not grow with the image.
 
 RWKV-CLIP (https://arxiv.org/abs/2406.06973) takes over from RWKV that a model trained in parallel runs as a
-recurrence, whose state has a fixed size. Bi-WKV looks both ways, so that a layer takes two passes: one from the
-last token to the first leaves what later tokens add, the other adds what earlier tokens do. What is computed is
-the parallel form's (`image_tower.py`), exactly; sums are taken in another order.
+recurrence, whose state has a fixed size. Bi-WKV looks both ways, so that a layer takes two passes: one from
+the last token to the first leaves what later tokens add, the other adds what earlier tokens do. What is
+computed is what the parallel form (`image_tower.py`) computes; sums are taken in another order.
 
 A chunk is a strip of whole rows of the patch grid. Token shift looks one row up and down, so that a strip is
 read with a halo of one row on each side.
@@ -43,10 +43,10 @@ CUBIC = -0.75
 def encode_image_streaming(model: RWKVCLIP, pixels: Any, *, rows_per_chunk: int | None = None) -> Tensor:
     """Return un-normalised embeddings [B, C], as `model.encode_image` does, of images of any size.
 
-    One image at a time takes two arrays [T, C], and beside them what a strip takes: of rows_per_chunk + 2 rows
-    of w tokens, and of as many rows of pixels. Neither grows with the number of strips. The second array is in
-    float32 where the weights are in half precision. Two thirds of the projections of the spatial mix are
-    computed twice. Forward hooks of blocks do not run.
+    Images go one after the other. Each takes two arrays [T, C], the second in float32 where the first is in
+    half precision, and what a strip takes: rows_per_chunk + 2 rows of w tokens, and their pixels. A strip
+    takes the same however many there are. Receptance, key, value and decay of each token are computed twice.
+    Forward hooks of the blocks do not run.
 
     Args:
         model: in evaluation mode.
@@ -57,8 +57,8 @@ def encode_image_streaming(model: RWKVCLIP, pixels: Any, *, rows_per_chunk: int 
             within `CHUNK_TOKENS` as long as three rows fit there.
 
     Raises:
-        UserError: gradients are enabled, the model is in training mode, pixels of another form, or an impossible
-            rows_per_chunk.
+        UserError: gradients are enabled, the model is in training mode, pixels of another form, or an
+            impossible rows_per_chunk.
     """
     if torch.is_grad_enabled():
         raise UserError(
@@ -68,10 +68,8 @@ def encode_image_streaming(model: RWKVCLIP, pixels: Any, *, rows_per_chunk: int 
     tower = model.image_model
     if tower.training:
         raise UserError("encode_image_streaming expects a model in evaluation mode. Call model.eval() first.")
-    if rows_per_chunk is not None and (not isinstance(rows_per_chunk, int) or rows_per_chunk < 1):
-        raise UserError(
-            f"rows_per_chunk is a whole number of at least 1, or None for the default, got {rows_per_chunk!r}."
-        )
+    if rows_per_chunk is not None and (type(rows_per_chunk) is not int or rows_per_chunk < 1):
+        raise UserError(f"rows_per_chunk is a whole number of at least 1, or None, got {rows_per_chunk!r}.")
     found = [_encode(tower, image, rows_per_chunk) for image in images(pixels)]
     return torch.cat(found) if found else tower.pos_embed.new_empty(0, tower.pos_embed.shape[-1])
 
@@ -217,8 +215,8 @@ def _mix_space(block: ImageBlock, x: Tensor, between: Tensor, chunk: _Chunk, sta
     del lerps, x_g
     past, state = carried(r, k, v, w, state, reverse=False)
     with without_autocast(r):
-        exact = (z.to(w.dtype) for z in (r, k, v))
-        y = bi_wkv6(*exact, w, block.att.bonus(w), implementation=block.att.implementation)
+        r_, k_, v_ = (z.to(w.dtype) for z in (r, k, v))
+        y = bi_wkv6(r_, k_, v_, w, block.att.bonus(w), implementation=block.att.implementation)
     y = y.add_(past).add_(between[:, chunk.tokens].view_as(y)).to(r.dtype)
     between[:, chunk.tokens] = x[:, chunk.tokens] + block.att.output_of(y, gate)
     return state
@@ -258,14 +256,15 @@ class _Positions:
         by_row = bicubic_weights(rows, self.table.shape[0], self.rows, self.table)
         with without_autocast(self.table):
             across = torch.tensordot(by_row, self.table.to(by_row.dtype), dims=1)
-            return (self.by_column @ across).flatten(0, 1)[None].to(self.table.dtype)
+            made: Tensor = (self.by_column @ across).flatten(0, 1)[None]
+        return made.to(self.table.dtype)
 
 
 def bicubic_weights(places: range, source: int, target: int, like: Tensor) -> Tensor:
     """Return the weights [len(places), source] of bicubic interpolation of one axis.
 
-    They are those of `torch.nn.functional.interpolate` with align_corners=False: four neighbours, the outermost
-    repeated beyond the edge.
+    They are those of `torch.nn.functional.interpolate` with align_corners=False: of four neighbours, and the
+    outermost are repeated beyond the edge.
 
     Args:
         places: on the axis that is made.

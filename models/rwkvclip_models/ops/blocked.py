@@ -77,14 +77,15 @@ def _across(r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 def to_edges(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return products of the decays exp(−exp(w)) of a piece, w […, T, H, N].
 
-    They are of the decays before each token and after it, both […, H, T, N] and exclusive of the token, and of
-    all of them […, H, N, 1]. Sums of logarithms of one sign: nothing is subtracted, and what underflows is zero.
+    They are of the decays before each token and after it, both […, H, T, N] and exclusive of the token, and
+    of all of them […, H, N, 1]. Sums of logarithms of one sign: nothing is subtracted, and what underflows
+    is zero.
     """
     log_decay = torch.exp(w.clamp(max=MAX_RAW_DECAY)).neg().transpose(-3, -2)
     # Exclusive sums, from shifted terms: a difference of inclusive sums would cancel.
     zero = torch.zeros_like(log_decay[..., :1, :])
-    before = torch.cat([zero, log_decay[..., :-1, :]], dim=-2).cumsum(-2).exp()
-    after = torch.cat([log_decay[..., 1:, :], zero], dim=-2).flip(-2).cumsum(-2).flip(-2).exp()
+    before = torch.cat([zero, log_decay[..., :-1, :]], dim=-2).cumsum_(-2).exp_()
+    after = torch.cat([log_decay[..., 1:, :], zero], dim=-2).flip(-2).cumsum_(-2).flip(-2).exp_()
     return before, after, log_decay.sum(-2).exp().unsqueeze(-1)
 
 
@@ -261,6 +262,7 @@ def _chunks(r: Tensor) -> Iterator[slice]:
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
+    """Return the context in which autocast is off on the device of x."""
     # Torch has no autocast for "meta".
     return torch.autocast("cpu" if x.device.type == "meta" else x.device.type, enabled=False)
 

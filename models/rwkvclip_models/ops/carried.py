@@ -1,8 +1,8 @@
-"""Bi-WKV of a sequence that arrives in pieces: what the tokens of other pieces add, from a state of fixed size.
+"""Bi-WKV of a sequence in pieces: what tokens of other pieces add, from a state of fixed size.
 
-The state of a direction is Σ_i diag(Π d) k_iᵀ v_i over the tokens passed, with the decays strictly between token
-i and the edge of the piece. A pass in each direction carries it from piece to piece; together with `bi_wkv6` of
-each piece they are Bi-WKV of the whole sequence. Equations: `cuda/README.md`.
+The state of a direction is Σ_i diag(Π d) k_iᵀ v_i over the tokens passed, with the decays strictly between
+token i and the edge of the piece. One pass in each direction carries it from piece to piece; what they add to
+`bi_wkv6` of each piece makes Bi-WKV of the whole sequence. Equations: `cuda/README.md`.
 
 Axes: B batch, T tokens of a piece, H heads, N head width.
 """
@@ -10,8 +10,6 @@ Axes: B batch, T tokens of a piece, H heads, N head width.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import torch
 
 from rwkvclip_models.ops.blocked import to_edges, without_autocast
 
