@@ -153,7 +153,7 @@ def _encode(tower: ImageTower, image: PixelRows, rows_per_chunk: int | None) -> 
     for chunk in strips:
         normed = tower.ln1(x[:, chunk.tokens])
         total += normed.sum(dim=1, dtype=between.dtype).cpu()
-    return (total / x.shape[1]).to(device=x.device, dtype=normed.dtype)
+    return (total / x.shape[1]).to(normed.dtype).to(x.device)
 
 
 def _embedded(tower: ImageTower, image: PixelRows, strips: _Strips) -> Tensor:

@@ -337,3 +337,12 @@ def test_check_reports_the_error_against_the_float64_reference(implementation, d
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_torch_agrees_with_the_reference_on_cuda(dtype, limit):
     assert ops.check("torch", "cuda", dtype) < limit
+
+
+def test_plain_torch_hands_on_exact_states_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    r, k, v = (torch.randn(1, 600, 2, 16, generator=generator).bfloat16() for _ in range(3))
+    w, u = torch.full((1, 600, 2, 16), -7.0), torch.zeros(2, 16)
+    expected = bi_wkv6(r, k, v, w, u, implementation="torch")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(bi_wkv6(r, k, v, w, u, implementation="torch"), expected)
