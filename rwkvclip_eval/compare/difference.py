@@ -57,6 +57,11 @@ class Difference(NamedTuple):
     seeds_variance: float = 0.0
 
     @property
+    def is_none(self) -> bool:
+        """Whether both models have the same number, and of hits the same ones."""
+        return self.value == 0 and not self.gained and not self.lost
+
+    @property
     def discordance(self) -> float:
         """Share of images that would have to differ for `value` to vary as it does."""
         return self.variance * self.images

@@ -8,6 +8,9 @@ One difference a set stands in, each of the same weight; the sets are held fixed
     INCONCLUSIVE  neither
     AMBIGUOUS   a repeat of the baseline differs from it by as much as decides
 
+A model beside itself (equal fingerprints, equal answers) is a PASS whatever the size of the sets: what cannot
+differ on any images needs no interval.
+
 Errors, as simulated in `tests/compare/test_gate_errors.py`: REGRESSION where nothing differs in at most α of
 cases, of which each of its two clauses spends half, one-sided; PASS where the true mean difference is −m in
 at most 2.5 %. A set whose interval is too wide for the margin is `unresolved`, and holds nothing up.
@@ -201,8 +204,14 @@ class Judgement:
         return EXIT_CODES[self.verdict]
 
 
-def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE) -> Judgement:
-    """Return the verdict on `sets`, of which there is one at least, each with a significance."""
+def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, *, one_model: bool = False) -> Judgement:
+    """Return the verdict on `sets`, of which there is one at least, each with a significance.
+
+    Args:
+        sets: one difference each.
+        rule: margin and level.
+        one_model: baseline and candidate have the same fingerprint.
+    """
     observed = np.array([one.difference[:3] for one in sets])
     worse = np.array([one.difference.significance.worse for one in sets if one.difference.significance])
     value, low, high = observed.T[:, None]
@@ -233,6 +242,8 @@ def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE) -> Judgement:
     elif 0 < mean_noise >= rule.margin and lowest - mean_noise <= -rule.margin:
         verdict = "AMBIGUOUS"
         why = f"repeating the baseline moves the mean by up to {_points(mean_noise)}, no less than the margin"
+    elif one_model and all(one.difference.is_none for one in sets):
+        verdict, why = "PASS", "both runs are of one model, and it gave the same answers"
     elif found.above[0]:
         least = "not lower" if lowest >= 0 else f"at most {_points(-lowest)} lower"
         verdict, why = "PASS", f"the mean is {least}, and no set regressed"

@@ -98,7 +98,8 @@ def compare_runs(
             "is better, of more than one seed."
         )
     sets = [_gated(row) for row in about]
-    judgement, rates = judge(sets, rule), power.rates(sets, rule)
+    judgement = judge(sets, rule, one_model=_one_model(baseline, candidate))
+    rates = power.rates(sets, rule)
     losses = power.detectable(sets, rule)
     tested = [row for row in comparison.rows if _mid(row) is not None]
     discovered = benjamini_hochberg(np.array([_mid(row) for row in tested], np.float64))
@@ -119,6 +120,16 @@ def compare_runs(
         if not _is_gated(row)
     ]
     return Result(comparison=comparison, rule=rule, judgement=judgement, rates=rates, rows=tuple(rows))
+
+
+def _one_model(baseline: Side, candidate: Side) -> bool:
+    found = {
+        str(record.model_info.get("fingerprint") or "")
+        for side in (baseline, candidate)
+        for records in side.numbers.values()
+        for record in records.values()
+    }
+    return len(found) == 1 and found != {""}
 
 
 def _is_gated(row: Compared) -> bool:

@@ -17,8 +17,24 @@ def runs(tmp_path):
     return made
 
 
+@pytest.fixture
+def same_answers(tmp_path):
+    """A run of other weights that gave the same answers as the baseline."""
+    other = Run(tmp_path / "other")
+    info = {"name": "nano", "spec": "nano", "fingerprint": "g"}
+    other.zero_shot(model_info=info)
+    other.zero_shot("digits", seed=3, model_info=info)
+    return other.write()
+
+
 def test_a_run_and_itself_pass(run, runs):
-    code, out, err = run("compare", runs["baseline"], runs["baseline"], "--margin", "2")
+    code, out, err = run("compare", runs["baseline"], runs["baseline"])
+    assert (code, err) == (0, "")
+    assert "PASS: both runs are of one model, and it gave the same answers." in out
+
+
+def test_other_weights_with_the_same_answers_pass_within_what_the_images_tell(run, runs, same_answers):
+    code, out, err = run("compare", runs["baseline"], same_answers, "--margin", "2")
     assert (code, err) == (0, "")
     assert "PASS: the mean is at most" in out
     assert "colours (standard)\ttop-1, %" in out
@@ -30,8 +46,8 @@ def test_a_worse_run_is_a_regression(run, runs):
     assert "REGRESSION" in out
 
 
-def test_too_few_images_are_inconclusive(run, runs):
-    assert run("compare", runs["baseline"], runs["baseline"])[0] == 3
+def test_too_few_images_are_inconclusive(run, runs, same_answers):
+    assert run("compare", runs["baseline"], same_answers)[0] == 3
 
 
 def test_a_loss_that_the_repeat_makes_too_is_ambiguous(run, runs):

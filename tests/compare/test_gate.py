@@ -15,6 +15,19 @@ def test_a_model_and_itself_pass():
     assert set(found.sets) == {"not worse"}
 
 
+def test_one_model_with_the_same_answers_passes_on_sets_of_any_size():
+    tiny = suite(2, 30, 0.0)
+    assert judge(tiny).verdict == "INCONCLUSIVE"
+    found = judge(tiny, one_model=True)
+    assert (found.verdict, found.why) == ("PASS", "both runs are of one model, and it gave the same answers")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_one_model_with_other_answers_is_judged_as_two_are(lost):
+    sets = [*suite(2, 30, 0.0), gated(30, 1, lost, "rounded")]
+    assert judge(sets, one_model=True).verdict == judge(sets).verdict == "INCONCLUSIVE"
+
+
 def test_a_loss_everywhere_is_a_regression():
     sets = [gated(10_000, 100, 300, f"set {k}") for k in range(5)]
     found = judge(sets)
