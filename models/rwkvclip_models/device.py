@@ -29,8 +29,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
         resolved = torch.device(device)
     except RuntimeError as error:
         raise UserError(f"Device {str(device)!r} is not cpu, cuda, cuda:N or mps.") from error
-    if kind == "cpu" and resolved.index:
-        raise UserError(f"Device {str(device)!r} asked for, but there is one CPU device: give cpu.")
+    if kind == "cpu":
+        _check_cpu(resolved)
     if kind == "cuda":
         if not torch.cuda.is_available():
             built = "finds no NVIDIA driver or GPU" if torch.version.cuda else "is a build without CUDA"
@@ -43,6 +43,12 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("Device 'mps' asked for, but this is not a Mac with Metal or PyTorch lacks it.")
     return resolved
+
+
+def _check_cpu(device: torch.device) -> None:
+    # PyTorch takes any index for the one CPU.
+    if device.index:
+        raise UserError(f"Device {str(device)!r} asked for, but there is one CPU device: give cpu.")
 
 
 def num_cores() -> int:

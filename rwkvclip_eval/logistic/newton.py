@@ -66,7 +66,8 @@ def follow(
         theta: start, near the solution of strength `origin`.
         origin: where it is not the stronger one, the way is straight.
     """
-    count = max(1, math.ceil(_STAGES * math.log10(origin / l2)))
+    # Features that are constant bend nothing, and have no way to follow.
+    count = max(1, math.ceil(_STAGES * math.log10(origin / l2))) if origin > 0 else 1
     before, end = None, objective.passes + max_passes
     for stage in range(1, count + 1):
         guess = theta if before is None else theta + _AHEAD * (theta - before)

@@ -29,7 +29,12 @@ def test_ctrl_c_is_still_called_one(monkeypatch: pytest.MonkeyPatch, run: Any) -
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(store_upkeep, "entries", interrupted)
-    code, _, said = run("cache", "show")
+    # Of a test run in the background it may be switched off.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, _, said = run("cache", "show")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert code == 130
     assert "Interrupted" in said
 

@@ -72,11 +72,9 @@ def test_where_newtons_method_gives_up_l_bfgs_goes_on_from_there(monkeypatch, le
     [expected] = fit_logistic(x, y, [1e-3], **common)
     original, asked = solver.follow, []
 
-    def short(objective, theta, l2, origin, **options):
+    def short(objective, theta, l2, **options):
         asked.append(l2)
-        return (
-            original(objective, theta, l2, origin, **options | {"max_passes": 40}) if left == "way" else theta
-        )
+        return original(objective, theta, l2, **options | {"max_passes": 40}) if left == "way" else theta
 
     monkeypatch.setattr(solver, "follow", short)
     [found] = fit_logistic(x, y, [1e-3], **common)

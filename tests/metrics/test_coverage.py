@@ -20,6 +20,7 @@ ELSEWHERE = {
     "_padded": "Wilson's, moved as the number is",
     "_with_number": "copies them into records",
     "calibration_interval": "test_calibration.py",
+    "records_of": "of speed: test_ratios.py",
 }
 
 

@@ -160,7 +160,7 @@ def test_the_check_of_coverage_fails_where_images_or_seeds_are_left_out(
         with pytest.raises(AssertionError, match="seeds cover"):
             check_coverage(200)
     with monkeypatch.context() as patched:
-        patched.setattr(seed_statistics, "stdtrit", lambda *_: 1e-9)
+        patched.setattr("scipy.special.stdtrit", lambda *_: 1e-9)
         with pytest.raises(AssertionError, match="seeds cover"):
             check_coverage(200)
 

@@ -51,11 +51,11 @@ def test_only_what_was_found_has_a_tick(tmp_path: Path) -> None:
 
 def test_a_caption_that_one_of_several_models_has_is_left_out(tmp_path: Path) -> None:
     page = gallery(tmp_path, {"a": ["shared", "only a"], "b": ["shared", "only b"]})
-    assert re.findall(r'<p class="caption">“(.*?)”', page) == ["shared"]
+    assert re.findall(r'<p class="caption" dir="auto">“(.*?)”', page) == ["shared"]
     assert page.count('<div class="found">') == 2
     assert "2 more example retrievals lie in the run directory" in page
     alone = gallery(tmp_path / "one", {"a": ["shared", "only a"]})
-    assert re.findall(r'<p class="caption">“(.*?)”', alone) == ["shared", "only a"]
+    assert re.findall(r'<p class="caption" dir="auto">“(.*?)”', alone) == ["shared", "only a"]
 
 
 def test_on_paper_nothing_scrolls_sticks_or_waits_to_be_pressed(full_report: ReportPaths) -> None:

@@ -42,7 +42,7 @@ def test_plots_are_drawn_for_datasets_and_recalls(full_report: ReportPaths) -> N
         "dots-zero-shot-classification-standard",
         "dots-zero-shot-classification-official-rwkv-clip",
         "recall-zero-shot-retrieval-standard-flickr30k",
-        "recall-zero-shot-retrieval-standard-mscoco-captions",
+        "recall-zero-shot-retrieval-standard-mscoco",
     }
     assert len(full_report.plots) == 6 * len(names)
 

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 MODEL = "python:toy_factory:pixels"
 
 
+@pytest.fixture(autouse=True)
+def _a_second_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users are refused an index of the CPU; here it stands for a second device."""
+    monkeypatch.setattr("rwkvclip_models.device._check_cpu", lambda device: None)
+
+
 def digits_suite(task: str, protocol: str, **options: Any) -> LoadedSuite:
     entry = {"task": task, "protocol": protocol, "datasets": ["digits"], "options": options}
     return parse_suite(json.dumps({"name": "mine", "tasks": [entry]}))
