@@ -33,7 +33,7 @@ def test_curves_are_drawn_for_probes(probe_report: ReportPaths) -> None:
     }
     svg = next(p for p in probe_report.plots if p.name.startswith("reg") and p.suffix == ".svg")
     text = svg.read_text(encoding="utf-8")
-    for word in ("best λ", "converged", "stopped early", "best λ at the edge", "10⁻⁶", "voc2007"):
+    for word in ("best λ", "converged", "stopped early", "best λ at the edge", "10⁻⁶", "VOC 2007"):
         assert word in text
 
 
@@ -46,7 +46,7 @@ def test_a_probe_number_opens_to_its_strength_certificate_and_split(probe_report
         "converged, objective 94, certified to lie within 1e-06 of the optimum, 30 iterations",
         "official, 40,000 to train on, 10,000 to choose λ by",
         "mean of 3 seeds, standard deviation 4.0 points",
-        "11‑point mAP, %",
+        "11-point mAP, %",
     ):
         assert fact in page
     assert "The best λ lies at the edge of the range searched" in page
