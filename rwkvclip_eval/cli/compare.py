@@ -239,4 +239,4 @@ def check_runs(runs: Sequence[Path]) -> NoReturn:
         console.table(["unit", "metric", "recorded", "from predictions", "why"], rows)
     equal = len(found) - len(wrong) - len(untold)
     console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
-    raise typer.Exit(1 if wrong else 3 if untold else 0)
+    raise typer.Exit(1 if wrong else 3 if untold or not found else 0)

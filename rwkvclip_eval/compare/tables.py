@@ -34,6 +34,8 @@ MAX_ROWS = 50_000_000
 MAX_LIST = 100_000
 """Entries of a list column's row."""
 MAX_CELLS = 1_000_000_000
+MAX_TEXT = 2000
+"""Bytes of a row's texts, on average: keys and digests, of which a short file can hold very long ones."""
 
 _LIMITS = {
     "label": (0, 10_000_000),
@@ -155,6 +157,15 @@ def _require_room(path: Place, file: pq.ParquetFile, names: Sequence[str]) -> No
     widths = [one.list_size if kinds.is_fixed_size_list(one) else 1 for one in types]
     if (cells := file.metadata.num_rows * sum(widths)) > MAX_CELLS:
         raise OutputError(f"{path} has {cells} cells; at most {MAX_CELLS} are compared.")
+    groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    texts = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in _TEXTS)
+    # What a table's first page takes is none of its rows'.
+    if texts > MAX_TEXT * file.metadata.num_rows + (1 << 20):
+        raise OutputError(
+            f"{path} holds {texts} bytes of texts in {file.metadata.num_rows} rows; at most {MAX_TEXT} a row "
+            "are compared."
+        )
 
 
 def _column(path: Place, name: str, column: pa.Array) -> Any:

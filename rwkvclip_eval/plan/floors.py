@@ -11,13 +11,14 @@ most that it may be.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from rwkvclip_eval.data.catalogue import canonical_name
-from rwkvclip_eval.errors import UserError, joined
+from rwkvclip_eval.errors import UserError, joined, shortened
 from rwkvclip_eval.records.metrics import PRIMARY_WORD, known
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict
@@ -156,18 +157,33 @@ def _twice(floors: Sequence[Floor], node: yaml.Node | None, path: Path) -> Itera
 
 
 def held(floors: Sequence[Floor], records: Iterable[Record]) -> list[Held]:
-    """Return every number of `records` that has a floor beside it, of each model."""
-    found = []
-    records = list(records)
-    for floor in floors:
-        for record in records:
-            if not floor.is_of(record.task, record.dataset, record.variant, record.protocol):
-                continue
-            if record.value is None or record.status != "ok":
-                found.append(Held(floor=floor, record=record, state="no number", within=False))
-            elif record.primary if floor.metric == PRIMARY_WORD else record.metric == floor.metric:
-                found.append(_beside(floor, record, record.value))
-    return found
+    """Return every number of `records` that has a floor beside it, of each model; units that lack it too."""
+    units: dict[tuple[str, ...], list[Record]] = {}
+    for r in records:
+        units.setdefault((r.unit, r.model, r.task, r.dataset, r.variant, r.protocol), []).append(r)
+    return [
+        one
+        for floor in floors
+        for own in units.values()
+        if floor.is_of(own[0].task, own[0].dataset, own[0].variant, own[0].protocol)
+        for one in _of_unit(floor, own)
+    ]
+
+
+def _of_unit(floor: Floor, records: Sequence[Record]) -> Iterator[Held]:
+    """Yield what a floor says of one unit: of its numbers of that metric, or that there is none."""
+    there = [r for r in records if r.status == "ok" and r.value is not None]
+    of = [r for r in there if (r.primary if floor.metric == PRIMARY_WORD else r.metric == floor.metric)]
+    for record in of:
+        assert record.value is not None
+        yield _beside(floor, record, record.value)
+    if not of:
+        lacking = records[0]
+        if there:
+            names = ", ".join(dict.fromkeys(r.metric for r in there))
+            said = f"this dataset has no {floor.metric}; it has {names}"
+            lacking = dataclasses.replace(lacking, reason=shortened(said, 300))
+        yield Held(floor=floor, record=lacking, state="no number", within=False)
 
 
 def _beside(floor: Floor, record: Record, value: float) -> Held:

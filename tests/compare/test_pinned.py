@@ -5,6 +5,7 @@ import json
 import zipfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_runs import Run, everything
@@ -204,3 +205,14 @@ def test_a_table_that_says_it_is_huge_is_not_read(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match=r"has 5600 cells; at most 5000 are compared"):
         pin(tmp_path / "run", None, tmp_path / "b")
     assert side.model == "nano"
+
+
+def test_keys_of_many_millions_of_letters_are_not_read(tmp_path):
+    run = Run(tmp_path / "run")
+    run.zero_shot()
+    table = pq.read_table(next(run.write().rglob("predictions.parquet")))
+    keys = pa.array([f"{i}{'x' * 10_000}" for i in range(table.num_rows)])
+    path = next((tmp_path / "run").rglob("predictions.parquet"))
+    pq.write_table(table.set_column(table.schema.get_field_index("key"), "key", keys), path)
+    with pytest.raises(OutputError, match=r"bytes of texts in 400 rows; at most 2000 a row are compared"):
+        pin(tmp_path / "run", None, tmp_path / "b")

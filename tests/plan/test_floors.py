@@ -97,6 +97,13 @@ def test_a_dataset_goes_by_any_of_its_names_and_a_version_is_that_alone(tmp_path
     assert [one.record.variant for one in held(found, records)] == ["default", "full"]
 
 
+def test_a_metric_that_the_dataset_does_not_have_is_no_success(tmp_path: Path) -> None:
+    [floor] = floors(tmp_path, f"{CIFAR}, metric: top5_accuracy, floor: 60")
+    [found] = held([floor], [number()])
+    assert found.verdict == "no number: this dataset has no top5_accuracy; it has top1_accuracy"
+    assert exit_code([found], 0) == 3
+
+
 def test_where_less_is_better_the_floor_is_the_most(tmp_path: Path) -> None:
     metric = median_rank("image")
     entry = f"task: zero_shot_retrieval, dataset: flickr8k, metric: {metric.name}, floor: 5"
