@@ -110,7 +110,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
         whole = [int(n) for n in numbers if n.isdecimal() and len(n) < 6]
         if len(whole) != len(numbers) or len(whole) > 2 or not all(1 <= n <= 8192 for n in whole):
             raise UserError(
-                f"--size {shown(part)}: expected 224, or HEIGHTxWIDTH such as 448x896, up to 8192."
+                f"--size {shown(part)}: expected 224, or height x width such as 448x896, up to 8192."
             )
         found.append((whole[0], whole[-1]))
     return found

@@ -47,7 +47,7 @@ def bench(
     precision: Annotated[str | None, _grid_option("--precision", "NAME,…", "fp32, bf16, fp16.")] = None,
     batch_size: Annotated[str | None, _grid_option("--batch-size", "N,…", "Samples a call.")] = None,
     size: Annotated[
-        str | None, _grid_option("--size", "PX,…", "Of images: 224, or HEIGHTxWIDTH such as 448x896.")
+        str | None, _grid_option("--size", "PX,…", "Of images: 224, or height x width such as 448x896.")
     ] = None,
     tokens: Annotated[
         str | None,

@@ -29,10 +29,13 @@ def result(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    run = Run(tmp_path_factory.mktemp("hostile"), model=HOSTILE)
-    run.zero_shot(HOSTILE, protocol=HOSTILE)
-    side = read_side(run.write())
-    return compare_runs(side, side)
+    sides = []
+    for weights in "fg":
+        run = Run(tmp_path_factory.mktemp("hostile"), model=HOSTILE)
+        info = {"name": HOSTILE, "spec": HOSTILE, "fingerprint": weights}
+        run.zero_shot(HOSTILE, protocol=HOSTILE, model_info=info)
+        sides.append(read_side(run.write()))
+    return compare_runs(*sides)
 
 
 def test_json_says_everything_again(result):

@@ -50,7 +50,7 @@ def test_a_probe_number_opens_to_its_strength_certificate_and_split(probe_report
     ):
         assert fact in page
     assert "The best λ lies at the edge of the range searched" in page
-    assert "fer2013 (rwkv-clip-b32)" in page
+    assert "FER2013 (rwkv-clip-b32)" in page
 
 
 def test_curves_are_read_by_strength_with_the_final_fit_apart(tmp_path: Path) -> None:
