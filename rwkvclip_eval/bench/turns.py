@@ -13,7 +13,7 @@ import numpy as np
 
 from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, wait_for_quiet
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
-from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, paired_ratio
+from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, margin_of, paired_ratio
 from rwkvclip_eval.records.efficiency import Block, Measured, Repeat
 
 if TYPE_CHECKING:
@@ -21,16 +21,8 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.efficiency import Cell
 
-MARGINS = {"cpu": 0.05}
-"""Kind of device → relative width that a quiet machine's intervals keep within; `MARGIN` elsewhere."""
-MARGIN = 0.03
 MOST_AGAIN = 3
 """Times that a repeat is measured again because others were busy meanwhile."""
-
-
-def margin_of(device: str) -> float:
-    """Return how wide an interval of a ratio may be on a device, ± relative."""
-    return MARGINS.get(device.partition(":")[0], MARGIN)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 LEAST_REPEATS = 5
 CONFIDENCE = 0.95
 
+MARGINS = {"cpu": 0.05}
+"""Kind of device → relative difference that counts as none, and the widest ± of a quiet machine's times."""
+MARGIN = 0.03
+"""On other devices."""
+
 SpeedVerdict = Literal["FASTER", "SLOWER", "SAME", "AMBIGUOUS"]
 
 
@@ -37,6 +42,11 @@ class Estimate:
     def half_width(self) -> float:
         """Half of the interval's width on the logarithmic scale: 0.03 is about ±3 %."""
         return math.log(self.high / self.low) / 2 if self.low > 0 else math.inf
+
+
+def margin_of(device: str) -> float:
+    """Return the margin on a device, as torch names it: `cpu`, `cuda:1`."""
+    return MARGINS.get(device.partition(":")[0], MARGIN)
 
 
 def geometric_mean(values: Sequence[float]) -> Estimate:

@@ -14,6 +14,7 @@ from rwkvclip_eval.metrics.ratios import (
     LEAST_REPEATS,
     Estimate,
     geometric_mean,
+    margin_of,
     paired_ratio,
     speed_verdict,
 )
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Cell, Measured
-
-MARGINS = {"cpu": 0.05}
-"""Kind of device → relative difference that counts as none; `MARGIN` elsewhere."""
-MARGIN = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +83,6 @@ def read_blocks(run: Path) -> list[Block]:
     if not paths:
         raise OutputError(f"{run} holds no measurement (cells/*.json); make one with `rwkvclip-eval bench`.")
     return sorted((read_block(path) for path in paths), key=lambda block: block.cell)
-
-
-def margin_of(device: str) -> float:
-    """Return the relative difference that counts as none on a device."""
-    return MARGINS.get(device.partition(":")[0], MARGIN)
 
 
 def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
