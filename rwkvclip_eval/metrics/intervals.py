@@ -32,6 +32,9 @@ Z = 1.959963984540054
 Z_ONE_SIDED = 1.6448536269514722
 """Its 95 % point."""
 
+EXACT_BELOW = 15
+"""Hits or misses below which the exact 90 % interval is computed: from 11 on Wilson's holds it."""
+
 FEW = 10
 """Fewer images' worth of hits, or of misses, and an interval is conservative."""
 
@@ -141,13 +144,16 @@ def wilson_ends(
     successes: ArrayLike, n: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return both ends of `wilson` and whether the exact interval widened it, of many proportions at once."""
-    from scipy import special
-
     successes, n = np.asarray(successes, np.float64), np.asarray(n, np.float64)
     p = successes / n
     centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * np.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
     low, high, misses = centre - half, centre + half, n - successes
+    if (np.minimum(successes, misses) >= EXACT_BELOW).all():
+        return np.maximum(low, 0), np.minimum(high, 1), np.zeros(low.shape, bool)
+    # Slow to import.
+    from scipy import special
+
     some, all_but = successes > 0, misses > 0
     # The exact ends are 0 and 1 where rounding would leave 1e-17.
     exact_low = np.where(some, special.betaincinv(np.where(some, successes, 1), misses + 1, 0.05), 0.0)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import special
 from scipy.stats import binom, binomtest
 
 from rwkvclip_eval.metrics import intervals as statistics
@@ -23,6 +24,18 @@ def test_wilson_of_few_hits_reaches_as_far_as_the_exact_interval_of_90_percent()
     assert found[:2] == pytest.approx((exact.low, plain.high), abs=1e-12)
     assert exact.low < plain.low
     assert found.method == "wilson, as wide as the exact 90 % interval"
+
+
+def test_wilson_is_wider_than_the_exact_interval_wherever_that_is_not_computed():
+    few = statistics.EXACT_BELOW
+    for n in (2 * few, 57, 333, 10_000, 10_000_000):
+        hits = np.unique(np.linspace(few, n - few, 500).round())
+        low, high, widened = statistics.wilson_ends(hits, n)
+        assert not widened.any()
+        assert (low <= special.betaincinv(hits, n - hits + 1, 0.05)).all()
+        assert (high >= special.betaincinv(hits + 1, n - hits, 0.95)).all()
+    # One proportion among others that needs it.
+    assert statistics.wilson_ends([few, 1], [100, 100])[2].tolist() == [False, True]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 10, 20, 100, 1000])
