@@ -54,3 +54,12 @@ def _check_cpu(device: torch.device) -> None:
 def num_cores() -> int:
     """Return how many CPU cores this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def num_threads() -> int:
+    """Return how many threads to compute with: as many as OMP_NUM_THREADS says, else one for each core.
+
+    More threads than free cores wait for each other, so a job beside others needs to be told.
+    """
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(asked) if asked.isascii() and asked.isdigit() and int(asked) else num_cores()

@@ -39,7 +39,7 @@ def train(
         None, min=0, max=2**31 - 1, help="In the place of the recipe's: a further draw of the same method."
     ),
     threads: int | None = typer.Option(
-        None, min=1, max=4096, help="CPU threads; by default as many as cores."
+        None, min=1, max=4096, help="CPU threads; by default OMP_NUM_THREADS, else as many as cores."
     ),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
     keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
@@ -93,10 +93,10 @@ def _train(
 
     import torch
 
-    from rwkvclip_models.device import num_cores
+    from rwkvclip_models.device import num_threads
     from rwkvclip_train.loop import train as run
 
-    torch.set_num_threads(threads or num_cores())
+    torch.set_num_threads(threads or num_threads())
     out = out or Path("runs") / recipe.name
     trained = run(
         recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet

@@ -10,7 +10,7 @@ import torch
 
 import rwkvclip_eval
 from rwkvclip_eval import load_results
-from rwkvclip_models.device import num_cores
+from rwkvclip_models.device import num_threads
 from rwkvclip_train.loop import train
 from rwkvclip_train.recipe import load_recipe
 
@@ -105,7 +105,7 @@ def run_quickstart(out: Path, *, device: str = "cpu", progress: bool = True) -> 
     """
     started = time.perf_counter()
     threads = torch.get_num_threads()
-    torch.set_num_threads(num_cores())
+    torch.set_num_threads(num_threads())
     try:
         models = tuple(train(load_recipe(r), out, device=device, progress=progress) for r in RECIPES)
         trained = time.perf_counter()
