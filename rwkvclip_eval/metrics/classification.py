@@ -144,3 +144,28 @@ def padded_accuracy(accuracy: float, num_samples: int, num_padding: int, num_cla
     picked = truncated_top_k(np.zeros((1, num_classes)), 1)[0, 0]
     correct = num_padding if picked == 0 else 0
     return (accuracy * num_samples + correct) / (num_samples + num_padding)
+
+
+def chance_levels(labels: NDArray[np.int64], num_classes: int) -> dict[str, dict[str, float]]:
+    """Return, for each metric of one label an image, what can be had without looking at the images.
+
+    `chance` is the expected value of a random order of the classes, `majority` that of the best order that
+    is the same for all images: of a top-k accuracy the share of the k largest classes.
+
+    Args:
+        labels: [n] int64 of the images judged.
+        num_classes: C.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    largest = np.sort(counts)[::-1]
+    first, five = (
+        np.array([min(k, num_classes) / num_classes, largest[:k].sum() / len(labels)]) for k in (1, 5)
+    )
+    levels = {
+        "top1_accuracy": first,
+        "top5_accuracy": five,
+        "mean_top1_top5_accuracy": (first + five) / 2,
+        "mean_per_class_accuracy": np.array([1 / num_classes, 1 / np.count_nonzero(counts)]),
+        "roc_auc": np.array([0.5, 0.5]),
+    }
+    return {name: {"chance": float(a), "majority": float(b)} for name, (a, b) in levels.items()}

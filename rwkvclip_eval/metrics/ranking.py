@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+CHANCE_DRAWS = 10
+"""Random scorings that give the chance level of mean average precision; over 20 labels two digits hold."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -78,6 +83,40 @@ def eleven_point_average_precision(curve: PrecisionRecall) -> NDArray[np.float64
     total[curve.positives == 0] = np.nan
     mean: NDArray[np.float64] = total / 11
     return mean
+
+
+def mean_average_precision(
+    scores: NDArray[Any], labels: NDArray[Any], form: Callable[[PrecisionRecall], NDArray[np.float64]]
+) -> float:
+    """Return the mean over labels that some image has; images for which a label is left open are left out.
+
+    Args:
+        scores: [n, K] finite.
+        labels: [n, K] 0, 1 and −1 for open.
+        form: `average_precision` or `eleven_point_average_precision`.
+    """
+    values = []
+    for k in range(labels.shape[1]):
+        known = labels[:, k] >= 0
+        positive = labels[known, k] == 1
+        if positive.any():
+            values.append(float(form(precision_recall(scores[known, k], positive))[0]))
+    return float(np.mean(values)) if values else 0.0
+
+
+def chance_mean_average_precision(
+    labels: NDArray[Any], form: Callable[[PrecisionRecall], NDArray[np.float64]]
+) -> float:
+    """Return the expected mean average precision of scores at random, estimated from seeded draws.
+
+    That is near the positives' share for the area; interpolation puts the 11-point form above it.
+    """
+    generator = np.random.default_rng(0)
+    draws = [
+        mean_average_precision(generator.random(labels.shape, np.float32), labels, form)
+        for _ in range(CHANCE_DRAWS)
+    ]
+    return float(np.mean(draws))
 
 
 class AreaUnderCurve(NamedTuple):

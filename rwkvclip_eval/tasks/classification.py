@@ -175,7 +175,7 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
     """Return top-1, top-5 (from 5 classes up) and mean per-class accuracy with intervals, top-1 first."""
     n, k = len(labels), ranked.top_ids.shape[1]
     hit_1, hit_k = ranked.prediction == labels, metrics.hits(ranked.top_ids, labels)
-    chance = chance_levels(labels, num_classes)
+    chance = metrics.chance_levels(labels, num_classes)
     top1 = MetricValue(
         metric=TOP1,
         value=metrics.accuracy(hit_1),
@@ -207,31 +207,6 @@ def accuracies(ranked: Ranked, labels: NDArray[np.int64], num_classes: int) -> l
         )
     )
     return values
-
-
-def chance_levels(labels: NDArray[np.int64], num_classes: int) -> dict[str, dict[str, float | int | str]]:
-    """Return, for each metric of one label an image, what can be had without looking at the images.
-
-    `chance` is the expected value of a random order of the classes, `majority` that of the best order that
-    is the same for all images: of a top-k accuracy the share of the k largest classes.
-
-    Args:
-        labels: [n] int64 of the images judged.
-        num_classes: C.
-    """
-    counts = np.bincount(labels, minlength=num_classes)
-    largest = np.sort(counts)[::-1]
-    first, five = (
-        np.array([min(k, num_classes) / num_classes, largest[:k].sum() / len(labels)]) for k in (1, 5)
-    )
-    levels = {
-        "top1_accuracy": first,
-        "top5_accuracy": five,
-        "mean_top1_top5_accuracy": (first + five) / 2,
-        "mean_per_class_accuracy": np.array([1 / num_classes, 1 / np.count_nonzero(counts)]),
-        "roc_auc": np.array([0.5, 0.5]),
-    }
-    return {name: {"chance": float(a), "majority": float(b)} for name, (a, b) in levels.items()}
 
 
 def interval_fields(interval: statistics.Interval) -> dict[str, Any]:

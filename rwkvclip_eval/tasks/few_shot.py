@@ -38,7 +38,7 @@ from rwkvclip_eval.metrics import classification, ranking
 from rwkvclip_eval.metrics import seed_intervals as seed_statistics
 from rwkvclip_eval.records.metrics import ROC_AUC, STANDARD
 from rwkvclip_eval.tasks.base import Features, MetricValue, Samples, TaskResult
-from rwkvclip_eval.tasks.classification import chance_levels, checked_labels
+from rwkvclip_eval.tasks.classification import checked_labels
 from rwkvclip_eval.tasks.linear_probe import (
     MEAN_PRECISIONS,
     SCORES,
@@ -213,7 +213,7 @@ def _mean(
         "shots": shots,
         "seeds": len(scores),
         "l2_at_edge": sum(one.row["at_edge"] for one in judged),
-        **chance_levels(labels, num_classes)[metric],
+        **classification.chance_levels(labels, num_classes)[metric],
     }
     if unsolved := sum(one.row["unsolved"] for one in judged):
         notes["unsolved"] = unsolved

@@ -34,7 +34,6 @@ from rwkvclip_eval.tasks.classification import (
     ACCURACIES,
     accuracies,
     accuracies_on,
-    chance_levels,
     interval_fields,
     rank,
 )
@@ -61,8 +60,6 @@ FINAL_GAP = 1e-8
 """Relative gap, as `probe.certificate.Certificate` measures it, to which the last fit is solved."""
 
 MEAN_PRECISIONS = frozenset({MAP_11_POINT.name, MAP_AREA.name})
-CHANCE_DRAWS = 10
-"""Random scorings that give the chance level of mean average precision; over 20 labels two digits hold."""
 
 
 class LinearProbe(ProbeTask):
@@ -246,37 +243,15 @@ _FORMS = {
 }
 
 
-def _mean_average_precision(scores: NDArray[np.floating[Any]], labels: NDArray[Any], form: str) -> float:
-    """Return the mean over labels that some image has; images for which a label is left open are left out."""
-    values = []
-    for k in range(labels.shape[1]):
-        known = labels[:, k] >= 0
-        positive = labels[known, k] == 1
-        if positive.any():
-            values.append(float(_FORMS[form](ranking.precision_recall(scores[known, k], positive))[0]))
-    return float(np.mean(values)) if values else 0.0
-
-
-def _chance_average_precision(labels: NDArray[Any], form: str) -> float:
-    """Return the expected mean average precision of scores at random, estimated from seeded draws.
-
-    That is near the positives' share for the area; interpolation puts the 11-point form above it.
-    """
-    generator = np.random.default_rng(0)
-    draws = [
-        _mean_average_precision(generator.random(labels.shape, np.float32), labels, form)
-        for _ in range(CHANCE_DRAWS)
-    ]
-    return float(np.mean(draws))
-
-
 SCORES: dict[str, Metric] = {
     "top1_accuracy": lambda s, y: float((s.argmax(axis=1) == y).mean()),
     "mean_per_class_accuracy": lambda s, y: classification.mean_per_class_accuracy(s.argmax(axis=1) == y, y),
     "mean_top1_top5_accuracy": lambda s, y: float(classification.mean_of_top1_and_top5(s, y).mean()),
     "roc_auc": lambda s, y: ranking.roc_auc(s[:, 1] - s[:, 0], y == 1).value,
-    "mean_average_precision": functools.partial(_mean_average_precision, form="area"),
-    "mean_average_precision_11_point": functools.partial(_mean_average_precision, form="11-point"),
+    "mean_average_precision": functools.partial(ranking.mean_average_precision, form=_FORMS["area"]),
+    "mean_average_precision_11_point": functools.partial(
+        ranking.mean_average_precision, form=_FORMS["11-point"]
+    ),
 }
 """Metric → what a search maximises."""
 
@@ -290,7 +265,7 @@ def judge(
     labels, num_classes = data.test.y, data.num_classes
     ranked = rank(_blocks(scores), labels, num_classes)
     values, n = accuracies(ranked, labels, num_classes), len(labels)
-    chance = chance_levels(labels, num_classes)
+    chance = classification.chance_levels(labels, num_classes)
     if samples.info.primary_metric == "mean_top1_top5_accuracy":
         each = classification.mean_of_top1_and_top5(scores, labels)
         values.append(
@@ -333,13 +308,13 @@ def _judge_labels(
         values.append(
             MetricValue(
                 metric=metric,
-                value=_mean_average_precision(scores, labels, form),
+                value=ranking.mean_average_precision(scores, labels, _FORMS[form]),
                 n=n,
                 **(interval_fields(interval) if interval else {}),
                 notes={
                     "form": form,
                     "labels_absent": int((positives == 0).sum()),
-                    "chance": _chance_average_precision(labels, form),
+                    "chance": ranking.chance_mean_average_precision(labels, _FORMS[form]),
                 },
             )
         )

@@ -8,10 +8,10 @@ import pytest
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.errors import DamagedData, SuiteError
 from rwkvclip_eval.metrics import classification
+from rwkvclip_eval.metrics.classification import chance_levels
 from rwkvclip_eval.protocols import CLIP_BENCHMARK, OFFICIAL, PROTOCOLS, STANDARD, Padding
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples, Task
-from rwkvclip_eval.tasks.classification import chance_levels
 from rwkvclip_eval.tasks.similarity import class_embeddings
 
 TASK = TASKS.get("zero_shot_classification")
