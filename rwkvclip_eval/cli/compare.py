@@ -10,7 +10,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.options import PublishedOption  # noqa: TC001  # typer reads the annotations
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import OutputError, UserError, joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -237,6 +237,9 @@ def check_runs(runs: Sequence[Path]) -> NoReturn:
             for one in (*wrong, *untold)
         ]
         console.table(["unit", "metric", "recorded", "from predictions", "why"], rows)
+    damaged = dict.fromkeys(one.why for one in found if one.outcome == "damaged")
+    if damaged:
+        raise OutputError(joined(list(damaged)))
     equal = len(found) - len(wrong) - len(untold)
     console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
     raise typer.Exit(1 if wrong else 3 if untold or not found else 0)

@@ -201,7 +201,8 @@ def run(
             )
             progress.clear()
             print_summary(summary)
-            if report:
+            # A member of a job array may have nothing to do.
+            if report and summary.records:
                 _write_report([summary.out], summary.out / "report")
             code = summary.exit_code
             if wanted:
@@ -228,7 +229,8 @@ def report(
         typer.Option(
             "--check",
             help="Write nothing: derive every value and interval again from the stored predictions. Exit "
-            "code 1 where one is not what its record says, 3 where predictions do not tell one.",
+            "code 1 where a number is not what its record says, 2 where predictions are missing or damaged, "
+            "3 where they do not tell one.",
         ),
     ] = False,
     model_card: ModelCardOption = False,

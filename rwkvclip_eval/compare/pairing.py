@@ -13,7 +13,7 @@ from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import printable
 from rwkvclip_eval.records.metrics import ROC_AUC
-from rwkvclip_eval.records.reading import has_results, read_records, run_dirs
+from rwkvclip_eval.records.reading import has_results, nothing_yet, read_records, run_dirs
 
 if TYPE_CHECKING:
     from rwkvclip_eval.compare.flips import Repeated
@@ -146,7 +146,7 @@ def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
         pairs = [(r, d) for d in run_dirs(path) for r in read_records(d / "results.jsonl")]
     models = list(dict.fromkeys(record.model for record, _ in pairs))
     if not models:
-        raise OutputError(f"{path} holds no results yet: run its command to the end.")
+        raise OutputError(nothing_yet(path))
     if model is None and len(models) > 1:
         raise OutputError(
             f"{path} holds {len(models)} models: {name_some(models)}. Say which: --baseline-model or "

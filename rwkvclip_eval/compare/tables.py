@@ -10,7 +10,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -37,17 +37,47 @@ MAX_CELLS = 1_000_000_000
 MAX_TEXT = 2000
 """Bytes of a row's texts, on average: keys and digests, of which a short file can hold very long ones."""
 
-_LIMITS = {
-    "label": (0, 10_000_000),
-    "labels": (-1, 1),
-    "rank": (1, 10**12),
-    "shots": (1, 10**9),
-    "caption_index": (0, 10**9),
+
+class _Kind(NamedTuple):
+    """What a column of numbers holds.
+
+    Attributes:
+        low: least number.
+        high: largest number.
+        whole: whether they are whole numbers.
+        listed: whether each row is a list.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    whole: bool = False
+    listed: bool = False
+
+
+MAX_CLASS = 10_000_000
+_CLASS = _Kind(0, MAX_CLASS, whole=True)
+_NUMBERS = {
+    "label": _CLASS,
+    "labels": _Kind(-1, 1, whole=True, listed=True),
+    "prediction": _CLASS,
+    "top_ids": _CLASS._replace(listed=True),
+    "top_logits": _Kind(listed=True),
+    "label_logit": _Kind(),
+    "log_sum_exp": _Kind(),
+    "model_log_sum_exp": _Kind(),
+    "rank": _Kind(1, 10**12, whole=True),
+    "caption_index": _Kind(0, 10**9, whole=True),
+    "shots": _Kind(1, 10**9, whole=True),
+    "seed": _Kind(0, 2**63, whole=True),
+    "hit_5": _Kind(0, 1, whole=True),
+    "score": _Kind(),
+    "scores": _Kind(listed=True),
 }
-"""Least and largest number of a column."""
 
 _Names = Annotated[list[Annotated[str, Field(max_length=20_000)]], Field(max_length=1_000_000)]
 _TEXTS = ("key", "content_id", "caption_id")
+KNOWN_COLUMNS = (*_TEXTS, *_NUMBERS)
+"""Those that tasks of ours write of samples."""
 _AGAIN = "Something else wrote or cut this file: delete it and run the same command again."
 
 
@@ -118,7 +148,8 @@ def open_table(path: Place) -> Iterator[pq.ParquetFile]:
     elif not path.is_file():
         raise OutputError(f"Cannot read the predictions {path}: the file holds none of this name.")
     try:
-        with pq.ParquetFile(path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())) as file:
+        source = path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             num_rows = file.metadata.num_rows
             if num_rows > MAX_ROWS:
                 raise OutputError(f"{path} has {num_rows} rows; at most {MAX_ROWS} are compared.")
@@ -147,6 +178,17 @@ def read_table(path: Place, names: Sequence[str]) -> Table:
     columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
     class_names: list[str] = [] if kept is None else parsed(_Names, kept, f"{path}: class names do not fit")
     return Table(path, columns, table.num_rows, tuple(map(one_line, class_names)))
+
+
+def check_bytes(path: Path) -> None:
+    """Read every column of a parquet file, whatever it holds.
+
+    Raises:
+        OutputError: there is no such file, it is no table, or damaged.
+    """
+    with open_table(path) as file:
+        for batch in file.iter_batches():
+            batch.validate(full=True)
 
 
 def _require_room(path: Place, file: pq.ParquetFile, names: Sequence[str]) -> None:
@@ -178,22 +220,28 @@ def _column(path: Place, name: str, column: pa.Array) -> Any:
         if not kinds.is_string(column.type):
             raise OutputError(f"{path}: column {name!r} holds {column.type}, expected texts. {_AGAIN}")
         return column
-    width = 0
-    if kinds.is_fixed_size_list(column.type):
+    kind, width = _NUMBERS[name], 0
+    if kind.listed is not kinds.is_fixed_size_list(column.type):
+        expected = "lists of one length" if kind.listed else "one number a row"
+        raise OutputError(f"{path}: column {name!r} holds {column.type}, expected {expected}. {_AGAIN}")
+    if kind.listed:
         width = column.type.list_size
         if not 0 < width <= MAX_LIST or column.null_count:
             raise OutputError(f"{path}: column {name!r} holds lists of {width}, or none. {_AGAIN}")
         column = column.flatten()
-    if not (kinds.is_integer(column.type) or kinds.is_floating(column.type) or kinds.is_boolean(column.type)):
-        raise OutputError(f"{path}: column {name!r} holds {column.type}, expected numbers. {_AGAIN}")
+    whole = kinds.is_integer(column.type) or kinds.is_boolean(column.type)
+    if not (whole or (kinds.is_floating(column.type) and not kind.whole)):
+        expected = "whole numbers" if kind.whole else "numbers"
+        raise OutputError(f"{path}: column {name!r} holds {column.type}, expected {expected}. {_AGAIN}")
     if column.null_count:
         raise OutputError(f"{path}: column {name!r} lacks {column.null_count} values. {_AGAIN}")
     found = column.to_numpy(zero_copy_only=False)
     if kinds.is_floating(column.type) and not np.isfinite(found).all():
         raise OutputError(f"{path}: column {name!r} holds numbers that are not finite. {_AGAIN}")
-    low, high = _LIMITS.get(name, (-math.inf, math.inf))
-    if len(found) and not low <= found.min() <= found.max() <= high:
-        raise OutputError(f"{path}: column {name!r} holds numbers beyond {low} and {high}. {_AGAIN}")
+    if len(found) and not kind.low <= found.min() <= found.max() <= kind.high:
+        raise OutputError(
+            f"{path}: column {name!r} holds numbers beyond {kind.low} and {kind.high}. {_AGAIN}"
+        )
     return found.reshape(-1, width) if width else found
 
 

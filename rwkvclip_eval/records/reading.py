@@ -157,6 +157,11 @@ def run_dirs(path: Path) -> list[Path]:
     return found
 
 
+def nothing_yet(path: Path) -> str:
+    """Return what to say of a run directory without a single record."""
+    return f"{path} holds no results yet: run its command to the end."
+
+
 def has_results(path: Path) -> bool:
     """Return whether a folder is a run directory: it or its job-array members hold results."""
     return (path / "results.jsonl").is_file() or any(path.glob("shard-*-of-*/results.jsonl"))

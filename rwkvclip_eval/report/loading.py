@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import printable, printable_json
-from rwkvclip_eval.records.reading import parsed, read_records, read_run_info, run_dirs
+from rwkvclip_eval.records.reading import nothing_yet, parsed, read_records, read_run_info, run_dirs
 from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
 from rwkvclip_eval.report.curves import read_curves
 from rwkvclip_eval.report.entries import Entry, Run
@@ -157,7 +157,8 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
     """Return the merged content of the run directories `paths`, job-array members included.
 
     Raises:
-        OutputError: a path holds no results, a file is damaged, or two runs contradict each other.
+        OutputError: a path holds no results file, none a record, a file is damaged, or two runs contradict
+            each other.
     """
     if not paths:
         raise OutputError("No run directory given: name at least one folder that holds results.jsonl.")
@@ -165,6 +166,8 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
     runs = tuple(Run(path=d, info=_read_info(d / "run.json")) for d in folders.values())
     pairs = [(_printable(record), run) for run in runs for record in read_records(run.path / "results.jsonl")]
     entries = merge(pairs)
+    if not entries:
+        raise OutputError(" ".join(map(nothing_yet, paths)))
     columns = {(e.run.path, e.record.unit): e.model for e in entries}
     pictures = [pictured for run in runs for pictured in _read_examples(run, columns)]
     return Loaded(

@@ -135,7 +135,7 @@ class RunDirectory:
                 path = self.out / "predictions" / unit / f"{name}.parquet"
                 # The library takes no path that is not UTF-8.
                 with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    pq.write_table(table, file, compression="zstd")
+                    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
         if outcome.examples:
             text = json.dumps(outcome.examples, ensure_ascii=False)
             write_text(self.out / "examples" / f"{unit}.json", text)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rwkvclip_eval.compare.rederive import check_run
+from rwkvclip_eval.compare.rederive import check_run, derive
 from rwkvclip_eval.data.types import DatasetInfo
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.records.reading import write_records
-from rwkvclip_eval.records.schema import Record
+from rwkvclip_eval.records.reading import read_records, write_records
+from rwkvclip_eval.records.schema import Record, RunInfo
+from rwkvclip_eval.run.directory import RunDirectory
+from rwkvclip_eval.run.outcome import UnitOutcome
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.base import Features, Samples
 
@@ -135,11 +139,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", [*CASES, "retrieval"])
 def test_predictions_give_every_value_and_interval_again(tmp_path: Path, case: str) -> None:
-    if case == "retrieval":
-        run = write(tmp_path / "run", *retrieved())
-    else:
-        task, num_classes, metric, options = CASES[case]
-        run = write(tmp_path / "run", *scored(task, num_classes, metric, **options))
+    run = made(tmp_path / "run", case)
     found = check_run(run)
     assert found and {(one.outcome, one.why) for one in found} == {("equal", "")}
     lines = [json.loads(line) for line in (run / "results.jsonl").read_text().splitlines()]
@@ -171,9 +171,119 @@ def test_predictions_that_are_missing_cut_or_changed_are_told(tmp_path: Path) ->
     pq.write_table(changed, path)
     assert check_run(run)[0].outcome == "differs"
     path.write_bytes(content[: len(content) // 2])
-    assert all(one.outcome == "differs" and "is not a table" in one.why for one in check_run(run))
+    assert all(one.outcome == "damaged" and "is not a table" in one.why for one in check_run(run))
     path.unlink()
-    assert all(one.outcome == "differs" and "predictions" in one.why for one in check_run(run))
+    assert all(one.outcome == "damaged" and "predictions" in one.why for one in check_run(run))
+
+
+def made(path: Path, case: str) -> Path:
+    if case == "retrieval":
+        return write(path, *retrieved())
+    task, num_classes, metric, options = CASES[case]
+    return write(path, *scored(task, num_classes, metric, **options))
+
+
+@pytest.mark.parametrize("case", [*CASES, "retrieval"])
+def test_counts_and_notes_that_predictions_determine_are_checked_too(tmp_path: Path, case: str) -> None:
+    run = made(tmp_path / "run", case)
+    path = run / "results.jsonl"
+    whole = path.read_text().splitlines()
+    found: set[str] = set()
+    for i, record in enumerate(read_records(path)):
+        facts = derive(run / "predictions" / "u", record).facts
+        for name in ("n", *facts):
+            line = json.loads(whole[i])
+            place = line if name == "n" or name.startswith("ci_") else line["notes"]
+            if place.get(name) is None or place[name] is False:
+                continue
+            place[name] = (
+                10**9 if name == "n" else not place[name] if place[name] is True else place[name] + 1
+            )
+            if place[name] is False:
+                continue
+            path.write_text("".join(f"{one}\n" for one in [*whole[:i], json.dumps(line), *whole[i + 1 :]]))
+            outcomes = [one.outcome for one in check_run(run)]
+            assert outcomes == ["differs" if k == i else "equal" for k in range(len(whole))], name
+            assert f"{name} is {place[name]}, predictions give" in check_run(run)[i].why
+            found.add(name)
+    assert {"n"} < found
+
+
+def test_a_count_of_a_thousand_million_over_few_predictions_is_a_failed_check(
+    run: Any, tmp_path: Path
+) -> None:
+    path = made(tmp_path / "run", "zero-shot") / "results.jsonl"
+    path.write_text(path.read_text().replace('"n": 60', '"n": 1000000000', 1))
+    code, out, err = run("report", tmp_path / "run", "--check")
+    assert (code, err) == (1, "")
+    assert "n is 1000000000, predictions give 60" in out
+    assert "2 of 3 numbers" in out
+
+
+def test_predictions_cut_short_are_said_once(run: Any, tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", "zero-shot")
+    path = folder / "predictions" / "u" / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    code, out, err = run("report", folder, "--check")
+    assert (code, out) == (2, "")
+    assert err.count(str(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("label_logit", [float("nan")] * N),
+        ("log_sum_exp", ["x"] * N),
+        ("top_logits", [0.5] * N),
+        ("top_ids", [[-5, 0, 1, 2, 3]] * N),
+        ("prediction", [0.5] * N),
+        ("label", [-1] * N),
+        ("key", [3] * N),
+    ],
+)
+def test_a_column_of_something_else_is_damage_whether_a_number_uses_it_or_not(
+    run: Any, tmp_path: Path, column: str, values: list[Any]
+) -> None:
+    folder = made(tmp_path / "run", "zero-shot")
+    path = folder / "predictions" / "u" / "predictions.parquet"
+    table = pq.read_table(path)
+    other = pa.array(values, pa.list_(pa.int64(), 5)) if column == "top_ids" else pa.array(values)
+    pq.write_table(table.set_column(table.column_names.index(column), column, other), path)
+    code, _, err = run("report", folder, "--check")
+    assert code == 2
+    assert f"column '{column}' holds" in err
+
+
+def test_a_byte_that_changed_in_a_column_that_no_number_uses_is_found(tmp_path: Path) -> None:
+    records = read_records(made(tmp_path / "made", "zero-shot") / "results.jsonl")
+    _, _, result = scored("zero_shot_classification", 6, "top1_accuracy")
+    said = dict.fromkeys(("command", "suite_name", "suite_text", "suite_sha256", "started_utc"), "")
+    directory = RunDirectory(tmp_path / "run", RunInfo(**said, models=[], identity={}, environment={}))
+    directory.add("u", UnitOutcome(records=records, result=result))
+    directory.close({"total": 0.0})
+    assert {one.outcome for one in check_run(tmp_path / "run")} == {"equal"}
+    path = tmp_path / "run" / "predictions" / "u" / "predictions.parquet"
+    content, metadata = path.read_bytes(), pq.read_metadata(path)
+    column = metadata.row_group(0).column(metadata.schema.names.index("log_sum_exp"))
+    end = (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    for place in range(end - 60, end):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert {one.outcome for one in check_run(tmp_path / "run")} == {"damaged"}
+
+
+def test_an_imported_number_is_not_called_damaged(tmp_path: Path) -> None:
+    folder = made(tmp_path / "run", "zero-shot")
+    path = folder / "results.jsonl"
+    path.write_text(path.read_text().replace('"notes": {', '"notes": {"imported": "a.json", '))
+    shutil.rmtree(folder / "predictions")
+    assert {one.outcome for one in check_run(folder)} == {"not derived"}
+
+
+def test_a_run_without_a_record_is_nothing_to_check(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_bytes(b"")
+    code, out, err = run("report", tmp_path, "--check")
+    assert (code, out) == (2, "")
+    assert "holds no results yet: run its command to the end." in err
 
 
 def test_a_metric_that_no_prediction_tells_is_not_called_equal(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.plots.drawing import Drawing
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
-from report_runs import CAPTIONS, record, write_curve, write_examples, write_run
+from report_runs import CAPTIONS, record, without_number, write_curve, write_examples, write_run
 
 UNIT = "a.zero_shot_retrieval.x.standard"
 NASTY = "\x1b[31m\x07\u202e=cmd()|\x00\x85'<b>"
@@ -262,3 +262,18 @@ def test_a_drawing_holds_no_character_that_xml_has_not(tmp_path):
     plot = drawing.plot("a", "t", "alt", "")
     assert "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c" in plot.wide.svg
     xml.etree.ElementTree.fromstring(plot.wide.svg)
+
+
+def test_a_run_without_a_record_is_nothing_to_report_and_one_that_failed_is(run, tmp_path):
+    empty, failed = tmp_path / "empty", tmp_path / "failed"
+    empty.mkdir()
+    (empty / "results.jsonl").write_bytes(b"")
+    for command in (("report", empty), ("export", empty, "--to", "clip-benchmark", "--out", tmp_path / "x")):
+        code, out, err = run(*command)
+        assert (code, out) == (2, "")
+        assert f"{empty} holds no results yet: run its command to the end." in err
+    assert not (empty / "report").exists() and not (tmp_path / "x").exists()
+    write_run(failed, [without_number("failed", "a disk broke")])
+    assert run("report", failed)[0] == 0
+    # A member of a job array that had nothing to do is one of several.
+    assert run("report", empty, failed, "--out", tmp_path / "both")[0] == 0

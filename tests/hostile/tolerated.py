@@ -57,7 +57,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"report: examples / thumbnails.0 is missing",
     ),
     "a suite is a text of any length up to the limit": (r"report: run.json / suite_text is a long text",),
-    "a run that was stopped before its first number is one": (r"report: results.jsonl / empty",),
     "what is no picture is shown as none": (r"report: examples / thumbnails.0 is control characters",),
     "curves and logs may say a point twice": (
         r"report: (training/tiny.jsonl|curve) / twice",
