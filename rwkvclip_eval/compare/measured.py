@@ -309,7 +309,10 @@ def _of_answers(
 def _padded(found: Measured, record: Record, num_images: int) -> Measured:
     """Return top-1 with unfilled rows averaged in, the same for both models: only the scale changes."""
     assert found.difference is not None
-    share = num_images / float(record.notes.get("rows", num_images))
+    rows = record.notes.get("rows") or num_images
+    if rows < num_images:
+        raise Unknown(f"its record says of {rows} rows for {num_images} images")
+    share = num_images / rows
     value = found.baseline if record.value is None else record.value
     scaled = _scaled(found.difference, share)
     return found._replace(baseline=value, candidate=value + scaled.value, difference=scaled)

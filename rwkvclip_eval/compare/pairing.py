@@ -169,7 +169,12 @@ def _side(path: Path, chosen: str, pairs: _Pairs) -> Side:
             continue
         if Path(record.unit).name != record.unit:
             raise OutputError(f"{directory}: unit {record.unit!r} is no name of a folder.")
-        numbers.setdefault(unit, {}).setdefault(record.metric, record)
+        known = numbers.setdefault(unit, {}).setdefault(record.metric, record)
+        if known.value != record.value:
+            raise OutputError(
+                f"{path} has two values of {unit.title}, {record.measure.title}: {known.value:.6g} and "
+                f"{record.value:.6g}. Something else wrote it: run the suite again."
+            )
         folders.setdefault(unit, directory / "predictions" / record.unit)
     absent = {unit: reason for unit, reason in absent.items() if unit not in numbers}
     if not numbers:
@@ -190,11 +195,15 @@ def pin(run: Path, model: str | None, path: Path) -> int:
         OutputError: the run holds no such model or nothing that can be compared, or the file cannot be
             written.
     """
-    side = _side(*(found := _read(run, model)))
+    found = _read(run, model)
+    if path.exists() and found[0].exists() and path.samefile(found[0]):
+        raise OutputError(f"{path} is the baseline that is to be written from; choose another name.")
+    side = _side(*found)
     # What could not be compared with itself would fail where the run is no more.
     compare(side, side)
     folders = {next(iter(side.numbers[unit].values())).unit: place for unit, place in side.folders.items()}
-    return write_pinned(path, [record for record, _ in found[2]], folders)
+    records = {(record.unit, record.metric): record for record, _ in found[2]}
+    return write_pinned(path, list(records.values()), folders)
 
 
 def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comparison:

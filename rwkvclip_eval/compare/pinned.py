@@ -16,6 +16,7 @@ import io
 import json
 import re
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ from rwkvclip_eval.compare.measured import (
     RETRIEVAL_COLUMNS,
 )
 from rwkvclip_eval.compare.tables import open_table
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import OutputError, shown
 from rwkvclip_eval.records.metrics import ROC_AUC
 from rwkvclip_eval.records.reading import parsed_records
 from rwkvclip_models.disk import atomic_path
@@ -42,7 +43,8 @@ FORMAT_VERSION = 1
 ENDING = ".baseline"
 LIMIT_BYTES = 256 << 20
 _MAX_MEMBERS = 20_000
-_HEAD = re.compile(rb"rwkvclip-eval baseline (\d{1,9}) ([0-9a-f]{64})\n")
+_BEGINS = b"rwkvclip-eval baseline "
+_HEAD = re.compile(_BEGINS + rb"(\d{1,9}) ([0-9a-f]{64})\n")
 _MADE_BY = "`rwkvclip-eval compare RUN --write-baseline FILE` writes one"
 _RESULTS = "results.jsonl"
 _TABLES = ("predictions", "image_to_text", "text_to_image")
@@ -55,13 +57,15 @@ def write_pinned(path: Path, records: Sequence[Record], folders: Mapping[str, Pl
     """Write a baseline file atomically; return its size in bytes. The same content gives the same bytes.
 
     Args:
-        path: the file.
+        path: the file; an older baseline there is replaced.
         records: of one model.
         folders: unit → where its predictions lie.
 
     Raises:
-        OutputError: it cannot be written, predictions are damaged, or all is too much to be read again.
+        OutputError: it cannot be written, something else than a baseline is there, predictions are damaged,
+            or all is too much to be read again.
     """
+    _require_replaceable(path)
     body = io.BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_STORED) as archive:
         lines = [json.dumps(dataclasses.asdict(r), ensure_ascii=False, allow_nan=False) for r in records]
@@ -76,7 +80,7 @@ def write_pinned(path: Path, records: Sequence[Record], folders: Mapping[str, Pl
                     member = zipfile.ZipInfo(f"predictions/{unit}/{name}.parquet")
                     archive.writestr(member, _reduced(source, columns))
     content = body.getvalue()
-    head = f"rwkvclip-eval baseline {FORMAT_VERSION} {hashlib.sha256(content).hexdigest()}\n".encode()
+    head = _BEGINS + f"{FORMAT_VERSION} {hashlib.sha256(content).hexdigest()}\n".encode()
     if len(head) + len(content) > LIMIT_BYTES:
         raise OutputError(
             f"The baseline would have {len(content)} bytes; at most {LIMIT_BYTES} are read again. Pin a run "
@@ -85,6 +89,16 @@ def write_pinned(path: Path, records: Sequence[Record], folders: Mapping[str, Pl
     with atomic_path(path) as temporary:
         temporary.write_bytes(head + content)
     return len(head) + len(content)
+
+
+def _require_replaceable(path: Path) -> None:
+    """Refuse a place where there is a file that no comparison wrote."""
+    # Folders, pipes and devices are refused by what writes; a link is replaced, not what it leads to.
+    if path.is_file():
+        with path.open("rb") as file:
+            begins = file.read(len(_BEGINS))
+        if begins != _BEGINS:
+            raise OutputError(f"{path} is there and no baseline: it was left as it is. Choose another name.")
 
 
 def _reduced(path: Place, columns: set[str]) -> bytes:
@@ -115,6 +129,10 @@ def read_pinned(path: Path) -> tuple[list[Record], Place]:
             f"{_MADE_BY} of this one."
         )
     body = content[head.end() :]
+    del content
+    # Each takes more room as an object than in the file.
+    if body.count(b"PK\x01\x02") > _MAX_MEMBERS:
+        raise OutputError(f"{path} names more than {_MAX_MEMBERS} tables; at most so many are read.")
     digest = hashlib.sha256(body).hexdigest()
     if digest != head[2].decode():
         raise OutputError(
@@ -124,8 +142,8 @@ def read_pinned(path: Path) -> tuple[list[Record], Place]:
     try:
         archive = zipfile.ZipFile(io.BytesIO(body))
         members = archive.infolist()
-        strange = [m for m in members if m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1]
-        if strange or len(members) > _MAX_MEMBERS:
+        strange = any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 for m in members)
+        if strange or len({m.filename for m in members}) < len(members):
             raise OutputError(f"{path} is no baseline file that this suite wrote; {_MADE_BY}.")
         # Names in messages begin with that of the file.
         archive.filename = str(path)
@@ -134,7 +152,11 @@ def read_pinned(path: Path) -> tuple[list[Record], Place]:
         if isinstance(error, OutputError):
             raise
         raise OutputError(f"{path} is no baseline file ({error}); {_MADE_BY}.") from error
-    return parsed_records(results, Path(f"{path}/{_RESULTS}")), zipfile.Path(archive)
+    records = parsed_records(results, where := Path(f"{path}/{_RESULTS}"))
+    twice = [key for key, count in Counter((r.unit, r.metric) for r in records).items() if count > 1]
+    if twice:
+        raise OutputError(f"{where} holds {len(twice)} numbers twice, as {shown(twice[0])}; {_MADE_BY}.")
+    return records, zipfile.Path(archive)
 
 
 def find_pinned(folder: Path) -> Path | None:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-RESULTS_LIMIT_BYTES = 256 << 20
+RESULTS_LIMIT_BYTES = 64 << 20
+"""Some 25,000 records. As objects a hostile file's values take forty times the room of their text."""
 RUN_LIMIT_BYTES = 16 << 20
+RECORD_LIMIT_BYTES = 1 << 20
 LOG_LINE_LIMIT_BYTES = 1 << 16
 MAX_RECORDS = 50_000
 
@@ -54,12 +56,20 @@ def parsed_records(content: bytes, path: Path) -> list[Record]:
     Raises:
         OutputError: it is none.
     """
+    num_lines = content.count(b"\n")
+    if len(content) > RESULTS_LIMIT_BYTES or num_lines > MAX_RECORDS:
+        raise OutputError(
+            f"{path} has {num_lines} records in {len(content)} bytes; at most {MAX_RECORDS} and "
+            f"{RESULTS_LIMIT_BYTES} are read."
+        )
     # Not as text lines: names may hold characters that Python takes for line ends.
-    lines = content.split(b"\n")
-    filled = [(number, line) for number, line in enumerate(lines, start=1) if line]
-    if len(filled) > MAX_RECORDS:
-        raise OutputError(f"{path} has {len(filled)} records; at most {MAX_RECORDS} are read.")
+    filled = [(number, line) for number, line in enumerate(content.split(b"\n"), start=1) if line]
     try:
+        for number, line in filled:
+            if len(line) > RECORD_LIMIT_BYTES:
+                raise OutputError(
+                    f"{path}:{number}: a record of {len(line)} bytes; at most {RECORD_LIMIT_BYTES} are read."
+                )
         return [_record(line, f"{path}:{number}") for number, line in filled]
     except NewerFile:
         raise

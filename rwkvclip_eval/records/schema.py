@@ -31,6 +31,7 @@ Short = Annotated[str, Field(max_length=1000)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e15, le=1e15)]
 Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e15)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
+Version = Annotated[int, Field(ge=1, le=10**15)]
 Facts = Annotated[Mapping[str, Any], facts()]
 _ENCODER_FACTS = facts(
     name=str, spec=str, fingerprint=str, checkpoint_sha256=str, precision=str, step=int, step_unit=str,
@@ -40,6 +41,7 @@ _NOTES = facts(
     chance=float, chance_level=float, l2=float, l2_at_edge=int, num_train=int, num_val=int, validation=str,
     seeds=int, shots=int, std=float, differences=str, num_images=int, reference_prompt_hash=str,
     modality_gap=float, matched_cosine=float, unmatched_cosine=float, duplicates=str, overlap=str,
+    num_classes=int, num_candidates=int, num_captions=int, padding_rows=int, rows=int, majority=float,
 )  # fmt: skip
 
 Status = Literal["ok", "not_applicable", "missing_data", "failed"]
@@ -128,7 +130,7 @@ class Record:
     seconds: Seconds | None = None
     notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
     created_utc: Short = ""
-    schema_version: Count = SCHEMA_VERSION
+    schema_version: Version = SCHEMA_VERSION
 
     @property
     def measure(self) -> Metric:
@@ -193,7 +195,7 @@ class RunInfo:
     stage_seconds: Annotated[Sequence[Mapping[str, Seconds]], Field(max_length=MAX_LISTED)] = ()
     num_commands: Count = 1
     shard: Short = ""
-    schema_version: Count = SCHEMA_VERSION
+    schema_version: Version = SCHEMA_VERSION
 
 
 # File systems hold names of 255 bytes; temporary files and endings need some of them.

@@ -216,3 +216,80 @@ def test_keys_of_many_millions_of_letters_are_not_read(tmp_path):
     pq.write_table(table.set_column(table.schema.get_field_index("key"), "key", keys), path)
     with pytest.raises(OutputError, match=r"bytes of texts in 400 rows; at most 2000 a row are compared"):
         pin(tmp_path / "run", None, tmp_path / "b")
+
+
+def members_of(path):
+    content = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(content[content.index(b"\n") + 1 :])) as whole:
+        return {name: whole.read(name) for name in whole.namelist()}
+
+
+def test_a_record_of_a_version_that_never_was_or_twice_is_refused(made, tmp_path):
+    members, path = members_of(made / "main.baseline"), tmp_path / "b"
+    results = members["results.jsonl"]
+    never = results.replace(b'"schema_version": 2', b'"schema_version": 0')
+    said = refused(sealed(path, archive(members | {"results.jsonl": never})))
+    assert "schema_version: Input should be greater than or equal to 1 (got 0)" in said
+    said = refused(sealed(path, archive(members | {"results.jsonl": results + results})))
+    assert "numbers twice" in said
+
+
+def test_a_run_that_says_a_number_twice_is_pinned_if_it_says_the_same(made, tmp_path):
+    run = Run(tmp_path / "run")
+    run.zero_shot()
+    results = run.write() / "results.jsonl"
+    results.write_text(results.read_text() * 2)
+    pin(tmp_path / "run", None, tmp_path / "b")
+    assert len(read_side(tmp_path / "b").numbers) == 1
+    line = json.loads(results.read_text().splitlines()[0])
+    results.write_text(results.read_text() + json.dumps(line | {"value": 0.25}) + "\n")
+    with pytest.raises(OutputError, match=r"has two values of .*, top-1: 0\.\d+ and 0\.25"):
+        read_side(tmp_path / "run")
+
+
+def test_a_table_of_class_ids_that_are_none_is_refused(run, made, tmp_path):
+    members = members_of(made / "main.baseline")
+    name = next(name for name in members if "digits" in name)
+    table, changed = pq.read_table(io.BytesIO(members[name])), io.BytesIO()
+    ids = table["top_ids"].combine_chunks().flatten().to_numpy().copy()
+    ids[1] = -5
+    wrong = pa.FixedSizeListArray.from_arrays(pa.array(ids), 5)
+    pq.write_table(table.set_column(table.column_names.index("top_ids"), "top_ids", wrong), changed)
+    sealed(tmp_path / "b", archive(members | {name: changed.getvalue()}))
+    code, _, err = run("compare", tmp_path / "b", made / "new")
+    assert code == 2
+    assert "column 'top_ids' holds numbers beyond 0 and 10000000" in err
+
+
+def test_lines_of_millions_of_letters_and_millions_of_lines_or_names_are_not_read(
+    made, tmp_path, monkeypatch
+):
+    members, path = members_of(made / "main.baseline"), tmp_path / "b"
+    results = members["results.jsonl"]
+    long = results + b'{"unit": "' + b"x" * (2 << 20) + b'"}\n'
+    said = refused(sealed(path, archive(members | {"results.jsonl": long})))
+    assert "a record of 2097164 bytes; at most 1048576 are read" in said
+    said = refused(sealed(path, archive(members | {"results.jsonl": b"1\n" * 60_000})))
+    assert "has 60000 records in 120000 bytes; at most 50000 and 67108864 are read" in said
+    monkeypatch.setattr(pinned, "_MAX_MEMBERS", 3)
+    assert "names more than 3 tables" in refused(sealed(path, archive(members)))
+
+
+def test_only_a_baseline_is_replaced_and_not_the_one_that_is_read(run, made, tmp_path):
+    main = Run(tmp_path / "main")
+    main.zero_shot()
+    results = main.write() / "results.jsonl"
+    before = results.read_bytes()
+    (tmp_path / "link").symlink_to(results)
+    (tmp_path / "empty").touch()
+    for path in (results, tmp_path / "link", tmp_path / "empty", next(main.path.rglob("*.parquet"))):
+        code, _, err = run("compare", main.path, "--write-baseline", path)
+        assert (code, f"{path} is there and no baseline: it was left as it is." in err) == (2, True)
+    assert results.read_bytes() == before and (tmp_path / "link").is_symlink()
+    for _ in range(2):
+        assert run("compare", main.path, "--write-baseline", tmp_path / "b")[0] == 0
+    content = (tmp_path / "b").read_bytes()
+    code, _, err = run("compare", tmp_path / "b", "--write-baseline", tmp_path / "b")
+    assert (code, "is the baseline that is to be written from" in err) == (2, True)
+    assert run("compare", made / "main.baseline", "--write-baseline", tmp_path / "b")[0] == 0
+    assert (tmp_path / "b").read_bytes() == (made / "main.baseline").read_bytes() != content

@@ -50,14 +50,14 @@ def test_results_of_a_later_schema_are_refused_as_such(
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [1, 2])
 def test_those_of_earlier_ones_are_read(tmp_path: Path, version: int) -> None:
     run = write_run(tmp_path / "run", [record("a")])
     changed(run / "results.jsonl", {"schema_version": version})
     assert len(read_records(run / "results.jsonl")) == 1
 
 
-@pytest.mark.parametrize("version", ["99", 99.0, True, None, [99], 10**30])
+@pytest.mark.parametrize("version", ["99", 99.0, True, None, [99], 0, -1, 10**30])
 def test_what_is_no_version_is_no_record(tmp_path: Path, version: object) -> None:
     run = write_run(tmp_path / "run", [record("a")])
     changed(run / "results.jsonl", {"schema_version": version})
