@@ -361,6 +361,6 @@ def _fail_traced(error: BaseException) -> NoReturn:
 def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
         # Where nothing can be written, the exit code still tells.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_models.errors import (
@@ -38,10 +40,11 @@ __all__ = [
     "name_some",
     "near_matches",
     "nearest",
-    "no_exit",
     "refuse_newer",
+    "said",
     "shortened",
     "shown",
+    "users_code",
 ]
 
 
@@ -118,11 +121,16 @@ def refuse_newer(content: str | bytes, key: str, known: int, what: str) -> None:
 
 
 @contextlib.contextmanager
-def no_exit(what: str) -> Iterator[None]:
-    """Keep code of a user's own from ending the command without a word.
+def users_code(what: str, *, failing: bool = False) -> Iterator[None]:
+    """Keep code of a user's own from ending the command without a word, or with one that names nobody.
+
+    Args:
+        what: names it.
+        failing: whether any other exception of it is such an error, too; else it passes.
 
     Raises:
-        UserError: the block called `sys.exit`; the text names `what` did.
+        UserError: the block called `sys.exit`, raised what is no `Exception` (but for Ctrl-C's), raised an
+            error of ours without a text, or closed standard output or error, which then are opened again.
     """
     try:
         yield
@@ -131,3 +139,51 @@ def no_exit(what: str) -> Iterator[None]:
             f"{what} called sys.exit({'' if error.code is None else shown(error.code)}), which would end the "
             "command without a result; let it raise an exception that says what is wrong."
         ) from error
+    except KeyboardInterrupt:
+        raise
+    except UserError as error:
+        if not str(error).strip():
+            error.args = (f"{what} raised {type(error).__name__} without a text; let it say what is wrong.",)
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) and not failing:
+            raise
+        kind = "failed with" if isinstance(error, Exception) else "raised what is no Exception,"
+        raise UserError(f"{what} {kind} {said(error)}.") from error
+    finally:
+        closed = _opened_again()
+    if closed:
+        raise UserError(f"{what} closed {' and '.join(closed)}, where messages go; leave both open.")
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's class and text; one of a user's own may not even say what it is."""
+    try:
+        text = str(error).strip()
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {shortened(text, 1000).rstrip('.')}" if text else type(error).__name__
+
+
+def _opened_again() -> list[str]:
+    """Open standard output and error where code closed them, and return their names."""
+    found = []
+    for number, name, called in ((1, "stdout", "standard output"), (2, "stderr", "standard error")):
+        stream, first = getattr(sys, name), getattr(sys, f"__{name}__")
+        lost = stream is first is not None and not _is_open(number)
+        if lost:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        # Without either from the start, a shell closed it.
+        if lost or (stream is None is not first) or getattr(stream, "closed", False):
+            found.append(called)
+            file = os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
+            setattr(sys, name, file)
+    return found
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True

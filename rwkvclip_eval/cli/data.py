@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
+from collections import Counter
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ from rwkvclip_eval.cli.options import (
     SuiteOption,
     prepare,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
+from rwkvclip_eval.errors import NAMES_SHOWN, DamagedData, DataNotFound, NoSuchSplit, UserError
 
 if TYPE_CHECKING:
     from rwkvclip_eval.data.listing import CatalogueRow
@@ -312,6 +313,8 @@ def cache_show(cache: CacheOption = None) -> None:
         for e in found
     ]
     console.table(["model", "dataset", "split", "size"], rows)
+    for why, count in Counter(e["damaged"] for e in found if "damaged" in e).most_common(NAMES_SHOWN):
+        console.note(f"{count} damaged, {'each' if count > 1 else 'which'} a run encodes again: {why}.")
     console.say(f"{len(found)} entries, {sum(e['bytes'] for e in found) / 2**20:.1f} MiB in {root}")
 
 

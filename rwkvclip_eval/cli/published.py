@@ -65,11 +65,18 @@ def published(
         _check(field, asked or (), {getattr(row, field) for row in rows})
     sets = _asked_sets(dataset or (), rows)
     specs = [_spec(text) for text in model or ()]
+    whole = rows
+    chosen: dict[str, list[PublishedRow]] = {}
     for field, asked in (("method", method), ("task", task), ("metric", metric)):
         wanted = {name.casefold() for name in asked or ()}
-        rows = [row for row in rows if not wanted or getattr(row, field).casefold() in wanted]
-    rows = [row for row in rows if not sets or sets & {row.dataset, _bare(row.dataset)}]
-    rows = _of_models(specs, rows) if specs else rows
+        if wanted:
+            chosen[field] = [row for row in whole if getattr(row, field).casefold() in wanted]
+    if sets:
+        chosen["dataset"] = [row for row in whole if sets & {row.dataset, _bare(row.dataset)}]
+    if specs:
+        chosen["model"] = _of_models(specs, whole)
+    kept = [{id(row) for row in found} for found in chosen.values()]
+    rows = [row for row in whole if all(id(row) in found for found in kept)]
     if conformance:
         raise typer.Exit(_compare(conformance, rows))
     brief = [(r.who, r.task, r.dataset, r.measure.label, r.text, r.where_from) for r in rows]
@@ -79,7 +86,8 @@ def published(
         brief=(("method", "task", "dataset", "metric", "value", "source"), brief),
     )
     if not rows:
-        console.note("No published number is of all that was asked for.")
+        alone = ", ".join(f"{len(found)} are of the {name}" for name, found in chosen.items())
+        console.note(f"Of {len(whole)} published numbers none is of all that was asked for; {alone}.")
 
 
 def _check(what: str, asked: Iterable[str], known: set[str]) -> None:

@@ -141,9 +141,20 @@ def _run(text: str) -> tuple[Path, int | None]:
     return Path(found[1]), int(found[2])
 
 
+def _require_run(path: Path) -> None:
+    """Say what is wrong with a seed that is no number, where there is no run of the whole name."""
+    run, at, seed = str(path).rpartition("@")
+    if at and not path.exists():
+        raise UserError(
+            f"--group: {path} is no run directory, and {shown(seed)} no seed; expected RUN@SEED with a whole "
+            f"number of at most 10 digits, such as {run or 'runs/a'}@0, or RUN alone."
+        )
+
+
 def _read(name: str, listed: Sequence[tuple[Path, int | None]]) -> Group:
     runs = []
     for path, said in listed:
+        _require_run(path)
         side = read_side(path)
         trained = training_seeds(path)
         if said is not None:

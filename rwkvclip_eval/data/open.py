@@ -31,7 +31,7 @@ from rwkvclip_eval.data.types import (
     ManifestSource,
     ReferencePrompts,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, no_exit
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, users_code
 from rwkvclip_eval.registry import Registry, unknown_name
 from rwkvclip_models.files import expanded
 
@@ -90,7 +90,7 @@ def open_dataset(
     if ref.name in DATASETS and record is not None:
         raise UserError(f"The name {ref.name!r} belongs to the catalogue; register yours under another.")
     if ref.name in DATASETS:
-        with no_exit(f"The dataset {ref.name}"):
+        with users_code(f"The registered dataset {ref.name!r}", failing=True):
             registered = DATASETS.get(ref.name)(ref.split or "test")
         if not isinstance(registered, Dataset):
             raise UserError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rwkvclip_eval.encoders.protocol import ImageFeatures, TextFeatures, named_texts
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, users_code
 from rwkvclip_eval.printable import html_table
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class CheckedEncoder:
             NonFiniteEmbedding: a row holds NaN or infinity.
             UserError: the wrapped encoder returned the wrong shape or embeddings of another norm than 1.
         """
-        features = self._encoder.encode_image(pixels)
+        with users_code(f"encode_image of {self.info.name}"):
+            features = self._encoder.encode_image(pixels)
         embedding, probe = _float32(features[0]), _float32(features[1])
         self._check(embedding, (len(pixels), self.info.embed_dim), "image embeddings")
         self._check(probe, (len(pixels), self.info.probe_dim), "probe features")
@@ -93,7 +94,8 @@ class CheckedEncoder:
             UserError: the encoder has no text tower.
         """
         self._need_text()
-        return self._encoder.tokenize(texts)
+        with users_code(f"tokenize of {self.info.name}"):
+            return self._encoder.tokenize(texts)
 
     def encode_text(self, tokens: Tensor) -> Tensor | TextFeatures:
         """Return [B, D] float32 embeddings of unit L2 norm of `tokens` [B, L] int64.
@@ -103,7 +105,8 @@ class CheckedEncoder:
             UserError: there is no text tower, or shape or norm are wrong.
         """
         self._need_text()
-        arrays = named_texts(self._encoder.encode_text(tokens))
+        with users_code(f"encode_text of {self.info.name}"):
+            arrays = named_texts(self._encoder.encode_text(tokens))
         embedding = _float32(arrays["embedding"])
         self._check(embedding, (len(tokens), self.info.embed_dim), "text embeddings")
         self._check_norm(embedding, "text embeddings")

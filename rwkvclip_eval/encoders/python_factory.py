@@ -23,7 +23,7 @@ from rwkvclip_eval.encoders.in_memory import module_towers
 from rwkvclip_eval.encoders.protocol import EncoderInfo
 from rwkvclip_eval.encoders.towers import build
 from rwkvclip_eval.encoders.weights import seeded
-from rwkvclip_eval.errors import UserError, no_exit
+from rwkvclip_eval.errors import UserError, users_code
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file
 from rwkvclip_models.device import resolve_device
@@ -56,7 +56,7 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
     checkpoint = _local_checkpoint(spec, offline=offline)
     try:
         called = f"Model {spec.text!r}: {spec.model.removeprefix('python:')}"
-        with hub_mode(offline=offline), seeded(spec.seed), no_exit(called):
+        with hub_mode(offline=offline), seeded(spec.seed), users_code(called):
             made = factory(checkpoint, str(target))
     except UserError:
         raise
@@ -127,7 +127,7 @@ def _find(spec: EncoderSpec) -> Callable[[str | None, str], Any]:
         if here not in sys.path:
             sys.path.insert(0, here)
     try:
-        with no_exit(f"Model {spec.text!r}: importing {module_name}"):
+        with users_code(f"Model {spec.text!r}: importing {module_name}"):
             module = importlib.import_module(module_name)
     except UserError:
         raise

@@ -23,7 +23,7 @@ from rwkvclip_eval.encoders.arithmetic import arithmetic, check_precision, produ
 from rwkvclip_eval.encoders.checked import CheckedEncoder
 from rwkvclip_eval.encoders.protocol import EncoderInfo, ImageFeatures, make_fingerprint
 from rwkvclip_eval.encoders.weights import sha256_state_dict
-from rwkvclip_eval.errors import UserError, no_exit, shortened
+from rwkvclip_eval.errors import UserError, shortened, users_code
 from rwkvclip_models.device import resolve_device
 from rwkvclip_models.limits import num_parameters
 
@@ -314,7 +314,7 @@ def _example_image() -> Image.Image:
 
 def _call(function: Callable[[Any], Any], argument: object, what: str) -> Any:
     try:
-        with no_exit(what):
+        with users_code(what):
             return function(argument)
     except UserError:
         raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.encoders.protocol import named_images
-from rwkvclip_eval.errors import EncodingFailed, UserError, name_some
+from rwkvclip_eval.errors import EncodingFailed, UserError, name_some, users_code
 from rwkvclip_eval.features.decoding import decoded_batches, explained_death
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def encode_batches(
         explained,
     ):
         while True:
-            with timings.stage("decode"):
+            with timings.stage("decode"), users_code(f"Reading {dataset.info.name}"):
                 batch = next(decoded, None)
             if batch is None:
                 return

@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import UserError, no_exit
+from rwkvclip_eval.errors import UserError, said, users_code
 from rwkvclip_eval.features.decoding import run_first_in_workers
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def load_plugin(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with no_exit(f"The plugin {path}"):
+        with users_code(f"The plugin {path}"):
             spec.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
         raise
     except Exception as error:  # anything can go wrong in a user's file; the message names it
         del sys.modules[name]
-        raise UserError(f"The plugin {path} failed: {type(error).__name__}: {error}.") from error
+        raise UserError(f"The plugin {path} failed: {said(error)}.") from error
     run_first_in_workers(partial(load_plugin, path.resolve()))
 
 

@@ -19,11 +19,12 @@ from rwkvclip_eval.errors import (
     EncodingFailed,
     SuiteError,
     UserError,
-    no_exit,
+    users_code,
 )
 from rwkvclip_eval.run.examples import gallery, with_content
 from rwkvclip_eval.run.outcome import UnitOutcome, no_number, score_records
 from rwkvclip_eval.run.splits import samples_of
+from rwkvclip_eval.tasks import OWN_TASKS
 from rwkvclip_eval.tasks.base import Compute, Features, Samples, TaskResult
 from rwkvclip_eval.tasks.similarity import SIMILARITIES
 
@@ -213,9 +214,10 @@ def _scored(
     task: Task, protocol: Protocol, samples: Samples, features: Features, context: Context
 ) -> TaskResult:
     device = features.compute.device
-    with context.timings.stage("score"), _of_this_unit(), _explained_limits(task, protocol, device):
-        with no_exit(f"The task {task.name}"):
-            result = task.score(samples, features, protocol)
+    # An exception of our own tasks is a defect of ours.
+    own = users_code(f"The task {task.name}", failing=task.name not in OWN_TASKS)
+    with context.timings.stage("score"), _of_this_unit(), own, _explained_limits(task, protocol, device):
+        result = task.score(samples, features, protocol)
         if not isinstance(result, TaskResult) or not result.metrics:
             raise UserError(
                 f"The task {task.name} must return a TaskResult with a metric or more, got {result!r:.200}."

@@ -126,6 +126,7 @@ def test_each_method_is_compared_with_the_first(texts):
         (["good", "nameless"], "expected NAME=RUN,RUN"),
         (["good", "gap"], "expected NAME=RUN,RUN"),
         (["good", "nowhere"], "No results in"),
+        (["good", "no seed"], "x is no run directory, and 'x' no seed; expected RUN@SEED"),
         (["good", "same seed"], "two runs are of seed 0"),
         (["good", "same model"], "are of one checkpoint"),
     ],
@@ -138,6 +139,7 @@ def test_what_is_no_group_of_seeds_is_refused(texts, tmp_path, groups, said):
         "nameless": f"={runs}",
         "gap": "gap=a,,b",
         "nowhere": f"nowhere={tmp_path}/x,{tmp_path}/y",
+        "no seed": f"odd={tmp_path}/run@x,{tmp_path}/run@y",
     }
     if said.startswith(("two runs", "are of")):
         same = {"fingerprint": "one"} if "model" in groups[1] else {}

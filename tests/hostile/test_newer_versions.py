@@ -87,3 +87,15 @@ def test_an_entry_of_a_later_version_is_encoded_again_and_called_that(tmp_path: 
     assert encoder.images == 30
     (said,) = messages
     assert "a newer version wrote it: format 99; expected up to 1" in said
+
+
+def test_the_list_of_a_store_says_that_a_later_version_wrote_it(run: Any, tmp_path: Path) -> None:
+    FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), engine())
+    (meta,) = tmp_path.rglob("meta.json")
+    meta.write_text(json.dumps(json.loads(meta.read_text()) | {"format": 99}))
+    code, out, err = run("cache", "show", "--cache", tmp_path)
+    assert code == 0
+    assert "1 entries" in out
+    assert (
+        "1 damaged, which a run encodes again: a newer version wrote it: format 99; expected up to 1." in err
+    )
