@@ -362,7 +362,8 @@ def _few_shot(folder: Path, record: Record, shots: int) -> Derived:
             values = (hit + np.stack([one["hit_5"] for one in by_seed]).astype(np.float64)) / 2
         scores = values.mean(axis=1)
         interval = seed_intervals.of_mean(values)
-    facts = {"shots": shots, "seeds": len(by_seed), **_chance(record, base.name, labels)}
+    facts: dict[str, float | None] = {"shots": shots, "seeds": len(by_seed)}
+    facts |= _chance(record, base.name, labels)
     if interval is None:
         return Derived(Number(float(scores.mean())), len(labels), facts)
     facts["std"] = float(np.std(scores, ddof=1))
