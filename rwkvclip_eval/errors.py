@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_eval.printable import visible
 from rwkvclip_models.errors import (
     CheckpointError,
     ConfigError,
@@ -94,7 +95,7 @@ def name_some(names: Iterable[str]) -> str:
     """Return the first few of `names` for a message, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - NAMES_SHOWN} more" if len(listed) > NAMES_SHOWN else ""
-    return ", ".join(shortened(name, NAME_LENGTH) for name in listed[:NAMES_SHOWN]) + more
+    return ", ".join(shortened(visible(name), NAME_LENGTH) for name in listed[:NAMES_SHOWN]) + more
 
 
 def refuse_newer(content: str | bytes, key: str, known: int, what: str) -> None:

@@ -7,6 +7,8 @@ import unicodedata
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from rwkvclip_models.errors import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,7 +21,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 # Beside spaces, control and format characters: what fonts draw nothing for, whatever Unicode calls it.
 _BLANK = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\ufffc\U000e0100-\U000e01ef]"
 )
 _IN_NO_FILE = re.compile("[\x00\ud800-\udfff]")
 
@@ -32,6 +34,8 @@ def code_points(text: str) -> str:
 
 def shows_nothing(text: str) -> bool:
     """Whether a text has no sign that a reader sees: it is empty, or spaces and zero-width characters."""
+    if text[:1].isascii() and text[:1].isalnum():  # Most captions of millions.
+        return False
     return all(unicodedata.category(sign) in _UNSEEN for sign in _BLANK.sub("", text))
 
 
@@ -41,6 +45,25 @@ _UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf"))
 def unwritable(text: str) -> str:
     """Return the characters of a text that no file of text holds: NUL and halves of surrogate pairs."""
     return "".join(dict.fromkeys(_IN_NO_FILE.findall(text)))
+
+
+def unreadable(text: str) -> str:
+    """Return why nobody can read a name or a text, for a message; nothing where they can.
+
+    Every name, caption and template that a file brings is asked for here.
+    """
+    if not text:
+        return "is empty"
+    if shows_nothing(text):
+        return f"shows nothing but {code_points(text)}"
+    wrong = unwritable(text)
+    quoted = ascii(shortened(text))
+    return f"holds {code_points(wrong)} ({quoted}), which no text may hold" if wrong else ""
+
+
+def visible(name: str) -> str:
+    """Return a name as a message lists it: by its code points where nobody would see it."""
+    return code_points(name) if name and shows_nothing(name) else name
 
 
 def printable(text: str) -> str:

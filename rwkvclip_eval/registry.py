@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rwkvclip_eval.errors import UserError, near_matches, shortened
+from rwkvclip_eval.errors import UserError, near_matches, shown
+from rwkvclip_eval.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,8 +15,9 @@ T = TypeVar("T")
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown `name`: near matches first, then all that is known."""
-    names, name = sorted(known), shortened(name)
-    return f"Unknown {what} {name!r}.{near_matches(name, names, 3)} Known: {', '.join(names) or 'none'}."
+    names = sorted(known)
+    listed = ", ".join(map(visible, names)) or "none"
+    return f"Unknown {what} {shown(name)}.{near_matches(name, names, 3)} Known: {listed}."
 
 
 class Registry(Generic[T]):

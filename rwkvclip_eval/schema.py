@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any, Self, get_args
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from rwkvclip_eval.errors import near_matches, shortened, shown
+from rwkvclip_eval.printable import unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,21 +18,28 @@ if TYPE_CHECKING:
 
 MAX_PROBLEMS = 100
 """Of one text, that are looked at."""
+MOST_DIGITS = 12
+"""Of a number that counts or names something."""
 _MAX_NUMBER = 1e15
 # pydantic adds the branch of a union that it tried to a field's place.
+_KINDS = ("int", "float", "str", "bool")
 _BRANCHES = ("literal[", "list[", "tuple[", "constrained-", "function-", "dict[")
 
 
 class Strict(BaseModel):
-    """What a user writes by hand: a key that it does not know is refused, with a guess at which was meant."""
+    """What a user writes by hand: a key that it does not know is refused, with a guess at which was meant.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    So is a value of another type, whatever it could be read as: a number in quotes, 2.0 where a whole number
+    is expected, 1 for true. Whole numbers stand for others, and lists for tuples, of which fields are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="wrap")
     @classmethod
     def _guess_unknown_keys(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
-        if mixed := _flags_and_numbers(cls, given):
-            raise ValidationError.from_exception_data(cls.__name__, mixed)
+        if isinstance(given, dict):
+            given = {key: _as_tuple(value) for key, value in given.items()}
         try:
             return read(given)
         except ValidationError as error:
@@ -41,29 +48,9 @@ class Strict(BaseModel):
             raise _with_guesses(cls, error) from None
 
 
-def _flags_and_numbers(model: type[BaseModel], given: Any) -> list[InitErrorDetails]:
-    """Return a problem per value of a mapping where pydantic would take true for 1, or 1 for true."""
-    if not isinstance(given, dict):
-        return []
-    found: list[InitErrorDetails] = []
-    for name, field in model.model_fields.items():
-        value = given.get(name)
-        parts = value if isinstance(value, list | tuple) else (value,)
-        flag = any(isinstance(part, bool) for part in parts)
-        wanted = set(get_args(field.annotation) or (field.annotation,)) - {type(None)}
-        said, came_of = "", value
-        if flag and not _TAKES_FLAGS.search(str(field.annotation)):
-            said = "expected a number or text, got true or false"
-        elif wanted == {bool} and not isinstance(value, bool | None):
-            # The value stands in the text: within other models pydantic says it of the whole mapping.
-            said, came_of = f"expected true or false, got {shown(value)}", given
-        if said:
-            problem = PydanticCustomError("value_error", "{said}", {"said": said})
-            found.append(InitErrorDetails(type=problem, loc=(name,), input=came_of))
-    return found
-
-
-_TAKES_FLAGS = re.compile(r"\bbool\b|\bAny\b")
+def _as_tuple(value: Any) -> Any:
+    """Return a list, and those in it, as tuples: what neither YAML nor JSON has, and a frozen model needs."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _is_own_unknown_key(problem: ErrorDetails) -> bool:
@@ -94,10 +81,45 @@ def _with_guesses(model: type[BaseModel], error: ValidationError) -> ValidationE
     )
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that a text of digits (0 to 9) names; None for another text or too many of them."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
+
+
+def plain_number(text: str) -> float:
+    """Return the number that a text names in the digits 0 to 9.
+
+    Raises:
+        ValueError: it is another text, or of other digits, which Python reads too.
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"expected a number in the digits 0 to 9, got {shown(text)}")
+    return float(text)
+
+
+def readable(text: str) -> str:
+    """Return a text of a field that shows something.
+
+    Raises:
+        ValueError: it does not, or holds what no text may hold.
+    """
+    if why := unreadable(text):
+        raise ValueError(f"expected a text that can be read; it {why}")
+    return text
+
+
+def empty_or_readable(text: str) -> str:
+    """Return a text of a field that shows something where there is any, see `readable`."""
+    return text and readable(text)
+
+
 def place(location: tuple[str | int, ...]) -> str:
     """Return where a problem is as its file has it: `field.0.key`."""
     parts = [str(part) for part in location]
-    return ".".join(shortened(part) for part in parts if not part.startswith(_BRANCHES))
+    return ".".join(
+        shortened(part) for part in parts if not part.startswith(_BRANCHES) and part not in _KINDS
+    )
 
 
 def misfits(error: ValidationError) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
@@ -20,8 +21,8 @@ MAX_NODES = 20_000
 """Keys, values and entries of a file, with what an alias (`*name`) stands for counted at each place."""
 
 
-class _Composer(yaml.SafeLoader):
-    """Stops at too many nodes while it composes, which takes far longer than to read the text."""
+class _Loader(yaml.SafeLoader):
+    """Knows plain values alone, and stops at too many nodes, which are found before any is made a value."""
 
     num_nodes = 0
 
@@ -32,7 +33,33 @@ class _Composer(yaml.SafeLoader):
         node: yaml.Node | None = super().compose_node(parent, index)
         return node
 
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
+        kind = node.tag.rpartition(":")[2]
+        said = f"a value of the kind {kind}; expected a text (in quotes), a number, true, false or null"
+        raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
 
+    def construct_yaml_number(self, node: yaml.ScalarNode) -> float:
+        """Return a number, unless it is one that people write in another sense."""
+        if ":" in node.value or _OCTAL.fullmatch(node.value):
+            said = f"{node.value} is read as base 60 or 8; write the number in base 10, or a text in quotes"
+            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
+        whole = node.tag.endswith(":int")
+        number: float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+        return number
+
+
+_OCTAL = re.compile("[-+]?0[0-9_]+")
+_TAG = "tag:yaml.org,2002:"
+_PLAIN = tuple(_TAG + kind for kind in ("null", "bool", "str", "seq", "map"))
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_Loader.yaml_constructors = {
+    **{tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in _PLAIN},
+    **dict.fromkeys(_NUMBERS, _Loader.construct_yaml_number),
+    None: _Loader.construct_undefined,
+}
+# YAML 1.1 takes 1e-3 for a text.
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver(f"{_TAG}float", _EXPONENT, list("-+.0123456789"))
 _TOO_MANY = f"more than {MAX_NODES} keys, values and entries (an alias counts as what it stands for)"
 
 
@@ -49,9 +76,9 @@ def parse_yaml(text: str, source: str, *, error: type[UserError] = UserError) ->
     """
     if len(text) > YAML_LIMIT_BYTES:
         raise error(f"{source} has {len(text)} characters; at most {YAML_LIMIT_BYTES} are read.")
-    loader: _Composer | None = None
+    loader: _Loader | None = None
     try:
-        loader = _Composer(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         _check_size(node, source, error)
         twice = list(_duplicate_keys(node))

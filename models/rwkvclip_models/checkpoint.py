@@ -331,7 +331,7 @@ def _grouped(keys: Iterable[str]) -> list[str]:
     """Return `keys` with those that differ in one layer number written once: `blocks.{0,1}.ln1.weight`."""
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for key in keys:
-        match = re.fullmatch(r"(.*?\.)(\d{1,9})(\..*)", key, re.DOTALL)
+        match = re.fullmatch(r"(.*?\.)([0-9]{1,9})(\..*)", key, re.DOTALL)
         before, number, after = match.groups() if match else (key, "", "")
         groups[before, after].append(number)
     return [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.records.efficiency import Cell
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -107,7 +108,7 @@ def parse_sizes(text: str) -> list[tuple[int, int]]:
     found = []
     for part in text.split(","):
         numbers = part.strip().lower().split("x")
-        whole = [int(n) for n in numbers if n.isdecimal() and len(n) < 6]
+        whole = [n for n in map(whole_number, numbers) if n is not None]
         if len(whole) != len(numbers) or len(whole) > 2 or not all(1 <= n <= 8192 for n in whole):
             raise UserError(
                 f"--size {shown(part)}: expected 224, or height x width such as 448x896, up to 8192."
@@ -124,10 +125,10 @@ def parse_numbers(text: str, option: str, most: int) -> list[int]:
     """
     found = []
     for part in text.split(","):
-        word = part.strip()
-        if not (word.isdecimal() and len(word) < 10 and 1 <= int(word) <= most):
+        number = whole_number(part)
+        if number is None or not 1 <= number <= most:
             raise UserError(
                 f"{option} {shown(part)}: expected whole numbers from 1 to {most}, such as 1,8,32."
             )
-        found.append(int(word))
+        found.append(number)
     return found

@@ -342,10 +342,11 @@ def dataset_ref(text: str) -> DatasetRef:
 
     from rwkvclip_eval.data.types import DatasetRef
 
-    name, _, split = text.partition(":")
-    name, _, variant = name.partition("@")
+    name, colon, split = text.partition(":")
+    name, at, variant = name.partition("@")
+    given = {"name": name, "variant": variant if at else None, "split": split if colon else None}
     try:
-        return DatasetRef.model_validate({"name": name, "variant": variant or None, "split": split or None})
+        return DatasetRef.model_validate(given)
     except ValidationError as error:
         part = error.errors()[0]["loc"][0]
         raise UserError(

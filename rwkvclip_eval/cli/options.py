@@ -234,11 +234,13 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    index, _, count = text.partition("/")
-    short = len(text) < 20 and index.isdecimal() and count.isdecimal()
-    if not (short and 1 <= int(index) <= int(count)):
+    from rwkvclip_eval.schema import whole_number
+
+    first, _, last = text.partition("/")
+    index, count = whole_number(first), whole_number(last)
+    if index is None or count is None or not 1 <= index <= count:
         raise UserError(f"--shard {shown(text)}: expected I/N with 1 ≤ I ≤ N, such as 2/8.")
-    return int(index), int(count)
+    return index, count
 
 
 def parse_pair(text: str) -> tuple[str, str]:

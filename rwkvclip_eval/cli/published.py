@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,16 +108,28 @@ def _bare(dataset: str) -> str:
 
 
 def _asked_sets(asked: Iterable[str], rows: Iterable[PublishedRow]) -> set[str]:
-    """Return the record names of datasets, which any of their other names may be given for."""
-    from rwkvclip_eval.data.catalogue import record_name
+    """Return the record names of datasets, which go by any name or title, however it is written."""
+    from rwkvclip_eval.data.catalogue import catalogue
+    from rwkvclip_eval.report.wording import DATASET_TITLES
 
     known = {name for row in rows for name in (row.dataset, _bare(row.dataset))}
+    called = {_letters(name): name for name in sorted(known)}
+    for name, entry in catalogue().items():
+        for other in (name, DATASET_TITLES.get(name, name), *entry.aliases, entry.title):
+            called.setdefault(_letters(other), name)
+            called.setdefault(_letters(re.split(r" \(|,", other)[0]), name)
     sets = set()
     for text in asked:
         name, at, variant = text.partition("@")
-        sets.add(f"{record_name(name) or name}{at}{variant}")
+        version = f"{called.get(_letters(name), name)}{at}{variant}"
+        sets.add(called.get(_letters(version), version))
     _check("dataset", sets, known)
     return sets
+
+
+def _letters(name: str) -> str:
+    """Return a name by which spellings are alike: without capitals, hyphens and spaces."""
+    return re.sub(r"[^\w@]|_", "", name.casefold())
 
 
 def _spec(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rwkvclip_eval.compare.pairing import read_side
 from rwkvclip_eval.errors import OutputError, UserError, name_some, shown
-from rwkvclip_eval.printable import printable
+from rwkvclip_eval.printable import printable, unreadable
 from rwkvclip_eval.records.reading import training_seeds
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ def _parse(text: str) -> tuple[str, list[tuple[Path, int | None]]]:
             f"--group {shown(text)}: expected NAME=RUN,RUN,…, such as rwkv-clip=runs/a,runs/b; a run's seed, "
             "where no training log says it, as RUN@SEED."
         )
+    if why := unreadable(name.strip()):
+        raise UserError(f"--group: the name of a method {why}; give one that can be read.")
     if len(parts) < 2:
         raise UserError(
             f"--group {shown(text)}: one run is one seed, which says nothing of how seeds vary. Give two at "

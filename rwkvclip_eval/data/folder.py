@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from rwkvclip_eval.data.reading import below, check_spellings, csv_rows, plain_name, read_json
+from rwkvclip_eval.data.reading import below, check_captions, check_spellings, csv_rows, plain_name, read_json
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, DataWarning, NoSuchSplit, UserError, name_some
-from rwkvclip_eval.printable import shows_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,9 +170,9 @@ def _read_captions(file: Path) -> dict[str, list[str]]:
         content = read_json(file, _CAPTIONS, "a mapping of image file to caption or list of captions")
         by_image = {name: [said] if isinstance(said, str) else said for name, said in content.items()}
     check_spellings(by_image, str(file))
-    bare = [name for name, said in by_image.items() if not said or any(map(shows_nothing, said))]
-    if bare or not by_image:
-        raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
+    if not by_image:
+        raise DamagedData(f"{file} holds no captions: it has no rows.")
+    check_captions(by_image.items(), str(file))
     return by_image
 
 

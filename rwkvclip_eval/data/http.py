@@ -91,7 +91,9 @@ def _receive(download: Download, part: Path, on_progress: Callable[[int, int, st
             if answer.status_code != requests.codes.partial_content or not _goes_on(answer.headers, done):
                 done = 0
             length = answer.headers.get("Content-Length", "")
-            total = done + int(length) if length.isdecimal() and len(length) < 16 else None
+            total = (
+                done + int(length) if length.isascii() and length.isdecimal() and len(length) < 16 else None
+            )
             most = min(filter(None, (download.bytes, total, MOST_BYTES)))
             with part.open("ab" if done else "wb") as stream:
                 for chunk in answer.iter_content(CHUNK_BYTES):

@@ -6,8 +6,9 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.data.reading import read_text, whole_number
+from rwkvclip_eval.data.reading import read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
+from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.disk import file_digest
 
 if TYPE_CHECKING:

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.reading import MOST_CLASSES, below, check_spellings, csv_rows, whole_number
+from rwkvclip_eval.data.reading import MOST_CLASSES, below, check_spellings, csv_rows
 from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
-from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError, shortened
+from rwkvclip_eval.printable import unreadable
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,14 +153,15 @@ def _row(path: Path, line: int, raw: dict[str, str], target: str) -> _Row:
     where = f"{path}, line {line}"
     values = {column: text.strip() for column, text in raw.items()}
     for column in ("image", target, *(c for c in ("split", "key") if c in values)):
-        if not values[column]:
-            raise DamagedData(f"{where}: the {column} is empty.")
+        if why := unreadable(values[column]):
+            raise DamagedData(f"{where}: the {column} {why}.")
     if any("\n" in text for text in values.values()):
         raise DamagedData(
             f"{where}: a field has a line break, as where a quote is misplaced; write it in one line."
         )
-    if target == "label" and not all(part.strip() for part in values["label"].split(DIVIDER)):
-        raise DamagedData(f"{where}: {values['label']!r} has an empty label.")
+    for part in values["label"].split(DIVIDER) if target == "label" else ():
+        if why := unreadable(part.strip()):
+            raise DamagedData(f"{where}: in {shortened(values['label'])!a}, a label {why}.")
     split = values.get("split", "test")
     if split not in SPLITS:
         raise DamagedData(f"{where}: {unknown_name('split', split, SPLITS)}")

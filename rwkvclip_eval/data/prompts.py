@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.catalogue import names_of
 from rwkvclip_eval.data.types import PromptFiles, ReferencePrompts
 from rwkvclip_eval.errors import UserError, shown
-from rwkvclip_eval.printable import code_points, shows_nothing, unwritable
+from rwkvclip_eval.printable import unreadable
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came
 from rwkvclip_models.files import expanded, read_json
@@ -84,8 +84,7 @@ def resolve_prompts(
             f"{ref.name}: the class names given are those of the data in another order (label {first} is "
             f"{own[first]!r} in the data, {given[first]!r} was given). Write them in label order."
         )
-    for i, label in enumerate(labels):
-        check_class_name(label, f"{ref.name}: in {origin}, the class name of label {i}")
+    check_class_names(labels, f"{ref.name}: in {origin}")
     _check_letters(labels, "class name", ref.name)
     return tuple(labels), normalise_templates(templates or (), ref.name)
 
@@ -124,10 +123,8 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
         raise UserError(f"{name}: more than {MOST_TEMPLATES} templates; each class name is put into all.")
     _check_letters(changed, "template", name)
     for template in changed:
-        if wrong := unwritable(template):
-            raise UserError(
-                f"{name}: the template {shown(template)} holds {code_points(wrong)}, which no text may hold."
-            )
+        if why := unreadable(template):
+            raise UserError(f"{name}: a template {why}.")
         if "{c}" not in template:
             raise UserError(
                 f"{name}: the template {shown(template)} has no {{c}} (or {{}}) for the class name."
@@ -135,21 +132,20 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
     return changed
 
 
-def check_class_name(name: str, where: str) -> None:
-    """Refuse a class name that nobody can see or write.
+def check_class_names(names: Iterable[str], where: str) -> None:
+    """Refuse class names that nobody can see or write.
 
     Args:
-        name: of the class.
-        where: says which it is, for messages.
+        names: in label order.
+        where: says whose they are, for messages.
 
     Raises:
-        UserError: it shows nothing, or holds NUL or half a surrogate pair; code points are named.
+        UserError: one shows nothing, or holds NUL or half a surrogate pair; label and code points are named.
     """
-    if shows_nothing(name):
-        held = f" but {code_points(name)}" if name else ""
-        raise UserError(f"{where} shows nothing{held}: it is empty; a prompt needs one.")
-    if wrong := unwritable(name):
-        raise UserError(f"{where}, {shown(name)}, holds {code_points(wrong)}, which no text may hold.")
+    for i, name in enumerate(names):
+        if why := unreadable(name):
+            told = f"{where}, the class name of label {i} {why}"
+            raise UserError(f"{told}; a prompt needs one that can be read.")
 
 
 def _check_letters(texts: Iterable[str], what: str, name: str) -> None:

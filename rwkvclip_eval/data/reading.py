@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
+from rwkvclip_eval.printable import unreadable, visible
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ MOST_SAMPLES = 20_000_000
 """In a split; ImageNet-21k has 14 million."""
 MOST_CLASSES = 1_000_000
 """In a set: tasks make arrays as long as there are classes."""
-MOST_DIGITS = 12
-"""Of a number that counts or names something."""
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 """What is decoded. Pillow knows more, among them PostScript, for which it starts another program."""
@@ -209,6 +208,23 @@ def check_spellings(names: Iterable[str], where: str) -> None:
             raise DamagedData(f"{where}: {other[:200]!r} and {name[:200]!r} are one file; spell it alike.")
 
 
+def check_captions(captions: Iterable[tuple[str, Sequence[str]]], where: str) -> None:
+    """Refuse images of which a caption cannot be read, or that have none.
+
+    Args:
+        captions: key and captions of each image.
+        where: what says so, for messages.
+
+    Raises:
+        DamagedData: there are some; keys and reasons are named.
+    """
+    reasons = ((key, next(filter(None, map(unreadable, said or [""])), "")) for key, said in captions)
+    if wrong := [f"{visible(key)} (it {why})" for key, why in reasons if why]:
+        raise DamagedData(
+            f"{where}: {len(wrong)} images have a caption that cannot be read: {name_some(wrong)}."
+        )
+
+
 def is_text(name: str) -> bool:
     """Whether a name can be written as UTF-8, which one that the file system holds as other bytes cannot."""
     try:
@@ -227,12 +243,6 @@ def plain_name(name: str, what: str) -> str:
     if not name or len(name) > 200 or name in (".", "..") or set("/\\") & set(name) or not name.isprintable():
         raise UserError(f"{name[:200]!r} is no {what}: expected a plain name, without slashes.")
     return name
-
-
-def whole_number(text: str) -> int | None:
-    """Return the number that a text of digits names, None where it is another text or has too many."""
-    text = text.strip()
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def read_image(path: Path) -> bytes:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkvclip_eval.data.prompts import check_class_name
+from rwkvclip_eval.data.prompts import check_class_names
 from rwkvclip_eval.data.reading import MOST_CLASSES
 from rwkvclip_eval.errors import DamagedData, UserError
 
@@ -44,7 +44,6 @@ def check_registered(dataset: Dataset, name: str) -> None:
     if problem:
         raise DamagedData(f"The registered dataset {name!r} contradicts itself: {problem}.")
     try:
-        for i, given in enumerate(info.class_names):
-            check_class_name(given, f"The registered dataset {name!r}: the class name of label {i}")
+        check_class_names(info.class_names, f"The registered dataset {name!r}")
     except UserError as error:
         raise DamagedData(str(error)) from error

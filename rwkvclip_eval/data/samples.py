@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rwkvclip_eval.data.reading import (
     MOST_CLASSES,
     MOST_SAMPLES,
+    check_captions,
     check_pixels,
     is_text,
     open_image,
@@ -105,12 +106,16 @@ class Split:
             if len(self.captions) != count or not all(self.captions):
                 raise DamagedData(f"{self.source}: expected one caption or more for each of {count} images.")
             self._check_texts("caption", [text for captions in self.captions for text in captions])
+            check_captions(zip(self.keys, self.captions, strict=True), self.source)
         if self.labels is not None:
             self._check_labels(self.labels, count)
 
     def _check_texts(self, what: str, texts: Sequence[str]) -> None:
         try:
-            "".join(texts).encode()
+            if "\0" in (joined := "".join(texts)):
+                holds = next(text for text in texts if "\0" in text)
+                raise DamagedData(f"{self.source}: the {what} {shortened(ascii(holds))} holds U+0000.")
+            joined.encode()
         except (TypeError, UnicodeEncodeError) as error:
             bad = next(t for t in texts if not (isinstance(t, str) and is_text(t)))
             raise DamagedData(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
+from rwkvclip_eval.errors import shown
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import Strict
+from rwkvclip_eval.schema import Strict, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +20,32 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val", "test")
 """What splits are called, whatever a publisher calls them."""
 
-Name = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""What a file calls something or where it says that it lies: no control characters."""
+Name = Annotated[
+    str, Field(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(readable)
+]
+"""What a file calls something or where it says that it lies: to be seen, without control characters."""
+
+
+Place = Annotated[str, Field(max_length=4096), AfterValidator(readable)]
+"""Where a file says that data lie."""
+
+
+def _named_in_full(text: str) -> str:
+    name, at, variant = text.partition("@")
+    if at and not (name and variant):
+        raise ValueError(f"expected NAME or NAME@VARIANT, got {shown(text)}")
+    return text
+
+
+VersionName = Annotated[Name, AfterValidator(_named_in_full)]
+"""NAME or NAME@VARIANT of a dataset."""
 FolderName = Annotated[
     str,
     Field(
         max_length=100,
         pattern=r"^[^./\\\s\x00-\x1f\x7f]([^/\\\x00-\x1f\x7f]*[^/\\\s\x00-\x1f\x7f])?$",
     ),
+    AfterValidator(readable),
 ]
 """A name that becomes part of a path and can lead to no other folder; no spaces around it."""
 _BUILDERS_THAT_READ_MORE_THAN_DATA = ("generator", "pandas", "spark", "sql")
@@ -185,15 +204,15 @@ class FolderSource(Strict):
     """An image folder (one folder per class), a folder of webdataset shards, or published files."""
 
     kind: Literal["folder", "webdataset", "published"]
-    path: str
+    path: Place
 
 
 class ManifestSource(Strict):
     """A plain folder of images and a CSV file that says what they show."""
 
     kind: Literal["manifest"]
-    path: str = Field(description="CSV with columns image, label or caption, and optionally split and key")
-    root: str | None = Field(None, description="folder of the images; that of the CSV by default")
+    path: Place = Field(description="CSV with columns image, label or caption, and optionally split and key")
+    root: Place | None = Field(None, description="folder of the images; that of the CSV by default")
 
 
 class EmbeddedSource(Strict):
@@ -220,7 +239,7 @@ class DatasetRef(Strict):
     `cifar10` alone is short for `{name: cifar10}`; `sun397@partition1` sets the variant.
     """
 
-    name: Name
+    name: VersionName
     variant: FolderName | None = Field(
         None, description="version in circulation; the protocol's choice by default"
     )
@@ -230,9 +249,11 @@ class DatasetRef(Strict):
         None, description="short for {kind: folder, path: …} (relative to the suite file)"
     )
     class_names: tuple[str, ...] | None = Field(
-        None, description="in label order; overrides every other list"
+        None, min_length=1, description="in label order; overrides every other list"
     )
-    templates: tuple[str, ...] | None = Field(None, description="with {c}; overrides every other list")
+    templates: tuple[str, ...] | None = Field(
+        None, min_length=1, description="with {c}; overrides every other list"
+    )
     prompts: Literal["dataset", "clip-benchmark"] | PromptFiles = Field(
         "dataset",
         description="'dataset': files beside the data, else clip-benchmark's lists; 'clip-benchmark': those "

@@ -27,11 +27,12 @@ from rwkvclip_eval.data.reading import (
     plain_name,
     read_text,
     text_lines,
-    whole_number,
 )
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, Split, check_unique, fingerprint_samples
 from rwkvclip_eval.data.shard_index import index_of, schema
 from rwkvclip_eval.errors import NAMES_SHOWN, DamagedData, NoSuchSplit, name_some
+from rwkvclip_eval.printable import unreadable
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     import io
@@ -164,7 +165,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
         raise NoSuchSplit(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
-    found = sorted(where.glob("*.tar"), key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
+    found = sorted(where.glob("*.tar"), key=_numbers_first)
     count_file = where / "nshards.txt"
     if not count_file.is_file():
         if not found:
@@ -191,6 +192,10 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         f"{where}: nshards.txt says {count} shards, {len(found)} are there; missing: {', '.join(missing)}"
         f"{' and others' if len(missing) == NAMES_SHOWN else ''}. Fetch the missing shards."
     )
+
+
+def _numbers_first(path: Path) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall("[0-9]+", path.stem)], path.name
 
 
 def _lines(path: Path) -> tuple[str, ...] | None:
@@ -293,8 +298,9 @@ def _parse_target(content: bytes, kind: DatasetKind, where: str) -> int | list[i
             listed: list[int] = vector.astype(np.int64).tolist()
             return listed
         captions = [line for line in text_lines(content.decode("utf-8")) if line.strip()]
-        if not captions:
-            raise ValueError("no caption")
+        for caption in captions or [""]:
+            if why := unreadable(caption):
+                raise ValueError(f"a caption {why}")
         return captions
     except ValueError as error:
         wanted = {

@@ -14,11 +14,14 @@ from rwkvclip_eval.schema import came, misfits
 from rwkvclip_models.config import CONFIG_LIMIT_BYTES
 from rwkvclip_models.files import read_json
 from rwkvclip_models.limits import MAX_IMAGE_PX, MAX_WIDTH, check_sizes
+from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+_SHARES = ("patch_dropout", "timm_drop", "timm_drop_path")
+"""Of patches, units or blocks that training leaves out."""
 _NEEDED = ("embed_dim", "vision_cfg", "text_cfg")
 
 
@@ -142,6 +145,17 @@ def check_open_clip_config(config: Mapping[str, Any], where: str) -> None:
             problems += [f"{key}.{problem}" for problem in _misfits_of(config.get(key) or {}, kind)]
     if not problems:
         vision, text = config["vision_cfg"], config["text_cfg"]
+        problems += [
+            f"vision_cfg.{key}: expected 0 ≤ x < 1{came(vision[key])}"
+            for key in _SHARES
+            if not 0 <= (vision.get(key) or 0) < 1
+        ]
+        vocabulary = text.get("vocab_size", VOCABULARY)
+        if vocabulary < VOCABULARY and not (text.get("hf_model_name") or text.get("hf_tokenizer_name")):
+            problems.append(
+                f"text_cfg.vocab_size: expected {VOCABULARY} or more, the tokens that CLIP's tokenizer gives"
+                f"{came(vocabulary)}"
+            )
         try:
             _TokenizerOptions.model_validate(text.get("tokenizer_kwargs") or {})
         except ValidationError as error:

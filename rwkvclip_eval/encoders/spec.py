@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 _EMA = "@ema"
 # A seed of torch's generators has 64 bits, a step is kept with 15 digits.
-_RANDOM = re.compile(r"random:(\d{1,18})")
+_RANDOM = re.compile(r"random:([0-9]{1,18})")
 _NAMED_STEP = re.compile(
     r"(?:(?P<step>global_?step|step|iter|iteration)|(?P<epoch>epoch|ep|model)|ckpt|checkpoint)"
-    r"[-_=]?(?P<number>\d{1,15})(?!\d)",
+    r"[-_=]?(?P<number>[0-9]{1,15})(?![0-9])",
     re.IGNORECASE,
 )
-_LAST_NUMBER = re.compile(r"(?<!\d)(\d{1,15})$")
+_LAST_NUMBER = re.compile(r"(?<![0-9])([0-9]{1,15})$")
 _MAX_LENGTH = 1000
 
 

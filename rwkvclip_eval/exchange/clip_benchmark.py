@@ -17,20 +17,22 @@ import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping  # pydantic reads annotations at run time
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from rwkvclip_eval.data.catalogue import catalogue, record_name
-from rwkvclip_eval.errors import OutputError, shortened
+from rwkvclip_eval.errors import OutputError, shortened, shown
 from rwkvclip_eval.printable import csv_cell, one_line
 from rwkvclip_eval.protocols import CLIP_BENCHMARK
 from rwkvclip_eval.records.metrics import MAP_AREA, MEAN_PER_CLASS, TOP1, TOP5, Metric, standard
 from rwkvclip_eval.records.reading import MAX_RECORDS, parsed
 from rwkvclip_eval.records.schema import Record, Short, folder_name
+from rwkvclip_eval.schema import empty_or_readable, plain_number, readable
 from rwkvclip_eval.version import __version__
 from rwkvclip_models.files import read_bytes
 
@@ -61,20 +63,24 @@ _MARK = "imported"
 """Key of a record's notes that says which file it was read from."""
 
 
+_Named = Annotated[Short, AfterValidator(readable)]
+_MaybeNamed = Annotated[Short, AfterValidator(empty_or_readable)]
+
+
 class _Result(BaseModel):
     """One result file; keys that it does not name are left out."""
 
-    dataset: Annotated[Short, Field(min_length=1)]
-    model: Annotated[Short, Field(min_length=1)]
-    pretrained: Short = ""
+    dataset: _Named
+    model: _Named
+    pretrained: _MaybeNamed = ""
     task: Short
-    language: Annotated[Short, Field(min_length=1)] = "en"
+    language: _Named = "en"
     # Not a number: top-5 of fewer than five classes. Others than numbers: settings of its linear probe.
     metrics: Annotated[Mapping[Short, float | bool | Short | None], Field(max_length=1000)]
-    protocol: Annotated[Short, Field(min_length=1)] = CLIP_BENCHMARK.name
-    variant: Short = ""
-    split: Short = "test"
-    evaluated_by: Annotated[Short, Field(min_length=1)] = TOOL
+    protocol: _Named = CLIP_BENCHMARK.name
+    variant: _MaybeNamed = ""
+    split: _Named = "test"
+    evaluated_by: _Named = TOOL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +151,9 @@ def _results(path: Path, content: bytes) -> Iterable[tuple[str, _Result]]:
         yield str(path), parsed(_Result, content, f"{path} is not a result file of {TOOL}")
         return
     try:
-        rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
+        rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
+        if twice := [name for name, times in Counter(rows.fieldnames or ()).items() if times > 1]:
+            raise OutputError(f"{path}:1: the column {shown(twice[0])} occurs twice; leave one of them out.")
         for number, row in enumerate(rows, start=2):
             what = f"{path}:{number}"
             yield what, _of_row(row, f"{what}: not a row of {TOOL}'s table")
@@ -160,7 +168,7 @@ def _of_row(row: Mapping[Any, Any], what: str) -> _Result:
     fields: dict[str, Any] = {k: v for k, v in row.items() if k in _Result.model_fields and v}
     numbers = {k: v for k, v in row.items() if v and k not in _Result.model_fields and _metric(row, k)}
     try:
-        fields["metrics"] = {name: float(cell) for name, cell in numbers.items()}
+        fields["metrics"] = {name: plain_number(cell) for name, cell in numbers.items()}
     except ValueError as error:
         raise OutputError(f"{what}: {error}.") from error
     return parsed(_Result, json.dumps(fields).encode(), what)

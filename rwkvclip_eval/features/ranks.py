@@ -22,6 +22,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import EncodingFailed, UserError, shown
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -324,12 +325,13 @@ def _count(name: str, least: int = 0) -> int:
         UserError: it is none.
     """
     text = os.environ.get(name, "")
-    if not (text.isdecimal() and len(text) < 10 and int(text) >= least):
+    number = whole_number(text)
+    if number is None or number < least:
         raise UserError(
             f"The environment variable {name} must be a whole number of at least {least}, got {shown(text)}. "
             "torchrun sets it; without torchrun, unset TORCHELASTIC_RUN_ID."
         )
-    return int(text)
+    return number
 
 
 def _first_line(error: Exception) -> str:

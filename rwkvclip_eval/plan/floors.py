@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
 from rwkvclip_eval.data.catalogue import canonical_name
+from rwkvclip_eval.data.types import Name, VersionName
 from rwkvclip_eval.errors import UserError, joined, shortened
 from rwkvclip_eval.records.metrics import PRIMARY_WORD, known
 from rwkvclip_eval.registry import unknown_name
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.plan.units import Unit
     from rwkvclip_eval.records.schema import Record
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-
 State = Literal["fine", "fails", "no number"]
 
 
@@ -43,7 +42,7 @@ class Floor(Strict):
     """What one number must reach."""
 
     task: Name
-    dataset: Name = Field(description="NAME or NAME@VARIANT, as suites write it")
+    dataset: VersionName = Field(description="NAME or NAME@VARIANT, as suites write it")
     metric: Name = Field(PRIMARY_WORD, description="'primary': the dataset's own; or the name of one")
     protocol: Name | None = Field(None, description="every one that the dataset runs under by default")
     floor: float = Field(ge=0, le=1e9, allow_inf_nan=False, description="per cent, or what the metric is in")
@@ -116,7 +115,7 @@ def load_floors(path: Path, units: Sequence[Unit]) -> tuple[Floor, ...]:
         for i, floor in enumerate(found)
         for key, said in _problems(floor, units)
     ]
-    problems += _twice(found, node, path)
+    problems += _twice(found, units, node, path)
     if problems:
         raise UserError(joined(problems))
     return found
@@ -147,13 +146,21 @@ def _problems(floor: Floor, units: Sequence[Unit]) -> Iterator[tuple[str, str]]:
         yield "floor", f"expected per cent, 0 or from 1 to 100, as tables show it (got {floor.floor:g})."
 
 
-def _twice(floors: Sequence[Floor], node: yaml.Node | None, path: Path) -> Iterator[str]:
-    seen: dict[tuple[object, ...], int] = {}
+def _twice(
+    floors: Sequence[Floor], units: Sequence[Unit], node: yaml.Node | None, path: Path
+) -> Iterator[str]:
+    """Yield which floors are of the numbers of another, whatever names they call them by."""
+    seen: dict[tuple[frozenset[str], str], int] = {}
     for i, floor in enumerate(floors):
-        line = line_of(node, ("floors", i))
-        first = seen.setdefault((floor.where, floor.metric, floor.protocol), line)
-        if first != line:
-            yield f"{path}:{line}: line {first} has a floor of the same number already."
+        of = frozenset(unit.name("") for unit in units if floor.is_of(*_numbers_of(unit)))
+        first = seen.setdefault((of, floor.metric), i)
+        if of and first != i:
+            line, other = (line_of(node, ("floors", one)) for one in (i, first))
+            yield f"{path}:{line}: floors.{i}: line {other} has a floor of the same number already."
+
+
+def _numbers_of(unit: Unit) -> tuple[str, str, str, str]:
+    return unit.task.name, unit.dataset, unit.variant or "default", unit.protocol.name
 
 
 def held(floors: Sequence[Floor], records: Iterable[Record]) -> list[Held]:

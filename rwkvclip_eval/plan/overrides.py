@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from rwkvclip_eval.errors import SuiteError, UserError, joined, shortened
 from rwkvclip_eval.plan.suite import check_options, why_unread
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import misfits
+from rwkvclip_eval.schema import misfits, whole_number
 from rwkvclip_eval.tasks import TASKS
 from rwkvclip_eval.tasks.probe_options import MAX_SHOTS
 from rwkvclip_eval.yaml_file import parse_yaml
@@ -126,13 +126,13 @@ def parse_shots(text: str) -> list[int]:
     Raises:
         UserError: it is another text.
     """
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) > 20 or not all(part.isdecimal() and len(part) < 10 for part in parts):
+    numbers = [number for part in text.split(",") if (number := whole_number(part)) is not None]
+    if len(numbers) > 20 or len(numbers) != text.count(",") + 1:
         raise UserError(
             f"--shots {shortened(text)!r}: expected numbers divided by commas, such as 1,2,4,8,16 (at most "
             "20)."
         )
-    return [int(part) for part in parts]
+    return numbers
 
 
 def with_shots(loaded: LoadedSuite, shots: Sequence[int]) -> LoadedSuite:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rwkvclip_eval.data.types import DatasetRef, Name
-from rwkvclip_eval.errors import SuiteError, joined
+from rwkvclip_eval.data.prompts import check_class_names, normalise_templates
+from rwkvclip_eval.data.types import DatasetRef, Name, VersionName
+from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.metrics import PRIMARY_WORD
 from rwkvclip_eval.registry import unknown_name
@@ -47,7 +48,7 @@ class SuiteTask(Strict):
     @field_validator("datasets", mode="before")
     @classmethod
     def _short_names(cls, value: object) -> object:
-        return [_expand_short_name(entry) for entry in value] if isinstance(value, list | tuple) else value
+        return tuple(map(_expand_short_name, value)) if isinstance(value, tuple) else value
 
     @field_validator("protocol")
     @classmethod
@@ -71,10 +72,10 @@ class SuiteAverage(Strict):
     name: Name
     task: Name
     protocol: str | None = Field(None, description="every one its datasets run under by default")
-    datasets: tuple[str, ...] = Field(
+    datasets: tuple[VersionName, ...] = Field(
         (), max_length=100, description="names as under tasks; all that the task runs on by default"
     )
-    leaves_out: tuple[str, ...] = Field(
+    leaves_out: tuple[VersionName, ...] = Field(
         (), max_length=100, description="those of the task's datasets that it is not over"
     )
     metric: str = Field(PRIMARY_WORD, description="'primary': every dataset's own; or the name of one")
@@ -123,7 +124,7 @@ class LoadedSuite:
 def _expand_short_name(entry: object) -> object:
     if isinstance(entry, str):
         name, _, variant = entry.partition("@")
-        return {"name": name, "variant": variant or None}
+        return {"name": name, "variant": variant} if name and variant else {"name": entry}
     return entry
 
 
@@ -203,6 +204,7 @@ def check_names(loaded: LoadedSuite) -> None:
             free = ref.source is not None or ref.folder is not None or ref.name.startswith("wds_")
             where = loaded.where("tasks", i, "datasets", j)
             record = record_name(ref.name)
+            problems += _prompt_problems(ref, where)
             if entry.task in TASKS and ref.metric is not None:
                 problems += _metric_problems(TASKS.get(entry.task), ref.metric, where)
             if not free and record is None and ref.name not in DATASETS:
@@ -230,6 +232,15 @@ def check_names(loaded: LoadedSuite) -> None:
             problems += _metric_problems(TASKS.get(average.task), average.metric, where)
     if problems:
         raise SuiteError(joined(problems))
+
+
+def _prompt_problems(ref: DatasetRef, where: str) -> list[str]:
+    try:
+        check_class_names(ref.class_names or (), f"{ref.name}: in class_names of the suite")
+        normalise_templates(ref.templates or (), ref.name)
+    except UserError as error:
+        return [f"{where}: {error}"]
+    return []
 
 
 def _metric_problems(task: Task, metric: str, where: str) -> list[str]:

@@ -151,8 +151,8 @@ def median_rank(retrieved: str) -> Metric:
     )
 
 
-_SHOTS = re.compile(r"^(.+)_([1-9]\d{0,8})_shot$")
-_RECALL = re.compile(r"^(image|text)_retrieval_recall@([1-9]\d{0,5})$")
+_SHOTS = re.compile(r"^(.+)_([1-9][0-9]{0,8})_shot$")
+_RECALL = re.compile(r"^(image|text)_retrieval_recall@([1-9][0-9]{0,5})$")
 _MEDIAN_RANK = re.compile(r"^(image|text)_retrieval_median_rank$")
 _FRACTION = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
@@ -166,7 +166,7 @@ def standard(name: str) -> Metric | None:
         return PRIMARY
     if match := _SHOTS.match(name):
         of = standard(match[1])
-        return None if of is None else of.of_shots(int(match[2]))
+        return None if of is None or of.shots else of.of_shots(int(match[2]))
     if match := _RECALL.match(name):
         return recall(match[1], int(match[2]))
     if match := _MEDIAN_RANK.match(name):

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from rwkvclip_eval.errors import UserError, joined, near_matches, shortened, shown
-from rwkvclip_eval.printable import printable
+from rwkvclip_eval.printable import printable, unreadable
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, recall, standard
-from rwkvclip_eval.schema import MAX_PROBLEMS, Strict, misfits
+from rwkvclip_eval.records.metrics import NONE, PRIMARY, STANDARD, Metric, median_rank, recall, standard
+from rwkvclip_eval.schema import MAX_PROBLEMS, Strict, empty_or_readable, misfits, readable
 from rwkvclip_models.files import read_text
 from rwkvclip_models.resources import resource_dir
 
@@ -42,13 +42,16 @@ PublishedTask = Literal[
 Precision = Literal["fp32", "bf16", "fp16", "amp", "unknown"]
 PublishedStatus = Literal["published", "derived", "read_from_figure"]
 
+_FEW_SHOT = "few_shot_linear_probe"
 _RECORD_TASKS = {"zero_shot_robustness": "zero_shot_classification"}
 """Published task → that of records, where the literature has a name of its own for some datasets of one."""
-_METRICS = (
-    *(metric.name for metric in STANDARD.values() if metric not in (NONE, PRIMARY)),
-    *(recall(retrieved, k).name for retrieved in ("image", "text") for k in (1, 5, 10)),
+_OF_CLASSES = tuple(metric.name for metric in STANDARD.values() if metric not in (NONE, PRIMARY))
+_OF_RETRIEVAL = tuple(
+    metric.name
+    for retrieved in ("image", "text")
+    for metric in (*(recall(retrieved, k) for k in (1, 5, 10)), median_rank(retrieved))
 )
-"""Those that messages name; recalls at other k and numbers of few shots are known, too."""
+"""Those that messages name; recalls at other k are known, too."""
 _AVERAGES = re.compile(r"average(_[1-9][0-9]{0,3})?")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _DATASET = re.compile(r"[\w.+-]{1,100}(@[\w.+-]{1,100})?")
@@ -57,10 +60,12 @@ _DATASET = re.compile(r"[\w.+-]{1,100}(@[\w.+-]{1,100})?")
 def _one_line(text: str) -> str:
     if printable(text) != text or any(sign in text for sign in "\n\t"):
         raise ValueError("expected one line without control characters")
+    if text != text.strip():
+        raise ValueError("expected no spaces around it")
     return text
 
 
-Text = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+Text = Annotated[str, Field(max_length=200), AfterValidator(_one_line), AfterValidator(empty_or_readable)]
 """Empty where nobody says it."""
 
 
@@ -84,7 +89,7 @@ class PublishedRow(Strict):
     """
 
     task: PublishedTask
-    method: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_one_line)]
+    method: Annotated[Text, AfterValidator(readable)]
     backbone: Text
     pretrain_data: Text
     dataset: str
@@ -93,12 +98,12 @@ class PublishedRow(Strict):
     protocol: Annotated[str, Field(max_length=200)]
     precision: Precision
     status: PublishedStatus
-    source: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_one_line)]
+    source: Annotated[str, Field(max_length=500), AfterValidator(_one_line), AfterValidator(readable)]
 
     @field_validator("dataset")
     @classmethod
     def _record_name(cls, name: str) -> str:
-        if not _DATASET.fullmatch(name):
+        if not _DATASET.fullmatch(name) or unreadable(name):
             raise ValueError("expected a dataset's record name, or NAME@VARIANT, or 'average'")
         return name
 
@@ -110,9 +115,11 @@ class PublishedRow(Strict):
                 raise ValueError(
                     "expected 'average' or 'average_N' (over N datasets) beside dataset 'average'"
                 )
-        elif standard(name) in (None, NONE, PRIMARY):
-            known = ", ".join(_METRICS)
-            raise ValueError(f"expected the name of a metric.{near_matches(name, _METRICS)} Known: {known}")
+        elif not _is_of(info.data.get("task"), standard(name)):
+            task = info.data.get("task")
+            known = _metrics_of(task)
+            hint = f"{near_matches(name, known)} Known: {', '.join(known)}"
+            raise ValueError(f"expected the name of a metric of {task or 'a task'}.{hint}")
         return name
 
     @field_validator("value")
@@ -169,6 +176,22 @@ class PublishedRow(Strict):
         status = "" if self.status == "published" else f" ({self.status.replace('_', ' ')})"
         precision = "" if self.precision == UNKNOWN else f", {self.precision}"
         return f"{self.source}{status}; protocol {self.protocol}{precision}"
+
+
+def _metrics_of(task: str | None) -> tuple[str, ...]:
+    """Return the names of the metrics that a task's numbers are of, as messages list them."""
+    few = tuple(f"{name}_16_shot" for name in _OF_CLASSES)
+    own = {"zero_shot_retrieval": _OF_RETRIEVAL, _FEW_SHOT: few, None: (*_OF_CLASSES, *_OF_RETRIEVAL)}
+    return own.get(task, _OF_CLASSES)
+
+
+def _is_of(task: str | None, metric: Metric | None) -> bool:
+    """Return whether a task's numbers may be of a metric; any where the task is not known."""
+    if metric in (None, NONE, PRIMARY):
+        return False
+    of_retrieval = task == "zero_shot_retrieval"
+    fits = bool(metric.direction) == of_retrieval and (metric.shots is not None) == (task == _FEW_SHOT)
+    return fits or task is None
 
 
 COLUMNS = tuple(PublishedRow.model_fields)

@@ -100,10 +100,12 @@ def test_captions_beside_the_images_make_it_a_retrieval_set(tmp_path, png, form)
     [
         ("captions.csv", "file,text\n1.png,x\n", "expected columns image and caption"),
         ("captions.csv", "image,caption\n1.png,x\n", r"names 1 images that are not there: 1\.png"),
-        ("captions.csv", "image,caption\n1.png,\n", "1 images have an empty caption"),
+        ("captions.csv", "image,caption\n1.png,\n", "1 images have a caption that cannot be read"),
         ("captions.json", "[1]", "expected a mapping"),
         ("captions.json", "{", "cannot be read"),
-        ("captions.json", '{"1.png": []}', "1 images have an empty caption or none"),
+        ("captions.json", '{"1.png": []}', r"1 images have a caption .*: 1\.png \(it is empty"),
+        ("captions.csv", "image,caption\n", "captions.csv holds no captions"),
+        ("captions.json", "{}", "captions.json holds no captions"),
     ],
 )
 def test_captions_that_do_not_fit_are_refused(tmp_path, name, text, message):
@@ -165,5 +167,5 @@ def test_a_caption_that_shows_nothing_is_none(tmp_path, png, caption):
     (tmp_path / "birds").mkdir()
     (tmp_path / "birds" / "1.png").write_bytes(png(1))
     (tmp_path / "birds" / "captions.json").write_text(json.dumps({"1.png": caption}))
-    with pytest.raises(DamagedData, match="1 images have an empty caption"):
+    with pytest.raises(DamagedData, match="1 images have a caption that cannot be read"):
         open_birds(tmp_path)

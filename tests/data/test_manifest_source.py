@@ -96,7 +96,7 @@ def test_rows_of_one_image_are_its_captions(opened):
             "line 3: Unknown split 'tset'.*test",
         ),
         ("image,label\na.png,x\nb.png,\n", DamagedData, "line 3: the label is empty"),
-        ("image,label\na.png,x\nb.png,x;;y\n", DamagedData, "line 3: 'x;;y' has an empty label"),
+        ("image,label\na.png,x\nb.png,x;;y\n", DamagedData, "line 3: in 'x;;y', a label is empty"),
         ("image,caption\na.png, \n", DamagedData, "line 2: the caption is empty"),
         (
             "image,label\na.png,x\nb.png,x\na.png,y\n",

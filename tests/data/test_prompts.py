@@ -154,10 +154,10 @@ def test_what_no_text_may_hold_is_refused_in_class_names_and_templates(tmp_path,
     (tmp_path / "label.json").write_text(json.dumps({"x": ["a", f"b{sign}c"]}))
     (tmp_path / "template.json").write_text(json.dumps({"x": [f"a {{}} {sign}"]}))
     with pytest.raises(
-        UserError, match=rf"in label.json, the class name of label 1, 'b\S+c', holds {re.escape(point)}"
+        UserError, match=rf"in label.json, the class name of label 1 holds {re.escape(point)} \('b\S+c'\)"
     ):
         resolve("x", base_dir=tmp_path, prompts=PromptFiles(labels="label.json"))
-    with pytest.raises(UserError, match=rf"the template .* holds {re.escape(point)}"):
+    with pytest.raises(UserError, match=rf"a template holds {re.escape(point)}"):
         resolve("x", ["a"], base_dir=tmp_path, prompts=PromptFiles(templates="template.json"))
 
 

@@ -134,7 +134,7 @@ def test_samples_without_image_or_label_are_named_and_counted(tmp_path, write_sh
     [
         ("classification", "a.cls", b"seven", "expected a class id from 0"),
         ("classification", "a.cls", b"-1", "expected a class id from 0"),
-        ("retrieval", "a.txt", b" \n", "no caption"),
+        ("retrieval", "a.txt", b" \n", "a caption is empty"),
         ("retrieval", "a.txt", b"\xff\xfe", "UTF-8"),
         ("multilabel", "a.npy", b"x", "expected a .npy vector"),
         ("segmentation", "a.cls", b"1", "expected one of classification, multilabel, retrieval"),

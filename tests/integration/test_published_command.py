@@ -62,6 +62,29 @@ def test_a_dataset_goes_by_any_of_its_names_and_by_its_version(run: Run) -> None
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("CIFAR-10", "cifar10"),
+        ("cifar 10", "cifar10"),
+        ("Food-101", "food101"),
+        ("Food_101", "food101"),
+        ("Tiny ImageNet", "tiny_imagenet"),
+        ("ImageNet-V2", "imagenet_v2"),
+        ("Oxford-IIIT Pets", "pets"),
+        ("FGVC Aircraft", "aircraft"),
+        ("SUN397@Full", "sun397@full"),
+        ("MSCOCO", "mscoco_captions"),
+    ],
+)
+def test_a_dataset_goes_by_its_titles_however_they_are_written(run: Run, written: str, name: str) -> None:
+    if name == "tiny_imagenet":  # no published row is of it
+        assert "Unknown published dataset 'tiny_imagenet'" in run("published", "--dataset", written)[2]
+        return
+    found = {row["dataset"].partition("@")[0] for row in listed(run, "--dataset", written)}
+    assert found == {name.partition("@")[0]}
+
+
+@pytest.mark.parametrize(
     ("option", "name", "meant"),
     [
         ("--method", "RWKV-CLP", "'RWKV-CLIP'"),

@@ -152,7 +152,9 @@ def test_what_the_suite_does_not_run_is_refused_with_its_line(tmp_path: Path, en
 
 
 def test_a_floor_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"floors\.yaml:3: line 2 has a floor of the same number already"):
+    with pytest.raises(
+        UserError, match=r"floors\.yaml:3: floors\.1: line 2 has a floor of the same number already"
+    ):
         floors(
             tmp_path, f"{CIFAR}, floor: 1", "task: zero_shot_classification, dataset: wds/cifar10, floor: 2"
         )

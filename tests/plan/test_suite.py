@@ -226,7 +226,7 @@ def test_a_fixed_strength_is_not_searched_for(other: str) -> None:
 @pytest.mark.parametrize(
     ("task", "options", "said"),
     [
-        ("linear_probe", "C: zero", "tasks.0.options.C: Input should be a valid number, unable to parse"),
+        ("linear_probe", "C: zero", "tasks.0.options.C: Input should be a valid number (got 'zero')"),
         ("linear_probe", "serch: grid", "tasks.0.options.serch: unknown key 'serch'. Did you mean 'search'?"),
         ("knn_probe", "kk: 3", "tasks.0.options.kk: unknown key 'kk'. Did you mean 'k'?"),
         ("few_shot_linear_probe", "shots: 4", "tasks.0.options.shots: expected a list."),

@@ -6,13 +6,13 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from rwkvclip_eval.data.types import FolderName
-from rwkvclip_eval.data.types import Name as DatasetName
-from rwkvclip_eval.errors import UserError, joined
+from rwkvclip_eval.data.prompts import MOST_LETTERS
+from rwkvclip_eval.data.types import FolderName, VersionName
+from rwkvclip_eval.errors import UserError, joined, shown
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import Strict
+from rwkvclip_eval.schema import Strict, readable
 from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, mistakes, parse_yaml
 from rwkvclip_models.files import read_text
 
@@ -20,6 +20,18 @@ RECIPES = Path(__file__).parent / "recipes"
 MAX_STEPS = 1_000_000_000
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _with_class_name(template: str) -> str:
+    if "{c}" not in readable(template):
+        raise ValueError(f"expected {{c}} where the class name goes, got {shown(template)}")
+    return template
+
+
+Templates = Annotated[
+    tuple[Annotated[str, Field(max_length=MOST_LETTERS), AfterValidator(_with_class_name)], ...],
+    Field(min_length=1, max_length=1000),
+]
 Name = Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -27,11 +39,7 @@ class RecipeError(UserError):
     """A recipe that does not say what it should, or asks for the impossible; the text names the key."""
 
 
-class _Finite(Strict):
-    model_config = ConfigDict(allow_inf_nan=False)
-
-
-class ModelRecipe(_Finite):
+class ModelRecipe(Strict):
     """The model to train, from scratch."""
 
     family: Literal["rwkv-clip", "open_clip"] = Field(
@@ -42,16 +50,14 @@ class ModelRecipe(_Finite):
     )
 
 
-class DataRecipe(_Finite):
+class DataRecipe(Strict):
     """One dataset split to train on."""
 
-    dataset: DatasetName = Field(
+    dataset: VersionName = Field(
         description="NAME or NAME@VARIANT, as suites write it; wds_* folders are under --data-root"
     )
     split: FolderName = Field("train", description="never a split that the model will be scored on")
-    texts: (
-        Literal["captions", "templates", "kinds"] | Annotated[list[str], Field(min_length=1, max_length=1000)]
-    ) = Field(
+    texts: Literal["captions", "templates", "kinds"] | Templates = Field(
         description="what an image's texts are. captions: those of a retrieval dataset; templates: the "
         "prompts of a classification dataset with the class name in; a list: the same with these templates, "
         "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
@@ -61,7 +67,7 @@ class DataRecipe(_Finite):
     )
 
 
-class AugmentationRecipe(_Finite):
+class AugmentationRecipe(Strict):
     """Random resized crop and flip; the defaults are the official script's, but for the flip."""
 
     crop_area: tuple[Fraction, Fraction] = Field((0.7, 1.0), description="share of the image's area kept")
@@ -79,12 +85,12 @@ class AugmentationRecipe(_Finite):
         return self
 
 
-class Recipe(_Finite):
+class Recipe(Strict):
     """Everything that decides what a training run computes."""
 
     name: Name = Field(description="names the folder, the config and the log of the model")
     model: ModelRecipe
-    data: Annotated[list[DataRecipe], Field(min_length=1, max_length=1000)]
+    data: Annotated[tuple[DataRecipe, ...], Field(min_length=1, max_length=1000)]
     augmentation: AugmentationRecipe = AugmentationRecipe.model_validate({})
     steps: int | None = Field(None, gt=0, le=MAX_STEPS, description="optimizer steps; or epochs")
     epochs: int | None = Field(None, gt=0, le=MAX_STEPS, description="passes over the data; or steps")

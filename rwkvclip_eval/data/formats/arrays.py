@@ -18,8 +18,9 @@ from rwkvclip_eval.data.formats.array_pickle import load_pickle
 from rwkvclip_eval.data.formats.image_arrays import ArrayReader, H5Reader, MappedReader, array_split
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows, read_text, whole_number
+from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows, read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.files import read_bytes, require_regular
 
 if TYPE_CHECKING:

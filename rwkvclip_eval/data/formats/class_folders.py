@@ -9,8 +9,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import below, csv_rows, read_json, whole_number
+from rwkvclip_eval.data.reading import below, csv_rows, read_json
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,11 +45,17 @@ def open_gtsrb(root: Path, split: str, variant: str, cache_dir: Path | None) -> 
         inner = "Final_Training/Images" if variant == "full" else "Training"
         base = locate(name, root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)
         folders = _folders(base)
-        if any(not (f.name.isdigit() and int(f.name) < len(names)) for f in folders):
+        labels = [whole_number(folder.name) for folder in folders]
+        if any(label is None or label >= len(names) for label in labels):
             raise DamagedData(
                 f"{base}: expected folders 00000 to 00042, found {name_some(f.name for f in folders)}."
             )
-        pairs = [(path, int(folder.name)) for folder in folders for path in _images(folder)]
+        pairs = [
+            (path, label)
+            for folder, label in zip(folders, labels, strict=True)
+            for path in _images(folder)
+            if label is not None
+        ]
     else:
         inner = "Final_Test/Images"
         base = locate(name, root, f"gtsrb/GTSRB/{inner}", f"GTSRB/{inner}", inner)

@@ -19,8 +19,9 @@ from rwkvclip_eval.data.formats.image_files import (
     read_lines,
 )
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import below, read_json, whole_number
+from rwkvclip_eval.data.reading import below, read_json
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path

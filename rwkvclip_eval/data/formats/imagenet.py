@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.formats.image_files import class_ids, find_base, image_split, need_split, read_lines
 from rwkvclip_eval.data.formats.mat_files import load_mat
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import whole_number
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path

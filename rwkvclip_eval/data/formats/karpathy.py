@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from rwkvclip_eval.data.clip_benchmark import RETRIEVAL, open_clip_benchmark
 from rwkvclip_eval.data.formats.image_files import need_split
-from rwkvclip_eval.data.reading import below, read_json
+from rwkvclip_eval.data.reading import below, check_captions, read_json
 from rwkvclip_eval.data.samples import FileReader, Split, check_unique, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
@@ -76,8 +76,7 @@ def _read(name: str, root: Path, split: str, variant: str, cache_dir: Path | Non
     keys = [path.relative_to(base).as_posix() for path in paths]
     check_unique(keys, str(file))
     captions = [[sentence.raw for sentence in row.sentences] for row in rows]
-    if bare := [k for k, c in zip(keys, captions, strict=True) if not c or not all(map(str.strip, c))]:
-        raise DamagedData(f"{file}: {len(bare)} images have an empty caption or none: {name_some(bare)}.")
+    check_captions(zip(keys, captions, strict=True), str(file))
     return Split(
         kind="retrieval",
         keys=keys,

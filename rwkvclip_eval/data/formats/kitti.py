@@ -18,9 +18,10 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import read_text, text_lines, whole_number
+from rwkvclip_eval.data.reading import read_text, text_lines
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,6 +23,7 @@ from rwkvclip_eval.data.formats.image_files import find_base, image_split, need,
 from rwkvclip_eval.data.prompts import shipped
 from rwkvclip_eval.data.reading import open_image, read_image, read_json
 from rwkvclip_eval.errors import DamagedData, DataNotFound, name_some
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,8 +110,13 @@ def read_imagenet_v2(root: Path, split: str, variant: str, cache_dir: Path | Non
             f"{name}@{variant}: there is no imagenetv2-{variant}-format-val in {root}. Unpack the archive."
         )
     base = root / bases[0] if bases else root
-    folders = [folder for folder in _class_folders(base) if folder.isdecimal()]
-    found = [(f"{folder}/{image}", int(folder)) for folder in folders for image in _images(base / folder)]
+    numbered = [(folder, whole_number(folder)) for folder in _class_folders(base)]
+    found = [
+        (f"{folder}/{image}", label)
+        for folder, label in numbered
+        if label is not None
+        for image in _images(base / folder)
+    ]
     files, labels = [file for file, _ in found], [label for _, label in found]
     return image_split(name, base, files, labels, shipped("labels", "imagenet1k"), cache_dir)
 

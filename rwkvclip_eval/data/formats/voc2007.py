@@ -16,9 +16,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from rwkvclip_eval.data.formats.image_files import find_base, image_split, need, need_split, read_lines
-from rwkvclip_eval.data.reading import below, open_image, read_image, read_text, whole_number
+from rwkvclip_eval.data.reading import below, open_image, read_image, read_text
 from rwkvclip_eval.data.samples import Split, fingerprint_samples, remembered_fingerprint, stat_signature
 from rwkvclip_eval.errors import DamagedData, name_some
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from pathlib import Path
