@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import io
 import itertools
 import os
@@ -33,7 +32,7 @@ from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_models.dependencies import what_to_install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import typer
 
@@ -212,8 +211,6 @@ def run_app(app: typer.Typer) -> NoReturn:
 
     A `UserError` is printed as its text alone; `--debug` anywhere on the command line shows tracebacks.
     """
-    from typer.main import get_command
-
     global _signalled
     _signalled = False
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -236,7 +233,7 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise UserError(
                 f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
-        code: Any = _in_plain_digits(get_command(app))(args=arguments, standalone_mode=False)
+        code: Any = app(args=arguments, standalone_mode=False)
         # A shell may have closed it.
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -286,25 +283,6 @@ def run_app(app: typer.Typer) -> NoReturn:
     if code == INTERRUPTED:
         _fail("Interrupted; run the same command again to continue.", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _in_plain_digits(command: Any) -> Any:
-    """Return a command whose numbers are of the digits 0 to 9, where Python reads those of any script."""
-    for inner in getattr(command, "commands", {}).values():
-        _in_plain_digits(inner)
-    for parameter in command.params:
-        parameter.process_value = functools.partial(_plain_value, parameter, parameter.process_value)
-    return command
-
-
-def _plain_value(parameter: Any, read: Callable[[Any, Any], Any], context: Any, given: Any) -> Any:
-    value = read(context, given)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if number and isinstance(given, str) and not (given.isascii() and "_" not in given):
-        from typer import BadParameter
-
-        raise BadParameter("a number is written in the digits 0 to 9 alone", context, parameter)
-    return value
 
 
 def _drop_output() -> None:

@@ -294,7 +294,7 @@ def test_one_byte_that_changed_is_no_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("column", "values", "said"),
     [
-        ("prediction", pa.array(["a"] * NUM), "expected numbers"),
+        ("prediction", pa.array(["a"] * NUM), "expected whole numbers"),
         ("prediction", pa.array([None] * NUM, pa.int64()), "lacks 400 values"),
         ("key", pa.array([1] * NUM), "expected texts"),
         ("prediction", pa.array([0] * NUM), "one of them was changed"),

@@ -362,7 +362,7 @@ register_dataset("mine", Mine)
 @pytest.mark.parametrize(
     "code, said",
     [
-        ("sys.exit(0)", "The dataset mine called sys.exit(0)"),
+        ("sys.exit(0)", "The registered dataset 'mine' called sys.exit(0)"),
         ("self.labels = np.array([0, 5])", "1 labels name no class: 2 class names"),
         ("self.labels = np.array([0.0, 1.0])", "labels float64 [2]"),
         ("self.labels = np.array([0])", "2 samples of a classification set, 1 labels"),

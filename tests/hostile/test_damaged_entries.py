@@ -130,8 +130,10 @@ def test_a_damaged_entry_is_encoded_again_with_one_message_and_show_and_clear_su
     expected = np.array(first.embedding), np.array(first.probe)
     DAMAGES[how](only_entry(tmp_path))
     code, said, problem = run("cache", "show", "--cache", tmp_path)
-    assert (code, problem) == (0, "")
+    assert code == 0
     assert "1 entries" in said
+    # What only reading the numbers tells is not looked for.
+    assert not problem or problem.startswith("1 damaged, which a run encodes again: ")
     messages: list[str] = []
     encoder = ColourEncoder()
     options = engine(on_message=messages.append)

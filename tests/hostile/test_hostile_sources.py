@@ -37,7 +37,7 @@ DEEP = "[" * 100_000
         ("image,label\n../secret.png,x\n", "line 2: '../secret.png' is no path below"),
         ("image,label\nowl/../../secret.png,x\n", "is no path below"),
         ("image,label\nowl\\..\\..\\secret.png,x\n", "is no path below"),
-        ("image,label\nowl/a\0.png,x\n", "is no path below"),
+        ("image,label\nowl/a\0.png,x\n", "line 2: the image holds U.0000"),
         ("image,label,label\nowl/a.png,x,y\n", "the column 'label' occurs twice"),
         ("image,label\nowl/a.png,2000000000\n", "label 2000000000 for 1000000 classes at most"),
         ("image,label\nowl/a.png," + "9" * 30 + "\n", "label 9+ for 1000000 classes"),

@@ -4,6 +4,7 @@ from collections import Counter
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 from test_loop import recipe
 
 from rwkvclip_eval.data.embedded import digits_samples, scene_metadata
@@ -94,7 +95,7 @@ def test_caption_and_description_name_every_digit_and_fit_the_context(dataset):
     [
         ({"dataset": "digits", "texts": "captions"}, RecipeError, "has no captions"),
         ({"dataset": "digits_scenes", "texts": "templates"}, RecipeError, "use captions"),
-        ({"dataset": "digits", "texts": ["no class"]}, RecipeError, "{c}"),
+        ({"dataset": "digits", "texts": ["no class"]}, ValidationError, "{c}"),
         ({"dataset": "mnist", "texts": "templates"}, DataNotFound, "mnist"),
     ],
 )
