@@ -6,7 +6,7 @@ from typing import Any
 
 from rwkvclip_eval.records.published import read_published
 from rwkvclip_eval.report.loading import load_runs
-from rwkvclip_eval.report.plots.drawing import Drawing, Plot
+from rwkvclip_eval.report.plots.drawing import NARROW_IN, WIDE_IN, Drawing, Plot
 from rwkvclip_eval.report.plots.every import draw_plots
 from rwkvclip_eval.report.tables import Table, build_tables
 
@@ -22,6 +22,27 @@ def draw(run: Path) -> list[Plot]:
     loaded = load_runs([run])
     tables = build_tables(loaded.entries)
     return draw_plots(tables, loaded, read_published())
+
+
+def laid_out(figure: Drawing, *, narrow: bool) -> Drawing:
+    """Lay a drawing out as its picture is."""
+    figure._shorten_names(34 if narrow else 60)
+    columns = -(-figure._columns // 2) if narrow else figure._columns
+    figure._lay_out(NARROW_IN if narrow else WIDE_IN, columns)
+    return figure
+
+
+def heights(figure: Drawing) -> list[float]:
+    """Heights of the panels between their axes, inches."""
+    return [ax.get_position().height * figure.figure.get_figheight() for ax in figure.axes]
+
+
+def legend_gap(figure: Drawing) -> float:
+    """Distance from the legend to what is drawn highest in a panel, inches; negative where they overlap."""
+    (legend,) = figure.figure.legends
+    box = legend.get_window_extent(figure.figure._get_renderer())
+    top = max(ax.get_tightbbox().y1 for ax in figure.axes)
+    return float(box.y0 - top) / figure.figure.dpi
 
 
 def marks(figure: Drawing, panel: int = 0) -> Iterator[tuple[Any, float, float]]:

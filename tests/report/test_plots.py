@@ -110,8 +110,10 @@ def test_confusions_are_the_largest_by_name_with_count_and_share(tmp_path: Path,
     }
     draw(run)
     ax = drawn["confusions-zero-shot-classification-standard-0"].axes[0]
-    names = [t.get_text().removeprefix("x: ") for t in ax.get_yticklabels()]
-    shown = [int(t.get_text()) for t in ax.texts]
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    *counted, title = ax.texts
+    assert title.get_text() == " x"
+    shown = [int(t.get_text()) for t in counted]
     assert shown == sorted(counts.values(), reverse=True)[:5]
     for name, count, bar in zip(names, shown, ax.patches, strict=True):
         i, j = (NAMES.index(part) for part in name.split(" → "))

@@ -64,7 +64,7 @@ def forest(
     rows = [*parts, *([mean] if mean is not None else [])]
     # The mean stands half a row apart.
     places = [i + 0.5 * (i == len(parts)) for i in range(len(rows))]
-    figure = Drawing(0.62 + _ROW_IN * (len(rows) + 1))
+    figure = Drawing(_ROW_IN * (places[-1] + 1.2))
     ax = figure.axes[0]
     ax.axvline(0, color=MUTED, linewidth=0.8)
     if margin is not None:

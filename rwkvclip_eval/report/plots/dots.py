@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MARK, MUTED, SMALL, TEXT, Drawing, Plot
+from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MUTED, SMALL, TEXT, Drawing, Plot
 from rwkvclip_eval.report.plots.style import summary
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
 
-_STEP_IN, _CLOSE_IN, _GAP_IN = 0.052, 0.042, 0.085
-"""Between the dots of a row, those of many models, and between rows."""
 _MANY = 7
 """Models from which on dots are small and close."""
+_DOT, _SMALL_DOT = 3.8, 3.3
+"""Points."""
+_APART, _GAP_IN, _LEAST_IN = 1.25, 0.09, 0.19
+"""Heights of a dot from one to the next of a row, so that none covers another; between rows; of a row."""
 _LONG = 20
 """Rows from which on they stand in two columns."""
 
@@ -47,10 +49,10 @@ def dots(
     models = [m for m in looks if any(_value(r, m, published) is not None for r in rows)]
     columns = 2 if len(rows) >= _LONG else 1
     each = -(-len(rows) // columns)
-    many = len(models) >= _MANY
-    step_in = _CLOSE_IN if many else _STEP_IN
-    row_in = _GAP_IN + step_in * max(2, len(models))
-    figure = Drawing(0.75 + row_in * each + 0.14 * -(-len(models) // 3), columns)
+    dot = _SMALL_DOT if len(models) >= _MANY else _DOT
+    step_in = _APART * dot / 72
+    row_in = max(_LEAST_IN, _GAP_IN + step_in * len(models))
+    figure = Drawing(row_in * each, columns)
     faint = {m for m in models if any(m in r.cells and not r.cells[m].trained for r in rows)}
     handles: dict[str, Any] = {}
     for panel, ax in enumerate(figure.axes):
@@ -73,7 +75,7 @@ def dots(
             (handles[model],) = ax.plot(
                 [100 * value for _, _, value in there],
                 [y for y, _, _ in there],
-                **look.dots(MARK - 0.7 * many, faint=model in faint),
+                **look.dots(dot, faint=model in faint),
             )
         levels = [(j, _chance(row)) for j, row in enumerate(part)]
         lines = [(j, c) for j, c in levels if c is not None]

@@ -46,7 +46,7 @@ def _against_size(
 ) -> Plot:
     tower, precision, batch, compiled = key
     image = tower == "image"
-    figure = Drawing(2.5, 2)
+    figure = Drawing(1.7, 2)
     handles, said = [], []
     for i, model in enumerate(m for m in models if m in look):
         own = sorted((r for r in rows if r.measured.model == model), key=lambda r: length_of(r.cell))
@@ -103,7 +103,7 @@ def _mark_crossovers(figure: Drawing, rows: Sequence[SpeedRow], models: Sequence
 
 
 def _speed_ups(rows: Sequence[SpeedRow], last: str, look: dict[str, Look]) -> Plot:
-    figure = Drawing(0.9 + 0.17 * len(rows), 1)
+    figure = Drawing(0.17 * len(rows) + 0.1)
     ax = figure.axes[0]
     shown = list(reversed(rows))
     for y, row in enumerate(shown):

@@ -38,7 +38,7 @@ def gap_plot(table: Table, rows: Sequence[Row], looks: Mapping[str, Look]) -> Pl
     models = [m for m in looks if any(m == model for _, model in lines)]
     shown = dict(list(lines.items())[:_ROWS])
     places = [i + 0.6 * titles.index(title) for i, (title, _) in enumerate(shown)]
-    figure = Drawing(0.75 + 0.14 * (places[-1] + 1) + 0.13 * (len(models) > 3), 2)
+    figure = Drawing(0.14 * (places[-1] + 1.4), 2)
     distances, cosines = figure.axes
     handles: dict[str, Any] = {}
     for place, ((_, model), (gap, unmatched, matched)) in zip(places, shown.items(), strict=True):

@@ -76,17 +76,17 @@ def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number
     each = max(1, min(_MOST_A_DATASET, _ROWS // len(own)))
     lines = [(title, c) for title, outcomes in own.items() for c in outcomes.confusions[:each]]
     titles = list(dict.fromkeys(title for title, _ in lines))
-    # Datasets stand a little apart.
-    places = [i + 0.5 * titles.index(title) for i, (title, _) in enumerate(lines)]
-    figure = Drawing(0.6 + 0.135 * (places[-1] + 1))
+    # A line for each dataset's name, above its confusions.
+    places = [i + titles.index(title) + 1 for i, (title, _) in enumerate(lines)]
+    figure = Drawing(0.135 * (places[-1] + 1.4))
     ax = figure.axes[0]
     ax.barh(places, [100 * c.share for _, c in lines], height=0.7, color=_BAR, linewidth=0)
-    names = []
-    for place, (title, c) in zip(places, lines, strict=True):
-        first = next(i for i, (t, _) in enumerate(lines) if t == title)
-        shown = f"{title.replace('_', ' ')}: " if lines[first][1] is c else ""
-        names.append(f"{shown}{_short(c.label)} → {_short(c.prediction)}")
+    names = [f"{_short(c.label)} → {_short(c.prediction)}" for _, c in lines]
+    for place, (_, c) in zip(places, lines, strict=True):
         ax.text(100 * c.share, place, f" {c.count}", va="center", color=INK, fontsize=SMALL)
+    for title in titles:
+        first = next(place for place, (own_title, _) in zip(places, lines, strict=True) if own_title == title)
+        ax.text(0, first - 1, f" {title.replace('_', ' ')}", va="center", color=INK, fontsize=TEXT)
     ax.set_yticks(places, names)
     ax.tick_params(axis="y", labelsize=SMALL)
     ax.set_ylim(places[-1] + 0.7, -0.7)
@@ -116,8 +116,7 @@ def reliability_plot(
     titles = list(dict.fromkeys(title for m in models for title in calibrated[m]))
     columns = min(4, len(titles))
     shown = titles[:_PANELS]
-    height = 2.7 if len(shown) < 3 else 0.75 + 1.45 * math.ceil(len(shown) / columns)
-    figure = Drawing(height, len(shown), columns)
+    figure = Drawing(1.9 if len(shown) < 3 else 1.1, len(shown), columns)
     handles: dict[str, Any] = {}
     words = []
     for ax, title in zip(figure.axes, shown, strict=True):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.tables import Table
 
 _COLUMNS_OF_PANELS = 4
-_LABEL_HEIGHT = 0.4
-"""Of the height, the middle of the label of the panels' axes: the legend stands above the panels."""
 # Filled: at its certified optimum; hollow: not.
 _STATUS_MARKERS = {"converged": "o", "stopped_early": "D", "iteration_limit": "v", "unattainable": "s"}
 _OTHER_MARKER = "^"
@@ -84,7 +82,7 @@ def regularisation_plot(
         legend += [(_mark(axes[0], [], state, MUTED), status_text(state)) for state in states]
     figure.legend([handle for handle, _ in legend], [label for _, label in legend])
     figure.figure.supxlabel("λ", color=MUTED, fontsize=TEXT)
-    figure.figure.supylabel("validation score, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=TEXT)
+    figure.figure.supylabel("validation score, %", color=MUTED, fontsize=TEXT)
     title = f"{table.title}: validation score against λ, which multiplies ½‖W‖² against the summed loss"
     return figure.plot(f"regularisation-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
@@ -131,7 +129,7 @@ def few_shot_plot(
         _title(ax, title, "")
     figure.legend(list(drawn.values()), list(drawn))
     figure.figure.supxlabel("training images per class", color=MUTED, fontsize=TEXT)
-    figure.figure.supylabel("primary metric, %", y=_LABEL_HEIGHT, color=MUTED, fontsize=TEXT)
+    figure.figure.supylabel("primary metric, %", color=MUTED, fontsize=TEXT)
     older = ", those of task versions before 7 without the test images" if without_images else ""
     title = f"{table.title}: mean over seeds, bands are 95 % intervals over seeds and test images{older}"
     return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
@@ -139,10 +137,8 @@ def few_shot_plot(
 
 def _panels(count: int) -> tuple[Drawing, list[Any]]:
     columns = min(count, _COLUMNS_OF_PANELS)
-    rows = math.ceil(count / columns)
     # One panel alone is given the room to be read; many are small.
-    height = 2.5 if rows == 1 and columns < 3 else 0.7 + 1.14 * rows
-    figure = Drawing(height, count, columns)
+    figure = Drawing(1.7 if columns < 3 else 0.85, count, columns)
     for ax in figure.axes:
         ax.tick_params(labelsize=SMALL if columns > 2 else TEXT)
         ax.grid(axis="y", color=GRID, linewidth=0.6)

@@ -35,7 +35,7 @@ def recall_slopes(
         published: numbers of the methods.
     """
     sides = [s for s in _SIDES if any(r.metric.direction == s for r in rows)]
-    figure = Drawing(2.6 + 0.14 * (len(looks) > 4), len(sides))
+    figure = Drawing(1.8, len(sides))
     handles: dict[str, Any] = {}
     # Value and ends in points by model; those without an interval have none.
     lines: dict[tuple[str, str], list[tuple[int, float, float, float]]] = {}

@@ -32,7 +32,7 @@ def against_step(
            for key in dict.fromkeys(series[m] for m in table.models if m in series)}  # fmt: skip
     if not rows or all(len(models) < 2 for models in own.values()):
         return
-    figure = Drawing(2.6, len(rows))
+    figure = Drawing(1.8, len(rows))
     drawn: dict[str, Any] = {}
     for ax, row in zip(figure.axes, rows, strict=True):
         for i, (key, models) in enumerate(own.items()):
@@ -76,7 +76,7 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
     columns = ["loss"] + [
         c for c in ("val_loss", "val_metric") if any(r.get(c) is not None for k in curves for r in k.rows)
     ]
-    figure = Drawing(2.6, len(columns))
+    figure = Drawing(1.8, len(columns))
     drawn: dict[str, Any] = {}
     for ax, column in zip(figure.axes, columns, strict=True):
         for curve in curves:
