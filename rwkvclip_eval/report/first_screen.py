@@ -5,10 +5,12 @@ A lead is claimed only where the 95 % intervals lie apart, of the whole row.
 
 from __future__ import annotations
 
+import dataclasses
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.records.published import UNKNOWN
 from rwkvclip_eval.report.rows import gap_text, leaders, ranking, restrict
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Card:
         difference: to its published counterpart; None where there is none.
         against: that counterpart.
         published: its number as printed.
+        protocol: under which that was made; `unknown` where no source says.
     """
 
     table: Table
@@ -45,6 +48,16 @@ class Card:
     difference: Difference | None = None
     against: str = ""
     published: str = ""
+    protocol: str = ""
+
+    @property
+    def apart(self) -> str:
+        """Return in words that the counterpart is not known to be of this protocol; empty where it is."""
+        if not self.protocol or self.protocol == self.table.protocol:
+            return ""
+        if self.protocol == UNKNOWN:
+            return "protocol not stated: Δ holds what a change of protocol would do"
+        return f"other protocol, {self.protocol}: Δ holds the change to {self.table.protocol}"
 
     @property
     def cell(self) -> Cell:
@@ -84,16 +97,8 @@ def _has_number(row: Row) -> bool:
 def _card(table: Table, row: Row, papers: Sequence[PaperTable]) -> Card:
     ranked = ranking(row)
     model = ranked[0][0] if ranked else next(m for m, c in row.cells.items() if c.value is not None)
-    difference, against, published = _beside(table, row, model, papers)
-    return Card(
-        table=table,
-        row=row,
-        model=model,
-        standing=_standing(row),
-        difference=difference,
-        against=against,
-        published=published,
-    )
+    plain = Card(table=table, row=row, model=model, standing=_standing(row))
+    return _beside(plain, papers)
 
 
 def _standing(row: Row) -> str:
@@ -114,10 +119,9 @@ def _standing(row: Row) -> str:
     )
 
 
-def _beside(
-    table: Table, row: Row, model: str, papers: Sequence[PaperTable]
-) -> tuple[Difference | None, str, str]:
-    """Return a number's difference from its published counterpart, that counterpart and what it printed."""
+def _beside(card: Card, papers: Sequence[PaperTable]) -> Card:
+    """Return a card with its number's difference from its published counterpart, where there is one."""
+    table, row, model = card.table, card.row, card.model
     for paper in papers:
         if paper.task != table.task:
             continue
@@ -131,8 +135,14 @@ def _beside(
                 if difference is not None and value is not None and same:
                     theirs = [p.cells[i] for p in paper.published if p.method == own.against]
                     printed = min(theirs, key=lambda c: abs(value - (c.value or 0.0) - difference.value))
-                    return difference, own.against, printed.text
-    return None, "", ""
+                    return dataclasses.replace(
+                        card,
+                        difference=difference,
+                        against=own.against,
+                        published=printed.text,
+                        protocol=own.against_protocol,
+                    )
+    return card
 
 
 def _dataset(row: Row) -> set[tuple[str, str]]:
@@ -162,14 +172,15 @@ def _of_one(model: str, num_models: int, papers: Sequence[PaperTable]) -> str:
     said = (
         f"{model} is the only {'model' if num_models == 1 else 'trained model with complete averages'} here"
     )
-    found = [
-        each
+    pairs = [
+        (row, each)
         for paper in papers
         for row in paper.measured
         if row.method == model
         for each, column in zip(row.differences, paper.columns, strict=False)
         if each is not None and not column.over
     ]
+    found = [each for _, each in pairs]
     if not found:
         return f"{said}, so nothing is ranked."
     apart = [each for each in found if not each.noise]
@@ -177,7 +188,10 @@ def _of_one(model: str, num_models: int, papers: Sequence[PaperTable]) -> str:
     counts = {"within the noise": len(found) - len(apart), "higher": higher, "lower": len(apart) - higher}
     counted = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     numbers = "number" if len(found) == 1 else "numbers"
-    return f"{said}; beside {len(found)} published {numbers}: {counted}."
+    others = sum(row.protocol != row.against_protocol for row, _ in pairs)
+    some = "all" if others == len(found) else others
+    which = f" ({some} of another or unstated protocol)" if others else ""
+    return f"{said}; beside {len(found)} published {numbers}{which}: {counted}."
 
 
 def _leads(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:

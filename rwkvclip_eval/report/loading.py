@@ -12,8 +12,10 @@ from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import printable, printable_json
+from rwkvclip_eval.records.efficiency import TASK
 from rwkvclip_eval.records.reading import nothing_yet, parsed, read_records, read_run_info, run_dirs
 from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
+from rwkvclip_eval.report.columns import column_of, column_titles
 from rwkvclip_eval.report.curves import read_curves
 from rwkvclip_eval.report.entries import Entry, Run
 from rwkvclip_models.files import read_bytes
@@ -181,6 +183,11 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
     )
 
 
+def without_speed(loaded: Loaded) -> Loaded:
+    """Return the same without what was measured of speed, which is no accuracy."""
+    return dataclasses.replace(loaded, entries=tuple(e for e in loaded.entries if e.record.task != TASK))
+
+
 def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
     """Return one entry per number: equal duplicates collapse, and what later succeeded no longer failed.
 
@@ -195,10 +202,10 @@ def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
         (dataclasses.replace(r, metric_info=r.metric_info or told.get((r.task, r.metric))), run)
         for r, run in pairs
     ]
-    columns = _column_titles([record for record, _ in pairs])
+    columns = column_titles(pairs)
     kept: dict[tuple[str, str, str], Entry] = {}
     for record, run in pairs:
-        entry = Entry(record=record, run=run, model=_column(record, columns))
+        entry = Entry(record=record, run=run, model=column_of(record, columns))
         key = (record.unit, entry.model, record.metric)
         if key not in kept:
             kept[key] = entry
@@ -226,42 +233,6 @@ def _refuse_contradiction(first: Entry, second: Entry) -> None:
             f"{first.record.metric}: {facts}. One of them is stale or was run differently; leave it out, or "
             "report the two separately."
         )
-
-
-def _encoder(record: Record) -> tuple[str, str]:
-    info = record.model_info
-    return str(info.get("fingerprint", "")), str(info.get("precision", ""))
-
-
-def _column_titles(records: Iterable[Record]) -> dict[tuple[str, tuple[str, str]], str]:
-    """Return (name, encoder) → column title; a name that stands for several encoders says which."""
-    by_name: dict[str, dict[tuple[str, str], Record]] = {}
-    for record in records:
-        if record.model_info.get("fingerprint"):
-            by_name.setdefault(record.model, {}).setdefault(_encoder(record), record)
-    titles = {}
-    for name, encoders in by_name.items():
-        checkpoints = [str(r.model_info.get("spec", "")).rpartition("=")[2] for r in encoders.values()]
-        for marks in (
-            [""] if len(encoders) == 1 else [],
-            checkpoints,
-            [precision for _, precision in encoders],
-            [fingerprint[:8] for fingerprint, _ in encoders],
-            [f"{fingerprint[:8]}, {precision}" for fingerprint, precision in encoders],
-        ):
-            if len(set(marks)) == len(encoders):
-                break
-        for encoder, mark in zip(encoders, marks, strict=True):
-            titles[name, encoder] = f"{name} ({mark})" if mark else name
-    return titles
-
-
-def _column(record: Record, titles: dict[tuple[str, tuple[str, str]], str]) -> str:
-    if (record.model, _encoder(record)) in titles:
-        return titles[record.model, _encoder(record)]
-    # An encoder that did not load has no fingerprint; it joins its column where only one can be meant.
-    same_name = {title for (name, _), title in titles.items() if name == record.model}
-    return same_name.pop() if len(same_name) == 1 else record.model
 
 
 def _read_info(path: Path) -> RunInfo | None:

@@ -11,26 +11,59 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from rwkvclip_eval.report.paper_layout import Column
-    from rwkvclip_eval.report.paper_rows import PaperRow
+    from rwkvclip_eval.report.paper_rows import PaperRow, PaperTable
 
-READING = (
-    "Per cent. Published numbers come first, as their sources print them (~: read from a figure), then those "
-    "measured here, ± the farther end of their 95 % intervals. A cell is empty where nothing was published, "
-    "or measured; an average stands where each of its datasets has its number.",
-    "Δ: measured less published, in points, ± as measured, since nothing is known of the published number's "
-    f"own spread. In brackets: the smallest difference that the set resolves, {RESOLVED:.2f} half widths, "
-    "which two models judged on draws of their own show with 80 % power (α 5 %, two-sided). ≈: smaller than "
-    "that, inside the noise. No win over a published number is claimed, however large its Δ.",
-    "Bold: measured here, and better than every other row's number by more than their intervals.",
-)
 _MAX_NAMES = 4
-CAPTION = (
-    "Per cent. Above the rule: published, as printed (~: read from a figure). Below: measured, ± the farther "
-    "end of the 95 % interval. Δ: measured less published; in brackets the smallest difference that the set "
-    "resolves; ≈: smaller than that. Bold: better than every other row by more than the intervals. Empty: "
-    "not published, or not measured."
-)
-"""The same for a caption."""
+
+
+def reading(tables: Sequence[PaperTable]) -> tuple[str, ...]:
+    """Return how to read tables, a paragraph each; nothing of what stands in none of them."""
+    seen = [_seen(table) for table in tables]
+    figure, delta, noise, bold = (any(one) for one in zip(*seen, strict=True)) if seen else (False,) * 4
+    about = " (~: read from a figure)" if figure else ""
+    said = [
+        f"Per cent. Published numbers come first, as their sources print them{about}, then those measured "
+        "here, ± the farther end of their 95 % intervals. A cell is empty where nothing was published, or "
+        "measured; an average stands where each of its datasets has its number."
+    ]
+    if delta:
+        approximate = " ≈: smaller than that, inside the noise." if noise else ""
+        said.append(
+            "Δ: measured less published, in points, ± as measured, since nothing is known of the published "
+            "number's own spread. In brackets: the smallest difference that the set resolves, "
+            f"{RESOLVED:.2f} half widths, which two models judged on draws of their own show with 80 % power "
+            f"(α 5 %, two-sided).{approximate} No win over a published number is claimed, however large Δ is."
+        )
+    if bold:
+        said.append(
+            "Bold: measured here, and better than every other row's number by more than their intervals."
+        )
+    return tuple(said)
+
+
+def caption(table: PaperTable) -> str:
+    """Return the same in a few words, for a caption."""
+    figure, delta, noise, bold = _seen(table)
+    said = [
+        f"Per cent. Above the rule: published, as printed{' (~: read from a figure)' * figure}. Below: "
+        "measured, ± the farther end of the 95 % interval."
+    ]
+    if delta:
+        said.append(
+            "Δ: measured less published; in brackets the smallest difference that the set resolves"
+            f"{'; ≈: smaller than that' * noise}."
+        )
+    if bold:
+        said.append("Bold: better than every other row by more than the intervals.")
+    return " ".join([*said, "Empty: not published, or not measured."])
+
+
+def _seen(table: PaperTable) -> tuple[bool, bool, bool, bool]:
+    """Return whether a table has numbers read from figures, differences, such inside the noise, and bold."""
+    cells = [cell for row in (*table.published, *table.measured) for cell in row.cells]
+    found = [each for row in table.measured for each in row.differences if each is not None]
+    figure = any(c.status == "read_from_figure" for c in cells) or any(each.about for each in found)
+    return figure, bool(found), any(each.noise for each in found), any(c.bold for c in cells)
 
 
 def notes(

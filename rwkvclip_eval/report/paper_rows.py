@@ -113,6 +113,7 @@ class PaperRow:
         trained: False of random weights.
         sources: numbers of the documents that print it.
         against: the published method that `differences` are to; empty where there are none.
+        against_protocol: that of its numbers; `unknown` where no source says, empty where there are none.
         differences: one a column, None where there is none; empty where there is none at all.
     """
 
@@ -126,6 +127,7 @@ class PaperRow:
     trained: bool = True
     sources: tuple[int, ...] = ()
     against: str = ""
+    against_protocol: str = ""
     differences: tuple[Difference | None, ...] = ()
 
     @property

@@ -231,7 +231,9 @@ def _held_against(
             pairs = zip(row.cells, other.cells, columns, strict=True)
             differences = tuple(_difference(own, theirs, column) for own, theirs, column in pairs)
             if any(differences):
-                return dataclasses.replace(row, against=method, differences=differences)
+                return dataclasses.replace(
+                    row, against=method, against_protocol=other.protocol, differences=differences
+                )
     return row
 
 

@@ -187,15 +187,18 @@ def _remark(entries: Iterable[Entry]) -> str:
     return " ".join(said)
 
 
+TIES = (
+    "“ties”: logits cut to integers are often equal, and which class then counts is the ranking's choice, "
+    "not the model's; the number could be any in the range, which is more than its 95 % interval tells."
+)
+"""What stands beside a number, explained."""
+
+
 def _tie_note(rows: Iterable[Row]) -> list[str]:
     """Return what “ties” beside a number means, where it stands beside one."""
     if not any(cell.ties for row in rows for cell in row.cells.values()):
         return []
-    return [
-        "“ties”: logits cut to integers are often equal, and which class then counts is the ranking's "
-        "choice, not the model's; the number could be any in the range, which is more than its 95 % interval "
-        "tells."
-    ]
+    return [TIES]
 
 
 def _chance(record: Record) -> float | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rwkvclip_eval.report.accuracy_speed import AccuracySpeed
+    from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.plots.drawing import Plot
 
 
@@ -70,7 +72,7 @@ def write_report(
     """Write the report of the run directories `runs` (job-array members included) into the folder `out`.
 
     Args:
-        runs: run directories.
+        runs: run directories; measurements of speed among them stand beside the same models' accuracies.
         out: folder.
         published: folders of CSV files with published numbers beside those that are shipped.
         pairs: models or published methods whose difference to draw, see `draw_plots`.
@@ -83,6 +85,7 @@ def write_report(
     check_source_date()
     from rwkvclip_eval.records.published import read_published
     from rwkvclip_eval.report.conformance import conformance
+    from rwkvclip_eval.report.formats.accuracy_speed import accuracy_speed_csv
     from rwkvclip_eval.report.formats.csv import results_csv, table_csv
     from rwkvclip_eval.report.formats.html import render_page
     from rwkvclip_eval.report.formats.latex import latex
@@ -92,13 +95,14 @@ def write_report(
     from rwkvclip_eval.report.formats.paper_latex import paper_latex
     from rwkvclip_eval.report.formats.paper_markdown import paper_markdown
     from rwkvclip_eval.report.headline import write_headline
-    from rwkvclip_eval.report.loading import load_runs
+    from rwkvclip_eval.report.loading import load_runs, without_speed
     from rwkvclip_eval.report.paper_tables import paper_tables
-    from rwkvclip_eval.report.plots.every import draw_plots
+    from rwkvclip_eval.report.plots.every import draw_plots, speed_plots
     from rwkvclip_eval.report.tables import build_tables
     from rwkvclip_eval.report.titles import titled, titled_tables
 
-    loaded = load_runs(runs)
+    measurements = [run for run in runs if any((run / "cells").glob("*.json"))]
+    loaded = without_speed(load_runs([run for run in runs if run not in measurements]))
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
     rows = read_published(published)
@@ -108,6 +112,9 @@ def write_report(
     shown = titled(loaded)
     shown_tables = titled_tables(shown)
     plots = draw_plots(shown_tables, shown, rows, pairs)
+    shown_headline = write_headline(shown, shown_tables)
+    speeds = _speeds(measurements, shown_headline)
+    plots += speed_plots(speeds, shown)
 
     pictures = _write_plots(plots, out)
     task_csvs = []
@@ -133,10 +140,22 @@ def write_report(
     )
     write_text(paths.results_csv, results_csv(loaded.entries))
     write_text(paths.latex, latex(tables))
-    write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming))
-    shown_headline = write_headline(shown, shown_tables)
-    write_text(paths.index, render_page(shown, shown_tables, shown_headline, plots, beside, conforming))
+    write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming, speeds))
+    if speeds:
+        write_text(out / "accuracy_speed.csv", accuracy_speed_csv(speeds))
+    page = render_page(shown, shown_tables, shown_headline, plots, beside, conforming, speeds)
+    write_text(paths.index, page)
     return paths
+
+
+def _speeds(measurements: Sequence[Path], headline: Headline) -> list[AccuracySpeed]:
+    """Return the speeds of each measurement beside the numbers that sum a report up."""
+    from rwkvclip_eval.report.accuracy_speed import accuracy_speed
+    from rwkvclip_eval.report.efficiency import read_blocks
+    from rwkvclip_eval.report.overview import overview
+
+    groups = [group for view in overview(headline.columns)[:1] for group in view.groups]
+    return [accuracy_speed(groups, headline.models, read_blocks(run)) for run in measurements]
 
 
 def _write_plots(plots: Sequence[Plot], out: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Drawings are as tall as what stands in them, whatever their legend takes."""
 
 import io
+import itertools
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def test_a_legend_lies_over_no_dot_and_no_dot_over_another(
     dot = ax.lines[0].get_markersize() / 72
     inches = heights(figure)[0] / abs(ax.get_ylim()[0] - ax.get_ylim()[1])
     places = sorted(y for _, _, y in marks(figure))
-    between = min((b - a for a, b in zip(places, places[1:], strict=False)), default=1)
+    between = min((b - a for a, b in itertools.pairwise(places)), default=1)
     assert between * inches > 1.1 * dot
 
 
@@ -57,7 +58,7 @@ def test_panels_have_the_height_they_ask_for_under_a_legend_of_any_length(narrow
         inside = figure.figure.bbox
         assert all(box.y0 >= inside.y0 and box.y1 <= inside.y1 for box in boxes)
         rows = sorted({round(box.y0): box for box in boxes}.items())
-        assert all(lower.y1 <= upper.y0 for (_, lower), (_, upper) in zip(rows, rows[1:], strict=False))
+        assert all(lower.y1 <= upper.y0 for (_, lower), (_, upper) in itertools.pairwise(rows))
         label = figure.figure._supxlabel.get_window_extent()
         assert label.y0 >= inside.y0 and label.y1 <= min(box.y0 for box in boxes)
 

@@ -140,7 +140,8 @@ def test_of_a_single_model_the_sentence_counts_what_published_numbers_it_meets(t
     records = [record("rwkv-clip-b32", dataset, value) for dataset, value in values.items()]
     held = First(tmp_path / "b", *records, rows=rows)
     assert held.sentence == (
-        "rwkv-clip-b32 is the only model here; beside 3 published numbers: 2 within the noise, 1 lower."
+        "rwkv-clip-b32 is the only model here; beside 3 published numbers (all of another or unstated "
+        "protocol): 2 within the noise, 1 lower."
     )
 
 
@@ -217,5 +218,50 @@ def test_a_card_of_the_page_holds_value_interval_model_and_difference(tmp_path: 
     words = re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", card))).strip()
     assert words == (
         "Zero-shot classification CIFAR-10, top-1 · standard 81.0 % ±0.8 95 % interval 80.2–81.8 "
-        "rwkv-clip-b32 Δ ≈ +1.2 ±0.8 to RWKV-CLIP B/32, YFCC15M, published 79.8: within the noise"
+        "rwkv-clip-b32 Δ ≈ +1.2 ±0.8 to RWKV-CLIP B/32, YFCC15M, published 79.8: within the noise "
+        "other protocol, official-rwkv-clip: Δ holds the change to standard"
     )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said"),
+    [
+        ("standard", "other protocol, official-rwkv-clip: Δ holds the change to standard"),
+        ("official-rwkv-clip", ""),
+    ],
+)
+def test_a_card_says_that_a_published_number_is_of_another_protocol(
+    tmp_path: Path, protocol: str, said: str
+) -> None:
+    run = write_run(tmp_path / "run", [record("rwkv-clip-b32", "cifar10", 0.81, protocol=protocol)])
+    page = page_of(run)
+    assert ("Δ holds the change to" in page.split("</header>")[0]) is bool(said)
+    assert said in page
+    assert ("(all of another or unstated protocol)" in page) is bool(said)
+
+
+def test_a_card_says_that_nobody_states_the_protocol_of_a_published_number(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("alip-vit-b32", "cifar10", 0.81)])
+    assert "protocol not stated: Δ holds what a change of protocol would do" in page_of(run)
+
+
+def test_ties_on_the_first_screen_are_explained_there_and_only_where_there_are_some(tmp_path: Path) -> None:
+    ties = {"ties_worst": 0.382, "ties_best": 0.618, "tied_rows": 61}
+    for notes, times in ((ties, 1), ({}, 0)):
+        run = write_run(tmp_path / str(times), [record("a", "pets", 0.5, notes=notes)])
+        top = page_of(run).split("</header>")[0]
+        assert top.count("“ties”: logits cut to integers") == times
+        assert ("ties 38.2–61.8" in top) is bool(times)
+
+
+def test_the_key_speaks_of_no_mark_that_stands_nowhere(tmp_path: Path) -> None:
+    cases = {
+        "one": ([record("a", value=0.5)], ()),
+        "level": ([record("a", value=0.5), record("b", value=0.5)], ("Bold", "as good at the digits shown")),
+        "best": ([record("a", value=0.5), record("b", value=0.501)], ("Bold",)),
+        "clear": ([record("a", value=0.5), record("b", value=0.7)], ("Bold", "underlined")),
+    }
+    for name, (records, expected) in cases.items():
+        top = page_of(write_run(tmp_path / name, records)).split("</header>")[0]
+        for words in ("Bold", "as good at the digits shown", "underlined"):
+            assert (f"{words}" in top.split('<p class="key">')[-1]) is (words in expected), (name, words)

@@ -236,8 +236,9 @@ def test_ties_differences_and_the_bank_of_neighbours_stand_beside_the_number(tmp
     assert page.count("ties 38.2–61.8") == 3
     assert markdown.count("(49.0–51.0) ties 38.2–61.8") == 2
     assert "known differences" in page
-    for shown in (page, markdown):
-        assert shown.count("“ties”: logits cut to integers") == 1
+    # On the page below the first screen, too.
+    for shown, times in ((page, 2), (markdown, 1)):
+        assert shown.count("“ties”: logits cut to integers") == times
     # Beside the number, and among what a press on it tells.
     html = report.index.read_text(encoding="utf-8")
     assert html.count('<span class="sub remark">Two classes are spelt right.</span>') == 1

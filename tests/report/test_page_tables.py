@@ -59,7 +59,7 @@ def test_what_is_compared_with_nothing_has_no_tint() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "shown"),
-    [(0.648, 0.675, "2.0"), (0.66, 0.69, "2.2"), (0.66799, 0.66801, "0.01"), (None, None, "")],
+    [(0.648, 0.675, "2.0"), (0.66, 0.69, "2.2"), (0.66799, 0.66801, "0.1"), (None, None, "")],
 )
 def test_half_widths_reach_to_the_farther_end(low: float | None, high: float | None, shown: str) -> None:
     cell = Cell(metric=TOP1, value=0.668, low=low, high=high)

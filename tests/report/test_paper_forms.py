@@ -363,7 +363,7 @@ def test_differences_have_signs_and_noise_a_sign_of_its_own() -> None:
     assert shown(-1.24, 1.25) == "≈ −1.2"
     assert shown(0.04, 1.0) == "≈ ±0.0"
     assert shown(1.24, None, about=True) == "≈ ~+1.2"
-    assert [half_text(x) for x in (None, 1.26, 0.05, 0.032, 0.001)] == ["", "1.3", "0.1", "0.03", "0.01"]
+    assert [half_text(x) for x in (None, 1.26, 0.05, 0.032, 0.001)] == ["", "1.3", "0.1", "0.1", "0.1"]
 
 
 def test_a_report_writes_every_form_of_every_table(full_report: ReportPaths) -> None:

@@ -80,14 +80,15 @@ def cells_of(row: SpeedRow) -> list[str]:
     m = row.measured
     if row.rate is None:
         return [row.cell.label, m.model, m.status.replace("_", " "), "", "", "", "", ""]
-    speed = "" if row.speed_up is None else _text(row.speed_up)
+    speed = "" if row.speed_up is None else estimate_text(row.speed_up)
     share = "" if row.share is None else f"{100 * row.share:.0f} %"
     memory = "" if row.megabytes is None else f"{row.megabytes:,.0f}"
     latency = f"{1e3 * m.latency_s['p50']:.1f} / {1e3 * m.latency_s['p99']:.1f}"
-    return [row.cell.label, m.model, _text(row.rate), speed, row.verdict, latency, memory, share]
+    return [row.cell.label, m.model, estimate_text(row.rate), speed, row.verdict, latency, memory, share]
 
 
-def _text(estimate: Estimate) -> str:
+def estimate_text(estimate: Estimate) -> str:
+    """Return a quantity with its 95 % interval."""
     value, low, high = (
         f"{n:,.0f}" if n >= 100 else f"{n:.3g}" for n in (estimate.value, estimate.low, estimate.high)
     )

@@ -13,6 +13,8 @@ from rwkvclip_eval.report.conformance import HEAD, RULE, summary
 from rwkvclip_eval.report.coverage import WHOLE, coverage, cures, problems
 from rwkvclip_eval.report.facts import READING, model_facts, protocol_texts
 from rwkvclip_eval.report.first_screen import result_cards, short_sentence
+from rwkvclip_eval.report.formats.accuracy_speed import READING as READING_OF_SPEED
+from rwkvclip_eval.report.formats.accuracy_speed import section
 from rwkvclip_eval.report.formats.html_details import popovers, run_facts
 from rwkvclip_eval.report.formats.html_gallery import errors, gallery
 from rwkvclip_eval.report.formats.html_grid import card_fields, overview_grid, table_fields
@@ -23,11 +25,13 @@ from rwkvclip_eval.report.overview import overview
 from rwkvclip_eval.report.plots.drawing import themed
 from rwkvclip_eval.report.plots.style import model_colours
 from rwkvclip_eval.report.series import find_series
+from rwkvclip_eval.report.tables import TIES
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from rwkvclip_eval.report.accuracy_speed import AccuracySpeed
     from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Loaded
@@ -55,6 +59,7 @@ def render_page(
     plots: Sequence[Plot],
     published: Sequence[PaperTable],
     conformance: Sequence[Conformance] = (),
+    speeds: Sequence[AccuracySpeed] = (),
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> str:
     """Return the page as HTML of at most `max_bytes` bytes in UTF-8.
@@ -64,6 +69,7 @@ def render_page(
     """
     template = environment().get_template("page.html.j2")
     content = _content(loaded, tables, headline, plots, published)
+    content |= {"speed": section(speeds), "speed_reading": READING_OF_SPEED}
     content |= {"conformance": conformance, "conformance_head": HEAD, "conformance_rule": RULE}
     content["conformance_summary"] = summary(conformance)
     content["limit_mb"] = f"{max_bytes / 1e6:.3g}"
@@ -114,6 +120,8 @@ def _content(
     colours = model_colours(names, find_series(loaded.entries))
     views = overview(headline.columns)
     cards = result_cards(views, tables, published, headline.models)
+    first = [c for card in cards for c in card.row.cells.values()]
+    first += [c for view in views for group in view.groups for row in group.rows for c in row.cells.values()]
     steps = {
         e.model: int(e.record.model_info["step"]) for e in loaded.entries if _has_step(e.record.model_info)
     }
@@ -122,6 +130,8 @@ def _content(
         "version": __version__,
         "headline": headline,
         "sentence": short_sentence(headline, views, published),
+        "marks": {c.mark for c in first if c.mark} | {"clear" for c in first if c.clear},
+        "ties": TIES if any(c.ties for c in first) else "",
         "cards": [card_fields(card) for card in cards],
         "views": [{"under": v.under, "grid": overview_grid(v, headline.models, lines)} for v in views],
         "models": loaded.models,
@@ -186,6 +196,7 @@ def _sections(
     several = Counter(t.task for t in tables)
     named = [(t.slug, t.title if several[t.task] > 1 else t.task_title) for t in tables]
     rest = (
+        ("speed", "Accuracy and speed", bool(content["speed"])),
         ("training", "Training", any(not p.table for p in plots)),
         ("examples", "Example retrievals", bool(gallery)),
         ("errors", "Confident errors", bool(errors)),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.records.metrics import PRIMARY
 from rwkvclip_eval.report.formats.paper_text import half_text
+from rwkvclip_eval.report.plots.style import captioned, counted
 from rwkvclip_eval.report.rows import restrict
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class GridCell:
         if c is None or c.value is None or c.low is None or c.high is None:
             return ""
         half = max(c.value - c.low, c.high - c.value)
-        return half_text(100 * half) if c.metric.in_percent else f"{half:.2g}"
+        return half_text(100 * half if c.metric.in_percent else half, c.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ class Grid:
         groups: headings over the columns with how many each is over; empty where there are none.
         metric: of all numbers whose head does not say another.
         remarks: dataset and what to know of it, where its head has no room.
+        counted: on how many images or queries its numbers are; empty where that is not said.
     """
 
     corner: str
@@ -111,6 +113,14 @@ class Grid:
     groups: tuple[tuple[str, str, int], ...] = ()
     metric: str = ""
     remarks: tuple[tuple[str, str], ...] = ()
+    counted: str = ""
+
+    @property
+    def about(self) -> str:
+        """Return what the caption says besides what the numbers are."""
+        halves = any(cell.half for line in (*self.lines, *self.averages) for cell in line.cells)
+        interval = "± to the farther end of the 95 % interval" if halves else ""
+        return captioned(interval, self.counted)
 
     @property
     def said(self) -> str:
@@ -147,6 +157,7 @@ def datasets_down(rows: Sequence[Row], averages: Sequence[Row], models: Sequence
         lines=tuple(_lines(rows, models, metric)),
         averages=tuple(_lines(averages, models, metric)),
         metric=metric,
+        counted=counted(rows, models),
     )
 
 
@@ -219,6 +230,7 @@ def models_down(
         groups=tuple((title, "", span) for title, span in titles) if several else (),
         metric="" if several else metric,
         remarks=tuple((row.title, row.remark) for row in rows if row.remark),
+        counted=counted(rows, models),
     )
 
 
@@ -293,4 +305,5 @@ def card_fields(card: Card) -> dict[str, Any]:
         "difference": card.difference,
         "against": card.against,
         "published": card.published,
+        "apart": card.apart,
     }

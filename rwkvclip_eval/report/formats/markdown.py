@@ -14,13 +14,16 @@ from rwkvclip_eval.report.facts import (
     model_facts,
     protocol_texts,
 )
+from rwkvclip_eval.report.formats.accuracy_speed import accuracy_speed_markdown
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
 from rwkvclip_eval.report.formats.paper_markdown import paper_markdown_parts
-from rwkvclip_eval.report.paper_notes import READING as READING_BESIDE
+from rwkvclip_eval.report.paper_notes import reading
+from rwkvclip_eval.report.plots.accuracy_speed import TABLE as SPEED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rwkvclip_eval.report.accuracy_speed import AccuracySpeed
     from rwkvclip_eval.report.conformance import Conformance
     from rwkvclip_eval.report.headline import Headline
     from rwkvclip_eval.report.loading import Entry, Loaded
@@ -61,6 +64,7 @@ def markdown(
     plots: Sequence[Plot],
     published: Sequence[PaperTable],
     conformance: Sequence[Conformance] = (),
+    speeds: Sequence[AccuracySpeed] = (),
 ) -> str:
     """Return the report as Markdown, with its plots linked."""
     esc = escape_markdown
@@ -72,10 +76,9 @@ def markdown(
         head = ["Model", *(f"{esc(t.title)}: {esc(r.full_title)}, {esc(r.metric_text)}" for t, r in columns)]
         lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
         parts.append(grid(lines, head))
-        parts.append(
-            "Bold: best trained model (= tied; none among the checkpoints of one training run). In brackets: "
-            "95 % intervals."
-        )
+        marked = any(c.mark for _, r in columns for c in r.cells.values())
+        bold = "Bold: best trained model (= tied; none among the checkpoints of one training run). "
+        parts.append(f"{bold * marked}In brackets: 95 % intervals.")
     protocols = protocol_texts(loaded.entries)
     for table in tables:
         parts += [f"## {esc(table.title)}", esc(table.description or protocols[table.protocol])]
@@ -87,13 +90,15 @@ def markdown(
         parts += [_picture(p) for p in plots if p.table == table.slug]
         if table.further:
             parts += ["### Further metrics", _markdown_table(table.further, table.models)]
+    parts += accuracy_speed_markdown(speeds)
+    parts += [_picture(p) for p in plots if p.table == SPEED]
     training = [p for p in plots if not p.table]
     parts += ["## Training", *map(_picture, training)] if training else []
     if conformance:
         parts += ["## Conformance", esc(RULE), "\n".join(f"- {esc(t)}" for t in summary(conformance))]
         parts.append(grid([[esc(cell) for cell in one.cells] for one in conformance], [*map(esc, HEAD)]))
     if published:
-        parts += ["## Beside published numbers", "\n".join(f"- {line}" for line in READING_BESIDE)]
+        parts += ["## Beside published numbers", "\n".join(f"- {line}" for line in reading(published))]
     for each in published:
         parts += [f"### {esc(each.title)}", *paper_markdown_parts(each)]
     parts += _missing(loaded.entries)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.report.formats.paper_text import difference_text, half_text, spread_text
 from rwkvclip_eval.report.formats.templates import environment
-from rwkvclip_eval.report.paper_notes import READING
+from rwkvclip_eval.report.paper_notes import reading
 from rwkvclip_eval.report.wording import STATUS_WORDS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def paper_html(tables: Sequence[PaperTable], colours: Mapping[str, str]) -> str:
         .render(
             tables=tables,
             colours=colours,
-            reading=READING,
+            reading=reading(tables),
             why=_why,
             half=half_text,
             difference=difference_text,

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.printable import printable_json
-from rwkvclip_eval.report.paper_notes import READING
+from rwkvclip_eval.report.paper_notes import reading
 
 if TYPE_CHECKING:
     from rwkvclip_eval.report.paper_layout import Column
@@ -23,7 +23,7 @@ def paper_json(table: PaperTable) -> str:
         "name": table.name,
         "title": table.title,
         "unit": "per cent",
-        "reading": list(READING),
+        "reading": list(reading([table])),
         "columns": [_column(column) for column in table.columns],
         "rows": [_row(row) for row in (*table.published, *table.measured)],
         "notes": [*table.metrics, *table.notes],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.errors import shortened
 from rwkvclip_eval.report.formats.latex_text import escape_latex
 from rwkvclip_eval.report.formats.paper_text import difference_text, half_text, spread_text
-from rwkvclip_eval.report.paper_notes import CAPTION
+from rwkvclip_eval.report.paper_notes import caption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def paper_latex(table: PaperTable) -> str:
         *(f"% {escape_latex(note)}" for note in table.notes),
         r"\begin{table*}[t]",
         r"\centering",
-        rf"\caption{{{_about(' '.join((f'{table.title}.', *table.metrics, CAPTION)))}}}",
+        rf"\caption{{{_about(' '.join((f'{table.title}.', *table.metrics, caption(table))))}}}",
         rf"\label{{tab:{table.name}}}",
         r"\smallskip",
         "\n\n\\medskip\n".join(parts),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
 from rwkvclip_eval.report.formats.paper_text import difference_text, half_text, spread_text
-from rwkvclip_eval.report.paper_notes import READING
+from rwkvclip_eval.report.paper_notes import reading
 
 if TYPE_CHECKING:
     from rwkvclip_eval.report.paper_rows import Difference, PaperCell, PaperRow, PaperTable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def paper_markdown(table: PaperTable) -> str:
     """Return a file of its own: title, table, how to read it, notes and sources."""
     parts = [f"# {_escaped(table.title)}", *paper_markdown_parts(table)]
-    return "\n\n".join([*parts[:2], "\n".join(f"- {line}" for line in READING), *parts[2:]]) + "\n"
+    return "\n\n".join([*parts[:2], "\n".join(f"- {line}" for line in reading([table])), *parts[2:]]) + "\n"
 
 
 def paper_markdown_parts(table: PaperTable) -> list[str]:

@@ -10,11 +10,20 @@ if TYPE_CHECKING:
 MINUS = "−"
 
 
-def half_text(half: float | None) -> str:
-    """Return a half width with one decimal, with two where that would be 0.0; empty where there is none."""
+def half_text(half: float | None, beside: str = "0.0") -> str:
+    """Return a half width with the decimals of its number, never as 0; empty where there is none.
+
+    Args:
+        half: in the number's unit.
+        beside: the number as shown.
+    """
     if half is None:
         return ""
-    return f"{half:.1f}" if half >= 0.05 else f"{max(half, 0.01):.2f}"
+    mantissa, _, power = beside.partition("e")
+    if power:
+        return f"{half:.1e}"
+    decimals = len(mantissa.partition(".")[2])
+    return f"{max(half, 10.0**-decimals):.{decimals}f}"
 
 
 def difference_text(difference: Difference) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MUTED, SMALL, TEXT, Drawing, Plot
-from rwkvclip_eval.report.plots.style import summary
+from rwkvclip_eval.report.plots.style import captioned, counted, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,23 +99,28 @@ def dots(
     low, high = min(a for a, _ in limits), max(b for _, b in limits)
     for ax in figure.axes:
         ax.set_xlim(max(low, -1.5), min(high, 101.5))
-    same = {r.metric for r in rows}
-    figure.figure.supxlabel(
-        f"{same.pop().title if len(same) == 1 else 'primary metric of each dataset'}, %",
-        color=MUTED,
-        fontsize=TEXT,
-    )
+    figure.figure.supxlabel(f"{_measured(rows)}, %", color=MUTED, fontsize=TEXT)
     labels = {m: f"{m} (untrained)" if m in faint else m for m in models}
     labels |= {m: f"{m} (published)" for m in models if not looks[m].filled}
     handles = {key: handles[key] for key in (*models, "chance") if key in handles}
     figure.legend(list(handles.values()), [labels.get(key, key) for key in handles])
-    title = title or f"{table.title}: every dataset, with 95 % intervals"
-    if any(not looks[m].filled for m in models):
-        title += "; open marks are published numbers, under the protocols of their sources"
     own = [m for m in models if looks[m].filled]
-    if num_models > (drawn := sum(look.filled for look in looks.values())):
-        title += f"; the first {drawn} of {num_models} models"
+    drawn = sum(look.filled for look in looks.values())
+    title = captioned(
+        title or f"{table.title}: {_measured(rows)} of every dataset, %, with 95 % intervals",
+        counted(rows, own),
+        "dotted: chance" if "chance" in handles else "",
+        "open marks are published numbers, under the protocols of their sources"
+        if any(not looks[m].filled for m in models)
+        else "",
+        f"the first {drawn} of {num_models} models" if num_models > drawn else "",
+    )
     return figure.plot(f"{name}-{table.slug}", title, f"Dots. {summary(rows, own)}", table.slug)
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    same = {r.metric for r in rows}
+    return same.pop().title if len(same) == 1 else "primary metric"
 
 
 def _value(row: Row, model: str, published: Published) -> float | None:

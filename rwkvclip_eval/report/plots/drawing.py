@@ -267,7 +267,7 @@ def _cut(name: str, most: int) -> str:
 
 @contextmanager
 def _fonts_without_layout() -> Iterator[None]:
-    """Leave out of embedded fonts what sets a text's letters, which are set: reading it takes most of a PDF."""
+    """Leave out of embedded fonts what sets letters: they are set, and reading it takes most of a PDF."""
     from fontTools import subset
 
     whole = subset.Options

@@ -8,13 +8,14 @@ from rwkvclip_eval.errors import UserError, near_matches
 from rwkvclip_eval.errors import shown as shown_name
 from rwkvclip_eval.report.differences import deltas, mean_delta, published_numbers
 from rwkvclip_eval.report.outcomes import read_outcomes
+from rwkvclip_eval.report.plots.accuracy_speed import accuracy_speed_plot
 from rwkvclip_eval.report.plots.differences import difference_plot
 from rwkvclip_eval.report.plots.dots import dots
 from rwkvclip_eval.report.plots.gap import gap_plot
 from rwkvclip_eval.report.plots.outcomes import outcome_plots
 from rwkvclip_eval.report.plots.probes import few_shot_plot, regularisation_plot
 from rwkvclip_eval.report.plots.recalls import recall_slopes
-from rwkvclip_eval.report.plots.style import MAX_MODELS, looks, model_colours
+from rwkvclip_eval.report.plots.style import MAX_MODELS, captioned, counted, looks, model_colours
 from rwkvclip_eval.report.plots.training import UNITS, against_step, training
 from rwkvclip_eval.report.series import final_models, find_series
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rwkvclip_eval.records.published import PublishedRow
+    from rwkvclip_eval.report.accuracy_speed import AccuracySpeed
     from rwkvclip_eval.report.differences import Published
     from rwkvclip_eval.report.loading import Loaded
     from rwkvclip_eval.report.plots.drawing import Plot
@@ -60,6 +62,29 @@ def draw_plots(
         return _draw(tables, loaded, published, pairs)
 
 
+def speed_plots(speeds: Sequence[AccuracySpeed], loaded: Loaded) -> list[Plot]:
+    """Return accuracy against speed, a plot a measurement that has models of the report.
+
+    Args:
+        speeds: of each measurement.
+        loaded: what the report is of.
+    """
+    import matplotlib as mpl
+
+    colours = _colours(loaded)
+    plots = []
+    with mpl.rc_context({"text.parse_math": False}):
+        for number, found in enumerate(speeds):
+            plot = accuracy_speed_plot(found, looks(list(found.speeds), (), colours), number)
+            plots += [plot] if plot is not None else []
+    return plots
+
+
+def _colours(loaded: Loaded) -> dict[str, str]:
+    names = [*(e.model for e in loaded.entries), *(c.model for c in loaded.curves)]
+    return model_colours(list(dict.fromkeys(names)), find_series(loaded.entries))
+
+
 def _draw(
     tables: Sequence[Table],
     loaded: Loaded,
@@ -69,7 +94,7 @@ def _draw(
     entries, curves = loaded.entries, loaded.curves
     series = find_series(entries)
     names = list(dict.fromkeys([*(e.model for e in entries), *(c.model for c in curves)]))
-    colours = model_colours(names, series)
+    colours = _colours(loaded)
     steps = {e.model: int(e.record.model_info["step"]) for e in entries if e.model in series}
     units = {e.model: str(e.record.model_info.get("step_unit", "")) for e in entries if e.model in series}
     final = final_models(entries)
@@ -131,7 +156,10 @@ def _differences(
                 one,
                 other,
                 name=f"difference-{table.slug}-{number}",
-                title=f"{table.title}: {one} less {other}, with 95 % intervals",
+                title=captioned(
+                    f"{table.title}: {one} less {other}, with 95 % intervals, points",
+                    counted([r for r in rows if r.title in {p.title for p in parts}], (one, other)),
+                ),
                 table=table.slug,
             )
 

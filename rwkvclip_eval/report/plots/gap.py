@@ -35,7 +35,6 @@ def gap_plot(table: Table, rows: Sequence[Row], looks: Mapping[str, Look]) -> Pl
     if not lines:
         return None
     titles = list(dict.fromkeys(title for title, _ in lines))
-    models = [m for m in looks if any(m == model for _, model in lines)]
     shown = dict(list(lines.items())[:_ROWS])
     places = [i + 0.6 * titles.index(title) for i, (title, _) in enumerate(shown)]
     figure = Drawing(0.14 * (places[-1] + 1.4), 2)
@@ -66,5 +65,7 @@ def gap_plot(table: Table, rows: Sequence[Row], looks: Mapping[str, Look]) -> Pl
         for (title, model), (gap, unmatched, matched) in list(shown.items())[:30]
     )
     left = f"; {len(shown)} of {len(lines)} rows" if len(lines) > len(shown) else ""
-    title = f"{table.title}: how far images and texts lie apart{left}"
+    title = (
+        f"{table.title}: how far images and texts lie apart, as distance and as cosine (from −1 to 1){left}"
+    )
     return figure.plot(f"modality-gap-{table.slug}", title, f"Dots. {words}", table.slug)

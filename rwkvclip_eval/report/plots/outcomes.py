@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.outcomes import ECE
 from rwkvclip_eval.report.plots.dots import dots
 from rwkvclip_eval.report.plots.drawing import GRID, INK, MUTED, SMALL, TEXT, Drawing, Plot
-from rwkvclip_eval.report.plots.style import DASHES
+from rwkvclip_eval.report.plots.style import DASHES, captioned, counted
 from rwkvclip_eval.report.rows import Cell, Row
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def outcome_plots(
     }
     calibrated = {model: own for model, own in calibrated.items() if own}
     if calibrated:
-        yield reliability_plot(table, calibrated, looks)
+        yield reliability_plot(table, rows, calibrated, looks)
         yield _calibration_errors(table, rows, calibrated, looks)
 
 
@@ -98,17 +97,22 @@ def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number
         f"{title} {_short(c.label)} taken for {_short(c.prediction)}: {c.count} ({100 * c.share:.1f} %)"
         for title, c in lines[:40]
     )
-    title = f"{table.title}: what {model} takes for something else most often"
+    title = f"{table.title}: what {model} takes for something else most often, % of a class's images"
+    title += ", their number beside it"
     return figure.plot(f"confusions-{table.slug}-{number}", title, f"Bars. {words}", table.slug)
 
 
 def reliability_plot(
-    table: Table, calibrated: Mapping[str, Mapping[str, Outcomes]], looks: Mapping[str, Look]
+    table: Table,
+    rows: Sequence[Row],
+    calibrated: Mapping[str, Mapping[str, Outcomes]],
+    looks: Mapping[str, Look],
 ) -> Plot:
     """Return a reliability diagram per dataset, at the models' own logit scale and bias.
 
     Args:
         table: whose numbers the models' are.
+        rows: of these.
         calibrated: model → title of the dataset → what its predictions tell, calibration among it.
         looks: model → how it is drawn.
     """
@@ -143,11 +147,13 @@ def reliability_plot(
     figure.legend(list(handles.values()), list(handles))
     figure.figure.supxlabel("confidence, %", color=MUTED, fontsize=TEXT)
     figure.figure.supylabel("accuracy, %", color=MUTED, fontsize=TEXT)
-    title = f"{table.title}: reliability at each model's own logit scale and bias"
-    title += f", bins of at least {_FEW} images"
-    left = [f"the first {len(shown)} of {len(titles)} datasets"] * (len(titles) > len(shown))
+    title = f"{table.title}: accuracy against confidence, %, at each model's own logit scale and bias"
+    title += f", in bins of at least {_FEW} images"
+    own = counted([row for row in rows if row.title in shown], models)
+    left = [own] * bool(own)
+    left += [f"the first {len(shown)} of {len(titles)} datasets"] * (len(titles) > len(shown))
     left += [f"the first {len(models)} of {len(calibrated)} models"] * (len(calibrated) > len(models))
-    title += "".join(f"; {text}" for text in left)
+    title = captioned(title, *left)
     return figure.plot(f"reliability-{table.slug}", title, f"Lines. {'; '.join(words)}", table.slug)
 
 
@@ -169,7 +175,12 @@ def _calibration_errors(
         if cells:
             errors.append(Row(scope=table.slug, title=title, metric=ECE, cells=cells))
     own_looks = {m: look for m, look in looks.items() if m in calibrated}
-    title = f"{table.title}: expected calibration error at each model's own logit scale, with 95 % intervals"
+    title = (
+        f"{table.title}: expected calibration error, %, at each model's own logit scale, with 95 % intervals"
+    )
+    title = captioned(
+        title, counted([row for row in rows if row.title in {e.title for e in errors}], calibrated)
+    )
     return dots(table, errors, own_looks, {}, len(calibrated), name="calibration", title=title)
 
 

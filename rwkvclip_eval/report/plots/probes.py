@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MUTED, SMALL, TEXT, WARN, Drawing, Plot
+from rwkvclip_eval.report.plots.style import captioned, counted
 from rwkvclip_eval.report.probe_facts import status_text
 from rwkvclip_eval.report.wording import dataset_title
 
@@ -83,7 +84,7 @@ def regularisation_plot(
     figure.legend([handle for handle, _ in legend], [label for _, label in legend])
     figure.figure.supxlabel("λ", color=MUTED, fontsize=TEXT)
     figure.figure.supylabel("validation score, %", color=MUTED, fontsize=TEXT)
-    title = f"{table.title}: validation score against λ, which multiplies ½‖W‖² against the summed loss"
+    title = f"{table.title}: validation score, %, against λ, which multiplies ½‖W‖² against the summed loss"
     return figure.plot(f"regularisation-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
 
@@ -131,7 +132,11 @@ def few_shot_plot(
     figure.figure.supxlabel("training images per class", color=MUTED, fontsize=TEXT)
     figure.figure.supylabel("primary metric, %", color=MUTED, fontsize=TEXT)
     older = ", those of task versions before 7 without the test images" if without_images else ""
-    title = f"{table.title}: mean over seeds, bands are 95 % intervals over seeds and test images{older}"
+    title = captioned(
+        f"{table.title}: primary metric, %, mean over seeds, bands are 95 % intervals over seeds and test "
+        f"images{older}",
+        counted([row for own in by_title.values() for _, row in own], shown),
+    )
     return figure.plot(f"few-shot-{table.slug}", title, f"Lines. {'; '.join(words[:60])}", table.slug)
 
 

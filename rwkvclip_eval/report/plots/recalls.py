@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, Drawing, Plot
-from rwkvclip_eval.report.plots.style import summary
+from rwkvclip_eval.report.plots.style import captioned, counted, summary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -73,8 +73,12 @@ def recall_slopes(
     labels |= {m: f"{m} (published)" for m in models if not looks[m].filled}
     figure.legend([handles[m] for m in models], [labels.get(m, m) for m in models])
     slug = re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
-    title = f"Recall at k on {dataset} ({table.protocol}{', subset' if table.subset else ''})"
     own_models = [m for m in models if looks[m].filled]
+    title = captioned(
+        f"Recall at k on {dataset}, %, with 95 % intervals ({table.protocol}{', subset' * table.subset})",
+        counted(rows, own_models),
+        "open marks are published numbers" if len(own_models) < len(models) else "",
+    )
     said = f"Lines. {summary(rows, own_models)}"
     return figure.plot(f"recall-{table.slug}-{slug}", title, said, table.slug)
 

@@ -88,6 +88,30 @@ def errors(cells: Sequence[Cell]) -> list[list[float]]:
     return [[max(0.0, d) for d in below], [max(0.0, d) for d in above]]
 
 
+def counted(rows: Sequence[Row], models: Iterable[str] | None = None) -> str:
+    """Return on how many images or queries the numbers of a plot or a table are; empty where none says it.
+
+    Args:
+        rows: shown.
+        models: shown; all by default.
+    """
+    chosen = None if models is None else set(models)
+    cells = [c for r in rows for m, c in r.cells.items() if chosen is None or m in chosen]
+    records = [c.entry.record for c in cells if c.entry is not None and c.value is not None]
+    found = sorted({record.n for record in records if record.n is not None})
+    if not found:
+        return ""
+    what = "queries" if all(r.metric.direction for r in rows) else "images"
+    each = " a dataset" if len({r.title for r in rows}) > 1 else ""
+    most = f" to {found[-1]:,}" if len(found) > 1 else ""
+    return f"n = {found[0]:,}{most} {what}{each}"
+
+
+def captioned(*parts: str) -> str:
+    """Return a caption of those of its parts that say something."""
+    return "; ".join(filter(None, parts))
+
+
 def summary(rows: Sequence[Row], models: Sequence[str]) -> str:
     """Return the numbers of a plot in words, for those who do not see it."""
     return "; ".join(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, Drawing, Plot
-from rwkvclip_eval.report.plots.style import DASHES, MARKERS, summary
+from rwkvclip_eval.report.plots.style import DASHES, MARKERS, captioned, counted, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -66,7 +66,9 @@ def against_step(
     if drawn:
         figure.legend(list(drawn.values()), list(drawn))
         models = [m for group in own.values() for m in group]
-        title = f"{table.title}: against {UNITS[unit]}, bands are 95 % intervals"
+        title = captioned(
+            f"{table.title}, %, against {UNITS[unit]}, bands are 95 % intervals", counted(table.rows, models)
+        )
         name = f"{unit or 'checkpoint'}s-{table.slug}"
         yield figure.plot(name, title, f"Lines. {summary(rows, models)}", table.slug)
 
@@ -105,5 +107,5 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
         if losses:
             (first, before), (last, after) = losses[0], losses[-1]
             ends.append(f"{curve.model}: loss {before:.3g} at step {first}, {after:.3g} at step {last}")
-    title = "Training curves; strong lines are running means"
+    title = "Loss and metric of training logs against step; strong lines are running means"
     return figure.plot("training", title, f"Lines. {'; '.join(ends)}", "")
