@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 SHELL = /bin/bash
 
-.PHONY: install quickstart test lint format types unit test-data bench notebook clean
+.PHONY: install quickstart test lint format types unit test-data bench notebook picture clean
 
 # Reinstalls when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -47,6 +47,11 @@ bench: install
 # Executes docs/results.ipynb and keeps its outputs.
 notebook: install
 	OMP_NUM_THREADS=1 $(BIN)/python docs/execute.py
+
+# Makes docs/report.png of the quickstart's report; needs Chromium.
+picture: install
+	test -f runs/quickstart/report/index.html || $(BIN)/rwkvclip-eval quickstart
+	$(BIN)/python docs/report_picture.py runs/quickstart/report/index.html
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .coverage build dist

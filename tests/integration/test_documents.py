@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
-
-    import pytest
 
     Cli = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -68,3 +68,39 @@ def kinds(notebook: Any) -> list[list[tuple[str, ...]]]:
 def words(text: str) -> list[str]:
     """Return the words of an output without its numbers and hashes."""
     return [word for word in re.findall(r"[A-Za-z_@]+", text) if not re.fullmatch("[a-f]+|e", word)]
+
+
+def test_the_picture_of_a_report_is_taken_by_the_documented_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess as processes
+
+    from PIL import Image
+
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    script = importlib.import_module("report_picture")
+    contributing, makefile = ((ROOT / name).read_text() for name in ("CONTRIBUTING.md", "Makefile"))
+    assert "make picture" in contributing and "docs/report_picture.py" in makefile
+    with Image.open(script.PICTURE) as image:
+        assert image.size == script.SIZE_PX
+    assert script.PICTURE.stat().st_size < 200_000
+    page, asked = tmp_path / "index.html", []
+    monkeypatch.setattr(script.shutil, "which", lambda name: f"/bin/{name}" if name == "chromium" else None)
+
+    def browse(command: list[str], **_: Any) -> processes.CompletedProcess[str]:
+        asked.extend(command)
+        (shot,) = (part.partition("=")[2] for part in command if part.startswith("--screenshot="))
+        Image.new("RGB", script.SIZE_PX, "white").save(shot)
+        return processes.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(script.subprocess, "run", browse)
+    with pytest.raises(SystemExit, match="is no report; `make quickstart`"):
+        script.take(page)
+    page.write_text("<p>a page")
+    script.take(page, tmp_path / "out.png")
+    assert asked[0] == "/bin/chromium" and asked[-1] == page.as_uri()
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == script.SIZE_PX
+    monkeypatch.setattr(script.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit, match="install one of chromium"):
+        script.take(page, tmp_path / "none.png")
