@@ -183,5 +183,5 @@ def _why(info: Mapping[str, object], model: str, blocks: Iterable[Block]) -> str
         return "no time of its image tower"
     size = "×".join(map(str, info.get("image_size_px") or ()))  # type: ignore[call-overload]  # a list of a record
     there = ", ".join(dict.fromkeys(f"{cell.shape}, {cell.precision}" for cell, _ in towers))
-    own = f"{size} px, {info.get('precision', '')}"
-    return f"not measured as it was evaluated ({own}) or not at one batch with the others: {there}"
+    evaluated = f"{size} px, {info.get('precision', '')}"
+    return f"not measured as it was evaluated ({evaluated}) or not at one batch with the others: {there}"
