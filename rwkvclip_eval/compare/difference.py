@@ -35,6 +35,9 @@ class Difference(NamedTuple):
         significance: were both alike; None for ranks, which are not tested.
         variance: of `value` from images, were both alike.
         images: equally weighted images on which `value` would vary so.
+        fewest: images that it would be worth if all of an image (its captions, its class) came out alike.
+        unseen: distance of the interval's ends where no image differs, which they never fall short of; 0 for
+            numbers that are no means of hits.
         flips: the number is a mean of hits, so that images that differ are all there is to it.
         gained: queries that only the candidate has right; 0 where the number is no mean of hits.
         lost: those that only the baseline has right.
@@ -50,6 +53,8 @@ class Difference(NamedTuple):
     significance: Significance | None
     variance: float
     images: float
+    fewest: float
+    unseen: float = 0.0
     flips: bool = False
     gained: int = 0
     lost: int = 0
@@ -96,6 +101,7 @@ def smooth(value: float, variance: float, most: float, fewest: float, method: st
         significance=of_smooth(value, variance),
         variance=variance,
         images=fewest,
+        fewest=fewest,
     )
 
 

@@ -98,8 +98,8 @@ class Found(NamedTuple):
 
     Attributes:
         regressed: [R, K] bool.
-        mean_low: [R] lower end of the interval of the mean difference.
-        mean_high: [R] its upper end, one-sided at the clause's level.
+        mean_low: [R] lower end of the interval of the mean difference, half an image further than the sets say.
+        mean_high: [R] its upper end, the same, one-sided at the clause's level.
         below: [R] bool, the whole interval lies below the margin.
         above: [R] bool, it lies above.
     """
@@ -137,26 +137,29 @@ class Outcomes(NamedTuple):
     worse: NDArray[np.float64]
 
 
-def apply(rule: Rule, outcomes: Outcomes, datasets: NDArray[np.int64], images: NDArray[np.float64]) -> Found:
+def apply(rule: Rule, outcomes: Outcomes, datasets: NDArray[np.int64], fewest: NDArray[np.float64]) -> Found:
     """Return what the rule finds.
 
     Args:
         rule: margin and level.
         outcomes: of the K sets.
         datasets: [K] number of each set's dataset.
-        images: [K], see `Difference`.
+        fewest: [K] images, see `Difference`.
     """
     from scipy import special
 
     num_sets = outcomes.value.shape[1]
     mean = outcomes.value.mean(axis=1)
-    below = outcomes.value - outcomes.low
-    # Images are whole: without half of one, up to 2.7 % pass at a true loss of the margin.
-    half = 0.5 * (below**2 @ (1 / images)) / np.maximum((below**2).sum(axis=1), 1e-300)
-    low = mean - (together(below, datasets) + half) / num_sets
+
+    def reach(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Images are whole: without half of one, up to 2.7 % pass at a true loss of the margin.
+        half = 0.5 * (distances**2 @ (1 / fewest)) / np.maximum((distances**2).sum(axis=1), 1e-300)
+        return (together(distances, datasets) + half) / num_sets
+
+    low = mean - reach(outcomes.value - outcomes.low)
     # The intervals' own level is 95 %; another one's distances are as those of a normal distribution.
     scale = -float(special.ndtri(rule.level)) / Z
-    high = mean + scale * together(outcomes.high - outcomes.value, datasets) / num_sets
+    high = mean + scale * reach(outcomes.high - outcomes.value)
     regressed = (holm(outcomes.worse) <= rule.level) & (outcomes.low <= -rule.margin)
     return Found(regressed, low, high, below=high < -rule.margin, above=low > -rule.margin)
 
@@ -216,7 +219,7 @@ def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, *, one_model: bool =
     worse = np.array([one.difference.significance.worse for one in sets if one.difference.significance])
     value, low, high = observed.T[:, None]
     outcomes = Outcomes(value, low, high, worse[None])
-    found = apply(rule, outcomes, numbered(sets), np.array([one.difference.images for one in sets]))
+    found = apply(rule, outcomes, numbered(sets), np.array([one.difference.fewest for one in sets]))
     noise = np.array([one.noise for one in sets])
     mean_noise = _noise_of_mean(sets, noise)
     mean, lowest, highest = (float(x[0]) for x in (value.mean(axis=1), found.mean_low, found.mean_high))

@@ -350,4 +350,6 @@ def _scaled(difference: Difference, share: float) -> Difference:
         high=difference.high * share,
         variance=difference.variance * share**2,
         images=difference.images / share,
+        fewest=difference.fewest / share,
+        unseen=difference.unseen * share,
     )

@@ -63,6 +63,8 @@ class Simulation:
     Attributes:
         flips: [K] bool, a set is a mean of hits.
         images: [K] whole numbers.
+        fewest: [K] images, see `Difference`.
+        unseen: [K] least distance of the ends of a set of hits.
         discordance: [K] share of images on which the models differ.
         spread: [K] standard deviation of a nearly normal set.
         below: [K] distance of its lower end.
@@ -74,6 +76,8 @@ class Simulation:
 
     flips: NDArray[np.bool_]
     images: NDArray[np.int64]
+    fewest: NDArray[np.float64]
+    unseen: NDArray[np.float64]
     discordance: NDArray[np.float64]
     spread: NDArray[np.float64]
     below: NDArray[np.float64]
@@ -109,7 +113,7 @@ class Simulation:
     def find(self, rule: Rule, losses: NDArray[np.float64], num: int, seed: int) -> Found:
         """Return what the rule finds in `num` seeded repetitions."""
         outcomes = self.draw(np.random.default_rng(seed), losses, num)
-        return apply(rule, outcomes, self.datasets, self.images.astype(np.float64))
+        return apply(rule, outcomes, self.datasets, self.fewest)
 
     def _ends(
         self, gained: NDArray[np.int64], lost: NDArray[np.int64]
@@ -121,9 +125,10 @@ class Simulation:
         with np.errstate(divide="ignore", invalid="ignore"):
             together = np.sqrt(up * down / ((1 - up) * (1 - down)))
         together = np.where((gained > 0) & (lost > 0), together, 0.0)
+        more_up, more_down = (np.maximum(x, self.unseen) for x in (up_high - up, down_high - down))
         below, above = (
             np.sqrt(one**2 + other**2 + 2 * together * one * other)
-            for one, other in ((up - up_low, down_high - down), (up_high - up, down - down_low))
+            for one, other in ((up - up_low, more_down), (more_up, down - down_low))
         )
         return np.maximum(up - down - below, -1), np.minimum(up - down + above, 1)
 
@@ -150,6 +155,8 @@ def simulation(sets: Sequence[Gated]) -> Simulation:
     return Simulation(
         flips=np.array([one.flips for one in found]),
         images=images,
+        fewest=np.array([one.fewest for one in found]),
+        unseen=np.array([one.unseen for one in found]),
         discordance=np.minimum([one.discordance for one in found], 1),
         spread=np.sqrt([max(one.variance + one.seeds_variance, 1e-300) for one in found]),
         below=np.array([one.value - one.low for one in found]),

@@ -125,7 +125,16 @@ def captions(num_images, gain, loss, form, counts=5):
 
     def draw(truth, generator):
         up, down = (float(x[0]) for x in truth)
-        if form == "together":
+        if form == "few together":
+            # A tenth of what changes are images all of whose captions do.
+            single = 0.9 / (1 - 0.1 * (up + down))
+            whole, rest = (
+                flipped(generator, np.full(size, up * part), np.full(size, down * part))
+                for size, part in ((num_images, 0.1), (len(owner), single))
+            )
+            switched = (whole[0] != whole[1])[owner]
+            before, after = (np.where(switched, w[owner], r) for w, r in zip(whole, rest, strict=True))
+        elif form == "together":
             before, after = (
                 x[owner] for x in flipped(generator, np.full(num_images, up), np.full(num_images, down))
             )
@@ -149,6 +158,7 @@ RECALLS = [
     captions(1000, 0.05, 0.05, "together"),
     captions(300, 0.03, 0.03, "restless", SHAPES.integers(1, 11, 300)),
     captions(200, 0.1, 0.1, "alone", 1),
+    captions(456, 0.0005, 0.0005, "alone"),
 ]
 RECALLS_FURTHER = [
     captions(n, rate * (1 - share), rate * share, form)
@@ -156,6 +166,13 @@ RECALLS_FURTHER = [
     for rate in (0.01, 0.05, 0.2)
     for share in (0.5, 1.0)
     for form in ("alone", "together", "restless")
+]
+RECALLS_FURTHER += [
+    captions(n, rate * (1 - share), rate * share, form)
+    for n in (200, 456)
+    for rate in (0.0005, 0.002, 0.01, 0.03)
+    for share in (0.5, 1.0)
+    for form in ("alone", "few together")
 ]
 
 

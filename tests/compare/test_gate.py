@@ -1,11 +1,37 @@
 """The verdict on cases that are clear, and what it says of each set."""
 
+import itertools
+
 import numpy as np
 import pytest
 from gate_cases import flips, gated, suite
 
 from rwkvclip_eval.compare.gate import Gated, Outcomes, Rule, apply, judge, together
-from rwkvclip_eval.compare.paired import area_under_curve
+from rwkvclip_eval.compare.paired import area_under_curve, recall
+
+
+def captions(num_images, gained, lost):
+    """Retrieval with five captions an image, single ones of which were gained and lost."""
+    before = np.ones(5 * num_images, bool)
+    after = before.copy()
+    before[: 5 * gained : 5] = False
+    after[5 * gained : 5 * (gained + lost) : 5] = False
+    difference = recall(before, after, np.repeat(np.arange(num_images), 5))
+    return Gated(name="captions", dataset="captions", difference=difference)
+
+
+@pytest.mark.parametrize("of", [gated, captions])
+def test_flips_that_cancel_never_make_two_models_surer_to_be_alike(of):
+    found = [judge([of(456, flips, flips)]) for flips in range(30)]
+    for fewer, more in itertools.pairwise(found):
+        assert more.low <= fewer.low < 0 < fewer.high <= more.high
+        assert fewer.low == pytest.approx(-fewer.high)
+
+
+@pytest.mark.parametrize("of", [gated, captions])
+def test_every_loss_more_counts_against_the_candidate(of):
+    lows = [judge([of(456, 0, lost)]).low for lost in range(60)]
+    assert all(more < fewer for fewer, more in itertools.pairwise(lows))
 
 
 def test_a_model_and_itself_pass():
@@ -108,7 +134,9 @@ def test_numbers_of_the_same_images_are_not_taken_for_independent():
     assert together(distances, np.array([0, 0, 1])) == pytest.approx((7**2 + 12**2) ** 0.5)
     apart = judge([gated(3000, 10, 20, name) for name in ("a", "b", "c", "d")])
     alike = judge([gated(3000, 10, 20, name, "one") for name in ("a", "b", "c", "d")])
-    assert alike.high - alike.mean == pytest.approx(2 * (apart.high - apart.mean))
+    half_an_image = 0.5 / 3000 / 4
+    reach, twice = (found.high - found.mean - half_an_image for found in (apart, alike))
+    assert twice == pytest.approx(2 * reach)
 
 
 def test_holms_correction_is_over_all_sets():
@@ -124,5 +152,5 @@ def test_the_mean_s_interval_below_the_margin_is_enough():
     outcomes = Outcomes(*(np.array([[x, x]]) for x in (-0.02, -0.03, -0.01, 0.5)))
     found = apply(Rule(), outcomes, np.array([0, 1]), np.array([1000.0, 1000.0]))
     assert found.regression[0]
-    assert found.mean_high[0] == pytest.approx(-0.02 + 0.01 / 2**0.5, rel=1e-6)
+    assert found.mean_high[0] == pytest.approx(-0.02 + 0.01 / 2**0.5 + 0.5 / 1000 / 2, rel=1e-6)
     assert found.mean_low[0] == pytest.approx(-0.02 - 0.01 / 2**0.5 - 0.5 / 1000 / 2, rel=1e-6)

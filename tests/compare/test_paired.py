@@ -1,5 +1,7 @@
 """Paired differences of cases that can be counted by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,47 @@ def test_captions_that_change_together_say_no_more_than_one():
     assert together.high - together.low == pytest.approx(alone.high - alone.low, rel=0.1)
     assert together.significance == alone.significance
     assert together.images == pytest.approx(alone.images)
+
+
+def flip(sides, rows, *, by=1.0):
+    before, after = sides
+    before[rows[::2]] -= by
+    after[rows[1::2]] -= by
+    return before, after
+
+
+UNEVEN = np.repeat(np.arange(12), [500] * 10 + [2, 2])
+KINDS = {
+    "hits": lambda rows: paired.hits(*(x > 0.5 for x in flip(np.ones((2, 500)), rows))),
+    "mean_of": lambda rows: paired.mean_of(*flip(np.ones((2, 500)), rows, by=0.5)),
+    "mean_per_class": lambda rows: paired.mean_per_class(
+        *(x > 0.5 for x in flip(np.ones((2, len(UNEVEN))), rows)), UNEVEN
+    ),
+    "recall": lambda rows: paired.recall(
+        *(x > 0.5 for x in flip(np.ones((2, 2500)), 5 * rows)), np.repeat(np.arange(500), 5)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_interval_grows_with_every_pair_of_flips_from_none_on(monkeypatch, name):
+    monkeypatch.setattr(significance, "NUM_FLIPS", 99)
+    found = [KINDS[name](np.arange(2 * pairs)) for pairs in range(40)]
+    assert found[0].high == pytest.approx(found[0].unseen)
+    for fewer, more in itertools.pairwise(found):
+        assert more.low < fewer.low and fewer.high < more.high
+        # What an image weighs is learned from those that differ, in small steps.
+        assert 1 - 1e-9 <= more.images / fewer.images < 1.2
+        assert more.fewest == fewer.fewest == pytest.approx(found[0].images)
+
+
+def test_nothing_seen_of_n_images_leaves_what_the_exact_bound_leaves():
+    for captions in (1, 5):
+        none = np.ones(456 * captions, bool)
+        found = paired.recall(none, none, np.repeat(np.arange(456), captions))
+        # The rate at which no event among 456 images has a chance of 2.5 %.
+        exact = 1 - 0.025 ** (1 / 456)
+        assert exact < -found.low < 1.06 * exact
 
 
 def test_area_under_the_curve_pairs_images():
