@@ -172,9 +172,8 @@ def _compare_groups(
     from rwkvclip_eval.compare.group_runs import read_groups
     from rwkvclip_eval.compare.groups import compare_groups
     from rwkvclip_eval.records.published import read_published
+    from rwkvclip_eval.report.group_page import group_page
 
-    if format is Format.html:
-        raise UserError("--group has no HTML page: choose --format terminal, json, github or junit.")
     result = compare_groups(read_groups(texts), rule, pair.value, read_published(published))
     if format is Format.terminal:
         for one in result.comparisons:
@@ -186,6 +185,7 @@ def _compare_groups(
         Format.json: lambda: formats.as_json(result),
         Format.github: lambda: formats.as_github(result),
         Format.junit: lambda: formats.as_junit(result),
+        Format.html: lambda: group_page(result),
     }
     _give(written, format, out)
     raise typer.Exit(result.exit_code)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval import console
-from rwkvclip_eval.report.wording import TASK_TITLES, dataset_version
+from rwkvclip_eval.records.titles import TASK_TITLES
+from rwkvclip_eval.report.wording import dataset_version
 from rwkvclip_eval.run.workload import NO_DATA
 
 if TYPE_CHECKING:

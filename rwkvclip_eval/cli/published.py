@@ -156,7 +156,7 @@ def _of_models(specs: Sequence[str], rows: Sequence[PublishedRow]) -> list[Publi
 def _compare(runs: Iterable[Path], rows: Sequence[PublishedRow]) -> int:
     """Print the numbers of runs beside those published of the same checkpoints; return the exit code."""
     from rwkvclip_eval.records.reading import runs_below
-    from rwkvclip_eval.report.conformance import HEAD, conformance, summary
+    from rwkvclip_eval.report.conformance import BRIEF_HEAD, HEAD, conformance, reasons, summary
     from rwkvclip_eval.report.loading import load_runs
 
     loaded = load_runs([found for path in runs for found in runs_below(path) or [path]])
@@ -168,8 +168,9 @@ def _compare(runs: Iterable[Path], rows: Sequence[PublishedRow]) -> int:
             "`rwkvclip-eval published --task zero_shot_classification` lists them, by their specs."
         )
         return 3
-    console.table(HEAD, [one.cells for one in found])
-    for line in summary(found, rows):
+    brief = [one.cells[: len(BRIEF_HEAD)] for one in found]
+    console.table(HEAD, [one.cells for one in found], brief=(BRIEF_HEAD, brief))
+    for line in (*reasons(found), *summary(found, rows)):
         console.note(line)
     verdicts = {one.verdict for one in found}
     return 1 if "differs" in verdicts else 0 if "conforms" in verdicts else 3

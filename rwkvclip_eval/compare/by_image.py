@@ -101,7 +101,10 @@ class RunsOfUnit:
         """
         metric = known(name)
         if metric.shots is not None:
-            raise Unknown("a few-shot number varies by the draw of its training images, too")
+            raise Unknown(
+                "a few-shot number varies by the draw of its training images, too, of which this interval "
+                "knows nothing; two checkpoints can be compared by it: compare BASELINE CANDIDATE"
+            )
         if metric in (TOP1, TOP5, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC):
             tables = self._tables("predictions", CLASSIFICATION_COLUMNS, ("label",))
             return [_of_classes(metric, table) for table in tables]

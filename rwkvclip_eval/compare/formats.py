@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from rwkvclip_eval.compare.result import Result, Row
     from rwkvclip_eval.records.metrics import Metric
 
-FORMAT_VERSION = 1
-"""Of the JSON."""
-COLUMNS = ("set", "metric", "baseline", "candidate", "Δ [95 %]", "p (Holm)", "detectable", "verdict")
+FORMAT_VERSION = 2
+"""Of the JSON. Since 2 `mean.noise` is null where it was not measured; in 1 it was 0.0 then, too."""
+COLUMNS = ("set", "metric", "baseline", "candidate", "Δ [95 %]", "flips", "p (Holm)", "detectable", "verdict")
+FURTHER_COLUMNS = (*COLUMNS[:6], "q (Benjamini–Hochberg)")
+READING = (
+    "flips: samples that only the candidate (+) or only the baseline (−) has right; detectable: the smallest "
+    "loss of the set alone that the rule would find, in points."
+)
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>()#|~$@&"})
 SIGNS = {"PASS": "✅", "REGRESSION": "❌"}
 """Of verdicts; `❔` of all others."""
@@ -38,10 +43,32 @@ def cells(row: Row) -> list[str]:
         metric.text(found.baseline),
         metric.text(found.candidate),
         interval,
-        "" if row.adjusted is None else p_value(row.adjusted),
+        flips(row),
+        "" if row.adjusted is None else p_value(row.adjusted, drawn=_is_least(row, "worse")),
         _loss(row.detectable) if row.verdict else "",
         row.verdict or "",
     ]
+
+
+def flips(row: Row) -> str:
+    """Return how many samples were gained and lost; nothing where the number is no mean of hits."""
+    difference = row.compared.found.difference
+    if difference is None or not (difference.flips or difference.gained or difference.lost):
+        return ""
+    return f"+{difference.gained} −{difference.lost}"
+
+
+def further_cells(row: Row) -> list[str]:
+    """Return a row of `FURTHER_COLUMNS`."""
+    q = "" if row.false_discovery is None else p_value(row.false_discovery, drawn=_is_least(row, "mid"))
+    return [*cells(row)[:6], q]
+
+
+def _is_least(row: Row, which: Literal["worse", "mid"]) -> bool:
+    """Whether a p value is the smallest that its draws can show."""
+    difference = row.compared.found.difference
+    significance = difference.significance if difference else None
+    return significance is not None and getattr(significance, which) <= significance.least
 
 
 def summary(result: Result) -> list[str]:
@@ -50,8 +77,9 @@ def summary(result: Result) -> list[str]:
     lines = [
         f"{judged.verdict}: {judged.why}.",
         f"Mean difference {points(judged.mean)} points, interval [{points(judged.low)}, "
-        f"{points(judged.high)}]." + (f" Noise {100 * judged.noise:.2f}." if judged.noise else ""),
+        f"{points(judged.high)}]." + ("" if judged.noise is None else f" Noise {100 * judged.noise:.2f}."),
         result.stated,
+        READING,
         *rates_lines(result),
         result.scope,
     ]
@@ -112,11 +140,8 @@ def as_github(result: Result) -> str:
     ]
     further = [row for row in result.rows if not row.verdict]
     if further:
-        columns = [[*cells(row)[:5], "" if row.false_discovery is None else p_value(row.false_discovery)]
-                   for row in further]  # fmt: skip
-        head = (*COLUMNS[:5], "q (Benjamini–Hochberg)")
         lines += ["", "<details><summary>Further metrics, exploratory</summary>", ""]
-        lines += [*markdown_table(columns, head), "", "</details>"]
+        lines += [*markdown_table([further_cells(row) for row in further], FURTHER_COLUMNS), "", "</details>"]
     return "\n".join(lines) + "\n"
 
 
@@ -128,7 +153,7 @@ def as_junit(result: Result) -> str:
         unit = row.compared.unit
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
         outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
-        cases.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.task, text, outcome))
+        cases.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.name, text, outcome))
     return junit(cases)
 
 
@@ -253,6 +278,12 @@ def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def p_value(value: float) -> str:
-    """Return a p value, small ones by their size."""
-    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+def p_value(value: float, *, drawn: bool = False) -> str:
+    """Return a p value, small ones by their size.
+
+    Args:
+        value: in [0, 1].
+        drawn: it is the smallest that its draws can show, so that the true one is smaller.
+    """
+    text = f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+    return f"< {text}" if drawn else text

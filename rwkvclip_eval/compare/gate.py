@@ -98,7 +98,7 @@ class Found(NamedTuple):
 
     Attributes:
         regressed: [R, K] bool.
-        mean_low: [R] lower end of the interval of the mean difference, half an image further than the sets say.
+        mean_low: [R] lower end of the interval of the mean difference, half an image beyond the sets' own.
         mean_high: [R] its upper end, the same, one-sided at the clause's level.
         below: [R] bool, the whole interval lies below the margin.
         above: [R] bool, it lies above.
@@ -187,7 +187,7 @@ class Judgement:
         mean: of the K differences.
         low: lower end of the mean's interval, 97.5 % one-sided.
         high: upper end, one-sided at `Rule.level`.
-        noise: of the mean, see `Gated.noise`.
+        noise: of the mean, see `Gated.noise`; None where it was not measured.
         sets: verdict on each set.
         adjusted: [K] one-sided p by Holm.
     """
@@ -197,7 +197,7 @@ class Judgement:
     mean: float
     low: float
     high: float
-    noise: float
+    noise: float | None
     sets: tuple[SetVerdict, ...]
     adjusted: NDArray[np.float64]
 
@@ -221,7 +221,8 @@ def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, *, one_model: bool =
     outcomes = Outcomes(value, low, high, worse[None])
     found = apply(rule, outcomes, numbered(sets), np.array([one.difference.fewest for one in sets]))
     noise = np.array([one.noise for one in sets])
-    mean_noise = _noise_of_mean(sets, noise)
+    measured = _noise_of_mean(sets, noise)
+    mean_noise = measured or 0.0
     mean, lowest, highest = (float(x[0]) for x in (value.mean(axis=1), found.mean_low, found.mean_high))
     quiet = np.abs(observed[:, 0]) > noise
     regressed = found.regressed[0] & quiet
@@ -259,16 +260,16 @@ def judge(sets: Sequence[Gated], rule: Rule = DEFAULT_RULE, *, one_model: bool =
         mean=mean,
         low=lowest,
         high=highest,
-        noise=mean_noise,
+        noise=measured,
         sets=verdicts,
         adjusted=holm(worse),
     )
 
 
-def _noise_of_mean(sets: Sequence[Gated], noise: NDArray[np.float64]) -> float:
+def _noise_of_mean(sets: Sequence[Gated], noise: NDArray[np.float64]) -> float | None:
     repeats = [one.repeat.value for one in sets if one.repeat is not None]
     if not repeats:
-        return 0.0
+        return None
     flips = together(noise[None], numbered(sets)) / len(sets)
     return max(abs(math.fsum(repeats) / len(sets)), float(flips[0]))
 

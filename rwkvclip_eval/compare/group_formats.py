@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.compare.groups import GroupResult, MethodComparison, MethodRow
     from rwkvclip_eval.compare.two_way import Varied
 
-FORMAT_VERSION = 1
-"""Of the JSON."""
+FORMAT_VERSION = 2
+"""Of the JSON. Since 2 `set` is a title, and rows have task, dataset, variant, split and protocol, too."""
 
 
 def columns(one: MethodComparison) -> tuple[str, ...]:
@@ -47,8 +47,8 @@ def _cells(row: MethodRow) -> list[str]:
     return [
         row.title,
         row.metric,
-        _mean_and_deviation(row.baseline),
-        _mean_and_deviation(row.candidate),
+        mean_and_deviation(row.baseline),
+        mean_and_deviation(row.candidate),
         _difference(row.varied),
         "" if row.worse is None else p_value(row.worse),
         row.verdict or "",
@@ -61,7 +61,8 @@ def _difference(varied: Varied) -> str:
     return f"{points(value)} [{points(value - reach)}, {points(value + reach)}]{wide}"
 
 
-def _mean_and_deviation(values: NDArray[Any]) -> str:
+def mean_and_deviation(values: NDArray[Any]) -> str:
+    """Return the mean of fractions over seeds with their standard deviation, in per cent."""
     return f"{100 * values.mean():.1f} ±{100 * values.std(ddof=1):.1f}"
 
 
@@ -75,7 +76,7 @@ def published_rows(result: GroupResult) -> list[list[str]]:
             one.group,
             one.title,
             one.metric,
-            _mean_and_deviation(one.values),
+            mean_and_deviation(one.values),
             f"{one.row.text} ({one.row.who})",
             _difference(one.varied),
             one.row.where_from,
@@ -139,6 +140,7 @@ def as_json(result: GroupResult) -> str:
 def _row(row: MethodRow) -> dict[str, Any]:
     return {
         "set": row.title,
+        **(row.unit._asdict() if row.unit else {}),
         "metric": row.metric,
         "baseline": _values(row.baseline),
         "candidate": _values(row.candidate),
@@ -202,5 +204,6 @@ def as_junit(result: GroupResult) -> str:
             outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
             if row.verdict is None:
                 outcome = "skipped"
-            cases.append(Case(f"{name}: {row.title}", "set", text, outcome))
+            group = row.unit.name if row.unit else "suite"
+            cases.append(Case(f"{name}: {row.title}", group, text, outcome))
     return junit(cases)

@@ -49,6 +49,7 @@ class MethodRow:
 
     Attributes:
         title: of the set, or what it is a mean over.
+        unit: the set; None of the mean.
         metric: its title with the unit.
         baseline: [S] numbers of the first method's runs.
         candidate: [S] those of the other's.
@@ -58,6 +59,7 @@ class MethodRow:
     """
 
     title: str
+    unit: UnitKey | None
     metric: str
     baseline: NDArray[np.float64]
     candidate: NDArray[np.float64]
@@ -182,7 +184,7 @@ def _numbers(groups: Sequence[Group], notes: list[str]) -> list[SetNumbers]:
         try:
             found += _of_unit(unit, groups, sides, notes)
         except (SamplesDiffer, OtherNumber) as problem:
-            problems.append(f"{unit.title}: {problem}")
+            problems.append(f"{unit.name}: {problem}")
     if problems:
         raise OutputError(
             f"The runs are not of the same: {joined(problems, '; ')}. Run all with the same suite, version "
@@ -240,6 +242,7 @@ def _beside(
     rows = [
         MethodRow(
             title=one.unit.title,
+            unit=one.unit,
             metric=one.metric.label,
             baseline=np.array([number.value for number in before]),
             candidate=np.array([after[k].value for k in runs]),
@@ -250,6 +253,7 @@ def _beside(
     datasets = np.unique([one.unit.dataset for one, *_ in sets], return_inverse=True)[1].astype(np.int64)
     mean = MethodRow(
         title=f"mean of {len(rows)} sets",
+        unit=None,
         metric="",
         baseline=np.mean([row.baseline for row in rows], axis=0),
         candidate=np.mean([row.candidate for row in rows], axis=0),

@@ -11,9 +11,10 @@ from rwkvclip_eval.compare.measured import Measured, PairOfUnits, Unknown
 from rwkvclip_eval.compare.pinned import find_pinned, read_pinned, write_pinned
 from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
-from rwkvclip_eval.printable import printable
+from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_eval.records.metrics import ROC_AUC
 from rwkvclip_eval.records.reading import has_results, nothing_yet, read_records, run_dirs
+from rwkvclip_eval.records.titles import task_title, version_title
 
 if TYPE_CHECKING:
     from rwkvclip_eval.compare.flips import Repeated
@@ -44,11 +45,22 @@ class UnitKey(NamedTuple):
     protocol: str
 
     @property
-    def title(self) -> str:
-        """As messages and tables call it."""
-        version = "" if self.variant == "default" else f"@{self.variant}"
+    def name(self) -> str:
+        """As errors call it, by the names that suites and options take."""
         split = "" if self.split == "test" else f", {self.split}"
-        return f"{self.task} on {self.dataset}{version}{split} ({self.protocol})"
+        return f"{self.task} on {self._version}{split} ({self.protocol})"
+
+    @property
+    def title(self) -> str:
+        """As tables and pages call it: dataset, task, and what is not usual."""
+        task = task_title(self.task)
+        protocol = [] if self.protocol == "standard" else [self.protocol]
+        dataset = version_title(self._version, "" if self.split == "test" else self.split)
+        return one_line(", ".join([dataset, task[:1].lower() + task[1:], *protocol]))
+
+    @property
+    def _version(self) -> str:
+        return self.dataset if self.variant in ("", "default") else f"{self.dataset}@{self.variant}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +190,7 @@ def _side(path: Path, chosen: str, pairs: _Pairs) -> Side:
         folders.setdefault(unit, directory / "predictions" / record.unit)
     absent = {unit: reason for unit, reason in absent.items() if unit not in numbers}
     if not numbers:
-        reasons = name_some(f"{unit.title}: {reason}" for unit, reason in absent.items())
+        reasons = name_some(f"{unit.name}: {reason}" for unit, reason in absent.items())
         raise OutputError(f"{path} holds no number of {chosen!r}: {reasons}")
     return Side(path=path, model=chosen, numbers=numbers, folders=folders, absent=absent)
 
@@ -236,7 +248,7 @@ def compare(baseline: Side, candidate: Side, repeat: Side | None = None) -> Comp
         try:
             rows += _rows(unit, records, baseline, candidate, repeat, notes)
         except (SamplesDiffer, OtherNumber) as problem:
-            problems.append(f"{unit.title}: {problem}")
+            problems.append(f"{unit.name}: {problem}")
     if problems:
         raise OutputError(
             f"{baseline.path} and {candidate.path} are not of the same: {'; '.join(problems)}. Run both with "
@@ -260,7 +272,7 @@ def require_units(baseline: Side, side: Side) -> None:
     for unit in missing:
         others = [one.protocol for one in side.numbers if one._replace(protocol=unit.protocol) == unit]
         why = side.absent.get(unit) or (f"only under {name_some(others)}" if others else "no number")
-        told.append(f"{unit.title}: {why}")
+        told.append(f"{unit.name}: {why}")
     raise OutputError(
         f"{side.path} lacks {len(missing)} of the {len(baseline.numbers)} units of {baseline.path}: "
         f"{name_some(told)}. Run its command to the end, with the same suite."

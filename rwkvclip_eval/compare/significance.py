@@ -28,10 +28,12 @@ class Significance(NamedTuple):
     Attributes:
         worse: one-sided, that the candidate is worse; never below its level, for the gate.
         mid: two-sided mid-p, for the exploratory table: nearer to its level on average, beyond it at times.
+        least: the smallest that either can be by drawing, so that the true one lies below it; 0 where exact.
     """
 
     worse: float
     mid: float
+    least: float = 0.0
 
 
 def worse(gained: ArrayLike, lost: ArrayLike) -> NDArray[np.float64]:
@@ -88,7 +90,7 @@ def of_flips(differences: NDArray[Any]) -> Significance:
         int(np.count_nonzero(found)) + 1 for found in (drawn >= seen - slack, np.abs(drawn - seen) <= slack)
     )
     fewer, total = NUM_FLIPS + 1 - more + equal, NUM_FLIPS + 1
-    return Significance(more / total, min(1.0, (2 * min(more, fewer) - equal) / total))
+    return Significance(more / total, min(1.0, (2 * min(more, fewer) - equal) / total), 1 / total)
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

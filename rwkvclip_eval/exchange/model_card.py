@@ -16,10 +16,11 @@ from rwkvclip_eval.errors import UserError, shortened
 from rwkvclip_eval.exchange.clip_benchmark import is_imported
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.records.schema import folder_name
+from rwkvclip_eval.records.titles import TASK_TITLES
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.report.facts import COVERS
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown
-from rwkvclip_eval.report.wording import STATUS_WORDS, TASK_TITLES, dataset_title, dataset_version
+from rwkvclip_eval.report.wording import STATUS_WORDS, dataset_title, dataset_version
 from rwkvclip_models.disk import write_text
 
 if TYPE_CHECKING:

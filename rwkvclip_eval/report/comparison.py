@@ -12,13 +12,15 @@ from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.report.comparison_pictures import SHOWN, shown_flips
 from rwkvclip_eval.report.differences import Delta
 from rwkvclip_eval.report.formats.html import MAX_PAGE_BYTES
+from rwkvclip_eval.report.formats.templates import environment
 from rwkvclip_eval.report.plots.differences import forest
 from rwkvclip_eval.report.plots.drawing import themed
-from rwkvclip_eval.report.wording import DATASET_TITLES, TASK_TITLES
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from rwkvclip_eval.compare.pairing import Side, UnitKey
+    from markupsafe import Markup
+
+    from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
     from rwkvclip_eval.report.comparison_pictures import Pictures
     from rwkvclip_eval.report.plots.drawing import Plot
@@ -41,17 +43,8 @@ def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAG
     Raises:
         OutputError: the tables alone are larger.
     """
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    here = files("rwkvclip_eval.report.formats")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(here.joinpath("comparison.html.j2").read_text(encoding="utf-8"))
-    # Both stylesheets are ours; everything else is escaped.
-    sheets = (here.joinpath(f"{name}.css").read_text(encoding="utf-8") for name in ("page", "comparison"))
-    content = _content(result) | {"style": Markup("".join(sheets))}
+    template = environment().get_template("comparison.html.j2")
+    content = _content(result) | {"style": style()}
     html = ""
     for most in _LEVELS:
         html = template.render(**content, flips=_flips(result, pictures, most), most=most)
@@ -61,6 +54,15 @@ def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAG
         f"The tables of this comparison take {len(html.encode())} bytes, more than the {max_bytes} a page "
         "may have; --format json holds everything."
     )
+
+
+def style() -> Markup:
+    """Return the style sheets of comparisons' pages, which are ours: everything else is escaped."""
+    from markupsafe import Markup
+
+    here = files("rwkvclip_eval.report.formats")
+    sheets = (here.joinpath(f"{name}.css").read_text(encoding="utf-8") for name in ("page", "comparison"))
+    return Markup("".join(sheets))
 
 
 def _content(result: Result) -> dict[str, Any]:
@@ -81,11 +83,11 @@ def _content(result: Result) -> dict[str, Any]:
         "sides": [("Baseline", _side(comparison.baseline)), ("Candidate", _side(comparison.candidate))],
         "columns": formats.COLUMNS,
         "sets": [_set(row) for row in gated],
-        "further": [_further(row) for row in result.rows if not row.verdict],
+        "further": [formats.further_cells(row) for row in result.rows if not row.verdict],
         "plot": plot,
-        "svgs": [_svg(plot.wide.svg), _svg(plot.narrow.svg)],
+        "svgs": svgs(plot),
         "classes": [
-            {"title": title(row.compared.unit), "classes": row.compared.found.classes[:MAX_CLASSES]}
+            {"title": row.compared.unit.title, "classes": row.compared.found.classes[:MAX_CLASSES]}
             for row in gated
             if row.compared.found.classes
         ],
@@ -93,37 +95,19 @@ def _content(result: Result) -> dict[str, Any]:
     }
 
 
-def title(unit: UnitKey) -> str:
-    """Return a set's name as a page has room for: dataset, task, and what is not usual."""
-    dataset = DATASET_TITLES.get(unit.dataset, unit.dataset)
-    version = "" if unit.variant in ("", "default") else f"@{unit.variant}"
-    more = [x for x, usual in ((unit.split, "test"), (unit.protocol, "standard")) if x != usual]
-    task = TASK_TITLES.get(unit.task, unit.task.replace("_", " "))
-    return one_line(", ".join([f"{dataset}{version}", task[:1].lower() + task[1:], *more]))
-
-
 def _set(row: Row) -> dict[str, Any]:
-    difference = row.compared.found.difference
-    assert difference is not None
     return {
-        "title": title(row.compared.unit),
+        "title": row.compared.unit.title,
         "cells": formats.cells(row)[1:],
-        "flips": f"+{difference.gained} −{difference.lost}",
         "n": row.compared.n,
         "verdict": row.verdict,
         "notes": row.compared.notes,
     }
 
 
-def _further(row: Row) -> list[str]:
-    q = "" if row.false_discovery is None else formats.p_value(row.false_discovery)
-    return [title(row.compared.unit), *formats.cells(row)[1:5], q]
-
-
 def _noise(result: Result) -> str:
-    if all(row.compared.repeat is None for row in result.rows):
-        return "not measured"
-    return f"{100 * result.judgement.noise:.2f}"
+    noise = result.judgement.noise
+    return "not measured" if noise is None else f"{100 * noise:.2f}"
 
 
 def _side(side: Side) -> dict[str, Any]:
@@ -141,7 +125,7 @@ def _plot(result: Result, gated: list[Row]) -> Plot:
         assert difference is not None
         parts.append(
             Delta(
-                title=title(row.compared.unit),
+                title=row.compared.unit.title,
                 value=difference.value,
                 low=difference.low,
                 high=difference.high,
@@ -166,8 +150,9 @@ def _plot(result: Result, gated: list[Row]) -> Plot:
         )
 
 
-def _svg(svg: str) -> str:
-    return base64.b64encode(themed(svg).encode()).decode()
+def svgs(plot: Plot) -> list[str]:
+    """Return a drawing as wide as two columns and as one, SVG in base64."""
+    return [base64.b64encode(themed(one.svg).encode()).decode() for one in (plot.wide, plot.narrow)]
 
 
 def _flips(result: Result, pictures: Pictures, most: int) -> list[dict[str, Any]]:
@@ -183,7 +168,7 @@ def _flips(result: Result, pictures: Pictures, most: int) -> list[dict[str, Any]
         ]
         found.append(
             {
-                "title": title(unit),
+                "title": unit.title,
                 "absent": pictures.absent.get(unit, ""),
                 "groups": [
                     {

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.published import AVERAGE, checkpoint_spec
+from rwkvclip_eval.records.titles import version_title
 from rwkvclip_eval.report.wording import dataset_version
 
 if TYPE_CHECKING:
@@ -25,10 +27,14 @@ ALLOWED_POINTS = 0.1
 ALLOWED_IMAGES = 2
 _ROUNDING = 1e-9
 _FULL = "fp32"
+_JUDGED = tuple(name for name in PROTOCOLS if PROTOCOLS.get(name).keeps_reference_prompts)
+"""Protocols whose records say whose prompts they have."""
 HEAD = (
     *("checkpoint", "dataset", "metric", "published, %", "measured, %", "difference", "allowed", "verdict"),
     *("difference at half precision", "remark"),
 )
+BRIEF_HEAD = HEAD[:8]
+"""Without what would be too wide for a terminal; `reasons` has it below the table."""
 RULE = (
     f"A number conforms where it differs from the published one by at most {ALLOWED_POINTS} point, or by "
     f"what {ALLOWED_IMAGES} images count: of the same checkpoint, metric, protocol, version of the set, "
@@ -41,7 +47,7 @@ class Conformance:
     """One number of a run beside the published one of the same checkpoint.
 
     Attributes:
-        dataset: with its variant.
+        dataset: record name, with its variant.
         metric: what both are.
         measured: fraction.
         precision: of the run.
@@ -84,12 +90,22 @@ class Conformance:
         return "conforms" if abs(self.difference) <= self.allowed + _ROUNDING else "differs"
 
     @property
+    def title(self) -> str:
+        """Of the dataset."""
+        return version_title(self.dataset)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Why it is not judged, and what else to know."""
+        return tuple(filter(None, (self.unjudged, self.remark)))
+
+    @property
     def cells(self) -> tuple[str, ...]:
         """A text for each column of `HEAD`."""
         difference = f"{self.difference:+.2f}"
         return (
             self.published.method,
-            self.dataset,
+            self.title,
             self.metric.title,
             self.published.text,
             f"{100 * self.measured:.2f}",
@@ -97,14 +113,14 @@ class Conformance:
             f"{self.allowed:.2f}",
             self.verdict,
             f"{difference} ({self.precision})" if self.half else "",
-            "; ".join(filter(None, (self.unjudged, self.remark))),
+            "; ".join(self.remarks),
         )
 
     @property
     def text(self) -> str:
         """The set and the difference, in a sentence."""
         return (
-            f"{self.published.method}, {self.dataset}, {self.metric.title}: {100 * self.measured:.2f} "
+            f"{self.published.method}, {self.title}, {self.metric.title}: {100 * self.measured:.2f} "
             f"measured, {self.published.text} published; {self.difference:+.2f} points, {self.allowed:.2f} "
             "allowed."
         )
@@ -164,13 +180,31 @@ def _why_not(record: Record, row: PublishedRow) -> str:
         return "the whole set's number of images is not known"
     reference = record.notes.get("reference_prompt_hash")
     if not reference:
-        return "whose prompts it has is not in the record: run the suite again (stored features are used)"
+        name = record.protocol.partition(" (")[0]
+        if name in PROTOCOLS and not PROTOCOLS.get(name).keeps_reference_prompts:
+            return (
+                f"under protocol {name} nothing says whose prompts a number has; only numbers of "
+                f"{', '.join(_JUDGED)} are judged"
+            )
+        return (
+            "whose prompts it has is not in the record: it is of before that was kept, and then a run into a "
+            "new folder tells (stored features are used); or clip-benchmark has none of the set, and nothing can"
+        )
     if record.prompt_hash != reference:
         return "other class names or templates than clip-benchmark's"
     if row.status != "published":
         return f"the published number was {row.status.replace('_', ' ')}"
     precision = record.model_info.get("precision")
     return "" if precision == _FULL else f"half precision is not judged ({precision or 'unknown'})"
+
+
+def reasons(found: Iterable[Conformance]) -> list[str]:
+    """Return every remark once, with the datasets that it is of."""
+    of_remark: dict[str, dict[str, None]] = {}
+    for one in found:
+        for remark in one.remarks:
+            of_remark.setdefault(remark, {})[one.title] = None
+    return [f"{', '.join(titles)}: {remark}." for remark, titles in of_remark.items()]
 
 
 def summary(found: Sequence[Conformance], rows: Iterable[PublishedRow] = ()) -> list[str]:

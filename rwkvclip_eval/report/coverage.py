@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.report.wording import STATUS_WORDS, TASK_TITLES, dataset_title
+from rwkvclip_eval.records.titles import TASK_TITLES
+from rwkvclip_eval.report.wording import STATUS_WORDS, dataset_title
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

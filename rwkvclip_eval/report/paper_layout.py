@@ -20,7 +20,7 @@ from rwkvclip_eval.records.metrics import (
     known,
     recall,
 )
-from rwkvclip_eval.report.wording import DATASET_TITLES, TASK_TITLES
+from rwkvclip_eval.records.titles import DATASET_TITLES, task_title
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -228,7 +228,7 @@ def further_layout(
     columns = [c if names.count(c.dataset) == 1 else _with_metric(c) for c in columns]
     return _layout(
         f"{task.replace('_', '-')}-further",
-        f"{TASK_TITLES.get(task, task.replace('_', ' ').capitalize())} on more datasets",
+        f"{task_title(task)} on more datasets",
         task,
         (*columns, _OF_20),
         (one for one in keys if one not in told),

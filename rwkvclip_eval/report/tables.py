@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.metrics import NONE
+from rwkvclip_eval.records.titles import TASK_TITLES, task_title
 from rwkvclip_eval.report.averages import build_averages
 from rwkvclip_eval.report.rows import Cell, Row, mark_best
 from rwkvclip_eval.report.series import find_series
 from rwkvclip_eval.report.versions import what_changed
-from rwkvclip_eval.report.wording import TASK_TITLES, dataset_title, dataset_version
+from rwkvclip_eval.report.wording import dataset_title, dataset_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ class Table:
     @property
     def task_title(self) -> str:
         """Return the task in words."""
-        return TASK_TITLES.get(self.task, self.task.replace("_", " ").capitalize())
+        return task_title(self.task)
 
     @property
     def title(self) -> str:

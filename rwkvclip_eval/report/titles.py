@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.records.titles import version_title
 from rwkvclip_eval.report.tables import build_tables
-from rwkvclip_eval.report.wording import DATASET_TITLES, dataset_version
+from rwkvclip_eval.report.wording import dataset_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection
 
     from rwkvclip_eval.report.entries import Entry
     from rwkvclip_eval.report.loading import Loaded
@@ -34,34 +35,21 @@ def titled_tables(loaded: Loaded) -> list[Table]:
     ]
 
 
-def _average(row: Row, names: Iterable[str]) -> Row:
+def _average(row: Row, names: Collection[str]) -> Row:
     cells = {
-        model: dataclasses.replace(cell, missing=tuple(_of_version(one, names) for one in cell.missing))
+        model: dataclasses.replace(
+            cell, missing=tuple(version_title(one, names=names) for one in cell.missing)
+        )
         for model, cell in row.cells.items()
     }
     return dataclasses.replace(
         row,
         cells=cells,
-        datasets=tuple(_of_version(one, names) for one in row.datasets),
-        leaves_out=tuple(_of_version(one, names) for one in row.leaves_out),
+        datasets=tuple(version_title(one, names=names) for one in row.datasets),
+        leaves_out=tuple(version_title(one, names=names) for one in row.leaves_out),
     )
 
 
-def _of_entry(entry: Entry, names: Iterable[str]) -> str:
+def _of_entry(entry: Entry, names: Collection[str]) -> str:
     split = entry.record.split
-    return _of_version(dataset_version(entry.record), names, "" if split in ("", "test") else split)
-
-
-def _of_version(version: str, names: Iterable[str], split: str = "") -> str:
-    """Return the title of a dataset with its variant and split; what has none keeps its name.
-
-    Args:
-        version: record name, with its variant where that is not the usual one.
-        names: record names of the report; one that is called like another's title keeps that for itself.
-        split: where it is not the test split.
-    """
-    name, _, variant = version.partition("@")
-    title = DATASET_TITLES.get(name, name)
-    title = name if title in names else title
-    said = ", ".join(filter(None, (variant, split)))
-    return f"{title} ({said})" if said else title
+    return version_title(dataset_version(entry.record), "" if split in ("", "test") else split, names)

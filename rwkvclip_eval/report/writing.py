@@ -108,7 +108,7 @@ def write_report(
     rows = read_published(published)
     beside = paper_tables(tables, headline.models, rows)
     conforming = conformance([entry.record for entry in loaded.entries], rows)
-    # Page and drawings call datasets by their titles, tables of text by their record names.
+    # What people read calls datasets by their titles, CSV and JSON by their record names.
     shown = titled(loaded)
     shown_tables = titled_tables(shown)
     plots = draw_plots(shown_tables, shown, rows, pairs)
@@ -139,8 +139,10 @@ def write_report(
         plots=tuple(pictures),
     )
     write_text(paths.results_csv, results_csv(loaded.entries))
-    write_text(paths.latex, latex(tables))
-    write_text(paths.markdown, markdown(loaded, tables, headline, plots, beside, conforming, speeds))
+    write_text(paths.latex, latex(shown_tables))
+    write_text(
+        paths.markdown, markdown(shown, shown_tables, shown_headline, plots, beside, conforming, speeds)
+    )
     if speeds:
         write_text(out / "accuracy_speed.csv", accuracy_speed_csv(speeds))
     page = render_page(shown, shown_tables, shown_headline, plots, beside, conforming, speeds)

@@ -37,7 +37,7 @@ def test_other_weights_with_the_same_answers_pass_within_what_the_images_tell(ru
     code, out, err = run("compare", runs["baseline"], same_answers, "--margin", "2")
     assert (code, err) == (0, "")
     assert "PASS: the mean is at most" in out
-    assert "colours (standard)\ttop-1, %" in out
+    assert "colours, zero-shot classification\ttop-1, %" in out
 
 
 def test_a_worse_run_is_a_regression(run, runs):

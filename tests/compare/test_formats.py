@@ -1,12 +1,14 @@
 """A comparison in every form, hostile names included."""
 
+import dataclasses
 import json
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from small_runs import LABELS, Run, everything
 
-from rwkvclip_eval.compare import formats
+from rwkvclip_eval.compare import formats, significance
 from rwkvclip_eval.compare.gate import Rule
 from rwkvclip_eval.compare.pairing import read_side
 from rwkvclip_eval.compare.result import compare_runs
@@ -64,16 +66,63 @@ def test_holm_is_over_primary_metrics_and_false_discoveries_over_all(result):
 def test_a_line_for_every_set_with_its_numbers(result):
     lines = [formats.cells(row) for row in result.rows if row.verdict]
     assert all(len(line) == len(formats.COLUMNS) for line in lines)
-    (digits,) = [line for line in lines if "digits" in line[0]]
+    (digits,) = [line for line in lines if line[0].startswith("Digits")]
     assert digits[-1] == "regressed"
     assert digits[4].startswith("-")
     assert "[" in digits[4]
 
 
+def test_titles_stand_wherever_people_read_and_names_in_the_json(result):
+    for form in (formats.as_github(result), "\n".join(formats.summary(result))):
+        assert "Digits, zero-shot classification" in form
+        assert "zero_shot" not in form.replace("\\", "")
+    assert {row["task"] for row in json.loads(formats.as_json(result))["rows"]} >= {
+        "zero_shot_classification"
+    }
+
+
+def test_flips_are_counted_in_every_form_that_has_them(result):
+    (row,) = [r for r in result.rows if r.verdict and r.compared.unit.dataset == "digits"]
+    told = f"+{row.compared.found.difference.gained} −{row.compared.found.difference.lost}"
+    assert formats.cells(row)[formats.COLUMNS.index("flips")] == told != "+0 −0"
+    assert told in formats.as_github(result)
+    assert f"flips {told}" in formats.as_junit(result)
+    medians = [
+        r for r in result.rows if "median" in r.compared.metric.name or "auc" in r.compared.metric.name
+    ]
+    assert all(len(formats.cells(r)) == len(formats.COLUMNS) for r in medians)
+
+
+def test_noise_that_was_not_measured_is_null_and_measured_none_is_zero(tmp_path):
+    run = Run(tmp_path / "a")
+    run.zero_shot()
+    side = read_side(run.write())
+    noises = [
+        json.loads(formats.as_json(compare_runs(side, side, repeat)))["mean"]["noise"]
+        for repeat in (None, side)
+    ]
+    assert noises == [None, 0.0]
+    said = [formats.summary(compare_runs(side, side, repeat))[1] for repeat in (None, side)]
+    assert "Noise" not in said[0] and said[1].endswith("Noise 0.00.")
+
+
+def test_a_p_that_draws_cannot_show_is_given_as_a_bound(result):
+    least = 1 / (significance.NUM_FLIPS + 1)
+    lost = significance.of_flips(-np.repeat([0.01, 0.02], 40))
+    assert lost.worse == lost.least == least
+    row = next(row for row in result.rows if row.verdict)
+    difference = row.compared.found.difference._replace(significance=lost)
+    found = row.compared.found._replace(difference=difference)
+    row = dataclasses.replace(row, compared=dataclasses.replace(row.compared, found=found), adjusted=least)
+    assert formats.cells(row)[formats.COLUMNS.index("p (Holm)")] == "< 2.5e-05"
+    # Of exact ones there is no least.
+    assert significance.of_flips(-np.ones(50) / 50).least == 0
+
+
 def test_the_summary_states_rule_rates_and_scope(result):
     text = "\n".join(formats.summary(result))
     assert text.startswith("REGRESSION: the mean is ")
-    assert "; regressed: zero_shot_classification on digits (standard)." in text
+    assert "; regressed: Digits, zero-shot classification." in text
     assert "0.025 for the mean of 6 sets, 0.025 for single sets by Holm; margin 0.5 points" in text
     assert "REGRESSION where nothing differs in" in text
     assert "not methods" in text
@@ -93,7 +142,9 @@ def test_junit_names_each_set_and_fails_what_regressed(result):
     cases = suite.findall("testcase")
     assert int(suite.get("tests")) == len(cases) == 7
     failed = [case.get("name") for case in cases if case.find("failure") is not None]
-    assert failed == ["verdict", "zero_shot_classification on digits (standard), top-1"]
+    assert failed == ["verdict", "Digits, zero-shot classification, top-1"]
+    names = {case.get("classname") for case in cases}
+    assert "zero_shot_classification on digits (standard)" in names
     assert int(suite.get("failures")) == 2
 
 

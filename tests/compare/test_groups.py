@@ -175,7 +175,7 @@ def test_datasets_that_runs_lack_are_named_and_further_ones_left_out(texts, tmp_
         compared(texts["good"], group)
     found = compared(group, texts["good"])
     assert len(found.comparisons[0].rows) == 1
-    assert any("digits (standard): left out" in note for note in found.notes)
+    assert any("Digits, zero-shot classification: left out" in note for note in found.notes)
 
 
 def test_few_shot_numbers_are_left_out_and_said(tmp_path):
@@ -190,9 +190,7 @@ def test_few_shot_numbers_are_left_out_and_said(tmp_path):
             runs.append(str(run.write()))
         texts.append(f"{name}={','.join(runs)}")
     found = compared(*texts)
-    assert [row.title for row in found.comparisons[0].rows] == [
-        "zero_shot_classification on colours (standard)"
-    ]
+    assert [row.title for row in found.comparisons[0].rows] == ["colours, zero-shot classification"]
     assert "draw of its training images" in "".join(found.notes)
 
 
@@ -266,7 +264,7 @@ def test_the_command_gives_every_form_and_code(run, texts, tmp_path):
     assert "good ±SD" in out
     assert "REGRESSION of bad beside good" in out
     assert sorted(path.name for path in (tmp_path / "said").iterdir()) == [
-        "comparison.json", "comparison.md", "comparison.xml",
+        "comparison.html", "comparison.json", "comparison.md", "comparison.xml",
     ]  # fmt: skip
     suite = ElementTree.fromstring((tmp_path / "said" / "comparison.xml").read_text()).find("testsuite")
     assert (suite.get("tests"), suite.get("failures")) == ("3", "3")

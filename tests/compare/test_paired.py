@@ -144,7 +144,7 @@ def test_a_model_and_itself_differ_by_nothing_within_an_interval_of_some_width(n
     assert found.value == 0
     assert found.low < 0 < found.high
     assert (found.gained, found.lost) == (0, 0)
-    assert found.significance in (None, (pytest.approx(0.5), 1), (1, 1))
+    assert found.significance in (None, (pytest.approx(0.5), 1, 0), (1, 1, 0))
 
 
 def test_medians_that_could_not_be_others_differ_by_nothing_for_certain():
@@ -158,7 +158,10 @@ def test_a_single_seed_has_no_interval():
 
 
 def test_a_nearly_normal_difference_is_as_significant_as_its_interval_says():
-    assert difference.of_smooth(-1.96, 1.0) == (pytest.approx(0.025, rel=1e-3), pytest.approx(0.05, rel=1e-3))
+    assert difference.of_smooth(-1.96, 1.0)[:2] == (
+        pytest.approx(0.025, rel=1e-3),
+        pytest.approx(0.05, rel=1e-3),
+    )
     assert difference.of_smooth(1.96, 1.0).worse == pytest.approx(0.975, rel=1e-3)
     # Two degrees of freedom of three seeds alone: t at 2.5 % is 4.303.
     assert difference.of_smooth(-4.303, 1e-12, 3, 1.0).worse == pytest.approx(0.025, rel=1e-3)

@@ -110,7 +110,7 @@ def test_pictures_that_repeat_and_overlaps_that_are_known_stand_beside_the_numbe
     note = "2 pictures occur more than once (5 of 400 images, by their bytes)"
     assert [row.notes for row in found] == [(note,)] * len(found)
     result = compare_runs(read_side(one), read_side(other))
-    assert f"{note}: zero_shot_classification on colours (standard)." in formats.summary(result)
+    assert f"{note}: colours, zero-shot classification." in formats.summary(result)
     assert note.replace("(", "\\(").replace(")", "\\)") in formats.as_github(result)
     told = json.loads(formats.as_json(result))["rows"][0]
     assert told["repeated"] == {"pictures": 2, "images": 5, "num_images": NUM}

@@ -32,8 +32,8 @@ def test_a_mid_p_counts_half_of_what_was_observed():
 def test_flips_of_one_weight_are_mcnemars_test():
     steps = np.array([0, -1, 0, -1, -1, 1, -1, 0]) / 8
     found = significance.of_flips(steps)
-    assert found == (pytest.approx(binom.sf(3, 5, 0.5)), pytest.approx(significance.mid_p(1, 4)))
-    assert significance.of_flips(np.zeros(4)) == (1, 1)
+    assert found[:2] == (pytest.approx(binom.sf(3, 5, 0.5)), pytest.approx(significance.mid_p(1, 4)))
+    assert significance.of_flips(np.zeros(4)) == (1, 1, 0)
 
 
 def test_flips_of_several_weights_equal_all_flips_enumerated():

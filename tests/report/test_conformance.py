@@ -10,7 +10,7 @@ from report_runs import digest, record, write_run
 from rwkvclip_eval.records.published import PublishedRow
 from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report import write_report
-from rwkvclip_eval.report.conformance import HEAD, Conformance, conformance, summary
+from rwkvclip_eval.report.conformance import HEAD, Conformance, conformance, reasons, summary
 
 pytestmark = pytest.mark.usefixtures("no_pdf")
 
@@ -131,7 +131,7 @@ def test_robustness_is_measured_as_zero_shot_classification() -> None:
         ({"num_missing": 3}, "3 damaged images left out"),
         ({"verified": False}, "number of images is not known"),
         ({"prompt_hash": digest("other")}, "other class names or templates than clip-benchmark's"),
-        ({"notes": {"reference_prompt_hash": ""}}, "run the suite again"),
+        ({"notes": {"reference_prompt_hash": ""}}, "a run into a new folder tells"),
         ({"info": {"precision": "bf16"}}, r"half precision is not judged \(bf16\)"),
         ({"info": {"precision": "fp16"}}, r"half precision is not judged \(fp16\)"),
         ({"info": {"precision": None}}, r"half precision is not judged \(unknown\)"),
@@ -143,6 +143,21 @@ def test_what_cannot_be_judged_says_why(changes: dict[str, Any], why: str) -> No
         found = one(measured(value, **dict(changes)), row())
         assert found.verdict == "not judged"
         assert re.search(why, found.unjudged)
+
+
+def test_a_protocol_without_prompts_is_not_told_to_run_again() -> None:
+    own = {"notes": {"reference_prompt_hash": ""}, "protocol": "standard"}
+    found = one(measured(0.5, **own), row(protocol="standard"))
+    assert found.verdict == "not judged"
+    assert found.unjudged.endswith("only numbers of clip-benchmark are judged")
+    assert "run" not in found.unjudged.split()
+
+
+def test_remarks_stand_once_with_the_titles_of_their_sets() -> None:
+    numbers = [measured(0.5, name, num_missing=3) for name in ("cifar10", "dtd")]
+    found = conformance(numbers, [row(), row(dataset="dtd")])
+    assert reasons(found) == ["CIFAR-10, DTD: 3 damaged images left out."]
+    assert [each.cells[HEAD.index("dataset")] for each in found] == ["CIFAR-10", "DTD"]
 
 
 @pytest.mark.parametrize("status", ["read_from_figure", "derived"])
@@ -179,7 +194,7 @@ def test_the_summary_counts_and_names_each_set_that_differs_with_its_difference(
         "1 of 2 judged numbers conform.",
         "Not judged: 1, for the reasons beside them.",
         "Published of these checkpoints and not measured here: 1.",
-        f"Differs: {SPEC}, mnist, top-1: 58.00 measured, 60.0 published; -2.00 points, 0.10 allowed.",
+        f"Differs: {SPEC}, MNIST, top-1: 58.00 measured, 60.0 published; -2.00 points, 0.10 allowed.",
     ]
 
 

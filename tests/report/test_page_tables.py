@@ -10,12 +10,12 @@ from report_runs import digest, record, series_run, write_examples, write_run
 
 from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.records.metrics import TOP1, median_rank
+from rwkvclip_eval.records.titles import DATASET_TITLES
 from rwkvclip_eval.report.formats.html_grid import MANY_MODELS, TINTS, GridCell, tints
 from rwkvclip_eval.report.formats.templates import is_digest
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.rows import Cell, Row
 from rwkvclip_eval.report.titles import titled, titled_tables
-from rwkvclip_eval.report.wording import DATASET_TITLES
 
 
 def grids(page: str, section: str) -> list[tuple[str, str]]:

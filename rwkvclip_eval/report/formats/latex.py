@@ -24,7 +24,7 @@ def latex(tables: Sequence[Table]) -> str:
     """Return the main tables with booktabs rules; best values bold."""
     from tabulate import tabulate
 
-    parts = ["% Needs \\usepackage{booktabs}."]
+    parts = ["% Needs \\usepackage{booktabs}. Bold: best trained model, however near the others are."]
     for table in tables:
         lines = []
         for row in (*table.rows, *table.averages):

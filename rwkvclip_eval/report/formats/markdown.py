@@ -83,13 +83,12 @@ def markdown(
     for table in tables:
         parts += [f"## {esc(table.title)}", esc(table.description or protocols[table.protocol])]
         parts.append(_markdown_table((*table.rows, *table.averages), table.models))
-        rows = (*table.rows, *table.averages, *table.further)
-        parts += [f"† {esc(r.title)}: {esc(r.remark)}" for r in rows if r.remark]
-        parts += [f"⚠ {esc(r.title)}: {esc(r.problem)}." for r in rows if r.problem]
+        parts += _footnotes((*table.rows, *table.averages))
         parts += [esc(note) for note in table.notes]
         parts += [_picture(p) for p in plots if p.table == table.slug]
         if table.further:
             parts += ["### Further metrics", _markdown_table(table.further, table.models)]
+            parts += _footnotes(table.further)
     parts += accuracy_speed_markdown(speeds)
     parts += [_picture(p) for p in plots if p.table == SPEED]
     training = [p for p in plots if not p.table]
@@ -104,6 +103,13 @@ def markdown(
     parts += _missing(loaded.entries)
     parts.append(_provenance(loaded))
     return "\n\n".join(parts) + "\n"
+
+
+def _footnotes(rows: Sequence[Row]) -> list[str]:
+    """Return what the marks of a table's rows stand for."""
+    esc = escape_markdown
+    found = [f"† {esc(row.full_title)}: {esc(row.remark)}" for row in rows if row.remark]
+    return found + [f"⚠ {esc(row.full_title)}: {esc(row.problem)}." for row in rows if row.problem]
 
 
 def _missing(entries: Sequence[Entry]) -> list[str]:

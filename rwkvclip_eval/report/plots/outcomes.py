@@ -52,7 +52,7 @@ def outcome_plots(
                 by_model.setdefault(model, {})[row.title] = outcomes
     for number, (model, own) in enumerate(list(by_model.items())[:_CONFUSED_MODELS]):
         if any(outcomes.confusions for outcomes in own.values()):
-            yield confusion_plot(table, model, own, number)
+            yield confusion_plot(table, model, own, number, len(by_model))
     calibrated = {
         model: {title: outcomes for title, outcomes in own.items() if outcomes.calibration is not None}
         for model, own in by_model.items()
@@ -63,7 +63,9 @@ def outcome_plots(
         yield _calibration_errors(table, rows, calibrated, looks)
 
 
-def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number: int) -> Plot:
+def confusion_plot(
+    table: Table, model: str, own: Mapping[str, Outcomes], number: int, num_models: int
+) -> Plot:
     """Return a bar per confusion, its length the share of the class' images, with their count.
 
     Args:
@@ -71,6 +73,7 @@ def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number
         model: name.
         own: title of the dataset → what its predictions tell.
         number: of the model, for the name of the files.
+        num_models: that have confusions.
     """
     each = max(1, min(_MOST_A_DATASET, _ROWS // len(own)))
     lines = [(title, c) for title, outcomes in own.items() for c in outcomes.confusions[:each]]
@@ -99,6 +102,8 @@ def confusion_plot(table: Table, model: str, own: Mapping[str, Outcomes], number
     )
     title = f"{table.title}: what {model} takes for something else most often, % of a class's images"
     title += ", their number beside it"
+    if num_models > _CONFUSED_MODELS:
+        title += f" (drawn for the first {_CONFUSED_MODELS} of {num_models} models)"
     return figure.plot(f"confusions-{table.slug}-{number}", title, f"Bars. {words}", table.slug)
 
 
