@@ -12,6 +12,7 @@ from rwkvclip_eval.compare.pinned import find_pinned, read_pinned, write_pinned
 from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import one_line, printable
+from rwkvclip_eval.records.efficiency import TASK as EFFICIENCY
 from rwkvclip_eval.records.metrics import ROC_AUC
 from rwkvclip_eval.records.reading import has_results, nothing_yet, read_records, run_dirs
 from rwkvclip_eval.records.titles import task_title, version_title
@@ -159,6 +160,11 @@ def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
     models = list(dict.fromkeys(record.model for record, _ in pairs))
     if not models:
         raise OutputError(nothing_yet(path))
+    if all(record.task == EFFICIENCY for record, _ in pairs):
+        raise OutputError(
+            f"{path} holds measurements of speed, which have no samples to pair: expected a run of "
+            "`rwkvclip-eval run`. `rwkvclip-eval bench --help` has what can be done with measurements."
+        )
     if model is None and len(models) > 1:
         raise OutputError(
             f"{path} holds {len(models)} models: {name_some(models)}. Say which: --baseline-model or "

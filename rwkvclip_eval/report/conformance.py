@@ -188,7 +188,7 @@ def _why_not(record: Record, row: PublishedRow) -> str:
             )
         return (
             "whose prompts it has is not in the record: it is of before that was kept, and then a run into a "
-            "new folder tells (stored features are used); or clip-benchmark has none of the set, and nothing can"
+            "new folder tells (stored features are used); or clip-benchmark has none, and nothing tells"
         )
     if record.prompt_hash != reference:
         return "other class names or templates than clip-benchmark's"

@@ -5,6 +5,8 @@ import json
 import pytest
 from small_runs import Run
 
+from rwkvclip_eval.records.metrics import TOP1
+
 
 @pytest.fixture
 def runs(tmp_path):
@@ -93,3 +95,12 @@ def test_half_a_run_is_bad_input(run, runs, tmp_path):
 @pytest.mark.parametrize("option", [("--margin", "-1"), ("--alpha", "0"), ("--format", "pdf")])
 def test_options_out_of_range_are_refused(run, runs, option):
     assert run("compare", runs["baseline"], runs["worse"], *option)[0] == 2
+
+
+def test_measurements_of_speed_are_refused_by_name(run, tmp_path, runs):
+    speed = Run(tmp_path / "speed")
+    speed.unit("efficiency", "", {TOP1: 0.5}, {}, None)
+    for pair in ((speed.write(), runs["baseline"]), (runs["baseline"], speed.path)):
+        code, out, err = run("compare", *pair)
+        assert (code, out) == (2, "")
+        assert "holds measurements of speed" in err and "rwkvclip-eval bench --help" in err
