@@ -175,7 +175,7 @@ def test_markdown_and_latex_hold_the_tables(full_report: ReportPaths) -> None:
     latex = full_report.latex.read_text(encoding="utf-8")
     assert "\\toprule" in latex
     assert "\\textbf{50.0}" in latex
-    assert "mscoco\\_captions" in latex
+    assert "MSCOCO" in latex and "mscoco" not in latex
 
 
 def test_a_report_is_written_without_torch(tmp_path: Path) -> None:
