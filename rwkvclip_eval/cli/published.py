@@ -169,7 +169,9 @@ def _compare(runs: Iterable[Path], rows: Sequence[PublishedRow]) -> int:
         )
         return 3
     brief = [one.cells[: len(BRIEF_HEAD)] for one in found]
-    console.table(HEAD, [one.cells for one in found], brief=(BRIEF_HEAD, brief))
+    # Programs read the record names that a pipe gets.
+    full = [(one.cells[0], one.dataset, *one.cells[2:]) for one in found]
+    console.table(HEAD, full, brief=(BRIEF_HEAD, brief))
     for line in (*reasons(found), *summary(found, rows)):
         console.note(line)
     verdicts = {one.verdict for one in found}

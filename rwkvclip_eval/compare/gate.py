@@ -154,7 +154,8 @@ def apply(rule: Rule, outcomes: Outcomes, datasets: NDArray[np.int64], fewest: N
     def reach(distances: NDArray[np.float64]) -> NDArray[np.float64]:
         # Images are whole: without half of one, up to 2.7 % pass at a true loss of the margin.
         half = 0.5 * (distances**2 @ (1 / fewest)) / np.maximum((distances**2).sum(axis=1), 1e-300)
-        return (together(distances, datasets) + half) / num_sets
+        found: NDArray[np.float64] = (together(distances, datasets) + half) / num_sets
+        return found
 
     low = mean - reach(outcomes.value - outcomes.low)
     # The intervals' own level is 95 %; another one's distances are as those of a normal distribution.

@@ -113,7 +113,7 @@ def test_a_set_that_differs_is_named_with_its_difference(whole: Path, tmp_path: 
     # 0.2 point is less than two of the 901 digits.
     assert "8 of 9 judged numbers conform." in err
     (line,) = [line for line in err.splitlines() if line.startswith("Differs: ")]
-    assert f"{SPEC}, digits, mean per class: " in line
+    assert f"{SPEC}, Digits, mean per class: " in line
     assert "; -1.00 points, 0.22 allowed." in line
     only = run("published", "--conformance", whole, "--published", papers, "--dataset", "digits_scenes")
     assert only[0] == 0
