@@ -1,14 +1,21 @@
-"""A typed registry of named things: refuses a taken name, suggests near matches for an unknown one."""
+"""A typed registry of named things: refuses a taken name, suggests near matches for an unknown one.
+
+And the users' Python files that register things of their own.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import sys
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rwkvclip_eval.errors import UserError, near_matches, shown
+from rwkvclip_eval.errors import UserError, near_matches, said, shortened, shown, users_code
 from rwkvclip_eval.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -57,3 +64,34 @@ class Registry(Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
+
+
+_PREFIX = "rwkvclip_plugin_"
+
+
+def run_plugin(path: Path) -> bool:
+    """Run the Python file `path`, unless this process did; return whether it ran now.
+
+    Raises:
+        UserError: there is no such file, or it fails; the text says where.
+    """
+    if not path.is_file():
+        raise UserError(f"The plugin {path} is not a file.")
+    name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return False
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise UserError(f"The plugin {path} is not a Python file (expected a name ending in .py).")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with users_code(f"The plugin {path}"):
+            spec.loader.exec_module(module)
+    except UserError:
+        del sys.modules[name]
+        raise
+    except Exception as error:  # anything can go wrong in a user's file; the message names it
+        del sys.modules[name]
+        raise UserError(f"The plugin {path} failed: {said(error)}.") from error
+    return True

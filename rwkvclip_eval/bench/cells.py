@@ -1,102 +1,69 @@
-"""The grids: which cells are measured by default, and which of them a model is spared."""
+"""What the command line says of the grid of cells in the place of a suite's."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from rwkvclip_eval.errors import UserError, shown
-from rwkvclip_eval.records.efficiency import Cell
+from rwkvclip_eval.records.efficiency import Tower
+from rwkvclip_eval.records.grid import GridName, Grids, Mode, Precision
 from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping
 
-TOWERS = ("image", "text", "both", "train")
-LARGEST_ON_CPU = 784
-"""Patches of an image up to which the default grid goes on a CPU: 896 px at 32 px a patch, 448 at 16."""
+NAMES = {"tower": get_args(Tower), "precision": get_args(Precision), "mode": get_args(Mode)}
+"""Option that takes names → those."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """What to measure.
+def choose_grid(grids: Mapping[GridName, Grids], device: str, *, quick: bool) -> tuple[GridName, Grids]:
+    """Return the grid of a suite that is measured where nothing else is said, and its name.
 
-    Attributes:
-        towers: of `TOWERS`.
-        precisions: `fp32`, `bf16`, `fp16`.
-        batches: samples a call.
-        sizes: (height, width) of images, px; the first is what `both` and `train` take.
-        lengths: tokens of texts; `both` and `train` take 77, or the first where that is not among them.
-        modes: whether compiled.
-        train_batches: of training steps; all `batches` where empty.
-        most_patches: an image cell of more is left out and said so; None for no limit.
+    Raises:
+        UserError: the suite has none for the device.
     """
-
-    towers: Sequence[str] = TOWERS
-    precisions: Sequence[str] = ("fp32",)
-    batches: Sequence[int] = (8,)
-    sizes: Sequence[tuple[int, int]] = ((224, 224),)
-    lengths: Sequence[int] = (77,)
-    modes: Sequence[bool] = (False,)
-    train_batches: Sequence[int] = ()
-    most_patches: int | None = None
-
-    def cells(self) -> list[Cell]:
-        """Return the cells, towers in the order of `TOWERS`."""
-        length = 77 if 77 in self.lengths else self.lengths[0]
-        found: list[Cell] = []
-        for precision, compiled in itertools.product(self.precisions, self.modes):
-            how = {"precision": precision, "compiled": compiled}
-            for tower in self.towers:
-                batches = self.train_batches if tower == "train" and self.train_batches else self.batches
-                for batch in batches:
-                    base = Cell(tower=tower, batch=batch, **how)  # type: ignore[arg-type]  # checked where read
-                    found += self._sized(base, length)
-        return found
-
-    def _sized(self, base: Cell, length: int) -> Iterable[Cell]:
-        if base.tower == "image":
-            return [dataclasses.replace(base, height=h, width=w) for h, w in self.sizes]
-        if base.tower == "text":
-            return [dataclasses.replace(base, tokens=tokens) for tokens in self.lengths]
-        height, width = self.sizes[0]
-        return [dataclasses.replace(base, height=height, width=width, tokens=length)]
+    name: GridName = "quick" if quick else "cpu" if device.startswith("cpu") else "gpu"
+    if name not in grids:
+        raise UserError(f"The suite has no grid {name!r}; it has {', '.join(grids)}. Add one under 'grids'.")
+    return name, grids[name]
 
 
-GRIDS = {
-    "quick": Grid(
-        towers=("image", "text"),
-        batches=(4,),
-        sizes=((224, 224), (448, 448), (896, 896)),
-        lengths=(16, 77, 256),
-    ),
-    "cpu": Grid(
-        precisions=("fp32", "bf16"),
-        batches=(1, 8, 32),
-        sizes=((224, 224), (448, 448), (896, 896)),
-        lengths=(16, 77, 256, 1024),
-        train_batches=(32,),
-        most_patches=LARGEST_ON_CPU,
-    ),
-    "gpu": Grid(
-        precisions=("fp32", "bf16", "fp16"),
-        batches=(1, 32, 256),
-        sizes=((224, 224), (448, 448), (896, 896), (1792, 1792), (2048, 1024)),
-        lengths=(16, 77, 256, 1024),
-        modes=(False, True),
-        train_batches=(256,),
-    ),
-}
-"""Name → grid. `cpu` is the default on a CPU, `gpu` elsewhere."""
+def narrowed(grids: Grids, given: Mapping[str, str | None]) -> Grids:
+    """Return the grids with what the command line says in its place.
 
+    Towers are chosen among those of each part. Sizes of one's own are measured whatever they cost.
 
-def default_grid(device: str, *, quick: bool) -> str:
-    """Return the name of the grid that is measured where nothing else is said."""
-    if quick:
-        return "quick"
-    return "cpu" if device.startswith("cpu") else "gpu"
+    Args:
+        grids: of the suite.
+        given: `tower`, `precision`, `mode`, `batch-size`, `size` and `tokens`, as typed; None where not.
+
+    Raises:
+        UserError: a name or number is none.
+    """
+    changes: dict[str, Any] = {}
+    for option, allowed in NAMES.items():
+        text = given.get(option)
+        if text is not None:
+            words = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+            if wrong := [word for word in words if word not in allowed]:
+                raise UserError(f"--{option} {shown(wrong[0])}: expected {', '.join(allowed)}.")
+            changes[f"{option}s"] = words
+    if (text := given.get("batch-size")) is not None:
+        changes["batches"] = tuple(parse_numbers(text, "--batch-size", 1_000_000))
+    if (text := given.get("size")) is not None:
+        changes["sizes"] = tuple(parse_sizes(text))
+    if (text := given.get("tokens")) is not None:
+        changes["lengths"] = tuple(parse_numbers(text, "--tokens", 65_536))
+    towers = changes.pop("towers", NAMES["tower"])
+    parts = []
+    for part in grids.parts:
+        own = [tower for tower in part.towers if tower in towers]
+        if own:
+            parts.append(part.model_copy(update={**changes, "towers": tuple(own)}))
+    if not parts:
+        parts = [grids.parts[0].model_copy(update={**changes, "towers": tuple(towers)})]
+    most = None if "sizes" in changes else grids.most_patches
+    return Grids(parts=tuple(parts), most_patches=most)
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """The process that holds one model and does what it is told: count, warm up, measure.
 
-    python -m rwkvclip_eval.bench.child '{"spec": …, "device": …, "precision": …, "implementation": …}'
+    python -m rwkvclip_eval.bench.child '{"spec": …, "device": …, "precision": …, …}'  (see `_Server`)
 
 reads one JSON object a line from its standard input and answers each with one on its standard output. A
 process of its own, so that running out of memory or a crash costs one cell of one model.
@@ -13,18 +13,20 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rwkvclip_eval.errors import UserError, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 STABLE = 0.1
 """Warm-up ends once two calls in a row took times within this of each other…"""
 WARM_UP_S = 5.0
-"""…or after this long, and three calls."""
+"""…or after this long, and two calls."""
 LEAST_CALLS = 3
+"""Of a turn, unless they take as many times as long as the turn."""
 MOST_CALLS = 10_000
 
 
@@ -61,12 +63,23 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 class _Server:
-    def __init__(self, spec: str, device: str, precision: str, implementation: str, threads: int) -> None:
+    def __init__(
+        self,
+        spec: str,
+        device: str,
+        precision: str,
+        implementation: str,
+        threads: int,
+        plugins: Sequence[str] = (),
+    ) -> None:
         import torch
 
         from rwkvclip_eval.bench.subject import Subject
         from rwkvclip_eval.encoders import load_encoder
+        from rwkvclip_eval.registry import run_plugin
 
+        for path in plugins:
+            run_plugin(Path(path))
         torch.set_num_threads(threads)
         self._device = device
         start = time.perf_counter()
@@ -110,16 +123,19 @@ class _Server:
         while True:
             times += self._timed(1)
             steady = len(times) > 2 and abs(times[-1] - times[-2]) <= STABLE * times[-2]
-            if (steady or time.perf_counter() - began > WARM_UP_S) and len(times) >= LEAST_CALLS:
+            if steady or time.perf_counter() - began > WARM_UP_S:
                 break
         self._reset_peak()
         return {"first_call_s": first, "warm_up_calls": len(times), "seconds": times[-1]}
 
     def do_measure(self, seconds: float) -> dict[str, Any]:
-        """Make the call again and again for so long, at least three times."""
+        """Make the call for so long, or up to three times as long for three calls; at least once."""
         times: list[float] = []
         start = time.perf_counter()
-        while (len(times) < LEAST_CALLS or time.perf_counter() - start < seconds) and len(times) < MOST_CALLS:
+        while len(times) < MOST_CALLS:
+            spent = time.perf_counter() - start
+            if times and spent >= (seconds if len(times) >= LEAST_CALLS else LEAST_CALLS * seconds):
+                break
             times += self._timed(1 if self._device.startswith("cpu") else 10)
         return {"seconds": times, **self._peaks()}
 

@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.metrics.ratios import geometric_mean
-from rwkvclip_eval.records.efficiency import LATENCY, PEAK_MEMORY, TASK, THROUGHPUT
+from rwkvclip_eval.records.efficiency import LATENCY, PEAK_MEMORY, TASK, THROUGHPUT, read_blocks
+from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.records.schema import Record, folder_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Measured
     from rwkvclip_eval.records.metrics import Metric
@@ -69,3 +71,40 @@ def _record(block: Block, measured: Measured, metric: Metric | None, **fields: o
         created_utc=block.created_utc,
         **fields,  # type: ignore[arg-type]  # fields of Record
     )
+
+
+def check_records(run: Path) -> tuple[int, list[list[str]]]:
+    """Derive the records of a measurement again from its cells, whose digests are checked by reading them.
+
+    Args:
+        run: directory.
+
+    Returns:
+        How many records there are, and of each that differs its unit, metric, what is recorded and what comes
+        out; one that lacks on either side is empty there.
+
+    Raises:
+        OutputError: a file is none, or a cell's is not as it was written.
+    """
+    recorded, derived = (
+        {(one.unit, one.metric): _numbers(one) for one in records}
+        for records in (
+            read_records(run / "results.jsonl"),
+            [record for block in read_blocks(run) for record in records_of(block)],
+        )
+    )
+    keys = dict.fromkeys((*recorded, *derived))
+    wrong = [
+        [*key, recorded.get(key, ""), derived.get(key, "")]
+        for key in keys
+        if recorded.get(key) != derived.get(key)
+    ]
+    return len(recorded), wrong
+
+
+def _numbers(record: Record) -> str:
+    if record.value is None:
+        return f"{record.status}: {record.reason}"
+    ends = [record.value, *(end for end in (record.ci_low, record.ci_high) if end is not None)]
+    # As many digits as no rounding of a logarithm changes.
+    return " ".join(f"{end:.9g}" for end in ends)

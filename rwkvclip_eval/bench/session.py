@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import statistics
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.bench import turns
+from rwkvclip_eval.bench.load import LOOK_S
 from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.encoders.spec import expand_specs
@@ -22,16 +24,21 @@ from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_models.disk import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Cell
 
 ASSUMED_SHARE = 0.35
-"""Of the device's ceiling that a model reaches, for the estimate of the time before anything is measured."""
-START_S = 12.0
-"""Seconds that a process takes to start, load and warm up, for the same estimate."""
+"""Of the device's ceiling that a tower is assumed to reach where its pace could not be measured."""
+COMPILE_S = 60.0
+"""Assumed of torch.compile, which is not measured before."""
 CEILING_S = 2.0
+PACE_S = 0.3
+"""Seconds for which one cell of each tower is timed before the time of all is estimated."""
+PACE_SAMPLES = {"cpu": 8}
+"""Kind of device → images of 224 px, or texts of 77 tokens, that such a cell holds at most."""
+PACE_SAMPLES_ELSEWHERE = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,7 @@ class BenchOptions:
         device: cpu, cuda, cuda:N or mps.
         implementation: of Bi-WKV.
         threads: of a process on a CPU.
+        plugins: Python files that register encoders.
         effort: how long each cell is measured.
         max_minutes: no cell is begun after so many; None for no limit.
         seed: of the order of cells.
@@ -50,6 +58,7 @@ class BenchOptions:
     device: str = "cpu"
     implementation: str = "auto"
     threads: int = 1
+    plugins: tuple[str, ...] = ()
     effort: turns.Effort = field(default_factory=turns.Effort)
     max_minutes: float | None = None
     seed: int = 0
@@ -65,6 +74,8 @@ class Plan:
         specs: as given.
         known: what each model is in a cell before it is measured: its FLOPs, or why it cannot.
         ceilings: precision → FLOP/s of square products.
+        paces: model, precision, and whether of texts → FLOP/s, measured on one cell of the grid.
+        starts: model → seconds that its process takes to start and load, measured.
     """
 
     cells: Sequence[Cell]
@@ -72,19 +83,30 @@ class Plan:
     specs: Sequence[str]
     known: dict[tuple[int, str], Measured]
     ceilings: dict[str, float]
+    paces: Mapping[tuple[int, str, bool], float] = field(default_factory=dict)
+    starts: Mapping[int, float] = field(default_factory=dict)
 
     def seconds(self, cell: Cell, effort: turns.Effort) -> float:
         """Return about how long a cell takes."""
-        total = 0.0
+        assumed = ASSUMED_SHARE * self.ceilings.get(cell.precision, 1e11)
+        total = effort.repeats * LOOK_S
         for index in range(len(self.specs)):
             facts = self.known[index, cell.key]
             if facts.status != "ok":
                 continue
-            call = (facts.flops or 0) / (ASSUMED_SHARE * self.ceilings.get(cell.precision, 1e11))
-            turn = max(effort.turn_s, 3 * call)
+            pace = self.paces.get((index, cell.precision, cell.tower == "text"), assumed)
+            call = (facts.flops or 0) / pace
             starts = effort.repeats if effort.fresh else 1
-            total += starts * (START_S + 3 * call) + effort.repeats * 2 * turn
+            # The first call and the two of the warm-up.
+            begin = self.starts.get(index, 10.0) + 3 * call + COMPILE_S * cell.compiled
+            slow = call > 3 * effort.turn_s
+            each = call if slow else 2 * max(effort.turn_s, min(3 * call, 3 * effort.turn_s))
+            total += starts * begin + effort.repeats * each
         return total
+
+    def total_seconds(self, effort: turns.Effort) -> float:
+        """Return about how long all cells take."""
+        return sum(self.seconds(cell, effort) for cell in self.cells)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,31 +140,80 @@ def look_ahead(
         most_patches: image cells of more are left out of the grid; None for no limit.
 
     Raises:
-        UserError: a model cannot be loaded, is named twice, or there is no cell.
+        UserError: a model cannot be loaded, is given twice, or there is no cell.
     """
     if not cells:
         raise UserError("The grid has no cell; name at least one tower, size and batch.")
-    specs = [spec.text for spec in expand_specs(specs)]
+    expanded = expand_specs(specs)
+    specs = [spec.text for spec in expanded]
     models: list[Measured] = []
     known: dict[tuple[int, str], Measured] = {}
+    ceilings: dict[str, float] = {}
+    starts: dict[int, float] = {}
+    pacing: dict[tuple[int, str, bool], tuple[Cell, float]] = {}
+    precisions = sorted({cell.precision for cell in cells})
     for index, spec in enumerate(specs):
-        try:
-            with Worker(**_arguments(spec, "fp32", options)) as worker:
-                found = worker.ask("count", cells=[dataclasses.asdict(cell) for cell in cells])["cells"]
-                facts = worker.facts
-        except WorkerFailed as failed:
-            raise UserError(f"{spec}: {failed.reason}") from failed
-        model = Measured(model=facts["model"], spec=facts["spec"], num_parameters=facts["num_parameters"])
-        if model.model in [one.model for one in models]:
-            raise UserError(f"Two models are called {model.model}; give each its own name: NAME@LABEL=…")
+        # FLOPs are counted on a model as it is, whose weights no precision packed.
+        for precision in dict.fromkeys((*precisions, "fp32")):
+            begun = time.monotonic()
+            try:
+                with Worker(**_arguments(spec, precision, options)) as worker:
+                    starts[index] = time.monotonic() - begun
+                    if precision in precisions and precision not in ceilings:
+                        ceilings[precision] = _ceiling(worker, precision)
+                    for cell in _pace_cells(cells, precision, options.device):
+                        if (seconds := _pace(worker, cell)) is not None:
+                            pacing[index, precision, cell.tower == "text"] = cell, seconds
+                    if precision == "fp32":
+                        found = worker.ask("count", cells=[dataclasses.asdict(cell) for cell in cells])[
+                            "cells"
+                        ]
+                    facts = worker.facts
+            except WorkerFailed as failed:
+                raise UserError(f"{spec}: {failed.reason}") from failed
+        # The process knows its own model alone; of several of one name each goes by its file.
+        name = expanded[index].name
+        model = Measured(model=name, spec=facts["spec"], num_parameters=facts["num_parameters"])
         models.append(model)
         for cell, answer in zip(cells, found, strict=True):
             known[index, cell.key] = _before(model, cell, answer, facts, most_patches)
-    ceilings = {
-        precision: _ceiling(specs[0], precision, options)
-        for precision in sorted({cell.precision for cell in cells})
+    paces = {
+        key: flops / seconds
+        for key, (cell, seconds) in pacing.items()
+        if (flops := known[key[0], cell.key].flops)
     }
-    return Plan(cells=cells, models=models, specs=specs, known=known, ceilings=ceilings)
+    return Plan(
+        cells=cells,
+        models=models,
+        specs=specs,
+        known=known,
+        ceilings=ceilings,
+        paces=paces,
+        starts=starts,
+    )
+
+
+def _pace_cells(cells: Sequence[Cell], precision: str, device: str) -> Iterator[Cell]:
+    """Yield a cell of images and one of texts to time: the largest of a precision that is not large."""
+    most = PACE_SAMPLES.get(device.partition(":")[0], PACE_SAMPLES_ELSEWHERE)
+    for tower, one in (("image", 224 * 224), ("text", 77)):
+        sized = [
+            (cell.batch * (cell.height * cell.width or cell.tokens), cell)
+            for cell in cells
+            if (cell.tower, cell.precision, cell.compiled) == (tower, precision, False)
+        ]
+        if sized:
+            yield max((pair for pair in sized if pair[0] <= most * one), default=min(sized))[1]
+
+
+def _pace(worker: Worker, cell: Cell) -> float | None:
+    """Return the seconds of a call; None where the model cannot."""
+    try:
+        worker.ask("prepare", cell=dataclasses.asdict(cell))
+        times: list[float] = worker.ask("measure", seconds=PACE_S)["seconds"]
+    except WorkerFailed:
+        return None
+    return statistics.median(times)
 
 
 def _before(
@@ -159,9 +230,8 @@ def _before(
     return dataclasses.replace(model, flops=answer["flops"])
 
 
-def _ceiling(spec: str, precision: str, options: BenchOptions) -> float:
-    with Worker(**_arguments(spec, precision, options)) as worker:
-        found = worker.ask("ceiling", precision=precision, seconds=CEILING_S)
+def _ceiling(worker: Worker, precision: str) -> float:
+    found = worker.ask("ceiling", precision=precision, seconds=CEILING_S)
     return float(found["flops_per_second"])
 
 
@@ -172,6 +242,7 @@ def _arguments(spec: str, precision: str, options: BenchOptions) -> dict[str, An
         "precision": precision,
         "implementation": options.implementation,
         "threads": options.threads,
+        "plugins": options.plugins,
     }
 
 
@@ -221,8 +292,10 @@ def run_bench(
             if options.max_minutes is not None and time.monotonic() - start > 60 * options.max_minutes:
                 left = waiting[index:]
                 break
-            remaining = sum(plan.seconds(one, options.effort) for one in waiting[index:])
-            on_cell(cell, len(blocks), remaining)
+            ahead = sum(plan.seconds(one, options.effort) for one in waiting[index:])
+            behind = sum(plan.seconds(one, options.effort) for one in waiting[:index])
+            # What the cells so far took corrects the estimate of the others.
+            on_cell(cell, len(blocks), ahead * ((time.monotonic() - start) / behind if behind else 1))
             blocks[cell.key] = _measure(plan, cell, options)
             write_block(out / "cells" / f"{cell.key}.json", blocks[cell.key])
             _write_records(plan, out, blocks)

@@ -30,7 +30,7 @@ class Effort:
     """How long each cell is measured.
 
     Attributes:
-        turn_s: seconds of a turn; a call that takes longer is made three times.
+        turn_s: seconds of a turn; up to three times as long for three calls, and as long as one call takes.
         repeats: least number of repeats.
         most_repeats: where intervals stay wide.
         fresh: a new process for every repeat.
@@ -54,6 +54,7 @@ class _Contender:
         worker: its process; None where it has ended.
         times: of all calls that count, seconds.
         repeats: that count.
+        call_s: time of a call in the warm-up; 0 before.
     """
 
     arguments: dict[str, Any]
@@ -61,10 +62,15 @@ class _Contender:
     worker: Worker | None = None
     times: list[float] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
+    call_s: float = 0.0
 
     @property
     def runs(self) -> bool:
         return self.measured.status == "ok"
+
+    def is_slow(self, effort: Effort) -> bool:
+        """Whether one call takes longer than a turn may."""
+        return self.call_s > 3 * effort.turn_s
 
     def start(self, cell: Cell) -> None:
         """Have a process with the model, warmed up for `cell`; one that fails is out."""
@@ -75,6 +81,7 @@ class _Contender:
         except WorkerFailed as failed:
             self.fail(failed)
             return
+        self.call_s = prepared["seconds"]
         if self.measured.load_s is None:
             self.measured = dataclasses.replace(
                 self.measured,
@@ -143,8 +150,9 @@ def measure(
 ) -> Block:
     """Measure every model that is `ok` so far in `cell`.
 
-    Models take their turns forth and back in every repeat (A B B A), so that drift hits all alike. A repeat
-    during which others were busy is measured again; if they stay so, the block is marked.
+    Models take their turns forth and back in every repeat (A B B A), so that drift hits all alike; where a
+    call takes longer than a turn may, forth in one repeat and back in the next. A repeat during which others
+    were busy is measured again; if they stay so, the block is marked.
 
     Args:
         cell: what to measure.
@@ -167,7 +175,7 @@ def measure(
                 contender.stop()
                 if contender.runs:
                     contender.start(cell)
-            disturbed += not _repeat(contenders, effort)
+            disturbed += not _repeat(contenders, effort, back=done % 2 > 0)
             on_repeat(done + 1)
             if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
                 break
@@ -181,16 +189,23 @@ def measure(
     )
 
 
-def _repeat(contenders: Sequence[_Contender], effort: Effort) -> bool:
-    """Measure one repeat; return whether the machine was quiet meanwhile."""
+def _repeat(contenders: Sequence[_Contender], effort: Effort, *, back: bool) -> bool:
+    """Measure one repeat; return whether the machine was quiet meanwhile.
+
+    Args:
+        contenders: the models.
+        effort: how long.
+        back: whether to begin with the last model.
+    """
     for attempt in range(MOST_AGAIN + 1):
         running = [c for c in contenders if c.runs]
         own = [c.worker.pid for c in running if c.worker is not None]
         wait_for_quiet(own, effort.gate_s)
         times: dict[int, list[float]] = {id(c): [] for c in running}
         load = OtherLoad(own)
-        for contender in (*running, *reversed(running)):
-            if contender.runs:
+        order = running[::-1] if back else running
+        for turn, contender in enumerate((*order, *order[::-1])):
+            if contender.runs and (turn < len(order) or not any(c.is_slow(effort) for c in order)):
                 times[id(contender)] += contender.turn(effort.turn_s)
         share = load.share()
         if share <= DISTURBED or attempt == MOST_AGAIN:

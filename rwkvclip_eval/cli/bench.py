@@ -1,4 +1,4 @@
-"""`bench`: speed and memory of models, in turns."""
+"""`bench`: speed and memory of models, in turns; `bench compare`: whether a change made them slower."""
 
 from __future__ import annotations
 
@@ -6,36 +6,61 @@ import dataclasses
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.options import (  # noqa: TC001  # typer reads annotations at run time
+from rwkvclip_eval.cli.bench_compare import bench_compare
+from rwkvclip_eval.cli.options import (
     DeviceOption,
     ImplementationOption,
-    ModelOption,
+    PluginOption,
+    prepare,
 )
-from rwkvclip_eval.errors import UserError, shown
+from rwkvclip_eval.errors import UserError, name_some
 
 if TYPE_CHECKING:
-    from rwkvclip_eval.bench.cells import Grid
+    from collections.abc import Mapping, Sequence
+
     from rwkvclip_eval.bench.session import BenchOptions, Plan
 
+SUITE = "efficiency"
+NOTHING_GIVEN: Mapping[str, str | None] = MappingProxyType({})
 _GRID = "Grid"
+
+bench_app = typer.Typer(rich_markup_mode="markdown", subcommand_metavar="[compare]")
+bench_app.command("compare")(bench_compare)
 
 
 def _grid_option(name: str, takes: str, said: str) -> object:
     return typer.Option(name, metavar=takes, help=said, rich_help_panel=_GRID)
 
 
+@bench_app.callback(invoke_without_command=True)
 def bench(
-    model: ModelOption,
+    context: typer.Context,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME[=FILE]",
+            help="Model and its checkpoint (`random:0`: speed needs no more), repeatable; others are "
+            "compared with the last.",
+        ),
+    ] = None,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Run directory; the same command continues it.")
-    ],
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Run directory; the same command continues it."),
+    ] = None,
+    suite: Annotated[
+        str, _grid_option("--suite", "SUITE", "With `grids`; a shipped name or a YAML file.")
+    ] = SUITE,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Three image sizes, three text lengths, one process a cell.")
+        bool,
+        typer.Option("--quick", help="Three image sizes, three text lengths, in at most ten minutes."),
     ] = False,
     list_cells: Annotated[
         bool, typer.Option("--list", help="Measure nothing: say what each cell is, and its FLOPs.")
@@ -56,6 +81,7 @@ def bench(
     mode: Annotated[str | None, _grid_option("--mode", "NAME,…", "eager, compiled (torch.compile).")] = None,
     device: DeviceOption = "cpu",
     implementation: ImplementationOption = "auto",
+    plugin: PluginOption = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", min=1, max=4096, help="Of a CPU; every core by default."),
@@ -63,10 +89,16 @@ def bench(
     repeats: Annotated[
         int, typer.Option("--repeats", metavar="N", min=1, max=1000, help="Of each cell, at least.")
     ] = 5,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="A new process for every repeat, not one for all of a cell: much longer."
+        ),
+    ] = False,
     turn: Annotated[
-        float | None,
+        float,
         typer.Option("--turn", metavar="S", min=0.01, max=600, help="Seconds of a model's turn."),
-    ] = None,
+    ] = 0.5,
     max_minutes: Annotated[
         float | None,
         typer.Option("--max-minutes", metavar="N", min=0, max=1e6, help="Begin no cell after so many."),
@@ -77,6 +109,7 @@ def bench(
 
     Every model runs in a process of its own; in each cell of the grid they take turns, repeat after repeat,
     so that their ratio has an interval. Times while others use the processors are measured again or marked.
+    `bench compare BASELINE CANDIDATE` says whether a change made them slower.
 
     Examples:
     - `rwkvclip-eval bench -m rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`
@@ -84,43 +117,97 @@ def bench(
       --dry-run`
     - `rwkvclip-eval bench -m rwkv-clip-b32=random:0 --tower image --size 224,448x896 --batch-size 1,8
       -o runs/sizes`
+    - `rwkvclip-eval bench compare runs/before runs/after`
     """
-    from rwkvclip_eval.bench.cells import GRIDS, default_grid
-    from rwkvclip_eval.bench.session import BenchOptions, look_ahead, run_bench
+    if context.invoked_subcommand is not None:
+        if model or out:
+            raise UserError(
+                f"`bench {context.invoked_subcommand}` does not measure models: give its own options behind "
+                "its name."
+            )
+        return
+    if not model or out is None:
+        raise UserError(
+            "Expected at least one --model and --out DIR, such as `rwkvclip-eval bench -m "
+            "rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`; or `rwkvclip-eval bench "
+            "compare BASELINE CANDIDATE`."
+        )
+    from rwkvclip_eval.bench.session import BenchOptions
     from rwkvclip_eval.bench.turns import Effort
-    from rwkvclip_models.device import num_cores, resolve_device
+    from rwkvclip_models.device import num_cores
 
-    resolve_device(device)
-    name = default_grid(device, quick=quick)
-    grid = _narrowed(
-        GRIDS[name],
-        tower=tower,
-        precision=precision,
-        batch_size=batch_size,
-        size=size,
-        tokens=tokens,
-        mode=mode,
-    )
-    effort = Effort(turn_s=turn or (1.0 if quick else 2.0), repeats=repeats, fresh=not quick)
-    effort = dataclasses.replace(effort, most_repeats=max(repeats, effort.most_repeats))
+    prepare(plugin)
+    effort = Effort(turn_s=turn, repeats=repeats, fresh=fresh)
     options = BenchOptions(
         device=device,
         implementation=implementation,
         threads=threads or num_cores(),
-        effort=effort,
+        plugins=_plugins(plugin),
+        effort=dataclasses.replace(effort, most_repeats=max(repeats, effort.most_repeats)),
         max_minutes=max_minutes,
     )
-    plan = look_ahead(model, grid.cells(), options, most_patches=grid.most_patches)
+    given = {"tower": tower, "precision": precision, "mode": mode}
+    given |= {"batch-size": batch_size, "size": size, "tokens": tokens}
+    measure(
+        model,
+        out,
+        options,
+        suite=suite,
+        quick=quick,
+        given=given,
+        list_cells=list_cells,
+        dry_run=dry_run,
+        report=report,
+    )
+
+
+def measure(
+    models: Sequence[str],
+    out: Path,
+    options: BenchOptions,
+    *,
+    suite: str = SUITE,
+    quick: bool = False,
+    given: Mapping[str, str | None] = NOTHING_GIVEN,
+    list_cells: bool = False,
+    dry_run: bool = False,
+    report: bool = True,
+) -> NoReturn:
+    """Measure the grid of a suite, or say what that would be, and exit with the code for it.
+
+    Args:
+        models: specs.
+        out: run directory.
+        options: how.
+        suite: name or file.
+        quick: its quick grid.
+        given: what stands in the place of the grid's, see `bench.cells.narrowed`.
+        list_cells: say what each cell is.
+        dry_run: say how long it takes.
+        report: write one.
+    """
+    from rwkvclip_eval.bench.cells import choose_grid, narrowed
+    from rwkvclip_eval.bench.session import look_ahead, run_bench
+    from rwkvclip_eval.plan.suite import load_suite
+    from rwkvclip_models.device import resolve_device
+
+    loaded = load_suite(suite).suite
+    if not loaded.grids:
+        raise UserError(f"The suite {loaded.name} measures accuracy: `rwkvclip-eval run {loaded.name} …`.")
+    resolve_device(options.device)
+    name, grids = choose_grid(loaded.grids, options.device, quick=quick)
+    grids = narrowed(grids, given)
+    plan = look_ahead(models, grids.cells(), options, most_patches=grids.most_patches)
     if list_cells or dry_run:
         _print_plan(plan, options, cells=list_cells)
-        return
+        raise typer.Exit
     with console.Progress() as progress:
         summary = run_bench(
             plan,
             out,
             options=options,
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            grid=name,
+            grid=name if loaded.name == SUITE else f"{loaded.name} {name}",
             on_cell=lambda cell, done, left: progress.say(
                 f"{done + 1} of {len(plan.cells)}: {cell.label}; about {_minutes(left)} left"
             ),
@@ -135,33 +222,64 @@ def bench(
     raise typer.Exit(summary.exit_code)
 
 
-def _narrowed(grid: Grid, **given: str | None) -> Grid:
-    """Return the grid with what the command line says in its place.
+def measure_suite(
+    context: typer.Context,
+    suite: str,
+    models: Sequence[str],
+    out: Path,
+    *,
+    device: str,
+    implementation: str,
+    plugin: Sequence[Path] | None,
+    dry_run: bool,
+    report: bool,
+) -> NoReturn:
+    """Do for `run SUITE` what `bench --suite SUITE` does, and exit with its code.
+
+    Args:
+        context: of `run`.
+        suite: name or file of a suite of grids.
+        models: specs.
+        out: run directory.
+        device: cpu, cuda, cuda:N or mps.
+        implementation: of Bi-WKV.
+        plugin: files, loaded already.
+        dry_run: say how long it takes.
+        report: write one.
 
     Raises:
-        UserError: a name or number is none.
+        UserError: `run` was given an option that is for accuracies.
     """
-    from rwkvclip_eval.bench.cells import TOWERS, parse_numbers, parse_sizes
+    from rwkvclip_eval.bench.session import BenchOptions
+    from rwkvclip_models.device import num_cores
 
-    changes: dict[str, object] = {}
-    names = {"tower": TOWERS, "precision": ("fp32", "bf16", "fp16"), "mode": ("eager", "compiled")}
-    for option, allowed in names.items():
-        text = given[option]
-        if text is None:
-            continue
-        words = [word.strip() for word in text.split(",")]
-        if wrong := [word for word in words if word not in allowed]:
-            raise UserError(f"--{option} {shown(wrong[0])}: expected {', '.join(allowed)}.")
-        key = {"tower": "towers", "precision": "precisions", "mode": "modes"}[option]
-        changes[key] = [word == "compiled" for word in words] if option == "mode" else words
-    if given["batch_size"] is not None:
-        changes["batches"] = parse_numbers(given["batch_size"], "--batch-size", 1_000_000)
-        changes["train_batches"] = ()
-    if given["size"] is not None:
-        changes |= {"sizes": parse_sizes(given["size"]), "most_patches": None}
-    if given["tokens"] is not None:
-        changes["lengths"] = parse_numbers(given["tokens"], "--tokens", 65_536)
-    return dataclasses.replace(grid, **changes)  # type: ignore[arg-type]  # fields of Grid
+    known = {"suite", "model", "out", "device", "implementation", "plugin", "dry_run", "report"}
+    left = [
+        f"--{name.replace('_', '-')}"
+        for name in context.params
+        if name not in known and _was_typed(context, name)
+    ]
+    if left:
+        raise UserError(
+            f"The suite {suite} measures speed, which {', '.join(left)} cannot change: see the options of "
+            f"`rwkvclip-eval bench --suite {suite} --help`."
+        )
+    options = BenchOptions(
+        device=device,
+        implementation=implementation,
+        threads=num_cores(),
+        plugins=_plugins(plugin),
+    )
+    measure(models, out, options, suite=suite, dry_run=dry_run, report=report)
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _plugins(given: Sequence[Path] | None) -> tuple[str, ...]:
+    return tuple(str(path.resolve()) for path in given or ())
 
 
 def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
@@ -173,10 +291,18 @@ def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
                 flops = known.reason if known.flops is None else f"{known.flops / 1e9:.2f}"
                 rows.append([cell.label, model.model, flops])
         console.table(["cell", "model", "GFLOP a call"], rows)
-    seconds = sum(plan.seconds(cell, options.effort) for cell in plan.cells)
+    seconds = plan.total_seconds(options.effort)
     for precision, rate in plan.ceilings.items():
         console.say(f"{precision}: {rate / 1e9:,.0f} GFLOP/s in square products here.")
-    console.say(f"{len(plan.cells)} cells, about {_minutes(seconds)} (an estimate).")
+    for index, model in enumerate(plan.models):
+        left = [cell for cell in plan.cells if plan.known[index, cell.key].status != "ok"]
+        if left:
+            why = dict.fromkeys(plan.known[index, cell.key].reason for cell in left)
+            console.say(f"{model.model} is left out of {len(left)} cells: {name_some(why)}.")
+    console.say(
+        f"{len(plan.cells)} cells, about {_minutes(seconds)}: by the FLOPs of each at the pace at which one "
+        "small cell of each tower and precision ran here just now, and by the start of a process."
+    )
 
 
 def _minutes(seconds: float) -> str:

@@ -156,7 +156,7 @@ def compare(
         Format.junit: lambda: formats.as_junit(result),
         Format.html: lambda: _page(result, data_root),
     }
-    _give(written, format, out)
+    give(written, format, out)
     raise typer.Exit(result.judgement.exit_code)
 
 
@@ -187,11 +187,11 @@ def _compare_groups(
         Format.junit: lambda: formats.as_junit(result),
         Format.html: lambda: group_page(result),
     }
-    _give(written, format, out)
+    give(written, format, out)
     raise typer.Exit(result.exit_code)
 
 
-def _give(written: Mapping[Format, Callable[[], str]], format: Format, out: Path | None) -> None:
+def give(written: Mapping[Format, Callable[[], str]], format: Format, out: Path | None) -> None:
     """Print the form that was asked for, and write all into the folder `out`."""
     if format in written:
         console.say(written[format]().rstrip("\n"))
@@ -225,10 +225,18 @@ def _local(source: str) -> Path:
 
 
 def check_runs(runs: Sequence[Path]) -> NoReturn:
-    """Say which numbers of runs their stored predictions do not give again, and exit with the code for it."""
-    from rwkvclip_eval.compare.rederive import check_run
+    """Say which numbers of runs their stored predictions do not give again, and exit with the code for it.
 
-    found = [one for run in runs for one in check_run(run)]
+    Of measurements of speed, which their cells do not give.
+    """
+    from rwkvclip_eval.compare.rederive import check_run
+    from rwkvclip_eval.records.efficiency import is_measurement
+
+    measurements = [run for run in runs if is_measurement(run)]
+    changed = _check_measurements(measurements) if measurements else False
+    if len(measurements) == len(runs):
+        raise typer.Exit(1 if changed else 0)
+    found = [one for run in runs if run not in measurements for one in check_run(run)]
     wrong = [one for one in found if one.outcome == "differs"]
     untold = [one for one in found if one.outcome == "not derived"]
     if wrong or untold:
@@ -242,4 +250,19 @@ def check_runs(runs: Sequence[Path]) -> NoReturn:
         raise OutputError(joined(list(damaged)))
     equal = len(found) - len(wrong) - len(untold)
     console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
-    raise typer.Exit(1 if wrong else 3 if untold or not found else 0)
+    raise typer.Exit(1 if wrong or changed else 3 if untold or not found else 0)
+
+
+def _check_measurements(runs: Sequence[Path]) -> bool:
+    """Say which records of speed their cells do not give again; return whether there are such."""
+    from rwkvclip_eval.bench.records import check_records
+
+    found = [check_records(run) for run in runs]
+    wrong = [line for _, lines in found for line in lines]
+    if wrong:
+        console.table(["unit", "metric", "recorded", "from cells"], wrong)
+    total = sum(count for count, _ in found)
+    console.say(
+        f"{max(0, total - len(wrong))} of {total} records of speed come out of their cells as recorded."
+    )
+    return bool(wrong)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rwkvclip_eval import console
-from rwkvclip_eval.cli.bench import bench
+from rwkvclip_eval.cli.bench import bench_app, measure_suite
 from rwkvclip_eval.cli.compare import check_runs, compare
 from rwkvclip_eval.cli.data import cache_app, data_app
 from rwkvclip_eval.cli.exchange import export, import_results, write_cards
@@ -72,8 +72,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
+app.add_typer(bench_app, name="bench")
 app.command("published")(published_command)
-app.command()(bench)
 app.command()(compare)
 app.command()(export)
 app.command("import")(import_results)
@@ -98,6 +98,7 @@ def _main(
 
 @app.command()
 def run(
+    typed: typer.Context,
     suite: SuiteArgument,
     model: RunModelOption,
     out: OutOption,
@@ -173,7 +174,20 @@ def run(
             encode=EncodeOptions(batch_size=batch_size, num_workers=num_workers),
         )
         context = RunContext(on_message=progress.say)
-        loaded = overridden(load_suite(suite), setting or (), shots)
+        loaded = load_suite(suite)
+        if loaded.suite.grids:
+            measure_suite(
+                typed,
+                suite,
+                model,
+                out,
+                device=device,
+                implementation=implementation,
+                plugin=plugin,
+                dry_run=dry_run,
+                report=report,
+            )
+        loaded = overridden(loaded, setting or (), shots)
         if fail_below and shard:
             raise UserError("--fail-below needs the whole run: leave it out of the jobs of an array.")
         wanted = floors.load_floors(fail_below, plan(loaded)) if fail_below else ()
@@ -292,7 +306,10 @@ def suites() -> None:
     from rwkvclip_eval.plan.units import plan
 
     loaded = {name: load_suite(name) for name in list_suites()}
-    rows = [[name, str(len(plan(each))), each.suite.description] for name, each in loaded.items()]
+    rows = [
+        [name, "" if each.suite.grids else str(len(plan(each))), each.suite.description]
+        for name, each in loaded.items()
+    ]
     console.table(["suite", "units", "what it measures"], rows)
 
 
@@ -311,7 +328,12 @@ def validate(
     from rwkvclip_eval.run.suite_check import check_suite
 
     prepare(plugin)
-    console.say(f"{suite}: fine; {units_text(check_suite(load_suite(suite)))} a model.")
+    loaded = load_suite(suite)
+    if grids := loaded.suite.grids:
+        told = ", ".join(f"{len(each.cells())} cells in {name}" for name, each in grids.items())
+        console.say(f"{suite}: fine; measures speed: {told}.")
+        return
+    console.say(f"{suite}: fine; {units_text(check_suite(loaded))} a model.")
 
 
 @app.command()
@@ -375,10 +397,18 @@ def _write_report(
     published: Sequence[Path] = (),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> None:
+    from rwkvclip_eval.records.efficiency import is_measurement
     from rwkvclip_eval.report import write_report
+    from rwkvclip_eval.report.writing import write_efficiency
 
-    paths = write_report(runs, out, published, pairs)
-    console.say(f"Report: {paths.index}")
+    # Speed has pages of its own, beside that of accuracies where there is one.
+    measurements = [run for run in runs if is_measurement(run)]
+    others = [run for run in runs if run not in measurements]
+    for run in measurements:
+        folder = out if len(runs) == 1 else out / f"efficiency-{run.name}"
+        console.say(f"Report: {write_efficiency(run, folder)}")
+    if others:
+        console.say(f"Report: {write_report(others, out, published, pairs).index}")
 
 
 def main() -> None:

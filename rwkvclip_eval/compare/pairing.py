@@ -162,8 +162,8 @@ def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
         raise OutputError(nothing_yet(path))
     if all(record.task == EFFICIENCY for record, _ in pairs):
         raise OutputError(
-            f"{path} holds measurements of speed, which have no samples to pair: expected a run of "
-            "`rwkvclip-eval run`. `rwkvclip-eval bench --help` has what can be done with measurements."
+            f"{path} holds measurements of speed, which have no samples to pair: compare two of them with "
+            "`rwkvclip-eval bench compare BASELINE CANDIDATE`."
         )
     if model is None and len(models) > 1:
         raise OutputError(

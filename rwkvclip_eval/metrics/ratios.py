@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,86 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Es
         ValueError: the lengths differ, there is none, or one is not positive.
     """
     return geometric_mean([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+class LogRatio(NamedTuple):
+    """Logarithm of a ratio, with what its t interval is made of.
+
+    Attributes:
+        mean: estimate.
+        error: its standard error.
+        freedom: degrees of freedom; infinite where the error is 0.
+    """
+
+    mean: float
+    error: float
+    freedom: float
+
+    @property
+    def value(self) -> float:
+        """The ratio."""
+        return math.exp(self.mean)
+
+    def ends(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
+        """Return both ends of the ratio's interval."""
+        from scipy.stats import t
+
+        half = self.error * float(t.ppf((1 + confidence) / 2, self.freedom)) if self.error else 0.0
+        return math.exp(self.mean - half), math.exp(self.mean + half)
+
+    @property
+    def p_below(self) -> float:
+        """One-sided p that the ratio is below 1 by chance."""
+        from scipy.stats import t
+
+        if not self.error:
+            return float(self.mean >= 0)
+        return float(t.cdf(self.mean / self.error, self.freedom))
+
+    @property
+    def p_above(self) -> float:
+        """One-sided p that the ratio is above 1 by chance."""
+        return LogRatio(-self.mean, self.error, self.freedom).p_below
+
+
+def unpaired_ratio(numerator: Estimate, denominator: Estimate) -> LogRatio:
+    """Return the ratio of two quantities whose repeats have nothing to do with each other (Welch 1947).
+
+    Args:
+        numerator: of at least two repeats.
+        denominator: of at least two repeats.
+
+    Raises:
+        ValueError: one has a single repeat.
+    """
+    if min(numerator.n, denominator.n) < 2:
+        raise ValueError("expected at least two repeats of each")
+    from scipy.stats import t
+
+    squares = [
+        (one.half_width / float(t.ppf((1 + CONFIDENCE) / 2, one.n - 1))) ** 2
+        for one in (numerator, denominator)
+    ]
+    mean = math.log(numerator.value / denominator.value)
+    return LogRatio(mean, math.sqrt(sum(squares)), _freedom(squares, (numerator.n - 1, denominator.n - 1)))
+
+
+def mean_ratio(ratios: Sequence[LogRatio]) -> LogRatio:
+    """Return the geometric mean of ratios that were measured apart.
+
+    Args:
+        ratios: at least one.
+    """
+    n = len(ratios)
+    squares = [(one.error / n) ** 2 for one in ratios]
+    freedom = _freedom(squares, [one.freedom for one in ratios])
+    return LogRatio(sum(one.mean for one in ratios) / n, math.sqrt(sum(squares)), freedom)
+
+
+def _freedom(squares: Sequence[float], each: Sequence[float]) -> float:
+    """Return the degrees of freedom of a sum of squared errors (Satterthwaite 1946)."""
+    below = sum(square**2 / freedom for square, freedom in zip(squares, each, strict=True))
+    return sum(squares) ** 2 / below if below else math.inf
 
 
 def speed_verdict(speed_up: Estimate, *, margin: float, noisy: bool = False) -> SpeedVerdict:

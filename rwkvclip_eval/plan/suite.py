@@ -13,6 +13,7 @@ from rwkvclip_eval.data.prompts import check_class_names, normalise_templates
 from rwkvclip_eval.data.types import DatasetRef, Name, VersionName
 from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.protocols import PROTOCOLS
+from rwkvclip_eval.records.grid import GridName, Grids
 from rwkvclip_eval.records.metrics import PRIMARY_WORD
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict
@@ -92,8 +93,17 @@ class Suite(Strict):
 
     name: Name
     description: str = Field("", max_length=10_000)
-    tasks: tuple[SuiteTask, ...] = Field(min_length=1, max_length=100)
+    tasks: tuple[SuiteTask, ...] = Field((), max_length=100)
     averages: tuple[SuiteAverage, ...] = Field((), max_length=50)
+    grids: dict[GridName, Grids] = Field(
+        {}, description="what `bench` measures: quick, on a cpu, on a gpu; in a suite without tasks"
+    )
+
+    @model_validator(mode="after")
+    def _tasks_or_grids(self) -> Self:
+        if bool(self.tasks) == bool(self.grids):
+            raise ValueError("give 'tasks' of at least one entry, or 'grids' for `rwkvclip-eval bench`.")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)

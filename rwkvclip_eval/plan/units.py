@@ -82,10 +82,15 @@ def plan(loaded: LoadedSuite) -> list[Unit]:
     """Return the units of a suite in its order, duplicates once.
 
     Raises:
-        SuiteError: there are too many, a name is unknown, a dataset is one of which its task does not give
-            the metric asked for, or two different datasets have one name, so that the results of one would
-            replace those of the other.
+        SuiteError: it measures speed, there are too many, a name is unknown, a dataset is one of which its
+            task does not give the metric asked for, or two different datasets have one name, so that the
+            results of one would replace those of the other.
     """
+    if loaded.suite.grids:
+        raise SuiteError(
+            f"The suite {loaded.suite.name} measures speed on random data: it has no datasets and no units. "
+            f"Run it with `rwkvclip-eval bench --suite {loaded.suite.name}` or `rwkvclip-eval run`."
+        )
     check_names(loaded)
     asked = sum(len(entry.datasets) * len(entry.protocol or "1") for entry in loaded.suite.tasks)
     if asked > MAX_UNITS:

@@ -25,6 +25,8 @@ from rwkvclip_models.files import read_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rwkvclip_eval.records.schema import RunInfo
+
 BLOCK_VERSION = 1
 BLOCK_LIMIT_BYTES = 16 << 20
 TASK = "efficiency"
@@ -226,3 +228,54 @@ def read_block(path: Path) -> Block:
             f"{path} is of version {block.version}; this program reads up to {BLOCK_VERSION}. Update it."
         )
     return block
+
+
+def read_blocks(run: Path) -> list[Block]:
+    """Return the measurements of a run directory, in the order of their cells.
+
+    Raises:
+        OutputError: there is none, or one is not as it was written.
+    """
+    paths = sorted((run / "cells").glob("*.json"))
+    if not paths:
+        raise OutputError(f"{run} holds no measurement (cells/*.json); make one with `rwkvclip-eval bench`.")
+    return sorted((read_block(path) for path in paths), key=lambda block: block.cell)
+
+
+def is_measurement(run: Path) -> bool:
+    """Return whether a folder is a run directory of measurements."""
+    return (run / "run.json").is_file() and any((run / "cells").glob("*.json"))
+
+
+CONDITIONS = ("device", "hardware", "threads", "torch", "cuda", "driver", "python", "version", "commit")
+"""What a time depends on beside model and cell."""
+
+
+def conditions(info: RunInfo) -> dict[str, str]:
+    """Return what a measurement was made on and with: a text for each of `CONDITIONS`, empty where unknown.
+
+    Args:
+        info: of its run.
+    """
+    facts = info.environment
+    cpu, packages, git = (_mapping(facts.get(name)) for name in ("cpu", "packages", "git"))
+    device = str(info.identity.get("device") or "")
+    listed = facts.get("gpus")
+    gpus = [str(_mapping(gpu).get("name")) for gpu in listed] if isinstance(listed, list) else []
+    processor = f"{cpu['model']}, {cpu.get('num_cores')} cores" if cpu.get("model") else None
+    found = {
+        "device": device,
+        "hardware": ", ".join(gpus) if gpus and not device.startswith("cpu") else processor,
+        "threads": info.identity.get("threads"),
+        "torch": packages.get("torch"),
+        "cuda": facts.get("cuda"),
+        "driver": facts.get("nvidia_driver"),
+        "python": facts.get("python"),
+        "version": packages.get("rwkvclip-eval"),
+        "commit": str(git.get("commit") or "")[:12] + ("" if git.get("clean", True) else " with changes"),
+    }
+    return {name: "" if found[name] is None else str(found[name]) for name in CONDITIONS}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.metrics.ratios import (
     LEAST_REPEATS,
     Estimate,
@@ -18,11 +17,9 @@ from rwkvclip_eval.metrics.ratios import (
     paired_ratio,
     speed_verdict,
 )
-from rwkvclip_eval.records.efficiency import read_block
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Cell, Measured
 
@@ -71,18 +68,6 @@ class Growth:
 
     exponent: Estimate | None
     crossovers: Sequence[float]
-
-
-def read_blocks(run: Path) -> list[Block]:
-    """Return the measurements of a run directory, in the order of their names.
-
-    Raises:
-        OutputError: there is none, or one is not as it was written.
-    """
-    paths = sorted((run / "cells").glob("*.json"))
-    if not paths:
-        raise OutputError(f"{run} holds no measurement (cells/*.json); make one with `rwkvclip-eval bench`.")
-    return sorted((read_block(path) for path in paths), key=lambda block: block.cell)
 
 
 def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:

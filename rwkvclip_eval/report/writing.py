@@ -186,8 +186,9 @@ def write_efficiency(run: Path, out: Path) -> Path:
     Raises:
         OutputError: there is no measurement, one is not as it was written, or `out` cannot be written.
     """
+    from rwkvclip_eval.records.efficiency import read_blocks
     from rwkvclip_eval.records.reading import read_run_info
-    from rwkvclip_eval.report.efficiency import read_blocks, speed_rows
+    from rwkvclip_eval.report.efficiency import speed_rows
     from rwkvclip_eval.report.formats.efficiency import (
         efficiency_csv,
         efficiency_markdown,
@@ -199,7 +200,7 @@ def write_efficiency(run: Path, out: Path) -> Path:
     rows, device = speed_rows(blocks), blocks[0].device
     plots = list(efficiency_plots(rows))
     _write_plots(plots, out)
-    write_text(out / "efficiency.csv", efficiency_csv(rows))
+    write_text(out / "efficiency.csv", efficiency_csv(rows, info))
     write_text(out / "efficiency.md", efficiency_markdown(rows, info, device))
     page = out / "index.html"
     write_text(page, efficiency_page(rows, info, device, plots))

@@ -18,6 +18,7 @@ class Stage:
 
     def __init__(self, monkeypatch, times, loads=(0.0,), fails=()):
         self.log, self.loads, self.fails = [], itertools.cycle(loads), dict(fails)
+        self.first = {name: series[0] for name, series in times.items()}
         self.times = {name: itertools.cycle(series) for name, series in times.items()}
         monkeypatch.setattr(turns, "Worker", self.worker)
         monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds: True)
@@ -40,7 +41,7 @@ class Stage:
                 if stage.fails.get(name) == do:
                     raise WorkerFailed("out_of_memory", "no memory left.")
                 if do == "prepare":
-                    return {"first_call_s": 2.0}
+                    return {"first_call_s": 2.0, "seconds": stage.first[name]}
                 return {"seconds": [next(stage.times[name])] * 3}
 
             def peak_bytes(self):
@@ -61,11 +62,18 @@ def test_models_take_their_turns_forth_and_back(monkeypatch):
     stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
     block = run()
     asked = [name for name, do in stage.log if do == "measure"]
-    assert asked == ["a", "b", "b", "a"] * 5
+    forth, back = ["a", "b", "b", "a"], ["b", "a", "a", "b"]
+    assert asked == [*forth, *back] * 2 + forth
     assert [len(m.repeats) for m in block.models] == [5, 5]
     assert block.models[0].latency_s["p99"] == pytest.approx(0.1)
     assert (block.models[0].peak_bytes, block.models[0].baseline_bytes) == (500, 100)
     assert block.noisy == ""
+
+
+def test_a_call_longer_than_a_turn_is_made_once_a_repeat(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.4]})
+    run()
+    assert [name for name, do in stage.log if do == "measure"] == ["a", "b", "b", "a"] * 2 + ["a", "b"]
 
 
 def test_a_repeat_during_which_others_were_busy_is_measured_again(monkeypatch):

@@ -1,10 +1,20 @@
 """Ratios of times: intervals that cover, and verdicts."""
 
+import math
+
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import ttest_1samp, ttest_ind
 
-from rwkvclip_eval.metrics.ratios import Estimate, geometric_mean, paired_ratio, speed_verdict
+from rwkvclip_eval.metrics.ratios import (
+    Estimate,
+    LogRatio,
+    geometric_mean,
+    mean_ratio,
+    paired_ratio,
+    speed_verdict,
+    unpaired_ratio,
+)
 
 
 def estimate(value, low, high, n=5):
@@ -70,3 +80,29 @@ def test_a_verdict_needs_a_narrow_interval_on_one_side(ratio, verdict):
 
 def test_a_disturbed_measurement_has_no_verdict():
     assert speed_verdict(estimate(1.30, 1.27, 1.33), margin=0.05, noisy=True) == "AMBIGUOUS"
+
+
+def test_an_unpaired_ratio_has_the_interval_of_welchs_t_test():
+    a, b = [1.0, 1.1, 0.9, 1.05, 1.2], [2.0, 2.5, 1.5, 2.2]
+    found = unpaired_ratio(geometric_mean(b), geometric_mean(a))
+    test = ttest_ind(np.log(b), np.log(a), equal_var=False)
+    interval = test.confidence_interval(0.95)
+    assert found.ends() == pytest.approx((math.exp(interval.low), math.exp(interval.high)))
+    assert found.freedom == pytest.approx(test.df)
+    assert found.p_above == pytest.approx(test.pvalue / 2)
+    assert found.p_below == pytest.approx(1 - test.pvalue / 2)
+
+
+def test_a_mean_of_ratios_measured_apart_is_that_of_their_logarithms():
+    one, two = LogRatio(0.2, 0.03, 8), LogRatio(0.4, 0.04, 8)
+    found = mean_ratio([one, two])
+    assert found.mean == pytest.approx(0.3)
+    assert found.error == pytest.approx(0.025)
+    assert 8 < found.freedom < 16
+
+
+def test_repeats_without_spread_have_an_interval_without_width():
+    found = unpaired_ratio(geometric_mean([2.0, 2.0]), geometric_mean([1.0, 1.0]))
+    assert found.ends() == pytest.approx((2.0, 2.0))
+    assert (found.p_above, found.p_below) == (0.0, 1.0)
+    assert mean_ratio([found]).ends() == pytest.approx((2.0, 2.0))

@@ -1,5 +1,6 @@
 """Suite files: what loads, and that every mistake is named with its line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,27 @@ def test_options_of_a_task_registered_after_the_suite_was_read_are_checked_befor
     with pytest.raises(SuiteError) as caught:
         plan(loaded)
     assert str(caught.value) == "s.yaml:5: tasks.0.options.depht: unknown key 'depht'. Did you mean 'depth'?"
+
+
+def test_a_suite_of_speed_has_no_units_and_says_how_it_is_run() -> None:
+    with pytest.raises(SuiteError, match=r"rwkvclip-eval bench --suite efficiency"):
+        plan(load_suite("efficiency"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\n", "give 'tasks' of at least one entry, or 'grids'"),
+        ("name: x\ntasks: []\n", "give 'tasks' of at least one entry, or 'grids'"),
+        (GOOD + "grids: {cpu: {parts: [{}]}}\n", "give 'tasks' of at least one entry, or 'grids'"),
+        (
+            "name: x\ngrids: {cpu: {parts: [{tower: [image]}]}}\n",
+            "unknown key 'tower'. Did you mean 'towers'",
+        ),
+        ("name: x\ngrids: {cpu: {parts: [{sizes: [[0, 224]]}]}}\n", "grids.cpu.parts.0.sizes.0.0"),
+        ("name: x\ngrids: {tpu: {parts: [{}]}}\n", "tpu"),
+    ],
+)
+def test_a_suite_has_tasks_or_grids_and_its_grids_fit(text: str, message: str) -> None:
+    with pytest.raises(SuiteError, match=re.escape(message)):
+        parse_suite(text)

@@ -7,9 +7,9 @@ import math
 
 import pytest
 
-from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, write_block
+from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_blocks, write_block
 from rwkvclip_eval.records.schema import RunInfo
-from rwkvclip_eval.report.efficiency import growth, read_blocks, speed_rows, why_ambiguous
+from rwkvclip_eval.report.efficiency import growth, speed_rows, why_ambiguous
 from rwkvclip_eval.report.formats.efficiency import efficiency_csv, efficiency_page, remarks
 from rwkvclip_eval.report.plots.efficiency import efficiency_plots
 
@@ -102,7 +102,7 @@ def test_hostile_names_survive_every_format():
     rows = speed_rows(linear_against_quadratic(model=HOSTILE))
     page = efficiency_page(rows, info(), "cpu", list(efficiency_plots(rows)))
     assert "<script" not in page
-    table = list(csv.DictReader(io.StringIO(efficiency_csv(rows))))
+    table = list(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
     assert {row["model"] for row in table} == {HOSTILE, "theirs"}
 
 
@@ -110,7 +110,7 @@ def test_what_was_not_measured_is_empty_in_csv_and_told_on_the_page():
     lost = Measured(model="ours", spec="ours", status="out_of_memory", reason="its process was killed")
     one = dataclasses.replace(block(200, 1.0, 1.0), models=[lost, measured("theirs", 0.1)])
     rows = speed_rows([one])
-    first = next(csv.DictReader(io.StringIO(efficiency_csv(rows))))
+    first = next(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
     assert (first["samples_per_second"], first["status"]) == ("", "out_of_memory")
     assert "its process was killed" in efficiency_page(rows, info(), "cpu", [])
 

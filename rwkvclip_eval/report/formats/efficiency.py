@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.printable import csv_cell
+from rwkvclip_eval.records.efficiency import CONDITIONS, conditions
 from rwkvclip_eval.report.efficiency import growth, why_ambiguous
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
 from rwkvclip_eval.report.plots.drawing import themed
@@ -47,11 +48,16 @@ CSV_HEAD = (
     *("samples_per_second", "low", "high", "repeats", "speed_up", "speed_up_low", "speed_up_high", "verdict"),
     *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
     *("share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation", "noisy", "reason"),
+    *CONDITIONS,
 )
 
 
-def efficiency_csv(rows: Sequence[SpeedRow]) -> str:
-    """Return a row per cell and model; what was not measured is empty."""
+def efficiency_csv(rows: Sequence[SpeedRow], info: RunInfo) -> str:
+    """Return a row per cell and model; what was not measured is empty.
+
+    Each ends with what it was measured on and with, so that tables of several runs can be put together.
+    """
+    told = conditions(info)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEAD)
@@ -64,6 +70,7 @@ def efficiency_csv(rows: Sequence[SpeedRow]) -> str:
             *(cell.compiled, m.status, *_ends(row.rate), len(m.repeats), *_ends(row.speed_up), row.verdict),
             *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9, row.share),
             *(m.num_parameters, m.load_s, m.first_call_s, m.implementation, row.noisy, m.reason),
+            *(told[name] for name in CONDITIONS),
         )
         writer.writerow([csv_cell("" if value is None else value) for value in content])
     return out.getvalue()
@@ -133,22 +140,12 @@ def efficiency_markdown(rows: Sequence[SpeedRow], info: RunInfo, device: str) ->
     """Return the table and remarks, with hardware and versions."""
     lines = [[escape_markdown(cell) for cell in cells_of(row)] for row in rows]
     notes = "\n".join(f"- {escape_markdown(text)}" for text in remarks(rows, device))
-    return (
-        f"# Speed and memory\n\n{escape_markdown(_where(info, device))}\n\n{grid(lines, HEAD)}\n\n{notes}\n"
-    )
+    return f"# Speed and memory\n\n{escape_markdown(_where(info))}\n\n{grid(lines, HEAD)}\n\n{notes}\n"
 
 
-def _where(info: RunInfo, device: str) -> str:
-    facts = info.environment
-    cpu = facts.get("cpu") or {}
-    gpus = ", ".join(str(gpu.get("name")) for gpu in facts.get("gpus") or ()) or "no GPU"
-    packages = facts.get("packages") or {}
-    commit = (facts.get("git") or {}).get("commit", "")
-    return (
-        f"On {device}: {cpu.get('model')}, {cpu.get('num_cores')} cores, {gpus}; torch "
-        f"{packages.get('torch')}, CUDA {facts.get('cuda')}, Python {facts.get('python')}"
-        f"{', commit ' + commit[:12] if commit else ''}. Command: {info.command}"
-    )
+def _where(info: RunInfo) -> str:
+    told = ", ".join(f"{name} {value}" for name, value in conditions(info).items() if value)
+    return f"Measured on {told}. Command: {info.command}"
 
 
 def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots: Sequence[Plot]) -> str:
@@ -167,7 +164,7 @@ def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots:
         head=HEAD,
         rows=[cells_of(row) for row in rows],
         remarks=remarks(rows, device),
-        where=_where(info, device),
+        where=_where(info),
         plots=plots,
         last=rows[-1].measured.model if rows else "",
         svg=lambda svg: base64.b64encode(themed(svg).encode()).decode(),
