@@ -78,7 +78,7 @@ def test_a_tower_that_the_grid_leaves_out_can_be_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("option", "text"), [("tower", "imge"), ("precision", "fp8"), ("mode", "fast"), ("tower", "")]
+    ("option", "text"), [("tower", "picture"), ("precision", "fp8"), ("mode", "fast"), ("tower", "")]
 )
 def test_a_name_that_is_none_is_refused(option, text):
     with pytest.raises(UserError, match=f"--{option} .*: expected "):

@@ -141,7 +141,7 @@ def test_options_of_accuracies_do_not_go_with_a_suite_of_speed(run, tmp_path, ti
     )
     assert code == 2
     assert "measures speed, which --limit, --shots cannot change" in err
-    code, _, err = run("bench", "--suite", "smoke", *given)
+    code, _, err = run("bench", "--suite", "smoke", "-m", tiny, "-o", tmp_path / "out")
     assert code == 2
     assert "`rwkvclip-eval run smoke …`" in err
 
