@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 SHELL = /bin/bash
 
-.PHONY: install quickstart test lint format types unit test-data bench notebook picture clean
+.PHONY: install quickstart test lint format types unit test-data bench bench-compare notebook picture clean
 
 # Reinstalls when pyproject.toml changes.
 $(VENV)/.installed: pyproject.toml
@@ -41,8 +41,15 @@ unit: install
 test-data: install
 	RWKVCLIP_TEST_DATA=full $(BIN)/pytest -m data -s --timeout 5400
 
+# Keeps its times in .benchmarks, for `make bench-compare`.
 bench: install
-	$(BIN)/pytest tests/benchmarks --benchmark-only -m '' -s
+	$(BIN)/pytest tests/benchmarks --benchmark-only -m '' -s --benchmark-autosave
+
+# Instructions beside those kept in the tree; times of the pieces beside the last that `make bench` kept here.
+bench-compare: install
+	$(BIN)/pytest tests/benchmarks/test_instruction_count.py --benchmark-only -m '' -s
+	$(BIN)/pytest tests/benchmarks/test_pieces.py --benchmark-only -m '' \
+	  --benchmark-compare --benchmark-compare-fail=median:10%
 
 # Executes docs/results.ipynb and keeps its outputs.
 notebook: install

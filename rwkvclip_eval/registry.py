@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rwkvclip_eval.errors import UserError, near_matches, said, shortened, shown, users_code
+from rwkvclip_eval.errors import UserError, near_matches, said, shown, users_code
 from rwkvclip_eval.printable import visible
 
 if TYPE_CHECKING:

@@ -380,3 +380,18 @@ def test_an_unpacked_wheel_builds_its_library_from_the_sources_it_ships(tmp_path
     env = {**os.environ, "PYTHONPATH": str(site), "RWKVCLIP_BUILD_DIR": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
     assert len(list((tmp_path / "cache").glob("*.so"))) == 1
+
+
+def test_the_cpu_library_is_built_for_the_processor_that_is_named(monkeypatch):
+    monkeypatch.delenv(build.CPU_TARGET, raising=False)
+    assert any(flag.endswith("=native") for flag in build._cpu_rule())
+    monkeypatch.setenv(build.CPU_TARGET, "x86-64-v3")
+    assert any(flag in ("-march=x86-64-v3", "-mcpu=x86-64-v3") for flag in build._cpu_rule())
+
+
+@pytest.mark.parametrize("name", ["x; touch /tmp/x", "-O0", "a b", "é", "x" * 200])
+def test_what_is_no_name_of_a_processor_is_refused(monkeypatch, name):
+    monkeypatch.setenv(build.CPU_TARGET, name)
+    with pytest.raises(build.BuildError, match="no name of a processor") as refused:
+        build._cpu_rule()
+    assert len(str(refused.value)) < 300

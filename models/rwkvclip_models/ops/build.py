@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CXX_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+CPU_TARGET = "RWKVCLIP_CPU_TARGET"
+"""Environment variable: the processor to build for, as -march (-mcpu on ARM) names it: `x86-64-v3` for a
+cluster of mixed machines that share a library; this machine's own by default."""
 MIN_CAPABILITY = (8, 0)
 """Oldest GPU with the tensor core instructions of the CUDA sources."""
 
@@ -140,10 +143,26 @@ def _is_whole(target: Path) -> bool:
 
 
 def _cpu_rule() -> tuple[str, ...]:
-    here = "-mcpu=native" if os.uname().machine in {"aarch64", "arm64"} else "-march=native"
+    option = "-mcpu" if os.uname().machine in {"aarch64", "arm64"} else "-march"
+    here = f"{option}={_cpu_target()}"
     # Apple's compiler has no OpenMP of its own; without it the library runs on one thread.
     threads = () if sys.platform == "darwin" else ("-fopenmp",)
     return (*CXX_FLAGS, here, *threads)
+
+
+def _cpu_target() -> str:
+    """Return what processor to build for: `$RWKVCLIP_CPU_TARGET`, else this machine's own.
+
+    Raises:
+        BuildError: it is no name of a processor.
+    """
+    target = os.environ.get(CPU_TARGET) or "native"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,60}", target):
+        raise BuildError(
+            f"{CPU_TARGET} is {target[:60]!r}, which is no name of a processor.",
+            "Set it to one that the compiler knows, such as x86-64-v3, or unset it.",
+        )
+    return target
 
 
 def _cuda_rule(compiler: Sequence[str]) -> tuple[str, ...]:
