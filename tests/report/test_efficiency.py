@@ -84,7 +84,12 @@ def test_models_that_never_meet_have_no_crossover():
 
 def test_plots_mark_the_crossover_and_hold_every_layout():
     plots = list(efficiency_plots(speed_rows(linear_against_quadratic())))
-    assert [plot.name for plot in plots] == ["efficiency-image-batch4-fp32", "efficiency-speed-up"]
+    assert [plot.name for plot in plots] == [
+        "efficiency-image-batch4-fp32",
+        "efficiency-exponents",
+        "efficiency-speed-up-image-fp32",
+        "efficiency-latency-image-fp32",
+    ]
     assert "ours is as fast as theirs at 400 px" in plots[0].alt
     for plot in plots:
         assert plot.wide.svg.startswith("<svg")

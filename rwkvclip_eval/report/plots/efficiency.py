@@ -1,4 +1,4 @@
-"""Speed and memory against the size of an input, and speed-ups with their intervals."""
+"""Speed and memory against the size of an input, and every other drawing of a measurement."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.report.efficiency import growth, length_of
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, LINE, MARK, SMALL, Drawing, Plot
+from rwkvclip_eval.report.plots.speed_dots import TABLE, exponents, latencies, speed_ups
 from rwkvclip_eval.report.plots.style import DASHES, looks, model_colours
 
 if TYPE_CHECKING:
@@ -15,16 +16,21 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.efficiency import Cell
     from rwkvclip_eval.report.efficiency import SpeedRow
-    from rwkvclip_eval.report.plots.style import Look
+    from rwkvclip_eval.report.plots.speed_dots import TABLE, exponents, latencies, speed_ups
+from rwkvclip_eval.report.plots.style import Look
 
-TABLE = "efficiency"
-_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 _TELLING = 0.1
 """An exponent is shown where its interval is within ± this."""
 
 
 def efficiency_plots(rows: Sequence[SpeedRow]) -> Iterator[Plot]:
-    """Yield throughput and memory against size for each tower, batch and precision, then the speed-ups."""
+    """Yield throughput and memory against size for each tower, batch and precision, then dots with intervals.
+
+    Those are exponents, speed-ups and latencies.
+
+    Args:
+        rows: of one run, as `speed_rows` gives them.
+    """
     models = list(dict.fromkeys(row.measured.model for row in rows))
     look = looks(models, (), model_colours(models, {}))
     towers = [row for row in rows if row.cell.tower in ("image", "text") and row.rate is not None]
@@ -32,9 +38,9 @@ def efficiency_plots(rows: Sequence[SpeedRow]) -> Iterator[Plot]:
         own = list(group)
         if len({length_of(row.cell) for row in own}) > 1:
             yield _against_size(own, models, look, key)
-    compared = [row for row in rows if row.speed_up is not None]
-    if compared:
-        yield _speed_ups(compared, models[-1], look)
+    yield from exponents(rows, look)
+    yield from speed_ups(rows, look)
+    yield from latencies(rows, look)
 
 
 def _series(cell: Cell) -> tuple[str, str, int, bool]:
@@ -100,35 +106,3 @@ def _mark_crossovers(figure: Drawing, rows: Sequence[SpeedRow], models: Sequence
             figure.axes[0].annotate(f" {x:.0f}", (x, 1), **place)
             said += f" {model} is as fast as {models[-1]} at {x:.0f} {unit}."
     return said
-
-
-def _speed_ups(rows: Sequence[SpeedRow], last: str, look: dict[str, Look]) -> Plot:
-    figure = Drawing(0.17 * len(rows) + 0.1)
-    ax = figure.axes[0]
-    shown = list(reversed(rows))
-    for y, row in enumerate(shown):
-        ratio = row.speed_up
-        assert ratio is not None
-        if row.measured.model in look:
-            bars = [[ratio.value - ratio.low], [ratio.high - ratio.value]] if ratio.n > 1 else None
-            style = look[row.measured.model].dots(MARK, faint=bool(row.noisy))
-            ax.errorbar([ratio.value], [y], xerr=bars, **style)
-    ax.axvline(1, color=CHANCE, linewidth=0.8)
-    ax.set_xscale("log")
-    # An interval may be as wide as it likes; the values are what the axis is for.
-    ratios = [row.speed_up.value for row in rows if row.speed_up is not None]
-    low, high = min(*ratios, 1.0) / 1.3, max(*ratios, 1.0) * 1.3
-    ax.set_xlim(low, high)
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    ax.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
-    ax.minorticks_off()
-    ax.grid(axis="x", color=GRID, linewidth=0.6)
-    labels = [f"{row.measured.model}: {row.cell.label}" for row in shown]
-    ax.set_yticks(range(len(shown)), labels, fontsize=SMALL)
-    ax.set_xlabel(f"times as fast as {last}; faint: noisy")
-    words = "; ".join(
-        f"{row.measured.model}, {row.cell.label}: {row.speed_up.value:.2f} times as fast ({row.verdict})"
-        for row in rows[:30]
-        if row.speed_up is not None
-    )
-    return figure.plot("efficiency-speed-up", f"Speed beside {last}", words, TABLE)
