@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from rwkvclip_eval.bench import session
+from rwkvclip_eval.bench.load import LOOK_S
 from rwkvclip_eval.bench.session import BenchOptions, Plan, run_bench
+from rwkvclip_eval.bench.turns import Effort
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_block
@@ -183,3 +185,41 @@ def test_other_processes_are_seen():
         # Told that it is one of ours, it is no other.
         assert ours.share() < disturbed + 0.5
         busy.kill()
+
+
+def test_an_estimate_goes_by_the_pace_and_the_start_that_were_measured():
+    effort = Effort(turn_s=0.5, repeats=5)
+    given = plan(cells=CELLS[:1], models=("a",))
+    at_pace = dataclasses.replace(given, paces={(0, "fp32", False): 1e9}, starts={0: 4.0})
+    # A call of one second: three to warm up, then turns of three in each of five repeats, forth and back.
+    assert at_pace.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 3 + 5 * 2 * 1.5)
+    # One of ten seconds is made once a repeat.
+    slow = dataclasses.replace(at_pace, paces={(0, "fp32", False): 1e8})
+    assert slow.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 30 + 5 * 10)
+    fresh = dataclasses.replace(effort, fresh=True)
+    assert at_pace.seconds(CELLS[0], fresh) == pytest.approx(5 * LOOK_S + 5 * 7 + 5 * 2 * 1.5)
+
+
+def test_a_cell_that_a_model_is_spared_costs_no_time_of_it():
+    both = plan(cells=CELLS[:1])
+    alone = both.seconds(CELLS[0], Effort())
+    both.known[0, CELLS[0].key] = dataclasses.replace(both.models[0], status="not_in_grid")
+    assert both.seconds(CELLS[0], Effort()) < alone
+
+
+def test_the_time_left_is_corrected_by_what_cells_took(tmp_path, measured, monkeypatch):
+    clock = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(session.time, "monotonic", lambda: float(next(clock)))
+    told = []
+    given = plan()
+    run_bench(given, tmp_path, options=BenchOptions(), on_cell=lambda cell, done, left: told.append(left))
+    assert told[0] == pytest.approx(given.total_seconds(Effort()))
+    assert told[1] >= 100
+
+
+def test_the_cell_that_is_timed_before_is_the_largest_that_is_small():
+    cells = [Cell(tower="image", batch=b, height=s, width=s) for b in (1, 8, 32) for s in (224, 448)]
+    cells.append(Cell(tower="text", batch=64, tokens=1024))
+    found = list(session._pace_cells(cells, "fp32", "cpu"))
+    assert [(c.tower, c.batch, c.height) for c in found] == [("image", 8, 224), ("text", 64, 0)]
+    assert list(session._pace_cells(cells, "bf16", "cpu")) == []
