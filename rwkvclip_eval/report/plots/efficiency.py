@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.report.efficiency import growth, length_of
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, LINE, MARK, SMALL, Drawing, Plot
 from rwkvclip_eval.report.plots.speed_dots import TABLE, exponents, latencies, speed_ups
-from rwkvclip_eval.report.plots.speed_dots import TABLE, exponents, latencies, speed_ups
 from rwkvclip_eval.report.plots.style import DASHES, looks, model_colours
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.efficiency import Cell
     from rwkvclip_eval.report.efficiency import SpeedRow
-from rwkvclip_eval.report.plots.style import Look
+    from rwkvclip_eval.report.plots.style import Look
 
 _TELLING = 0.1
 """An exponent is shown where its interval is within ± this."""
