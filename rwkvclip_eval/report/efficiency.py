@@ -11,6 +11,7 @@ import numpy as np
 
 from rwkvclip_eval.metrics.ratios import (
     LEAST_REPEATS,
+    MARGIN,
     Estimate,
     geometric_mean,
     margin_of,
@@ -126,7 +127,8 @@ def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
 
     The exponent is the slope of a straight line through log time against log size, fitted in each repeat,
     with the t interval over repeats. A crossover is where the ratio of times, straight between two sizes on
-    logarithmic axes, is 1.
+    logarithmic axes, is 1. Sizes at which
+    they differ by less than 3 % decide nothing.
 
     Args:
         rows: of all models.
@@ -159,6 +161,8 @@ def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
         for r in own
         if r.rate and length_of(r.cell) in times
     ]
+    # The lines of two equal models would cross at every size.
+    points = [point for point in points if abs(point[1]) > math.log1p(MARGIN)]
     found = [
         math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))
         for (x0, y0), (x1, y1) in itertools.pairwise(points)

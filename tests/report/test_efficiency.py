@@ -127,3 +127,32 @@ def test_blocks_are_read_back_as_they_were_written(tmp_path):
     assert [dataclasses.asdict(b) for b in read_blocks(tmp_path)] == [
         {**dataclasses.asdict(b), "models": [dataclasses.asdict(m) for m in b.models]} for b in written
     ]
+
+
+def test_the_lines_of_equal_models_do_not_cross():
+    rows = speed_rows(
+        [
+            block(side, 1e-6 * side**2 * (1.01 if side == 300 else 0.99), 1e-6 * side**2)
+            for side in (200, 300, 500)
+        ]
+    )
+    assert growth(rows, "ours", "theirs").crossovers == []
+
+
+def test_speed_ups_are_drawn_by_tower_and_precision_with_every_model_of_a_cell_on_its_line():
+    blocks = linear_against_quadratic() + linear_against_quadratic(precision="bf16")
+    plots = {plot.name: plot for plot in efficiency_plots(speed_rows(blocks))}
+    assert {name for name in plots if "speed-up" in name} == {
+        "efficiency-speed-up-image-fp32", "efficiency-speed-up-image-bf16",
+    }  # fmt: skip
+    svg = plots["efficiency-speed-up-image-fp32"].wide.svg
+    assert svg.count("px, batch 4") >= 4
+    assert "times as fast as theirs" in svg
+    alt = plots["efficiency-speed-up-image-fp32"].alt
+    assert "ours, 200×200 px, batch 4: 0.25 times as fast (SLOWER)" in alt
+
+
+def test_exponents_and_latencies_are_drawn_and_told():
+    plots = {plot.name: plot for plot in efficiency_plots(speed_rows(linear_against_quadratic()))}
+    assert "theirs, image, batch 4, fp32: 2.00" in plots["efficiency-exponents"].alt
+    assert "p99" in plots["efficiency-latency-image-fp32"].alt

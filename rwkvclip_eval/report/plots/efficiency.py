@@ -102,6 +102,7 @@ def _mark_crossovers(figure: Drawing, rows: Sequence[SpeedRow], models: Sequence
             x = math.sqrt(at) if unit == "px" else at
             figure.axes[0].axvline(x, color=CHANCE, linewidth=0.8, linestyle=(0, (2, 2)))
             place = {"xycoords": ("data", "axes fraction"), "va": "top", "fontsize": SMALL, "color": CHANCE}
-            figure.axes[0].annotate(f" {x:.0f}", (x, 1), **place)
+            # Crossovers may lie close together.
+            figure.axes[0].annotate(f" {x:.0f}", (x, 1 - 0.08 * (said.count("as fast as") % 4)), **place)
             said += f" {model} is as fast as {models[-1]} at {x:.0f} {unit}."
     return said

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 TABLE = "efficiency"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
-_LINE_IN, _AROUND_IN = 0.17, 0.9
+_CLOSE_TICKS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.5)
+"""Those for which a wide axis has no room."""
+_LINE_IN, _AROUND_IN = 0.17, 1.0
 """Height of a line, and of what stands around all of them."""
 _SPREAD = 0.5
 """Of the models of a line, in lines."""
@@ -36,6 +38,7 @@ class _Dot(NamedTuple):
         high: upper end.
         faint: measured on a noisy machine.
         words: what it says.
+        marks: places on the bar.
     """
 
     model: str
@@ -44,6 +47,7 @@ class _Dot(NamedTuple):
     high: float
     faint: bool
     words: str
+    marks: Sequence[float] = ()
 
 
 _Lines = dict[str, list[_Dot]]
@@ -83,14 +87,19 @@ def latencies(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
             if row.cell.batch != batch:
                 continue
             name = row.measured.model
-            p50, p99 = (1e3 * row.measured.latency_s[p] for p in ("p50", "p99"))
+            p50, p90, p95, p99 = (1e3 * row.measured.latency_s[p] for p in ("p50", "p90", "p95", "p99"))
             words = f"{name}, {_line(row.cell)}: {p50:.3g} ms, p99 {p99:.3g} ms"
-            lines.setdefault(_line(row.cell), []).append(_Dot(name, p50, p50, p99, bool(row.noisy), words))
+            dot = _Dot(name, p50, p50, p99, bool(row.noisy), words, (p90, p95))
+            lines.setdefault(_line(row.cell), []).append(dot)
         how = f"{precision}{', compiled' if compiled else ''}"
-        title = f"{_name(tower)}, {how}: latency of a call, p50 (dot) to p99"
+        title = f"{_name(tower)}, {how}: latency of a call, p50 (dot), p90, p95 (ticks) and p99 (end)"
         figure, axis = _drawn(lines, look)
         axis.set_xscale("log")
-        axis.set_xlabel("ms; faint: noisy")
+        low = min(dot.low for dots in lines.values() for dot in dots) / 1.2
+        high = max(dot.high for dots in lines.values() for dot in dots) * 1.2
+        axis.set_xlim(low, high)
+        _name_ticks(axis, [n * 10.0**k for k in range(-3, 7) for n in (1, 2, 5)], "{:g}")
+        axis.set_xlabel("ms\nfaint: noisy")
         name = f"efficiency-latency-{tower}-{precision}{'-compiled' if compiled else ''}"
         yield figure.plot(name, title, _words(title, lines), TABLE)
 
@@ -119,7 +128,7 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
             axis.axvline(at, color=CHANCE, linewidth=0.8)
         values = [dot.value for dots in lines.values() for dot in dots]
         axis.set_xlim(min(0.0, *values) - 0.1, max(2.0, *values) + 0.1)
-        axis.set_xlabel("exponent of time against tokens: 1 linear, 2 quadratic; faint: noisy")
+        axis.set_xlabel("exponent of time against tokens: 1 linear, 2 quadratic\nfaint: noisy")
         title = "How time grows with the tokens of an input"
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
 
@@ -151,13 +160,17 @@ def _ratios(lines: _Lines, look: dict[str, Look], name: str, title: str, last: s
     values = [dot.value for dots in lines.values() for dot in dots]
     low, high = min(*values, 1.0) / 1.3, max(*values, 1.0) * 1.3
     axis.set_xlim(low, high)
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    if high / low > 4:
-        ticks = [tick for tick in ticks if tick not in (0.7, 0.8, 0.9, 1.1, 1.2, 1.5)]
-    axis.set_xticks(ticks, [f"{tick:g}×" for tick in ticks])
-    axis.minorticks_off()
-    axis.set_xlabel(f"times as fast as {last}; faint: noisy")
+    _name_ticks(axis, _TICKS if high / low <= 4 else [t for t in _TICKS if t not in _CLOSE_TICKS], "{:g}×")
+    axis.set_xlabel(f"times as fast as {last}\nfaint: noisy")
     return figure.plot(name, title, _words(title, lines), TABLE)
+
+
+def _name_ticks(axis: Any, ticks: Sequence[float], form: str) -> None:
+    """Put those ticks on a logarithmic axis that lie within its limits."""
+    low, high = axis.get_xlim()
+    shown = [tick for tick in ticks if low <= tick <= high]
+    axis.set_xticks(shown, [form.format(tick) for tick in shown])
+    axis.minorticks_off()
 
 
 def _drawn(lines: _Lines, look: dict[str, Look]) -> tuple[Drawing, Any]:
@@ -175,6 +188,9 @@ def _drawn(lines: _Lines, look: dict[str, Look]) -> tuple[Drawing, Any]:
             bar = [[max(0.0, dot.value - dot.low)], [max(0.0, dot.high - dot.value)]]
             style = look[dot.model].dots(MARK, faint=dot.faint)
             made = axis.errorbar([dot.value], [i + _SPREAD * place], xerr=bar, elinewidth=0.9, **style)
+            axis.plot(
+                dot.marks, [i + _SPREAD * place] * len(dot.marks), "|", color=style["color"], markersize=5
+            )
             if not dot.faint or dot.model not in handles:
                 handles[dot.model] = made
     axis.set_yticks(range(len(lines)), list(lines), fontsize=SMALL)
