@@ -127,8 +127,7 @@ def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
 
     The exponent is the slope of a straight line through log time against log size, fitted in each repeat,
     with the t interval over repeats. A crossover is where the ratio of times, straight between two sizes on
-    logarithmic axes, is 1. Sizes at which
-    they differ by less than 3 % decide nothing.
+    logarithmic axes, is 1; sizes at which the two differ by less than 3 % decide nothing.
 
     Args:
         rows: of all models.

@@ -8,6 +8,7 @@ import pytest
 from speed_runs import block, measured, two_models, write_run
 
 from rwkvclip_eval.bench.records import records_of
+from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.records.reading import read_records, write_records
 
 TINY = {
@@ -107,16 +108,28 @@ def test_records_of_speed_carry_the_version_and_are_read_as_all_are(tmp_path):
     assert set(frame["schema_version"]) == {SCHEMA_VERSION}
 
 
-@pytest.mark.parametrize("command", ["bench", "run"])
-def test_a_suite_of_ones_own_is_measured_by_either_command(run, tmp_path, tiny, quick_turns, command):
+def test_a_suite_of_ones_own_is_measured_by_either_command(run, tmp_path, tiny, quick_turns, monkeypatch):
     suite = tmp_path / "mine.yaml"
     suite.write_text(GRIDS)
-    first = ("bench", "--suite", suite) if command == "bench" else ("run", suite)
-    more = ("--repeats", "1", "--turn", "0.01") if command == "bench" else ()
-    code, _, err = run(*first, "-m", tiny, *more, "-o", tmp_path / "out")
+    effort = ("--repeats", "1", "--turn", "0.01")
+    code, _, err = run("bench", "--suite", suite, "-m", tiny, *effort, "-o", tmp_path / "out")
     assert code == 0, err
     assert [path.stem for path in (tmp_path / "out" / "cells").iterdir()] == ["image-32x32-batch2-fp32"]
     assert "mine cpu" in (tmp_path / "out" / "run.json").read_text()
+
+    from rwkvclip_eval.bench import session
+
+    asked = []
+
+    def look_ahead(models, cells, options, **_):
+        asked.append((models, [cell.key for cell in cells], options))
+        raise UserError("that is enough")
+
+    monkeypatch.setattr(session, "look_ahead", look_ahead)
+    for command in (("bench", "--suite", suite), ("run", suite)):
+        assert run(*command, "-m", tiny, "-o", tmp_path / "other")[0] == 2
+    assert asked[0] == asked[1]
+    assert asked[1][1] == ["image-32x32-batch2-fp32"]
 
 
 def test_a_plugins_encoder_is_measured(run, tmp_path, tiny, quick_turns):
