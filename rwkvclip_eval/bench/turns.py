@@ -37,7 +37,7 @@ class Effort:
         gate_s: seconds that a repeat waits for others to leave the machine alone.
     """
 
-    turn_s: float = 1.0
+    turn_s: float = 0.5
     repeats: int = LEAST_REPEATS
     most_repeats: int = 10
     fresh: bool = False

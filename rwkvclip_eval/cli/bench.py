@@ -96,9 +96,11 @@ def bench(
         ),
     ] = False,
     turn: Annotated[
-        float,
-        typer.Option("--turn", metavar="S", min=0.01, max=600, help="Seconds of a model's turn."),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            "--turn", metavar="S", min=0.01, max=600, help="Seconds of a model's turn; 0.5 by default."
+        ),
+    ] = None,
     max_minutes: Annotated[
         float | None,
         typer.Option("--max-minutes", metavar="N", min=0, max=1e6, help="Begin no cell after so many."),
@@ -137,7 +139,7 @@ def bench(
     from rwkvclip_models.device import num_cores
 
     prepare(plugin)
-    effort = Effort(turn_s=turn, repeats=repeats, fresh=fresh)
+    effort = Effort(turn_s=turn or Effort.turn_s, repeats=repeats, fresh=fresh)
     options = BenchOptions(
         device=device,
         implementation=implementation,
