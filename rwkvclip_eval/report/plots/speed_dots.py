@@ -128,7 +128,7 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
             axis.axvline(at, color=CHANCE, linewidth=0.8)
         values = [dot.value for dots in lines.values() for dot in dots]
         axis.set_xlim(min(0.0, *values) - 0.1, max(2.0, *values) + 0.1)
-        axis.set_xlabel("exponent of time against tokens: 1 linear, 2 quadratic\nfaint: noisy")
+        axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; faint: noisy")
         title = "How time grows with the tokens of an input"
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
 
