@@ -225,29 +225,16 @@ def measure(
 
 
 def measure_suite(
-    context: typer.Context,
-    suite: str,
-    models: Sequence[str],
-    out: Path,
-    *,
-    device: str,
-    implementation: str,
-    plugin: Sequence[Path] | None,
-    dry_run: bool,
-    report: bool,
+    context: typer.Context, suite: str, models: Sequence[str], out: Path, plugin: Sequence[Path] | None
 ) -> NoReturn:
     """Do for `run SUITE` what `bench --suite SUITE` does, and exit with its code.
 
     Args:
-        context: of `run`.
+        context: of `run`, with its other options.
         suite: name or file of a suite of grids.
         models: specs.
         out: run directory.
-        device: cpu, cuda, cuda:N or mps.
-        implementation: of Bi-WKV.
         plugin: files, loaded already.
-        dry_run: say how long it takes.
-        report: write one.
 
     Raises:
         UserError: `run` was given an option that is for accuracies.
@@ -266,13 +253,14 @@ def measure_suite(
             f"The suite {suite} measures speed, which {', '.join(left)} cannot change: see the options of "
             f"`rwkvclip-eval bench --suite {suite} --help`."
         )
+    given = context.params
     options = BenchOptions(
-        device=device,
-        implementation=implementation,
+        device=given["device"],
+        implementation=given["implementation"],
         threads=num_cores(),
         plugins=_plugins(plugin),
     )
-    measure(models, out, options, suite=suite, dry_run=dry_run, report=report)
+    measure(models, out, options, suite=suite, dry_run=given["dry_run"], report=given["report"])
 
 
 def _was_typed(context: typer.Context, name: str) -> bool:

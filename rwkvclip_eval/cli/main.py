@@ -176,17 +176,7 @@ def run(
         context = RunContext(on_message=progress.say)
         loaded = load_suite(suite)
         if loaded.suite.grids:
-            measure_suite(
-                typed,
-                suite,
-                model,
-                out,
-                device=device,
-                implementation=implementation,
-                plugin=plugin,
-                dry_run=dry_run,
-                report=report,
-            )
+            measure_suite(typed, suite, model, out, plugin)
         loaded = overridden(loaded, setting or (), shots)
         if fail_below and shard:
             raise UserError("--fail-below needs the whole run: leave it out of the jobs of an array.")
@@ -329,11 +319,9 @@ def validate(
 
     prepare(plugin)
     loaded = load_suite(suite)
-    if grids := loaded.suite.grids:
-        told = ", ".join(f"{len(each.cells())} cells in {name}" for name, each in grids.items())
-        console.say(f"{suite}: fine; measures speed: {told}.")
-        return
-    console.say(f"{suite}: fine; {units_text(check_suite(loaded))} a model.")
+    cells = [f"{len(each.cells())} cells in {name}" for name, each in loaded.suite.grids.items()]
+    found = f"measures speed: {', '.join(cells)}" if cells else f"{units_text(check_suite(loaded))} a model"
+    console.say(f"{suite}: fine; {found}.")
 
 
 @app.command()
@@ -397,18 +385,10 @@ def _write_report(
     published: Sequence[Path] = (),
     pairs: Sequence[tuple[str, str]] = (),
 ) -> None:
-    from rwkvclip_eval.records.efficiency import is_measurement
-    from rwkvclip_eval.report import write_report
-    from rwkvclip_eval.report.writing import write_efficiency
+    from rwkvclip_eval.report.writing import write_pages
 
-    # Speed has pages of its own, beside that of accuracies where there is one.
-    measurements = [run for run in runs if is_measurement(run)]
-    others = [run for run in runs if run not in measurements]
-    for run in measurements:
-        folder = out if len(runs) == 1 else out / f"efficiency-{run.name}"
-        console.say(f"Report: {write_efficiency(run, folder)}")
-    if others:
-        console.say(f"Report: {write_report(others, out, published, pairs).index}")
+    for page in write_pages(runs, out, published, pairs):
+        console.say(f"Report: {page}")
 
 
 def main() -> None:

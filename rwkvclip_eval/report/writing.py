@@ -176,6 +176,35 @@ def _write_plots(plots: Sequence[Plot], out: Path) -> list[Path]:
     return pictures
 
 
+def write_pages(
+    runs: Sequence[Path],
+    out: Path,
+    published: Sequence[Path] = (),
+    pairs: Sequence[tuple[str, str]] = (),
+) -> list[Path]:
+    """Write the report of runs of suites, and a page of its own for each measurement; return the pages.
+
+    Args:
+        runs: run directories of both kinds.
+        out: folder; beside other runs a measurement has `efficiency-NAME` in it.
+        published: as `write_report` takes it.
+        pairs: as `write_report` takes it.
+
+    Raises:
+        OutputError: as `write_report` and `write_efficiency`.
+        UserError: as `write_report`.
+    """
+    from rwkvclip_eval.records.efficiency import is_measurement
+
+    measurements = [run for run in runs if is_measurement(run)]
+    others = [run for run in runs if run not in measurements]
+    pages = [
+        write_efficiency(run, out if len(runs) == 1 else out / f"efficiency-{run.name}")
+        for run in measurements
+    ]
+    return pages + ([write_report(others, out, published, pairs).index] if others else [])
+
+
 def write_efficiency(run: Path, out: Path) -> Path:
     """Write what a run of `bench` measured as page, CSV, Markdown and plots; return the page.
 
