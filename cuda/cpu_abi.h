@@ -73,3 +73,14 @@ void in_parallel(int64_t threads, int64_t count, Work work) {
 }
 
 }  // namespace rwkvclip
+
+// Runs its arguments, statements in which S is the stored element type of code `dtype` and T the one to compute in.
+#define RWKVCLIP_BY_DTYPE(...)                                     \
+  using namespace rwkvclip;                                        \
+  return guarded([&] {                                             \
+    with_dtype(dtype, [&](auto* element, auto* exact) {            \
+      using S = std::remove_pointer_t<decltype(element)>;          \
+      using T = std::remove_pointer_t<decltype(exact)>;            \
+      __VA_ARGS__;                                                 \
+    });                                                            \
+  });

@@ -37,20 +37,20 @@ class ImageChannelMix(nn.Module):
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
+    def forward(self, x: Tensor, shift: Shift, residual: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C], times `scale` [B] if given, added to `residual`."""
         x_k, x_r = self.lerps(x, shift)
-        return self.output_of(x_k, x_r, residual)
+        return self.output_of(x_k, x_r, residual, scale)
 
     def lerps(self, x: Tensor, shift: Shift) -> Tensor:
         """Return x lerped with its shifted tokens [2, B, T, C], for key and receptance."""
         mix = 1 - torch.cat([self.spatial_mix_k[0], self.spatial_mix_r[0]])
         return shift_lerp(x, mix, shift, implementation=self.implementation)
 
-    def output_of(self, x_k: Tensor, x_r: Tensor, residual: Tensor | None = None) -> Tensor:
-        """Return the mix [B, T, C] of the lerps [B, T, C], added to `residual` if given."""
+    def output_of(self, x_k: Tensor, x_r: Tensor, residual: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Return the mix [B, T, C] of the lerps [B, T, C], times `scale` if given, added to `residual`."""
         linears = self.key, self.receptance, self.value
-        return channel_mix(x_k, x_r, linears, self.implementation, residual)
+        return channel_mix(x_k, x_r, linears, self.implementation, residual, scale)
 
 
 class ImageBlock(nn.Module):
@@ -79,11 +79,11 @@ class ImageBlock(nn.Module):
         if self.ln0 is not None:
             x = self.ln0(x)
         shift = Shift(*grid, self.heads, 4)
-        x = x + drop_path(self.att(self.ln1(x), shift), self.drop_path_rate, self.training)
+        mixed = self.att(self.ln1(x), shift)
+        scale = drop_path(mixed, self.drop_path_rate, self.training)
+        x = x + mixed if scale is None else torch.addcmul(x, mixed, scale[:, None, None])
         z = self.ln2(x)
-        if self.drop_path_rate and self.training:
-            return x + drop_path(self.ffn(z, shift), self.drop_path_rate, self.training)
-        added: Tensor = self.ffn(z, shift, residual=x)
+        added: Tensor = self.ffn(z, shift, x, drop_path(z, self.drop_path_rate, self.training))
         return added
 
 

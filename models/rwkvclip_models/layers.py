@@ -91,11 +91,13 @@ class SpatialMix(nn.Module):
         """Return x lerped with its shifted tokens [K, B, T, C], for each of `mixes`, the first of "wkvrg"."""
         b, t, c = x.shape
         run: dict[str, Any] = {"implementation": self.implementation}
-        [x_x] = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
+        x_x = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1, transposed=True, **run))
-        low_rank = low_rank.view(b, t, NUM_MIXES * MIX_RANK)[..., : len(mixes) * MIX_RANK]
+        low_rank, up = low_rank.view(b, t, NUM_MIXES * MIX_RANK), self.time_maa_w2
+        if len(mixes) < NUM_MIXES:
+            low_rank, up = low_rank[..., : len(mixes) * MIX_RANK], up[: len(mixes)]
         base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in mixes])
-        return dynamic_lerp(x, low_rank, base, self.time_maa_w2[: len(mixes)], shift, **run)
+        return dynamic_lerp(x, low_rank, base, up, shift, **run)
 
     def operands(
         self, x_w: Tensor, x_k: Tensor, x_v: Tensor, x_r: Tensor
@@ -160,23 +162,25 @@ def channel_mix(
     x_r: Tensor,
     linears: tuple[nn.Linear, nn.Linear, nn.Linear],
     implementation: str,
-    residual: Tensor | None = None,
+    residual: Tensor,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """Return residual + sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C].
+    """Return residual + scale · sigmoid(receptance(x_r)) · value(relu(key(x_k))²) [B, T, C].
 
     Args:
         x_k: tokens lerped with their shifted ones, for the key [B, T, C].
         x_r: as x_k, for the receptance.
         linears: key, receptance, value.
         implementation: of the elementwise operators.
-        residual: [B, T, C]; zero by default.
+        residual: [B, T, C].
+        scale: of each sample [B]; 1 by default.
     """
     run: dict[str, Any] = {"implementation": implementation}
     key, receptance, value = (module.weight for module in linears)
     hidden = linear(x_k, key, **run)
     hidden = relu_square(hidden, overwrite=not hidden.requires_grad, **run)
     gate, mixed = linear(x_r, receptance, **run), linear(hidden, value, **run)
-    return torch.sigmoid(gate) * mixed if residual is None else gated_add(residual, gate, mixed, **run)
+    return gated_add(residual, gate, mixed, scale, **run)
 
 
 def pack_weights(tower: nn.Module, dtype: torch.dtype) -> None:
@@ -189,12 +193,11 @@ def pack_weights(tower: nn.Module, dtype: torch.dtype) -> None:
                 pack(weight, dtype, transposed=True)
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
-    """Return x with whole samples zeroed with probability `rate` and the rest scaled by 1/(1 − rate)."""
+def drop_path(x: Tensor, rate: float, training: bool) -> Tensor | None:
+    """Return factors [B] of samples of x: zero with probability `rate`, else 1/(1 − rate); None for ones."""
     if rate == 0 or not training:
-        return x
-    keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1 - rate)
-    return x * keep.div_(1 - rate)
+        return None
+    return x.new_empty(x.shape[0]).bernoulli_(1 - rate).div_(1 - rate)
 
 
 def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int, norm: nn.LayerNorm) -> Tensor:

@@ -38,8 +38,8 @@ class TextChannelMix(nn.Module):
         self.receptance = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(hidden_width, width, bias=False)
 
-    def forward(self, x: Tensor, shift: Shift, residual: Tensor | None = None) -> Tensor:
-        """Return the mix [B, T, C] of x [B, T, C], added to `residual` if given."""
+    def forward(self, x: Tensor, shift: Shift, residual: Tensor) -> Tensor:
+        """Return the mix [B, T, C] of x [B, T, C], added to `residual`."""
         mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
         x_k, x_r = shift_lerp(x, mix, shift, implementation=self.implementation)
         linears = self.key, self.receptance, self.value

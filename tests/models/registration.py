@@ -39,7 +39,11 @@ ON_CPU_ALONE = {
         "dynamic_lerp",
         lambda: (_tokens(2, 6, 32), _tokens(2, 6, 80), _tokens(5, 32), _tokens(5, 16, 32), *_SIZES),
     ),
-    "gated_add": ("gated_add", lambda: (_tokens(2, 6), _tokens(2, 6), _tokens(2, 6))),
+    "gated_add": ("gated_add", lambda: (_tokens(2, 6), _tokens(2, 6), _tokens(2, 6), None)),
+    "gated_add, scaled": (
+        "gated_add",
+        lambda: (_tokens(2, 16), _tokens(2, 16), _tokens(2, 16), torch.tensor([0.0, 2.0])),
+    ),
     "relu_square_": ("relu_square_", lambda: (_tokens(2, 6).detach(),)),
 }
 CASES = RECURRENCE | ELEMENTWISE | ON_CPU_ALONE

@@ -331,7 +331,7 @@ def test_auto_takes_the_compiled_kernels_and_says_once_why_not(fresh):
 
 def test_sources_are_found_beside_the_package():
     folder = build.resource_dir("cuda")
-    assert {"bi_wkv6_forward_cpu.cpp", "fused_cpu.cpp", "simd.h"} <= {p.name for p in Path(folder).iterdir()}
+    assert {"bi_wkv6_forward_cpu.cpp", "lerp_cpu.cpp", "simd.h"} <= {p.name for p in Path(folder).iterdir()}
 
 
 def test_other_sources_make_another_library_wherever_they_lie(quick, monkeypatch, tmp_path):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _PARTS = 64
 """Partial sums of a gradient over rows: fixed, so that results do not depend on the number of threads."""
+_LARGE_PARTS = 16
+"""The same of gradients of low-rank factors, which are larger: over samples."""
 
 
 def bi_wkv6(r: Tensor, k: Tensor, v: Tensor, w: Tensor, u: Tensor) -> Tensor:
@@ -84,6 +86,32 @@ def dynamic_lerp(
     return out.to(x.dtype)
 
 
+def dynamic_lerp_backward(
+    grad: Tensor,
+    x: Tensor,
+    low_rank: Tensor,
+    base: Tensor,
+    up: Tensor,
+    rows: int,
+    columns: int,
+    heads: int,
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, low_rank, base and up."""
+    dtype = _stored(x)
+    lerps, rank, channels = up.shape
+    grad_, x_, low_rank_ = (_ready(z, dtype) for z in (grad, x, low_rank))
+    base_, up_ = _exact(base, dtype), _exact(up, dtype)
+    gx, g_low_rank = torch.empty_like(x_), torch.empty_like(low_rank_)
+    parts = max(1, min(_LARGE_PARTS, x.shape[0]))
+    g_base, g_up = (z.new_empty(parts, *z.shape) for z in (base_, up_))
+    sizes = (parts, lerps, rank, x.shape[0], rows, columns, channels, heads, directions)
+    operands = grad_, x_, low_rank_, base_, up_
+    _run("dynamic_lerp_backward", dtype, *operands, gx, g_low_rank, g_base, g_up, *sizes)
+    sums = g_base.sum(0).to(base.dtype), g_up.sum(0).to(up.dtype)
+    return gx.to(x.dtype), g_low_rank.to(low_rank.dtype), *sums
+
+
 def shift_lerp_backward(
     grad: Tensor, x: Tensor, mix: Tensor, rows: int, columns: int, heads: int, directions: int
 ) -> tuple[Tensor, Tensor]:
@@ -125,13 +153,32 @@ def norm_gate_backward(
     return gy.to(y.dtype), g_gate.to(gate.dtype), *sums
 
 
-def gated_add(residual: Tensor, gate: Tensor, value: Tensor) -> Tensor:
-    """Return residual + sigmoid(gate)·value."""
+def gated_add(residual: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None) -> Tensor:
+    """Return residual + scale·sigmoid(gate)·value; operands as `library.gated_add` takes them."""
     dtype = _stored(residual)
     operands = [_ready(x, dtype) for x in (residual, gate, value)]
     out = torch.empty_like(operands[0])
-    _run("gated_add", dtype, *operands, out, out.numel())
+    _run("gated_add", dtype, *operands, *_scaled(scale, out, dtype), out.numel())
     return out.to(residual.dtype)
+
+
+def gated_add_backward(
+    grad: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of gate and value."""
+    dtype = _stored(gate)
+    operands = [_ready(x, dtype) for x in (grad, gate, value)]
+    g_gate, g_value = torch.empty_like(operands[0]), torch.empty_like(operands[0])
+    scale_, _, each = _scaled(scale, g_gate, dtype)
+    _run("gated_add_backward", dtype, *operands, scale_, g_gate, g_value, each, g_gate.numel())
+    return g_gate.to(gate.dtype), g_value.to(value.dtype)
+
+
+def _scaled(scale: Tensor | None, out: Tensor, dtype: torch.dtype) -> tuple[Tensor | None, Tensor, int]:
+    """Return the scale to hand over, `out`, and how many elements each factor is for."""
+    if scale is None:
+        return None, out, 1
+    return _exact(scale, dtype), out, out.numel() // max(1, scale.numel())
 
 
 def relu_square_(x: Tensor) -> None:

@@ -84,9 +84,12 @@ def norm_gate(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int,
     return normed.view_as(y) * F.silu(gate)
 
 
-def gated_add(residual: Tensor, gate: Tensor, value: Tensor) -> Tensor:
-    """Return residual + sigmoid(gate)·value, all of one shape."""
-    return residual + torch.sigmoid(gate) * value
+def gated_add(residual: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Return residual + scale·sigmoid(gate)·value, all of one shape but for scale [B], which is 1 by default."""
+    opened = torch.sigmoid(gate) * value
+    if scale is None:
+        return residual + opened
+    return residual + opened * scale.to(opened.dtype).view(-1, *(1,) * (opened.dim() - 1))
 
 
 def relu_square(x: Tensor) -> Tensor:

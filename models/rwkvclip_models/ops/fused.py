@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_models.errors import UserError
 from rwkvclip_models.moved import forward
 from rwkvclip_models.ops import eager, library
-from rwkvclip_models.ops.choice import fused
+from rwkvclip_models.ops.choice import WIDTH_STEP, fused
 from rwkvclip_models.ops.operands import (
     check_heads,
     check_reverse_mode,
@@ -129,13 +129,21 @@ def norm_gate(
     return out
 
 
-def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: str = "auto") -> Tensor:
-    """Return residual + sigmoid(gate)·value, all of one shape.
+def gated_add(
+    residual: Tensor,
+    gate: Tensor,
+    value: Tensor,
+    scale: Tensor | None = None,
+    *,
+    implementation: str = "auto",
+) -> Tensor:
+    """Return residual + scale·sigmoid(gate)·value, all of one shape but for scale.
 
     Args:
         residual: what is added to.
         gate: before its sigmoid.
         value: what is gated.
+        scale: of each sample [B], which has no gradient; 1 by default.
         implementation: as in `shift_lerp`; only "cpu" does it in one pass.
 
     Raises:
@@ -144,11 +152,14 @@ def gated_add(residual: Tensor, gate: Tensor, value: Tensor, *, implementation: 
     check_tensors("gated_add", residual=residual, gate=gate, value=value)
     for name, x in (("residual", residual), ("gate", gate)):
         check_shape("gated_add", name, x, "that of value", value.shape)
+    if scale is not None:
+        check_shape("gated_add", "scale", scale, "[B]", value.shape[:1])
     chosen = fused(implementation, value, None)
-    if chosen != "cpu" or not residual.dtype == gate.dtype == value.dtype:
-        return eager.gated_add(residual, gate, value)
+    ragged = scale is not None and value[:1].numel() % WIDTH_STEP != 0
+    if chosen != "cpu" or ragged or not residual.dtype == gate.dtype == value.dtype:
+        return eager.gated_add(residual, gate, value, scale)
     check_reverse_mode("gated_add", residual, gate, value)
-    out: Tensor = library.gated_add(residual, gate, value, chosen)
+    out: Tensor = library.gated_add(residual, gate, value, scale, chosen)
     return out
 
 

@@ -85,6 +85,27 @@ def dynamic_lerp(
     return out
 
 
+@torch.library.custom_op("rwkvclip::dynamic_lerp_backward", mutates_args=())
+def dynamic_lerp_backward(
+    grad: Tensor,
+    x: Tensor,
+    low_rank: Tensor,
+    base: Tensor,
+    up: Tensor,
+    rows: int,
+    columns: int,
+    heads: int,
+    directions: int,
+    implementation: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, low_rank, base and up."""
+    sizes = (rows, columns, heads, directions)
+    gradients: tuple[Tensor, Tensor, Tensor, Tensor] = elementwise(implementation).dynamic_lerp_backward(
+        grad, x, low_rank, base, up, *sizes
+    )
+    return gradients
+
+
 @torch.library.custom_op("rwkvclip::shift_lerp_backward", mutates_args=())
 def shift_lerp_backward(
     grad: Tensor,
@@ -144,10 +165,26 @@ def relu_square_(x: Tensor, implementation: str) -> None:
 
 
 @torch.library.custom_op("rwkvclip::gated_add", mutates_args=())
-def gated_add(residual: Tensor, gate: Tensor, value: Tensor, implementation: str) -> Tensor:
-    """Return residual + sigmoid(gate)·value, all of one shape and dtype. Only "cpu" has it in one pass."""
-    out: Tensor = elementwise(implementation).gated_add(residual, gate, value)
+def gated_add(
+    residual: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None, implementation: str
+) -> Tensor:
+    """Return residual + scale·sigmoid(gate)·value, all of one shape and dtype but for scale [B].
+
+    Without scale 1. Only "cpu" has it in one pass.
+    """
+    out: Tensor = elementwise(implementation).gated_add(residual, gate, value, scale)
     return out
+
+
+@torch.library.custom_op("rwkvclip::gated_add_backward", mutates_args=())
+def gated_add_backward(
+    grad: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None, implementation: str
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of gate and value; that of the residual is `grad`."""
+    gradients: tuple[Tensor, Tensor] = elementwise(implementation).gated_add_backward(
+        grad, gate, value, scale
+    )
+    return gradients
 
 
 @torch.library.custom_op("rwkvclip::relu_square_backward", mutates_args=())
@@ -195,36 +232,25 @@ def mixes(low_rank: Tensor, base: Tensor, up: Tensor) -> Tensor:
     return weights.view(lerps, *low_rank.shape[:-1], channels)
 
 
-def _dynamic_lerp_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, low_rank, base, up = ctx.saved_tensors
-    gx, g_mixes = shift_lerp_backward(grad, x, mixes(low_rank, base, up), *ctx.rest)
-    by_lerp = low_rank.reshape(-1, *up.shape[:2]).transpose(0, 1)
-    g_mixes = g_mixes.flatten(1, 2)
-    g_low_rank = (g_mixes @ up.to(g_mixes.dtype).mT).transpose(0, 1).reshape(low_rank.shape)
-    g_up = (by_lerp.mT @ g_mixes).to(up.dtype)
-    return gx, g_low_rank, g_mixes.sum(1).to(base.dtype), g_up, *(None for _ in ctx.rest)
-
-
-def _dynamic_lerp_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.rest = inputs[4:]
-
-
 def _gated_add_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    gate, value = ctx.saved_tensors
-    open_ = gate.sigmoid()
-    return grad, grad * value * open_ * (1 - open_), grad * open_, None
+    return grad, *gated_add_backward(grad, *ctx.saved_tensors, ctx.implementation), None, None
 
 
 def _gated_add_context(ctx: Any, inputs: Sequence[Any], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[1:3])
+    ctx.save_for_backward(*inputs[1:4])
+    ctx.implementation = inputs[4]
 
 
 gated_add.register_fake(lambda residual, *_: _like(residual))
+gated_add_backward.register_fake(lambda grad, gate, value, *_: (_like(gate), _like(value)))
 gated_add.register_autograd(_gated_add_gradient, setup_context=_gated_add_context)
 relu_square_.register_fake(lambda *_: None)
-dynamic_lerp.register_fake(lambda x, low_rank, base, up, *_: x.new_empty(up.shape[0], *x.shape))
-dynamic_lerp.register_autograd(_dynamic_lerp_gradient, setup_context=_dynamic_lerp_context)
+_register(
+    dynamic_lerp,
+    dynamic_lerp_backward,
+    4,
+    lambda x, low_rank, base, up: x.new_empty(up.shape[0], *x.shape),
+)
 _register(bi_wkv6, bi_wkv6_backward, 5, lambda r, *_: _like(r))
 _register(shift_lerp, shift_lerp_backward, 2, lambda x, mix: x.new_empty(mix.shape[0], *x.shape))
 _register(norm_gate, norm_gate_backward, 4, lambda y, *_: _like(y))
@@ -290,6 +316,12 @@ def _dynamic_lerp_flops(
     """Those of the products with `up`; elementwise work counts nothing."""
     lerps, rank, channels = up_shape
     return 2 * x_shape[0] * x_shape[1] * lerps * rank * channels
+
+
+@register_flop_formula(torch.ops.rwkvclip.dynamic_lerp_backward)
+def _dynamic_lerp_backward_flops(_: Any, *shapes: Any, **others: Any) -> int:
+    """Those of two products: for low_rank and for up; weights made again count nothing."""
+    return 2 * _dynamic_lerp_flops(*shapes, **others)
 
 
 @register_flop_formula(torch.ops.rwkvclip.bi_wkv6_backward)
