@@ -84,8 +84,7 @@ class SpatialMix(nn.Module):
         x_w, x_k, x_v, x_r, x_g = self.lerps(x, shift)
         r, k, v, w = self.operands(x_w, x_k, x_v, x_r)
         gate = self.gate_of(x_g)
-        y = bi_wkv6(r, k, v, w, self.bonus(w), implementation=self.implementation)
-        return self.output_of(y, gate)
+        return self.output_of(self.recurrence(r, k, v, w), gate)
 
     def lerps(self, x: Tensor, shift: Shift, mixes: str = "wkvrg") -> Tensor:
         """Return x lerped with its shifted tokens [K, B, T, C], for each of `mixes`, the first of "wkvrg"."""
@@ -112,6 +111,10 @@ class SpatialMix(nn.Module):
         r, k, v, w = (z.view(*z.shape[:2], *self.time_faaaa.shape) for z in (r, k, v, w))
         return r, k, v, w
 
+    def recurrence(self, r: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
+        """Return Bi-WKV's y [B, T, H, N] of its operands."""
+        return bi_wkv6(r, k, v, w, self.bonus(w), implementation=self.implementation)
+
     def bonus(self, w: Tensor) -> Tensor:
         """Return Bi-WKV's u [H, N], in the dtype of w."""
         return self.time_faaaa.to(w.dtype)
@@ -122,8 +125,12 @@ class SpatialMix(nn.Module):
 
     def output_of(self, y: Tensor, gate: Tensor) -> Tensor:
         """Return the mix [B, T, C] of Bi-WKV's y [B, T, H, N] and the gate [B, T, H·N]."""
+        return self._linear("output", self.normed(y, gate))
+
+    def normed(self, y: Tensor, gate: Tensor) -> Tensor:
+        """Return the normed y times the gate's SiLU [B, T, H·N]."""
         norm = self.ln_x
-        gated = norm_gate(
+        return norm_gate(
             y.view(gate.shape),
             gate,
             norm.weight,
@@ -132,7 +139,6 @@ class SpatialMix(nn.Module):
             eps=norm.eps,
             implementation=self.implementation,
         )
-        return self._linear("output", gated)
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
         module = self.get_submodule(name)

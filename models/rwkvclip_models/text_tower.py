@@ -40,10 +40,14 @@ class TextChannelMix(nn.Module):
 
     def forward(self, x: Tensor, shift: Shift, residual: Tensor) -> Tensor:
         """Return the mix [B, T, C] of x [B, T, C], added to `residual`."""
-        mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
-        x_k, x_r = shift_lerp(x, mix, shift, implementation=self.implementation)
+        x_k, x_r = self.lerps(x, shift)
         linears = self.key, self.receptance, self.value
         return channel_mix(x_k, x_r, linears, self.implementation, residual)
+
+    def lerps(self, x: Tensor, shift: Shift) -> Tensor:
+        """Return x lerped with its shifted tokens [2, B, T, C], for key and receptance."""
+        mix = torch.cat([self.time_maa_k[0], self.time_maa_r[0]])
+        return shift_lerp(x, mix, shift, implementation=self.implementation)
 
 
 class TextBlock(nn.Module):

@@ -139,8 +139,49 @@ class _Server:
             times += self._timed(1 if self._device.startswith("cpu") else 10)
         return {"seconds": times, **self._peaks()}
 
+    def do_fit(self, cell: dict[str, Any], budget_bytes: int | None) -> dict[str, Any]:
+        """Make a cell's call once, the whole process held to so much memory where the system can."""
+        from rwkvclip_eval.records.efficiency import Cell
+
+        if budget_bytes is not None:
+            _hold_to(budget_bytes)
+        self._call = self._subject.call(Cell(**cell))
+        self._timed(1)
+        return {}
+
+    def do_parts(self, cell: dict[str, Any]) -> dict[str, Any]:
+        """Take a prepared forward pass apart; nothing can be measured afterwards."""
+        from rwkvclip_eval.bench.parts import bytes_of, seconds_of
+        from rwkvclip_eval.records.efficiency import Cell
+
+        module = self._subject.towers.module
+
+        def clock() -> float:
+            self._wait()
+            return time.perf_counter()
+
+        seconds = seconds_of(self._call, module, clock)
+        moved = bytes_of(self._call, module)
+        self._subject.drop_weights()
+        flops = self._subject.flops_by_part(Cell(**cell))
+        names = sorted(seconds, key=lambda name: -seconds[name])
+        return {
+            "parts": [
+                {
+                    "name": name,
+                    "seconds": seconds[name],
+                    "flops": flops.get(name, 0),
+                    "bytes": int(moved.get(name, 0)),
+                }
+                for name in names
+            ]
+        }
+
     def do_ceiling(self, precision: str, seconds: float) -> dict[str, Any]:
-        """Return the most FLOP/s of square products of this precision over so many seconds."""
+        """Return the most FLOP/s of square products of this precision, and bytes/s of a copy.
+
+        Each over so many seconds; bytes read and written.
+        """
         import torch
 
         from rwkvclip_eval.encoders.arithmetic import arithmetic
@@ -153,13 +194,22 @@ class _Server:
             with torch.inference_mode(), arithmetic(device, precision):
                 torch.nn.functional.linear(a, b)
 
-        self._call = product
+        source = torch.zeros(256 << 20, dtype=torch.uint8, device=self._device)
+        target = torch.zeros_like(source)
+        return {
+            "flops_per_second": 2 * side**3 / self._least(product, seconds),
+            "bytes_per_second": 2 * len(source) / self._least(lambda: target.copy_(source), seconds / 4),
+        }
+
+    def _least(self, call: Callable[[], object], seconds: float) -> float:
+        """Return the least time of a call over so many seconds."""
+        self._call = call
         self._timed(2)
         times: list[float] = []
         start = time.perf_counter()
         while not times or time.perf_counter() - start < seconds:
             times += self._timed(3)
-        return {"flops_per_second": 2 * side**3 / min(times)}
+        return min(times)
 
     def _timed(self, calls: int) -> list[float]:
         """Return seconds of each of so many calls: by events on a GPU, one wait at the end."""
@@ -182,10 +232,10 @@ class _Server:
         return found
 
     def _wait(self) -> None:
-        if self._device.startswith("mps"):
+        if not self._device.startswith("cpu"):
             import torch
 
-            torch.mps.synchronize()
+            (torch.mps if self._device.startswith("mps") else torch.cuda).synchronize()
 
     def _reset_peak(self) -> None:
         if self._device.startswith("cuda"):
@@ -202,6 +252,24 @@ class _Server:
             "allocated_bytes": torch.cuda.max_memory_allocated(),
             "reserved_bytes": torch.cuda.max_memory_reserved(),
         }
+
+
+def _hold_to(budget_bytes: int) -> None:
+    """Have the system refuse memory beyond so much of this process, where it can (Linux)."""
+    try:
+        import resource
+
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    except (ImportError, OSError):
+        return
+    held = {
+        name: int(rest.split()[0]) * 1024
+        for name, _, rest in (line.partition(":") for line in lines)
+        if name in ("VmRSS", "VmData")
+    }
+    limit = held["VmData"] + max(0, budget_bytes - held["VmRSS"])
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Energy that something took: read by zeus (NVML, AMD's SMI, RAPL, Apple's counters) where there is a counter."""
+"""Energy that something took, read by zeus (NVML, AMD's, RAPL, Apple's counters) where there is a counter."""
 
 from __future__ import annotations
 

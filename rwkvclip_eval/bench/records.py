@@ -6,7 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.metrics.ratios import geometric_mean
-from rwkvclip_eval.records.efficiency import LATENCY, PEAK_MEMORY, TASK, THROUGHPUT, read_blocks
+from rwkvclip_eval.records.efficiency import (
+    ENERGY,
+    LARGEST_BATCH,
+    LATENCY,
+    PEAK_MEMORY,
+    TASK,
+    THROUGHPUT,
+    read_blocks,
+)
 from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.records.schema import Record, folder_name
 
@@ -44,13 +52,23 @@ def records_of(block: Block) -> Iterator[Record]:
             yield _record(block, measured, metric, value=1e3 * measured.latency_s[point], n=calls)
         if measured.peak_bytes is not None:
             yield _record(block, measured, PEAK_MEMORY, value=measured.peak_bytes / 1e6, n=1)
+        if measured.energy_j is not None:
+            yield _record(block, measured, ENERGY, value=measured.energy_j / block.cell.batch, n=calls)
+        if measured.largest_batch is not None:
+            yield _record(block, measured, LARGEST_BATCH, value=measured.largest_batch, n=1)
 
 
 def _record(block: Block, measured: Measured, metric: Metric | None, **fields: object) -> Record:
     cell = block.cell
     how = f"{cell.precision}, batch {cell.batch}{', compiled' if cell.compiled else ''}, {block.device}"
     fields = {"status": "ok", **fields}
-    notes = {"noisy": block.noisy, "flops": measured.flops, "implementation": measured.implementation}
+    notes = {
+        "noisy": block.noisy,
+        "flops": measured.flops,
+        "implementation": measured.implementation,
+        "energy": measured.energy_note,
+        "largest_batch": measured.largest_note,
+    }
     return Record(
         unit=folder_name(measured.model, TASK, cell.key),
         model=measured.model,

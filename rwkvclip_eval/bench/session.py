@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.bench import turns
+from rwkvclip_eval.bench.largest import with_largest_batch
 from rwkvclip_eval.bench.load import LOOK_S
 from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
@@ -53,6 +54,7 @@ class BenchOptions:
         effort: how long each cell is measured.
         max_minutes: no cell is begun after so many; None for no limit.
         seed: of the order of cells.
+        largest_batch: largest that is tried to find the largest that fits; None for not looking.
     """
 
     device: str = "cpu"
@@ -62,6 +64,7 @@ class BenchOptions:
     effort: turns.Effort = field(default_factory=turns.Effort)
     max_minutes: float | None = None
     seed: int = 0
+    largest_batch: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,7 @@ class Plan:
         specs: as given.
         known: what each model is in a cell before it is measured: its FLOPs, or why it cannot.
         ceilings: precision → FLOP/s of square products.
+        copying: bytes read and written a second by a copy; None where not measured.
         paces: model, precision, and whether of texts → FLOP/s, measured on one cell of the grid.
         starts: model → seconds that its process takes to start and load, measured.
     """
@@ -83,6 +87,7 @@ class Plan:
     specs: Sequence[str]
     known: dict[tuple[int, str], Measured]
     ceilings: dict[str, float]
+    copying: float | None = None
     paces: Mapping[tuple[int, str, bool], float] = field(default_factory=dict)
     starts: Mapping[int, float] = field(default_factory=dict)
 
@@ -149,6 +154,7 @@ def look_ahead(
     models: list[Measured] = []
     known: dict[tuple[int, str], Measured] = {}
     ceilings: dict[str, float] = {}
+    copying: float | None = None
     starts: dict[int, float] = {}
     pacing: dict[tuple[int, str, bool], tuple[Cell, float]] = {}
     precisions = sorted({cell.precision for cell in cells})
@@ -160,7 +166,11 @@ def look_ahead(
                 with Worker(**_arguments(spec, precision, options)) as worker:
                     starts[index] = time.monotonic() - begun
                     if precision in precisions and precision not in ceilings:
-                        ceilings[precision] = _ceiling(worker, precision)
+                        ceiling = worker.ask("ceiling", precision=precision, seconds=CEILING_S)
+                        ceilings[precision], copying = (
+                            ceiling["flops_per_second"],
+                            ceiling["bytes_per_second"],
+                        )
                     for cell in _pace_cells(cells, precision, options.device):
                         if (seconds := _pace(worker, cell)) is not None:
                             pacing[index, precision, cell.tower == "text"] = cell, seconds
@@ -188,6 +198,7 @@ def look_ahead(
         specs=specs,
         known=known,
         ceilings=ceilings,
+        copying=copying,
         paces=paces,
         starts=starts,
     )
@@ -228,11 +239,6 @@ def _before(
         reason = f"not in the default grid: {patches} patches an image, beyond {most_patches}"
         return dataclasses.replace(model, status="not_in_grid", reason=reason)
     return dataclasses.replace(model, flops=answer["flops"])
-
-
-def _ceiling(worker: Worker, precision: str) -> float:
-    found = worker.ask("ceiling", precision=precision, seconds=CEILING_S)
-    return float(found["flops_per_second"])
 
 
 def _arguments(spec: str, precision: str, options: BenchOptions) -> dict[str, Any]:
@@ -305,14 +311,25 @@ def run_bench(
 
 
 def _measure(plan: Plan, cell: Cell, options: BenchOptions) -> Block:
-    return turns.measure(
+    arguments = [_arguments(spec, cell.precision, options) for spec in plan.specs]
+    block = turns.measure(
         cell,
         [plan.known[index, cell.key] for index in range(len(plan.specs))],
-        [_arguments(spec, cell.precision, options) for spec in plan.specs],
+        arguments,
         device=options.device,
         effort=options.effort,
         ceiling_flops=plan.ceilings.get(cell.precision),
+        ceiling_bytes=plan.copying,
     )
+    most = options.largest_batch
+    first = next(one for one in plan.cells if dataclasses.replace(one, batch=cell.batch) == cell)
+    if most is None or cell != first:
+        return block
+    models = [
+        with_largest_batch(model, of, cell, most) if model.status in ("ok", "out_of_memory") else model
+        for model, of in zip(block.models, arguments, strict=True)
+    ]
+    return dataclasses.replace(block, models=models)
 
 
 def _kept(plan: Plan, out: Path) -> Iterator[tuple[Cell, Block]]:
@@ -341,6 +358,7 @@ def _info(plan: Plan, options: BenchOptions, command: str, grid: str) -> RunInfo
         "implementation": options.implementation,
         "threads": options.threads,
         "effort": dataclasses.asdict(options.effort),
+        "largest_batch": options.largest_batch,
     }
     return RunInfo(
         command=command,

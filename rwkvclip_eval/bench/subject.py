@@ -5,6 +5,7 @@ Axes: B batch, H W image height and width (px), L tokens.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from rwkvclip_eval.bench.parts import shares_of
 from rwkvclip_eval.bench.training import TrainingStep
 from rwkvclip_eval.encoders.arithmetic import arithmetic
 from rwkvclip_eval.encoders.towers import towers_of
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -99,6 +101,17 @@ class Subject:
         products = 3 * 2 * self.info.embed_dim
         return cell.batch * (with_loss - products) + products * cell.batch**2
 
+    def flops_by_part(self, cell: Cell) -> dict[str, int]:
+        """Return part → FLOPs of a forward call, counted as `count_flops` does; they sum to it.
+
+        Raises:
+            UserError: the model takes no such input.
+        """
+        call = self.call(dataclasses.replace(cell, batch=1, compiled=False))
+        with _counting() as counter:
+            shares = shares_of(call, self.towers.module, counter.get_total_flops)
+        return {name: cell.batch * int(flops) for name, flops in shares.items()}
+
     def _inputs(self, cell: Cell) -> tuple[Tensor, Tensor]:
         """Return random pixels [B, 3, H, W] and tokens [B, L], after the towers were made to take them."""
         own = self.info.image_size_px
@@ -128,11 +141,17 @@ class Subject:
 
 
 def _counted(call: Call) -> int:
+    with _counting() as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[FlopCounterMode]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            call()
+            yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return int(counter.get_total_flops())

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rwkvclip_eval.bench.energy import NOT_MEASURED, Meter, meter_of
 from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, wait_for_quiet
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, margin_of, paired_ratio
-from rwkvclip_eval.records.efficiency import Block, Measured, Repeat
+from rwkvclip_eval.records.efficiency import Block, Measured, Part, Repeat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,18 +52,24 @@ class _Contender:
     Attributes:
         arguments: that its process is started with.
         measured: what is known of it.
+        meter: of energy.
         worker: its process; None where it has ended.
         times: of all calls that count, seconds.
         repeats: that count.
         call_s: time of a call in the warm-up; 0 before.
+        joules: of all turns in which a counter moved, those that did not count among them.
+        metered: calls of these turns.
     """
 
     arguments: dict[str, Any]
     measured: Measured
+    meter: Meter
     worker: Worker | None = None
     times: list[float] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
     call_s: float = 0.0
+    joules: float = 0.0
+    metered: int = 0
 
     @property
     def runs(self) -> bool:
@@ -94,14 +101,15 @@ class _Contender:
 
     def turn(self, seconds: float) -> list[float]:
         """Return the times of the calls of one turn; none where it failed."""
-        assert self.worker is not None
+        worker = self.worker
+        assert worker is not None
         try:
-            answer = self.worker.ask("measure", seconds=seconds)
+            answer, joules = self.meter.around(lambda: worker.ask("measure", seconds=seconds))
         except WorkerFailed as failed:
             self.fail(failed)
             return []
         peaks = {
-            "peak_bytes": self.worker.peak_bytes(),
+            "peak_bytes": worker.peak_bytes(),
             "allocated_bytes": answer.get("allocated_bytes"),
             "reserved_bytes": answer.get("reserved_bytes"),
         }
@@ -112,7 +120,24 @@ class _Contender:
         }
         self.measured = dataclasses.replace(self.measured, **larger)
         found: list[float] = answer["seconds"]
+        if joules is not None:
+            self.joules += joules
+            self.metered += len(found)
         return found
+
+    def take_apart(self, cell: Cell) -> None:
+        """Ask where the time of an eager forward pass of one tower goes; its process ends with that."""
+        if self.worker is None or cell.tower not in ("image", "text") or cell.compiled:
+            return
+        try:
+            answer = self.worker.ask("parts", cell=dataclasses.asdict(cell))
+        except WorkerFailed as failed:
+            # Its times stand.
+            self.measured = dataclasses.replace(self.measured, parts_note=failed.reason)
+        else:
+            parts = tuple(Part(**part) for part in answer["parts"])
+            self.measured = dataclasses.replace(self.measured, parts=parts)
+        self.stop()
 
     def fail(self, failed: WorkerFailed) -> None:
         self.stop()
@@ -132,9 +157,15 @@ class _Contender:
         if not self.runs:
             return self.measured
         points = {f"p{p}": float(np.percentile(self.times, p)) for p in (50, 90, 95, 99)}
-        note = "not measured: no meter of energy is read on this machine"
+        note = self.meter.note
+        if self.meter.monitor is not None and not self.metered:
+            note = f"{NOT_MEASURED}no counter moved during a turn ({note})"
         return dataclasses.replace(
-            self.measured, repeats=tuple(self.repeats), latency_s=points, energy_note=note
+            self.measured,
+            repeats=tuple(self.repeats),
+            latency_s=points,
+            energy_j=self.joules / self.metered if self.metered else None,
+            energy_note=note,
         )
 
 
@@ -146,6 +177,7 @@ def measure(
     device: str,
     effort: Effort,
     ceiling_flops: float | None = None,
+    ceiling_bytes: float | None = None,
     on_repeat: Callable[[int], None] = lambda done: None,
 ) -> Block:
     """Measure every model that is `ok` so far in `cell`.
@@ -161,9 +193,11 @@ def measure(
         device: as the user named it.
         effort: how long.
         ceiling_flops: what the device was seen to do.
+        ceiling_bytes: what it was seen to copy.
         on_repeat: told how many repeats are done.
     """
-    contenders = [_Contender(dict(a), m) for a, m in zip(arguments, models, strict=True)]
+    meter = meter_of(device)
+    contenders = [_Contender(dict(a), m, meter) for a, m in zip(arguments, models, strict=True)]
     disturbed = 0
     with contextlib.ExitStack() as stack:
         for contender in contenders:
@@ -179,11 +213,14 @@ def measure(
             on_repeat(done + 1)
             if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
                 break
+        for contender in contenders:
+            contender.take_apart(cell)
     return Block(
         cell=cell,
         device=device,
         models=[contender.result() for contender in contenders],
         ceiling_flops=ceiling_flops,
+        ceiling_bytes=ceiling_bytes,
         noisy=_noise(contenders, disturbed, margin_of(device)),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -105,6 +105,16 @@ def bench(
         float | None,
         typer.Option("--max-minutes", metavar="N", min=0, max=1e6, help="Begin no cell after so many."),
     ] = None,
+    largest_batch: Annotated[
+        int | None,
+        typer.Option(
+            "--largest-batch",
+            metavar="N",
+            min=1,
+            max=1_000_000,
+            help="Also find the largest batch of each input that fits into memory, trying up to N.",
+        ),
+    ] = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write OUT/report at the end.")] = True,
 ) -> None:
     """Measure speed and memory of models side by side, and write a report.
@@ -147,6 +157,7 @@ def bench(
         plugins=_plugins(plugin),
         effort=dataclasses.replace(effort, most_repeats=max(repeats, effort.most_repeats)),
         max_minutes=max_minutes,
+        largest_batch=largest_batch,
     )
     given = {"tower": tower, "precision": precision, "mode": mode}
     given |= {"batch-size": batch_size, "size": size, "tokens": tokens}

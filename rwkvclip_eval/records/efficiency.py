@@ -104,6 +104,23 @@ class Repeat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a forward pass.
+
+    Attributes:
+        name: in words; `rest` is what no other takes.
+        seconds: of the pass, while no part within it ran.
+        flops: as in `Measured`.
+        bytes: that its operators read and write.
+    """
+
+    name: Short
+    seconds: Seconds
+    flops: Annotated[int, Field(ge=0, le=10**18)]
+    bytes: Annotated[int, Field(ge=0, le=10**18)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What one model did in a cell.
 
@@ -127,6 +144,10 @@ class Measured:
         reserved_bytes: most that torch held there; None on a CPU.
         energy_j: of a call; None where nothing measures it.
         energy_note: what measured it, or why nothing did.
+        largest_batch: that fits; 0 where not even one sample does, None where it was not looked for.
+        largest_note: into what, and up to which number was tried; or why none was found.
+        parts: of one eager forward pass, which they sum to; empty where it was not taken apart.
+        parts_note: why not.
     """
 
     model: Short
@@ -145,7 +166,11 @@ class Measured:
     allocated_bytes: Bytes | None = None
     reserved_bytes: Bytes | None = None
     energy_j: Number | None = None
-    energy_note: str = ""
+    energy_note: Annotated[str, Field(max_length=4000)] = ""
+    largest_batch: Count | None = None
+    largest_note: Annotated[str, Field(max_length=4000)] = ""
+    parts: Annotated[Sequence[Part], Field(max_length=100)] = ()
+    parts_note: Annotated[str, Field(max_length=4000)] = ""
 
     @property
     def seconds(self) -> list[float]:
@@ -163,6 +188,7 @@ class Block:
         models: in the order given.
         ceiling_flops: multiply-adds × 2 a second of the largest square products of this precision that the
             device was seen to do; None where that was not measured.
+        ceiling_bytes: read and written a second by the copy of a large block; None where not measured.
         noisy: why these times are not to be trusted; empty where they are.
         created_utc: ISO 8601, when the block ended.
         version: of this form.
@@ -172,6 +198,7 @@ class Block:
     device: Short
     models: Annotated[Sequence[Measured], Field(max_length=1000)]
     ceiling_flops: Number | None = None
+    ceiling_bytes: Number | None = None
     noisy: str = ""
     created_utc: Short = ""
     version: Count = BLOCK_VERSION
@@ -188,6 +215,7 @@ THROUGHPUT = {
 LATENCY = {p: _metric(f"latency_{p}_ms", f"latency {p}, ms") for p in ("p50", "p90", "p95", "p99")}
 PEAK_MEMORY = _metric("peak_memory_mb", "peak memory, MB")
 ENERGY = _metric("energy_j", "energy, J per image, text or pair")
+LARGEST_BATCH = _metric("largest_batch", "largest batch that fits", "higher")
 
 
 def write_block(path: Path, block: Block) -> None:

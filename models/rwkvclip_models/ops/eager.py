@@ -85,7 +85,7 @@ def norm_gate(y: Tensor, gate: Tensor, weight: Tensor, bias: Tensor, heads: int,
 
 
 def gated_add(residual: Tensor, gate: Tensor, value: Tensor, scale: Tensor | None = None) -> Tensor:
-    """Return residual + scale·sigmoid(gate)·value, all of one shape but for scale [B], which is 1 by default."""
+    """Return residual + scale·sigmoid(gate)·value, all of one shape but for scale [B]; 1 by default."""
     opened = torch.sigmoid(gate) * value
     if scale is None:
         return residual + opened

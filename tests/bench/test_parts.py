@@ -1,0 +1,109 @@
+"""Parts of a forward pass: they sum to the whole, and FLOPs go where they are done."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+import torch
+from test_flops import RWKV, VIT
+from torch import nn
+
+from rwkvclip_eval.bench.parts import REST, Ledger, bytes_of, seconds_of, shares_of
+from rwkvclip_eval.bench.subject import Subject
+from rwkvclip_eval.bench.worker import Worker
+from rwkvclip_eval.encoders import load_encoder
+from rwkvclip_eval.records.efficiency import Cell
+
+
+def write(folder, name):
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(RWKV if name == "rwkv" else VIT))
+    return f"{path}=random:0" if name == "rwkv" else f"open_clip:{path}=random:0"
+
+
+@pytest.fixture(scope="module", params=["rwkv", "vit"])
+def spec(request, tmp_path_factory):
+    return write(tmp_path_factory.mktemp("parts"), request.param)
+
+
+OURS = {"patch embedding", "shift and lerp", "projections", "Bi-WKV", "norms", "channel mix", REST}
+THEIRS = {"patch embedding", "attention", "MLP", "norms", REST}
+
+
+def test_what_happens_within_an_inner_part_is_not_the_outer_ones():
+    ticks = itertools.count()
+    ledger = Ledger(lambda: next(ticks))  # each look at the count is one later
+    with ledger.part("outer"), ledger.part("inner"):
+        pass
+    assert dict(ledger.shares) == {REST: 1, "outer": 2, "inner": 1}
+
+
+def test_seconds_are_those_of_the_call_of_median_length_and_sum_to_it():
+    now, speeds = [0.0], itertools.cycle([3.0, 1.0, 2.0])
+
+    class LayerNorm(nn.Module):
+        def forward(self, seconds):
+            now[0] += seconds
+
+    model = nn.ModuleDict({"norm": LayerNorm(), "mlp": LayerNorm()})
+
+    def call():
+        speed = next(speeds)
+        now[0] += 0.5
+        for _ in range(2):
+            model["norm"](speed)
+
+    assert seconds_of(call, model, lambda: now[0], calls=3) == {REST: 0.5, "norms": 4.0}
+    assert "forward" not in vars(model["norm"])
+
+
+def test_flops_of_parts_sum_to_those_of_the_tower(spec):
+    subject = Subject(load_encoder(spec))
+    subject.drop_weights()
+    for cell, token in (
+        (Cell(tower="image", batch=2, height=64, width=32), set()),
+        (Cell(tower="text", batch=2, tokens=9), {"token embedding"}),
+    ):
+        found = subject.flops_by_part(cell)
+        assert sum(found.values()) == subject.count_flops(cell)
+        ours = subject.info.family == "rwkv-clip"
+        expected = (OURS if ours else THEIRS) - ({"patch embedding"} if token else set()) | token
+        assert set(found) == expected
+        busy = {"Bi-WKV", "projections", "channel mix", "shift and lerp"} if ours else {"attention", "MLP"}
+        assert all(found[name] > 0 for name in busy)
+        assert found["norms"] == 0
+
+
+def test_bytes_of_a_linear_layer_are_its_operands_and_result():
+    model = nn.ModuleDict({"mlp": nn.Linear(8, 4, bias=False)})
+    x = torch.ones(3, 8)
+    with torch.inference_mode():
+        assert bytes_of(lambda: model["mlp"](x), model)["MLP"] == 4 * (3 * 8 + 8 * 4 + 3 * 4)
+
+
+def test_views_move_nothing():
+    model = nn.ModuleDict({"mlp": nn.Flatten()})
+    with torch.inference_mode():
+        assert bytes_of(lambda: model["mlp"](torch.ones(3, 2, 4)).t()[:2], model)["MLP"] == 0
+
+
+def test_a_process_takes_its_prepared_call_apart(spec):
+    arguments = {"device": "cpu", "precision": "fp32", "implementation": "auto", "threads": 1}
+    cell = dataclasses.asdict(Cell(tower="image", batch=2, height=64, width=64))
+    with Worker(spec=spec, **arguments) as worker:
+        worker.ask("prepare", cell=cell)
+        parts = {part["name"]: part for part in worker.ask("parts", cell=cell)["parts"]}
+    ours = "Bi-WKV" in parts
+    assert set(parts) == (OURS if ours else THEIRS)
+    assert all(part["seconds"] >= 0 for part in parts.values())
+    main = ("Bi-WKV", "projections") if ours else ("attention", "MLP")
+    assert all(parts[name]["bytes"] > 0 and parts[name]["flops"] > 0 for name in main)
+
+
+def test_the_model_is_as_before_afterwards(spec):
+    subject = Subject(load_encoder(spec))
+    module = subject.towers.module
+    before = {path: set(vars(part)) for path, part in module.named_modules()}
+    shares_of(subject.call(Cell(tower="image", batch=1, height=32, width=32)), module, lambda: 0)
+    assert {path: set(vars(part)) for path, part in module.named_modules()} == before
