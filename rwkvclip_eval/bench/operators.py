@@ -31,6 +31,8 @@ TIMED_SHAPES = {
         # As many tokens in all as B/16's, so that linear cost takes as long for both.
         "image B/16, 896 px": (32, 3136, 8, 80),
         "image B/16, 1792 px": (8, 12544, 8, 80),
+        # The shape of the figures in `reports/published/speed/`.
+        "published": (8, 1024, 8, 64),
     },
     "mps": {"image B/32": (32, 49, 8, 80)},
 }

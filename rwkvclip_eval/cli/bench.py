@@ -1,4 +1,4 @@
-"""`bench`: speed and memory of models, in turns; `bench compare`: whether a change made them slower."""
+"""`bench`: speed and memory of models, in turns; with its commands `compare` and `ops`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.bench_compare import bench_compare
+from rwkvclip_eval.cli.bench_ops import bench_ops
 from rwkvclip_eval.cli.options import (
     DeviceOption,
     ImplementationOption,
@@ -30,8 +31,9 @@ SUITE = "efficiency"
 NOTHING_GIVEN: Mapping[str, str | None] = MappingProxyType({})
 _GRID = "Grid"
 
-bench_app = typer.Typer(rich_markup_mode="markdown", subcommand_metavar="[compare]")
+bench_app = typer.Typer(rich_markup_mode="markdown", subcommand_metavar="[compare | ops]")
 bench_app.command("compare")(bench_compare)
+bench_app.command("ops")(bench_ops)
 
 
 def _grid_option(name: str, takes: str, said: str) -> object:
@@ -121,7 +123,7 @@ def bench(
 
     Every model runs in a process of its own; in each cell of the grid they take turns, repeat after repeat,
     so that their ratio has an interval. Times while others use the processors are measured again or marked.
-    `bench compare BASELINE CANDIDATE` says whether a change made them slower.
+    `bench compare BASELINE CANDIDATE` says whether a change made them slower; `bench ops` times the operator.
 
     Examples:
     - `rwkvclip-eval bench -m rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`

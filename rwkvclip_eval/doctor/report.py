@@ -7,6 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from rwkvclip_eval.bench import operator_table
 from rwkvclip_eval.bench.limits import verdicts
 from rwkvclip_eval.environment import environment
 from rwkvclip_models.disk import write_text
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.bench.towers import TowerTiming
     from rwkvclip_eval.doctor.checks import DoctorReport
     from rwkvclip_eval.doctor.comparison import Case
-
-_TIMING_HEADERS = (
-    *("implementation", "device", "dtype", "shape", "direction"),
-    *("ms", "of scan", "of copy", "eager ms", "repeats", "clock"),
-)
-
 
 _TOWER_HEADERS = ("image", "batch", "RWKV-CLIP", "ViT", "speed-up", "memory", "ViT's memory")
 
@@ -59,16 +54,6 @@ def write(
     }
     write_text(out_dir / "doctor.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
     gpus = ", ".join(gpu["name"] for gpu in facts["gpus"]) or "no GPU"
-    timing_rows = [
-        (
-            *(t.implementation, t.device, t.dtype, t.shape, t.direction),
-            t.problem or f"{t.median_ms:.3f} ({t.low_ms:.3f}–{t.high_ms:.3f})",
-            *("–" if x is None else f"{x:.2f}" for x in (t.of_scan, t.of_copy)),
-            "–" if t.eager_ms is None else f"{t.eager_ms:.3f}",
-            *(str(t.repeats), t.clock),
-        )
-        for t in times
-    ]
     text = [
         "# Diagnosis",
         f"{facts['cpu']['model']} ({facts['cpu']['num_threads']} threads), {gpus}; "
@@ -76,12 +61,8 @@ def write(
         + ("everything passed." if report.ok else "**something failed.**"),
         _markdown(report.HEADERS, report.rows()),
         "## Operator times",
-        "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
-        "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
-        "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
-        "*eager ms*: of our own on a GPU, calls in a row with what it takes to dispatch them. "
-        "The reference is the definition, not meant to run, and is not timed.",
-        _markdown(_TIMING_HEADERS, timing_rows),
+        operator_table.LEGEND,
+        _markdown(operator_table.HEAD, operator_table.timing_rows(times)),
     ]
     if towers:
         table = _markdown(_TOWER_HEADERS, _tower_rows(towers))

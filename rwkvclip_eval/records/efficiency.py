@@ -169,7 +169,7 @@ class Measured:
     energy_note: Annotated[str, Field(max_length=4000)] = ""
     largest_batch: Count | None = None
     largest_note: Annotated[str, Field(max_length=4000)] = ""
-    parts: Annotated[Sequence[Part], Field(max_length=100)] = ()
+    parts: Annotated[Sequence[Part], Field(max_length=100)] = field(default_factory=list)
     parts_note: Annotated[str, Field(max_length=4000)] = ""
 
     @property

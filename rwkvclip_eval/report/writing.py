@@ -223,12 +223,15 @@ def write_efficiency(run: Path, out: Path) -> Path:
         efficiency_markdown,
         efficiency_page,
     )
+    from rwkvclip_eval.report.formats.parts import parts_csv
     from rwkvclip_eval.report.plots.efficiency import efficiency_plots
+    from rwkvclip_eval.report.plots.parts import part_plots
 
     blocks, info = read_blocks(run), read_run_info(run / "run.json")
     rows, device = speed_rows(blocks), blocks[0].device
-    plots = list(efficiency_plots(rows))
+    plots = [*efficiency_plots(rows), *part_plots(blocks)]
     _write_plots(plots, out)
+    write_text(out / "parts.csv", parts_csv(rows))
     write_text(out / "efficiency.csv", efficiency_csv(rows, info))
     write_text(out / "efficiency.md", efficiency_markdown(rows, info, device))
     page = out / "index.html"

@@ -7,11 +7,18 @@ import math
 
 import pytest
 
-from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_blocks, write_block
+from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Part, Repeat, read_blocks, write_block
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.report.efficiency import growth, speed_rows, why_ambiguous
-from rwkvclip_eval.report.formats.efficiency import efficiency_csv, efficiency_page, remarks
+from rwkvclip_eval.report.formats.efficiency import (
+    efficiency_csv,
+    efficiency_markdown,
+    efficiency_page,
+    remarks,
+)
+from rwkvclip_eval.report.formats.parts import parts_csv
 from rwkvclip_eval.report.plots.efficiency import efficiency_plots
+from rwkvclip_eval.report.plots.parts import part_plots
 
 JITTER = (1.0, 1.004, 0.997, 1.002, 0.999)
 HOSTILE = "<script>alert(1)</script>|=cmd"
@@ -114,6 +121,65 @@ def test_hostile_names_survive_every_format():
     assert "<script" not in page
     table = list(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
     assert {row["model"] for row in table} == {HOSTILE, "theirs"}
+
+
+def taken_apart(seconds=0.04, **facts):
+    """A block whose models were taken apart, with energy and a largest batch."""
+    one = block(200, seconds, 0.08)
+    parts = [
+        Part(name="projections", seconds=seconds / 2, flops=8 * 10**8, bytes=10**7),
+        Part(name="Bi-WKV", seconds=seconds / 4, flops=2 * 10**8, bytes=2 * 10**7),
+        Part(name="rest", seconds=seconds / 4, flops=0, bytes=10**6),
+    ]
+    facts = {"energy_j": 2.0, "energy_note": "a counter", **facts}
+    models = [
+        dataclasses.replace(m, parts=parts, largest_batch=96, largest_note="of up to 128", **facts)
+        for m in one.models
+    ]
+    return dataclasses.replace(one, models=models, ceiling_bytes=1e10)
+
+
+def test_parts_are_a_table_bars_and_places_under_the_roofline():
+    one = taken_apart()
+    rows = speed_rows([one])
+    lines = list(csv.DictReader(io.StringIO(parts_csv(rows))))
+    assert [line["share"] for line in lines[:3]] == ["50.0 %", "25.0 %", "25.0 %"]
+    assert [line["FLOPs a byte"] for line in lines[:3]] == ["80", "10", ""]
+    assert "<td>Bi-WKV</td>" in efficiency_page(rows, info(), "cpu", [])
+    assert "Parts of a forward pass" in efficiency_markdown(rows, info(), "cpu")
+    bars, roofline = part_plots([one])
+    assert "projections 50 %, Bi-WKV 25 %, rest 25 %" in bars.alt
+    assert "Bi-WKV: 20 GFLOP/s at 10 FLOPs a byte" in roofline.alt
+    assert "100 GFLOP/s in square products, 10 GB/s copied" in roofline.alt
+
+
+def test_energy_is_of_a_sample_and_absent_is_said_once_with_its_reason():
+    with_energy = efficiency_csv(speed_rows([taken_apart()]), info())
+    assert next(csv.DictReader(io.StringIO(with_energy)))["joules_per_sample"] == "0.5"
+    without = speed_rows([taken_apart(energy_j=None, energy_note="not measured: no NVML")] * 2)
+    assert [text for text in remarks(without, "cpu") if "NVML" in text] == ["Energy: not measured: no NVML."]
+    assert next(csv.DictReader(io.StringIO(efficiency_csv(without, info()))))["joules_per_sample"] == ""
+
+
+def test_the_largest_batch_is_said_with_its_limit():
+    said = "ours, image tower, 200×200 px, fp32: the largest batch that fits is 96 (of up to 128)."
+    assert said in remarks(speed_rows([taken_apart()]), "cpu")
+
+
+def test_published_speeds_stand_beside_the_same_model_in_the_same_cell_alone():
+    cell = {"precision": "bf16", "height": 224, "width": 224, "compiled": True}
+    one = block(224, 0.04, 0.08, model="clip-vit-b32", **cell)
+
+    def said(one):
+        return [text for text in remarks(speed_rows([one]), "cuda") if text.startswith("Published")]
+
+    assert said(one) == [
+        f"Published: clip-vit-b32, 224×224 px, amp, compiled: {rate} images/s on NVIDIA GeForce {gpu} "
+        "(timm's tables of results)."
+        for rate, gpu in (("15,759", "RTX 5090"), ("12,645", "RTX 4090"))
+    ]
+    for change in ({"precision": "fp32"}, {"compiled": False}, {"height": 448}):
+        assert said(dataclasses.replace(one, cell=dataclasses.replace(one.cell, **change))) == []
 
 
 def test_what_was_not_measured_is_empty_in_csv_and_told_on_the_page():

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.printable import csv_cell
 from rwkvclip_eval.records.efficiency import CONDITIONS, conditions
+from rwkvclip_eval.records.published_speed import tower_speeds
 from rwkvclip_eval.report.efficiency import growth, why_ambiguous
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
+from rwkvclip_eval.report.formats.parts import HEAD as PARTS_HEAD
+from rwkvclip_eval.report.formats.parts import part_rows
 from rwkvclip_eval.report.plots.drawing import themed
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ CSV_HEAD = (
     *("samples_per_second", "low", "high", "repeats", "speed_up", "speed_up_low", "speed_up_high", "verdict"),
     *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
     *("share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation", "noisy", "reason"),
+    *("joules_per_sample", "energy_note", "largest_batch", "largest_batch_note"),
     *CONDITIONS,
 )
 
@@ -70,6 +74,8 @@ def efficiency_csv(rows: Sequence[SpeedRow], info: RunInfo) -> str:
             *(cell.compiled, m.status, *_ends(row.rate), len(m.repeats), *_ends(row.speed_up), row.verdict),
             *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9, row.share),
             *(m.num_parameters, m.load_s, m.first_call_s, m.implementation, row.noisy, m.reason),
+            *(None if m.energy_j is None else m.energy_j / cell.batch, m.energy_note),
+            *(m.largest_batch, m.largest_note),
             *(told[name] for name in CONDITIONS),
         )
         writer.writerow([csv_cell("" if value is None else value) for value in content])
@@ -110,7 +116,43 @@ def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
             said.append(f"{row.measured.model}, {row.cell.label}: {row.measured.reason}")
         elif why := why_ambiguous(row, device):
             said.append(f"{row.measured.model}, {row.cell.label}: no verdict, {why}.")
-    return said + _growths(rows)
+    return [*said, *_largest(rows), *_energy(rows), *_growths(rows), *_published(rows)]
+
+
+def _published(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return what others published of the same models in the same cells: of other hardware, and no rival."""
+    found = [
+        one.label
+        for row in rows
+        if row.rate is not None
+        for one in tower_speeds(row.measured.spec.partition("=")[0], row.cell)
+    ]
+    return [f"Published: {label}." for label in dict.fromkeys(found)]
+
+
+def _largest(rows: Sequence[SpeedRow]) -> list[str]:
+    said = []
+    for row in rows:
+        m, cell = row.measured, row.cell
+        if m.largest_note:
+            found = f"was {m.largest_note}"
+            if m.largest_batch is not None:
+                found = f"is {m.largest_batch} ({m.largest_note})."
+            what = f"{cell.tower} tower, {cell.shape}, {cell.precision}"
+            said.append(f"{m.model}, {what}: the largest batch that fits {found}")
+    return said
+
+
+def _energy(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return the joules of each sample, and once why there are none."""
+    said = [
+        f"{row.measured.model}, {row.cell.label}: {row.measured.energy_j / row.cell.batch:.3g} J each "
+        f"({row.measured.energy_note})."
+        for row in rows
+        if row.measured.energy_j is not None
+    ]
+    why = {row.measured.energy_note for row in rows if row.rate is not None and row.measured.energy_j is None}
+    return said + [f"Energy: {note}." for note in sorted(why - {""})]
 
 
 def _growths(rows: Sequence[SpeedRow]) -> list[str]:
@@ -140,7 +182,10 @@ def efficiency_markdown(rows: Sequence[SpeedRow], info: RunInfo, device: str) ->
     """Return the table and remarks, with hardware and versions."""
     lines = [[escape_markdown(cell) for cell in cells_of(row)] for row in rows]
     notes = "\n".join(f"- {escape_markdown(text)}" for text in remarks(rows, device))
-    return f"# Speed and memory\n\n{escape_markdown(_where(info))}\n\n{grid(lines, HEAD)}\n\n{notes}\n"
+    parts = [[escape_markdown(cell) for cell in line] for line in part_rows(rows)]
+    split = f"\n## Parts of a forward pass\n\n{grid(parts, PARTS_HEAD)}\n" if parts else ""
+    where = escape_markdown(_where(info))
+    return f"# Speed and memory\n\n{where}\n\n{grid(lines, HEAD)}\n\n{notes}\n{split}"
 
 
 def _where(info: RunInfo) -> str:
@@ -163,6 +208,8 @@ def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots:
         style=Markup(here.joinpath("page.css").read_text(encoding="utf-8")),
         head=HEAD,
         rows=[cells_of(row) for row in rows],
+        parts_head=PARTS_HEAD,
+        parts=part_rows(rows),
         remarks=remarks(rows, device),
         where=_where(info),
         plots=plots,
