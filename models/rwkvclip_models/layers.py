@@ -92,7 +92,8 @@ class SpatialMix(nn.Module):
         run: dict[str, Any] = {"implementation": self.implementation}
         x_x = shift_lerp(x, self.get_parameter("time_maa_x")[0], shift, **run)
         low_rank = torch.tanh(linear(x_x.view(b * t, c), self.time_maa_w1, transposed=True, **run))
-        low_rank, up = low_rank.view(b, t, NUM_MIXES * MIX_RANK), self.time_maa_w2
+        low_rank = low_rank.view(b, t, NUM_MIXES * MIX_RANK)
+        up: Tensor = self.time_maa_w2
         if len(mixes) < NUM_MIXES:
             low_rank, up = low_rank[..., : len(mixes) * MIX_RANK], up[: len(mixes)]
         base = torch.cat([self.get_parameter(f"time_maa_{name}")[0] for name in mixes])

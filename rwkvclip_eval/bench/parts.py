@@ -137,14 +137,14 @@ def bytes_of(call: Callable[[], object], module: nn.Module) -> dict[str, float]:
         return shares_of(call, module, lambda: traffic.total)
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types for it
     """Counts the bytes of tensors that operators take and give."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
         self.total = 0
 
-    def __torch_dispatch__(  # type: ignore[override]  # torch types it loosely
+    def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
