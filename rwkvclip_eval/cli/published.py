@@ -110,7 +110,7 @@ def _bare(dataset: str) -> str:
 def _asked_sets(asked: Iterable[str], rows: Iterable[PublishedRow]) -> set[str]:
     """Return the record names of datasets, which go by any name or title, however it is written."""
     from rwkvclip_eval.data.catalogue import catalogue
-    from rwkvclip_eval.report.wording import DATASET_TITLES
+    from rwkvclip_eval.records.titles import DATASET_TITLES
 
     known = {name for row in rows for name in (row.dataset, _bare(row.dataset))}
     called = {_letters(name): name for name in sorted(known)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.compare import group_formats as formats
+from rwkvclip_eval.compare.formats import points
+from rwkvclip_eval.compare.group_published import NO_WIN
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.report.comparison import style, svgs
@@ -43,7 +45,7 @@ def group_page(result: GroupResult, max_bytes: int = MAX_PAGE_BYTES) -> str:
         groups=[_group(group) for group in result.groups],
         published_columns=formats.PUBLISHED_COLUMNS,
         published=formats.published_rows(result),
-        no_win=formats.NO_WIN,
+        no_win=NO_WIN,
         notes=result.notes,
     )
     if len(html.encode()) > max_bytes:
@@ -64,8 +66,8 @@ def _method(one: MethodComparison, margin: float, number: int) -> dict[str, Any]
         "name": f"{one.candidate.name} beside {one.baseline.name}",
         "why": one.why,
         "pairing": one.pairing,
-        "delta": formats.points(varied.value),
-        "ends": (formats.points(varied.value - reach), formats.points(varied.value + reach)),
+        "delta": points(varied.value),
+        "ends": (points(varied.value - reach), points(varied.value + reach)),
         "conservative": varied.conservative,
         "means": [
             {"name": group.name, "value": formats.mean_and_deviation(numbers), "seeds": len(group.runs)}

@@ -83,6 +83,7 @@ def write_report(
             `SOURCE_DATE_EPOCH` is no time.
     """
     check_source_date()
+    from rwkvclip_eval.records.efficiency import is_measurement
     from rwkvclip_eval.records.published import read_published
     from rwkvclip_eval.report.conformance import conformance
     from rwkvclip_eval.report.formats.accuracy_speed import accuracy_speed_csv
@@ -101,7 +102,7 @@ def write_report(
     from rwkvclip_eval.report.tables import build_tables
     from rwkvclip_eval.report.titles import titled, titled_tables
 
-    measurements = [run for run in runs if any((run / "cells").glob("*.json"))]
+    measurements = [run for run in runs if is_measurement(run)]
     loaded = without_speed(load_runs([run for run in runs if run not in measurements]))
     tables = build_tables(loaded.entries, loaded.averages)
     headline = write_headline(loaded, tables)
@@ -152,8 +153,8 @@ def write_report(
 
 def _speeds(measurements: Sequence[Path], headline: Headline) -> list[AccuracySpeed]:
     """Return the speeds of each measurement beside the numbers that sum a report up."""
+    from rwkvclip_eval.records.efficiency import read_blocks
     from rwkvclip_eval.report.accuracy_speed import accuracy_speed
-    from rwkvclip_eval.report.efficiency import read_blocks
     from rwkvclip_eval.report.overview import overview
 
     groups = [group for view in overview(headline.columns)[:1] for group in view.groups]
@@ -197,12 +198,13 @@ def write_pages(
     from rwkvclip_eval.records.efficiency import is_measurement
 
     measurements = [run for run in runs if is_measurement(run)]
-    others = [run for run in runs if run not in measurements]
     pages = [
         write_efficiency(run, out if len(runs) == 1 else out / f"efficiency-{run.name}")
         for run in measurements
     ]
-    return pages + ([write_report(others, out, published, pairs).index] if others else [])
+    if len(measurements) < len(runs):
+        pages.append(write_report(runs, out, published, pairs).index)
+    return pages
 
 
 def write_efficiency(run: Path, out: Path) -> Path:

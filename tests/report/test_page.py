@@ -245,9 +245,9 @@ def test_ties_differences_and_the_bank_of_neighbours_stand_beside_the_number(tmp
     assert (
         html.count('<span class="sub remark">Neighbours: 1,880 images of train and 1,880 more.</span>') == 1
     )
-    assert markdown.count("† pets: Two classes are spelt right.") == 1
-    assert markdown.count("† dtd: Neighbours: 1,880 images of train and 1,880 more.") == 1
-    assert markdown.count("pets †") == markdown.count("dtd †") == 1
+    assert markdown.count("† Pets: Two classes are spelt right.") == 1
+    assert markdown.count("† DTD: Neighbours: 1,880 images of train and 1,880 more.") == 1
+    assert markdown.count("Pets †") == markdown.count("DTD †") == 1
 
 
 def test_published_numbers_stay_away_from_sets_of_which_nothing_is_published(tmp_path: Path) -> None:

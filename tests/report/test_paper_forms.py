@@ -392,7 +392,7 @@ def test_hostile_methods_and_models_stay_text_in_every_file_of_a_report(tmp_path
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         hostile = {"backbone": "", "source": "[a](http://b) <img src=x> % \\"}
-        for row in rows_of(*(hostile | {"method": printable(one_line(text))} for text in names)):
+        for row in rows_of(*(hostile | {"method": printable(one_line(text)).strip()} for text in names)):
             writer.writerow(row.model_dump())
     run = write_run(tmp_path / "run", [scored(text, "cifar10", unit=str(i)) for i, text in enumerate(names)])
     paths = write_report([run], tmp_path / "report", [tmp_path / "papers"])

@@ -19,8 +19,8 @@ TABLE = "efficiency"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
 _CLOSE_TICKS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.5)
 """Those for which a wide axis has no room."""
-_LINE_IN, _AROUND_IN = 0.17, 1.0
-"""Height of a line, and of what stands around all of them."""
+_LINE_IN = 0.17
+"""Height of a line of two models."""
 _SPREAD = 0.5
 """Of the models of a line, in lines."""
 _IN_WORDS = 30
@@ -177,7 +177,7 @@ def _drawn(lines: _Lines, look: dict[str, Look]) -> tuple[Drawing, Any]:
     """Return a drawing with a line for each label, the first on top, and its axes."""
     models = list(dict.fromkeys(dot.model for dots in lines.values() for dot in dots))
     shown = [name for name in models if name in look]
-    figure = Drawing(_AROUND_IN + _LINE_IN * len(lines) * max(1.0, len(shown) / 2), 1)
+    figure = Drawing(_LINE_IN * len(lines) * max(1.0, len(shown) / 2))
     axis = figure.axes[0]
     handles = {}
     for i, dots in enumerate(lines.values()):
