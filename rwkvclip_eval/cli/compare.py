@@ -61,7 +61,11 @@ def compare(
     ] = 0.05,
     repeat_baseline: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="The baseline again, at another batch size or precision."),
+        typer.Option(
+            metavar="RUN",
+            help="The baseline again, at another precision, or at another batch size with `--no-cache`: "
+            "stored features are not encoded anew.",
+        ),
     ] = None,
     baseline_model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where that run holds several.")

@@ -340,7 +340,7 @@ def _of_parts(
         max(-1.0, value - below),
         min(1.0, value + above),
         f"gained less lost, each {gains.method.partition(',')[0]}",
-        conservative=gains.conservative or losses.conservative or min(more_up, more_down) < unseen,
+        conservative=gains.conservative or losses.conservative or bool(min(more_up, more_down) < unseen),
         significance=of_flips(weighted),
         variance=variance,
         images=float((np.abs(weighted).sum() + share) / (variance + share * squared)),

@@ -1,6 +1,7 @@
 """Paired differences of cases that can be counted by hand."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -145,6 +146,22 @@ def test_a_model_and_itself_differ_by_nothing_within_an_interval_of_some_width(n
     assert found.low < 0 < found.high
     assert (found.gained, found.lost) == (0, 0)
     assert found.significance in (None, (pytest.approx(0.5), 1, 0), (1, 1, 0))
+
+
+@pytest.mark.parametrize("images", [20, 1000])
+def test_what_a_difference_says_can_be_written_as_json(images):
+    # Many images decide, and few.
+    generator = np.random.default_rng(0)
+    one, other = generator.random((2, 3 * images)) < 0.5
+    owner = np.repeat(np.arange(images), 3)
+    for found in (
+        paired.recall(one, other, owner),
+        paired.hits(one, other),
+        paired.mean_of(one.astype(float), other.astype(float)),
+        paired.mean_per_class(one, other, owner % 3),
+        paired.median_rank(1 + 3 * one.astype(np.int64), 1 + 3 * other.astype(np.int64), owner, images),
+    ):
+        assert json.loads(json.dumps(found._asdict()))["value"] == found.value
 
 
 def test_medians_that_could_not_be_others_differ_by_nothing_for_certain():
