@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound
+from rwkvclip_eval.run.given import check_texts
 from rwkvclip_eval.run.needs import needs_of, tell_coverage
 from rwkvclip_eval.run.splits import OpenedUnit, samples_of
 
@@ -92,7 +93,7 @@ def open_unit(unit: Unit, datasets: Datasets) -> OpenedUnit:
         unit.task.check_metric(unit.ref.metric, opened.dataset.info)
     if opened.scorable:
         if "text" in unit.task.needs:
-            unit.task.texts(opened.samples, unit.protocol)
+            check_texts(unit.task, unit.task.texts(opened.samples, unit.protocol))
         fit = {split: samples_of(other) for split, other in opened.fit.items()}
         unit.task.check(opened.samples, fit, unit.protocol)
     return opened

@@ -22,6 +22,7 @@ from rwkvclip_eval.errors import (
     users_code,
 )
 from rwkvclip_eval.run.examples import gallery, with_content
+from rwkvclip_eval.run.given import check_result
 from rwkvclip_eval.run.outcome import UnitOutcome, no_number, score_records
 from rwkvclip_eval.run.splits import samples_of
 from rwkvclip_eval.tasks import OWN_TASKS
@@ -218,10 +219,7 @@ def _scored(
     own = users_code(f"The task {task.name}", failing=task.name not in OWN_TASKS)
     with context.timings.stage("score"), _of_this_unit(), own, _explained_limits(task, protocol, device):
         result = task.score(samples, features, protocol)
-        if not isinstance(result, TaskResult) or not result.metrics:
-            raise UserError(
-                f"The task {task.name} must return a TaskResult with a metric or more, got {result!r:.200}."
-            )
+        check_result(task, result)
         return result
 
 
