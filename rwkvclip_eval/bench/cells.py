@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from rwkvclip_eval.errors import UserError, shown
-from rwkvclip_eval.records.efficiency import Tower
-from rwkvclip_eval.records.grid import GridName, Grids, Mode, Precision
+from rwkvclip_eval.records.efficiency import Precision, Tower
+from rwkvclip_eval.records.grid import GridName, Grids, Mode
 from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.records.schema import Record, folder_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Measured
@@ -99,30 +100,38 @@ def check_records(run: Path) -> tuple[int, list[list[str]]]:
 
     Returns:
         How many records there are, and of each that differs its unit, metric, what is recorded and what comes
-        out; one that lacks on either side is empty there.
+        out, field by field; one that lacks on either side is empty there.
 
     Raises:
         OutputError: a file is none, or a cell's is not as it was written.
     """
-    recorded, derived = (
-        {(one.unit, one.metric): _numbers(one) for one in records}
-        for records in (
-            read_records(run / "results.jsonl"),
-            [record for block in read_blocks(run) for record in records_of(block)],
-        )
-    )
-    keys = dict.fromkeys((*recorded, *derived))
-    wrong = [
-        [*key, recorded.get(key, ""), derived.get(key, "")]
-        for key in keys
-        if recorded.get(key) != derived.get(key)
-    ]
-    return len(recorded), wrong
+    records = read_records(run / "results.jsonl")
+    derived = {(one.unit, one.metric): _facts(one) for block in read_blocks(run) for one in records_of(block)}
+    recorded: dict[tuple[str, str], dict[str, str]] = {}
+    wrong: list[list[str]] = []
+    for record in records:
+        key = record.unit, record.metric
+        if key in recorded:
+            wrong.append([*key, "the same record once more", ""])
+            continue
+        recorded[key] = _facts(record)
+    for key in dict.fromkeys((*recorded, *derived)):
+        one, other = recorded.get(key, {}), derived.get(key, {})
+        if names := [name for name in other or one if one.get(name) != other.get(name)]:
+            wrong.append([*key, _told(one, names), _told(other, names)])
+    return len(records), wrong
 
 
-def _numbers(record: Record) -> str:
-    if record.value is None:
-        return f"{record.status}: {record.reason}"
-    ends = [record.value, *(end for end in (record.ci_low, record.ci_high) if end is not None)]
-    # As many digits as no rounding of a logarithm changes.
-    return " ".join(f"{end:.9g}" for end in ends)
+def _facts(record: Record) -> dict[str, str]:
+    """Return what a record says, field by field; not the title of its metric, which may be put otherwise."""
+    said = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+    metric, _ = said.pop("metric_info"), said.pop("schema_version")
+    said |= {"unit of measure": metric and metric.unit, "better": metric and metric.better}
+    # Of numbers as many digits as no rounding of a logarithm changes.
+    return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in said.items()}
+
+
+def _told(facts: Mapping[str, str], names: Sequence[str]) -> str:
+    """Return some of the facts on a record, none where it lacks; of one alone its number or its reason."""
+    shown = [name for name in names if name in ("value", "reason")] if len(names) == len(facts) else names
+    return ", ".join(f"{name} {facts[name]}" for name in shown if facts.get(name))

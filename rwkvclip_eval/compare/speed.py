@@ -4,8 +4,9 @@ The gate's rules (`gate.py`), on ratios of rates. With margin m (1.05 for 5 %) a
 
     a cell    SAME where its 95 % interval lies within 1/m to m; SLOWER or FASTER where it does not and the
               difference is significant after Holm's correction over all cells, α/2 each way; else AMBIGUOUS
-    all       SLOWER where a cell is, where the candidate lost a cell that the baseline has, or where the
-              interval of the mean over the cells lies below 1/m; else SAME or FASTER by that interval
+    all       SLOWER where a cell is, where the candidate lost a cell that the baseline has (it failed there,
+              or set out to measure it and did not), or where the interval of the mean over the cells lies
+              below 1/m; else SAME or FASTER by that interval
 
 A cell that either run marked as noisy, or measured fewer than five times, is judged by none; where those are
 more than the others there is no verdict. Repeats tell how much times vary within a run. What changes between
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from rwkvclip_eval.compare.significance import holm
+from rwkvclip_eval.compare.speed_side import Line
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.metrics.ratios import (
     LEAST_REPEATS,
@@ -35,7 +37,7 @@ from rwkvclip_eval.metrics.ratios import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from rwkvclip_eval.compare.speed_side import Line, SpeedSide
+    from rwkvclip_eval.compare.speed_side import SpeedSide
     from rwkvclip_eval.metrics.ratios import Estimate
     from rwkvclip_eval.records.efficiency import Cell
 
@@ -156,14 +158,32 @@ def compare_speed(
 
 
 def _pairs(baseline: SpeedSide, candidate: SpeedSide) -> list[tuple[Line, Line]]:
-    """Return what both sides say of each model in each cell that both name."""
+    """Return what both sides say of each model in each cell that both name, or set out to measure."""
     one_each = len(baseline.models) == len(candidate.models) == 1
     other = {name: candidate.models[0] if one_each else name for name in baseline.models}
-    return [
-        (line, candidate.lines[cell, other[model]])
-        for (cell, model), line in baseline.lines.items()
-        if (cell, other[model]) in candidate.lines
-    ]
+    measured = {cell for cell, _ in candidate.lines}
+    found = []
+    for (cell, model), line in baseline.lines.items():
+        name = other[model]
+        if (cell, name) in candidate.lines:
+            found.append((line, candidate.lines[cell, name]))
+        elif cell.key in candidate.planned and cell not in measured and name in candidate.models:
+            found.append((line, _not_measured(line, name)))
+    return found
+
+
+def _not_measured(line: Line, model: str) -> Line:
+    reason = "its run.json lists the cell, of which it holds no measurement"
+    return Line(
+        cell=line.cell,
+        model=model,
+        status="not_measured",
+        rate=None,
+        speed_up=None,
+        noisy="",
+        reason=reason,
+        implementation="",
+    )
 
 
 def _rows(

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence  # noqa: TC003  # pydantic reads annotations at run time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.records.metrics import Metric
 from rwkvclip_eval.records.reading import parsed
-from rwkvclip_eval.records.schema import MAX_LISTED, Count, Number, Seconds, Short
+from rwkvclip_eval.records.schema import MAX_LISTED, Count, Seconds, Short, Version
+from rwkvclip_eval.schema import empty_or_readable, readable
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
 
@@ -33,9 +35,17 @@ TASK = "efficiency"
 """Of the records that measurements leave."""
 
 Tower = Literal["image", "text", "both", "train"]
+Precision = Literal["fp32", "bf16", "fp16"]
 CellStatus = Literal["ok", "out_of_memory", "crashed", "not_possible", "not_in_grid"]
+Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 Side = Annotated[int, Field(ge=0, le=65_536)]
 Bytes = Annotated[int, Field(ge=0, le=10**15)]
+Name = Annotated[Short, AfterValidator(readable)]
+Note = Annotated[str, Field(max_length=4000)]
+CallSeconds = Annotated[float, Field(allow_inf_nan=False, ge=1e-9, le=1e9)]
+"""Of a call: no clock tells less than a nanosecond."""
+Pace = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e24)]
+POINTS = ("p50", "p90", "p95", "p99")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -53,8 +63,8 @@ class Cell:
     """
 
     tower: Tower
-    precision: Short = "fp32"
-    batch: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    precision: Precision = "fp32"
+    batch: Batch = 1
     height: Side = 0
     width: Side = 0
     tokens: Side = 0
@@ -87,6 +97,22 @@ class Cell:
         return {"image": "images", "text": "texts"}.get(self.tower, "pairs")
 
 
+def checked_cell(cell: Cell) -> Cell:
+    """Return a cell whose tower takes inputs of its sizes.
+
+    Raises:
+        ValueError: it does not.
+    """
+    takes = {"height": cell.tower != "text", "width": cell.tower != "text", "tokens": cell.tower != "image"}
+    for name, taken in takes.items():
+        value = getattr(cell, name)
+        if bool(value) != taken:
+            raise ValueError(
+                f"{name} of tower {cell.tower}: expected {'1 or more' if taken else 0}, got {value}"
+            )
+    return cell
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
     """One model's turns in one repeat of a cell.
@@ -98,9 +124,9 @@ class Repeat:
             the system does not tell.
     """
 
-    seconds: Seconds
-    calls: Count
-    other_load: Number | None = None
+    seconds: CallSeconds
+    calls: Annotated[int, Field(ge=1, le=10**15)]
+    other_load: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +140,7 @@ class Part:
         bytes: that its operators read and write.
     """
 
-    name: Short
+    name: Name
     seconds: Seconds
     flops: Annotated[int, Field(ge=0, le=10**18)]
     bytes: Annotated[int, Field(ge=0, le=10**18)]
@@ -150,32 +176,69 @@ class Measured:
         parts_note: why not.
     """
 
-    model: Short
-    spec: Short
+    model: Name
+    spec: Name
     status: CellStatus = "ok"
-    reason: Annotated[str, Field(max_length=4000)] = ""
-    implementation: Short = ""
+    reason: Note = ""
+    implementation: Annotated[Short, AfterValidator(empty_or_readable)] = ""
     num_parameters: Count = 0
     flops: Annotated[int, Field(ge=0, le=10**18)] | None = None
     load_s: Seconds | None = None
     first_call_s: Seconds | None = None
     repeats: Annotated[Sequence[Repeat], Field(max_length=MAX_LISTED)] = ()
-    latency_s: Mapping[str, Seconds] = field(default_factory=dict)
+    latency_s: Mapping[str, CallSeconds] = field(default_factory=dict)
     baseline_bytes: Bytes | None = None
     peak_bytes: Bytes | None = None
     allocated_bytes: Bytes | None = None
     reserved_bytes: Bytes | None = None
-    energy_j: Number | None = None
-    energy_note: Annotated[str, Field(max_length=4000)] = ""
+    energy_j: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e15)] | None = None
+    energy_note: Note = ""
     largest_batch: Count | None = None
-    largest_note: Annotated[str, Field(max_length=4000)] = ""
+    largest_note: Note = ""
     parts: Annotated[Sequence[Part], Field(max_length=100)] = field(default_factory=list)
-    parts_note: Annotated[str, Field(max_length=4000)] = ""
+    parts_note: Note = ""
 
     @property
     def seconds(self) -> list[float]:
         """Median time of a call in each repeat."""
         return [repeat.seconds for repeat in self.repeats]
+
+
+def _checked_measured(one: Measured) -> Measured:
+    """Return what agrees with itself.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if one.status != "ok" and (one.repeats or one.latency_s):
+        raise ValueError(f"status {one.status} stands beside repeats or latency_s, which only ok has")
+    if one.status == "ok" and one.reason:
+        raise ValueError("status ok stands beside a reason, which only others have")
+    expected = POINTS if one.repeats else ()
+    if sorted(one.latency_s) != sorted(expected):
+        came = name_some(one.latency_s) or "none"
+        raise ValueError(f"latency_s: expected {', '.join(expected) or 'none without repeats'}, got {came}")
+    for low, high in itertools.pairwise(expected):
+        # Interpolated points may differ by a rounding.
+        if one.latency_s[low] > one.latency_s[high] * (1 + 1e-9):
+            raise ValueError(
+                f"latency_s: expected {low} of at most {high}, got {one.latency_s[low]:.6g} and "
+                f"{one.latency_s[high]:.6g}"
+            )
+    if one.parts and not sum(part.seconds for part in one.parts):
+        raise ValueError("parts: expected the seconds of a pass, got 0 in all")
+    _check_each_once("part", [part.name for part in one.parts])
+    return one
+
+
+def _check_each_once(what: str, names: Sequence[str]) -> None:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"expected each {what} once, got {name_some(twice)} several times")
+
+
+def _each_once(models: Sequence[Measured]) -> Sequence[Measured]:
+    _check_each_once("model", [one.model for one in models])
+    return models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +257,18 @@ class Block:
         version: of this form.
     """
 
-    cell: Cell
-    device: Short
-    models: Annotated[Sequence[Measured], Field(max_length=1000)]
-    ceiling_flops: Number | None = None
-    ceiling_bytes: Number | None = None
-    noisy: str = ""
+    cell: Annotated[Cell, AfterValidator(checked_cell)]
+    device: Name
+    models: Annotated[
+        Sequence[Annotated[Measured, AfterValidator(_checked_measured)]],
+        Field(min_length=1, max_length=1000),
+        AfterValidator(_each_once),
+    ]
+    ceiling_flops: Pace | None = None
+    ceiling_bytes: Pace | None = None
+    noisy: Annotated[Note, AfterValidator(empty_or_readable)] = ""
     created_utc: Short = ""
-    version: Count = BLOCK_VERSION
+    version: Version = BLOCK_VERSION
 
 
 def _metric(name: str, title: str, better: Literal["higher", "lower"] = "lower") -> Metric:
@@ -212,7 +279,7 @@ THROUGHPUT = {
     what: _metric(f"{what}_per_second", f"{what}/s", "higher") for what in ("images", "texts", "pairs")
 }
 """What a call treats → its metric."""
-LATENCY = {p: _metric(f"latency_{p}_ms", f"latency {p}, ms") for p in ("p50", "p90", "p95", "p99")}
+LATENCY = {p: _metric(f"latency_{p}_ms", f"latency {p}, ms") for p in POINTS}
 PEAK_MEMORY = _metric("peak_memory_mb", "peak memory, MB")
 ENERGY = _metric("energy_j", "energy, J per image, text or pair")
 LARGEST_BATCH = _metric("largest_batch", "largest batch that fits", "higher")
@@ -242,7 +309,8 @@ def read_block(path: Path) -> Block:
     """Return what one file of `cells/` holds.
 
     Raises:
-        OutputError: it is no block, of a newer version, or not as it was written.
+        OutputError: it is no block, of a newer version, not as it was written, or of another cell than its
+            name says.
     """
     content = read_bytes(path, limit=BLOCK_LIMIT_BYTES, what="measurement", error=OutputError)
     sealed = parsed(_Sealed, content, f"{path} is not a measurement")
@@ -255,6 +323,11 @@ def read_block(path: Path) -> Block:
         raise OutputError(
             f"{path} is of version {block.version}; this program reads up to {BLOCK_VERSION}. Update it."
         )
+    if path.name != f"{block.cell.key}.json":
+        raise OutputError(
+            f"{path} holds another cell than its name says: expected {block.cell.key}.json. Delete it; the "
+            "command that measured measures what is left."
+        )
     return block
 
 
@@ -262,12 +335,20 @@ def read_blocks(run: Path) -> list[Block]:
     """Return the measurements of a run directory, in the order of their cells.
 
     Raises:
-        OutputError: there is none, or one is not as it was written.
+        OutputError: there is none, one is not as it was written, or they are of several devices.
     """
     paths = sorted((run / "cells").glob("*.json"))
     if not paths:
         raise OutputError(f"{run} holds no measurement (cells/*.json); make one with `rwkvclip-eval bench`.")
-    return sorted((read_block(path) for path in paths), key=lambda block: block.cell)
+    blocks = sorted((read_block(path) for path in paths), key=lambda block: block.cell)
+    devices = {block.device: block.cell.key for block in reversed(blocks)}
+    if len(devices) > 1:
+        told = name_some(f"{device} in {key}.json" for device, key in sorted(devices.items()))
+        raise OutputError(
+            f"{run / 'cells'}: expected cells of one device, got {told}. Keep those of one device and delete "
+            "the others."
+        )
+    return blocks
 
 
 def is_measurement(run: Path) -> bool:

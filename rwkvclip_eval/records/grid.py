@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from rwkvclip_eval.records.efficiency import Cell, Tower
+from rwkvclip_eval.records.efficiency import Batch, Cell, Precision, Tower
 from rwkvclip_eval.schema import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Mode = Literal["eager", "compiled"]
 GridName = Literal["quick", "cpu", "gpu"]
 Px = Annotated[int, Field(ge=1, le=8192)]
-Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 Length = Annotated[int, Field(ge=1, le=65_536)]
 TRAINED_TOKENS = 77
 

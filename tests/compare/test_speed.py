@@ -1,5 +1,7 @@
 """A verdict on a candidate's speed, from two measurements."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -82,6 +84,24 @@ def test_a_cell_that_the_candidate_lost_is_slower(tmp_path):
     assert "lost: ours, image tower, 896×896 px, batch 4, fp32 (no memory left)" in found.why
 
 
+def test_a_cell_that_the_candidate_set_out_to_measure_and_does_not_hold_is_lost(run, tmp_path):
+    before, after = (write_run(tmp_path / name, *two_models()) for name in ("before", "after"))
+    said = json.loads((after / "run.json").read_text())
+    said["identity"]["cells"] = [one.cell.key for one in two_models()]
+    (after / "run.json").write_text(json.dumps(said))
+    assert run("bench", "compare", before, after)[0] == 0
+    (after / "cells" / f"{two_models()[1].cell.key}.json").unlink()
+    code, out, _ = run("bench", "compare", before, after)
+    assert code == 1
+    assert "SLOWER: of what the baseline has, 2 cells lost: ours, image tower, 448×448 px" in out
+    assert "its run.json lists the cell, of which it holds no measurement" in out
+    assert "Only the baseline has" not in out
+    said["identity"]["cells"] = 3
+    (after / "run.json").write_text(json.dumps(said))
+    code, _, err = run("bench", "compare", before, after)
+    assert (code, "identity.cells: expected a list of texts" in err) == (2, True)
+
+
 def test_cells_of_one_side_alone_and_other_versions_are_said(tmp_path):
     one = write_run(tmp_path / "one", *two_models(sides=(224, 448)))
     two = write_run(tmp_path / "two", *two_models(sides=(224, 896)), python="3.13.1")
@@ -126,7 +146,7 @@ def test_a_csv_stands_for_its_run(tmp_path):
     ("old", "new", "said"),
     [
         ("tower", "twer", "there is no column 'tower'"),
-        ("ours,", "ours\0,", "efficiency.csv"),
+        ("ours,", "ours\0,", "model: expected a text that can be read; it holds U+0000"),
         (",ok,", ",fine,", "fine"),
         (",5,", ",many,", "many"),
         ("image", "picture", "picture"),
@@ -136,13 +156,92 @@ def test_a_table_of_another_kind_is_one_message(tmp_path, old, new, said):
     table = tmp_path / "efficiency.csv"
     text = efficiency_csv(speed_rows(two_models()), info())
     table.write_text(text.replace(old, new), encoding="utf-8")
-    if new == "ours\0,":
-        # Python 3.11 and later read it; no name is refused.
-        read_speed_side(table)
-        return
     with pytest.raises(OutputError, match=re.escape(said)) as refused:
         read_speed_side(table)
     assert len(str(refused.value)) < 2000
+
+
+def table_of(path, *changes, blocks=None):
+    """Write the CSV of two models' report with some fields of its first line changed; return the file."""
+    rows = list(csv.DictReader(io.StringIO(efficiency_csv(speed_rows(blocks or two_models()), info()))))
+    rows[0].update(*changes)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+WRONG_FIELDS = [
+    *(
+        ({column: text}, f"{column}: expected a whole number in the digits 0 to 9 (got {text!r})")
+        for column in ("batch", "height_px", "width_px", "tokens", "repeats")
+        for text in ("٤", "4_0", " 4", "-4", "4.0", "", "9" * 30)
+    ),
+    ({"batch": "0"}, "batch: Input should be greater than or equal to 1 (got 0)"),
+    ({"height_px": "70000"}, "height_px: Input should be less than or equal to 65536 (got 70000)"),
+    ({"height_px": "0"}, "height of tower image: expected 1 or more, got 0"),
+    ({"tokens": "99"}, "tokens of tower image: expected 0, got 99"),
+    *(
+        ({"compiled": text}, "compiled: Input should be 'True' or 'False'")
+        for text in ("true", "yes", "1", "", "\u200b")
+    ),
+    *(({"precision": text}, "precision: Input should be 'fp32'") for text in ("FP32", "fp999", "", "\u200b")),
+    ({"model": ""}, "model: expected a text that can be read; it is empty"),
+    ({"model": "\u200b"}, "model: expected a text that can be read; it shows nothing but U+200B"),
+    ({"noisy": "\u200b"}, "noisy: expected a text that can be read"),
+    ({"device": "\u200b"}, "device: expected a text that can be read"),
+    ({"status": "crashed"}, "status crashed stands beside numbers or repeats"),
+    ({"repeats": "0"}, "0 repeats stand beside samples_per_second 79.6"),
+    ({"samples_per_second": "", "low": "", "high": ""}, "5 repeats stand beside samples_per_second None"),
+    ({"low": ""}, "expected all of samples_per_second, low, high or none"),
+    *(
+        ({"samples_per_second": text}, "samples_per_second")
+        for text in ("٤٠٠", "4_00", "many", "nan", "inf", "0", "-1", "1e-320", "1e308")
+    ),
+    ({"high": "inf"}, "cannot be, of 5 repeats"),
+    ({"low": "0"}, "cannot be, of 5 repeats"),
+    ({"speed_up": "nan"}, "speed_up nan"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), WRONG_FIELDS)
+def test_a_field_of_a_table_that_the_writer_never_writes_is_refused(tmp_path, changes, said):
+    table = table_of(tmp_path / "efficiency.csv", changes)
+    with pytest.raises(OutputError, match=re.escape(said)) as refused:
+        read_speed_side(table)
+    assert str(refused.value).startswith(f"{table}:2 ")
+    assert len(str(refused.value)) < 2000
+
+
+def test_a_table_with_a_line_twice_a_column_twice_or_a_field_too_many_is_refused(run, tmp_path):
+    table = table_of(tmp_path / "efficiency.csv")
+    text = table.read_text(encoding="utf-8")
+    head, first, *_ = text.splitlines()
+    other = first.replace("0.0", "0.1", 1)
+    for changed, said in (
+        (f"{text}{first}\n", ":8 is of ours, image tower, 224×224 px, batch 4, fp32, as line 2 is"),
+        (f"{text}{other}\n", ":8 is of ours, image tower"),
+        (text.replace("tokens", "batch", 1), ":1 is not the head"),
+        (text.replace("spec", "batch", 1), "the column batch occurs twice"),
+        (f"{head}\n{first},more\n", "it has more fields than the head"),
+        (f"{head}\nours,ours\n", "tower: Input should be"),
+    ):
+        table.write_text(changed, encoding="utf-8")
+        code, _, err = run("bench", "compare", table, table)
+        assert (code, said in err) == (2, True), err
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_table_of_what_failed_and_of_single_repeats_is_read(tmp_path, n):
+    lost = Measured(model="ours", spec="ours", status="out_of_memory", reason="no memory left")
+    blocks = [block(224, lost, measured("theirs", 0.1, n=n))]
+    table = table_of(tmp_path / "efficiency.csv", blocks=blocks)
+    lines = list(read_speed_side(table).lines.values())
+    assert [(line.status, line.rate and line.rate.n) for line in lines] == [
+        ("out_of_memory", None),
+        ("ok", n),
+    ]
 
 
 def test_the_command_says_it_in_every_form(run, tmp_path):
