@@ -101,7 +101,8 @@ def test_a_model_compiled_for_inference_holds_no_operator_that_inductor_refuses(
     assert not any("mkldnn" in name for name in taken)
 
 
-@pytest.mark.parametrize("implementation", ["cpu", "torch", "auto"])
+# Tracing the unrolled form with symbolic shapes takes a minute or more.
+@pytest.mark.parametrize("implementation", ["cpu", pytest.param("torch", marks=pytest.mark.slow), "auto"])
 def test_batch_and_number_of_tokens_may_change_without_a_graph_break(implementation):
     def call(*x):
         return ops.bi_wkv6(*x, implementation=implementation)
