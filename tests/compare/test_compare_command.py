@@ -103,4 +103,4 @@ def test_measurements_of_speed_are_refused_by_name(run, tmp_path, runs):
     for pair in ((speed.write(), runs["baseline"]), (runs["baseline"], speed.path)):
         code, out, err = run("compare", *pair)
         assert (code, out) == (2, "")
-        assert "holds measurements of speed" in err and "rwkvclip-eval bench --help" in err
+        assert "holds measurements of speed" in err and "rwkvclip-eval bench compare" in err

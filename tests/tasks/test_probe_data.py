@@ -78,7 +78,7 @@ def test_normalised_features_have_unit_length():
 
 def test_options_stand_in_the_protocol_name():
     task = TASKS.get("few_shot_linear_probe")
-    changed = task.under(CLIP_CERTIFIED, {"shots": [1, 2], "C": "0.316"})
+    changed = task.under(CLIP_CERTIFIED, {"shots": [1, 2], "C": 0.316})
     assert changed.name == "clip-certified (C=0.316, shots=1+2)"
     options = task.Options.of(changed)
     assert options.C == 0.316 and options.shots == (1, 2)
