@@ -43,7 +43,8 @@ def check_result(task: Task, result: object) -> None:
         if not isinstance(one, MetricValue):
             raise UserError(f"The task {task.name} gave {one!r:.200} among its metrics, no MetricValue.")
         where = f"The task {task.name}, metric {shown(one.name)}"
-        for name, number in (("value", one.value), ("n", one.n)):
+        numbers: dict[str, object] = {"value": one.value, "n": one.n}
+        for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise UserError(f"{where}: expected a number as {name}, got {number!r:.200}.")
         if one.n < 1:
