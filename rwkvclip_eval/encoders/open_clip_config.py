@@ -151,7 +151,9 @@ def check_open_clip_config(config: Mapping[str, Any], where: str) -> None:
             if not 0 <= (vision.get(key) or 0) < 1
         ]
         vocabulary = text.get("vocab_size", VOCABULARY)
-        if vocabulary < VOCABULARY and not (text.get("hf_model_name") or text.get("hf_tokenizer_name")):
+        if (vocabulary or 0) < VOCABULARY and not (
+            text.get("hf_model_name") or text.get("hf_tokenizer_name")
+        ):
             problems.append(
                 f"text_cfg.vocab_size: expected {VOCABULARY} or more, the tokens that CLIP's tokenizer gives"
                 f"{came(vocabulary)}"

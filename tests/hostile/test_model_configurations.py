@@ -116,6 +116,7 @@ OPEN_CLIP_MISTAKES = [
     ({"init_logit_scale": 1e12}, "init_logit_scale is at most 1e+09"),
     ({"init_logit_scale": 100.0}, "100 it is 4.605 = ln 100, not 100"),
     ({"text_cfg.vocab_size": 100}, "text_cfg.vocab_size: expected 49408 or more, the tokens that CLIP's"),
+    ({"text_cfg.vocab_size": None}, "text_cfg.vocab_size: expected 49408 or more, the tokens that CLIP's"),
     ({"vision_cfg.patch_dropout": 1.5}, "vision_cfg.patch_dropout: expected 0 ≤ x < 1 (got 1.5)"),
     ({"vision_cfg.patch_dropout": -0.1}, "vision_cfg.patch_dropout: expected 0 ≤ x < 1 (got -0.1)"),
     ({"vision_cfg.layers": 2.0}, "vision_cfg.layers: Input should be a valid integer (got 2.0)"),

@@ -46,7 +46,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "prompts of other datasets stand in the same file": (r"label.json / a key nobody knows",),
     "the library's own configurations have keys of their own": (r"HF config / a key nobody knows",),
     "older versions have fewer keys": (
-        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|ci_low|n|value) is missing",
+        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|n|value) is missing",
     ),
     "a run's description, its examples and its curves may be absent": (
         r"report: (run.json|examples) / absent",
@@ -106,9 +106,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         r"(shards|data verify) / an index that is .*",
     ),
     "a caption is any text, and is cut where a text tower ends": (
-        r"captions in shards / (captions of NUL|200,000 captions)",
+        r"captions in shards / 200,000 captions",
         r"captions.json / b.png is 200,000 letters",
-        r"Karpathy's JSON / images.0.sentences.0.raw is control characters",
     ),
     "what follows the end of a picture is not read": (r"image in a folder / (twice|without its last tenth)",),
     "shards take images as they are, and `data verify` decodes them": (
@@ -151,7 +150,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "a run that left nothing begins anew": (r"run again: (results.jsonl / (empty|absent)|.lock / absent)",),
     "only that it can be locked counts": (r"run again: .lock / a pipe",),
     "equal records are one": (r"run again: results.jsonl / twice",),
-    "a set may be called anything": (r"data prepare NAME / ('zzz'3|'python:os:system'16)",),
+    "a set may be called anything": (r"data prepare NAME / 'zzz'3",),
     "it is a suite": (r"path of validate / a file",),
     "a split may have any name that is one folder's": (r"data prepare --split / 'zzz'",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
