@@ -25,7 +25,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "what is left is whole, with one word cut short": (r"captions.csv / without its last tenth",),
     "only {c} is replaced and no other braces are looked at": (r"suite / a template of attributes",),
-    "an empty list is none, and the folders name the classes": (r"suite / no class names",),
     "what is no folder beside the classes' folders is not looked at": (
         r"(image folder|data prepare of a folder) / (a class that is a loop|a folder that leads to itself)",
     ),
@@ -152,7 +151,6 @@ REASONS: dict[str, tuple[str, ...]] = {
     "equal records are one": (r"run again: results.jsonl / twice",),
     "a set may be called anything": (r"data prepare NAME / 'zzz'3",),
     "it is a suite": (r"path of validate / a file",),
-    "a split may have any name that is one folder's": (r"data prepare --split / 'zzz'",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),
 }
 
