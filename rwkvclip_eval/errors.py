@@ -161,7 +161,7 @@ def said(error: BaseException) -> str:
     """Return an exception's class and text; one of a user's own may not even say what it is."""
     try:
         text = str(error).strip()
-    except Exception:
+    except Exception:  # its own text may fail in any way
         text = ""
     return f"{type(error).__name__}: {shortened(text, 1000).rstrip('.')}" if text else type(error).__name__
 

@@ -21,8 +21,8 @@ def check_texts(task: Task, texts: object) -> None:
     Raises:
         UserError: they are no sequence of texts, or there is none.
     """
-    whole = isinstance(texts, Sequence) and not isinstance(texts, str)
-    if not (whole and texts and all(isinstance(text, str) for text in texts)):  # type: ignore[attr-defined]  # a sequence
+    listed = texts if isinstance(texts, Sequence) and not isinstance(texts, str) else ()
+    if not listed or not all(isinstance(text, str) for text in listed):
         raise UserError(
             f"The task {task.name} must give a sequence of texts, one or more, got {shown(str(texts))}."
         )

@@ -389,7 +389,7 @@ def test_the_cpu_library_is_built_for_the_processor_that_is_named(monkeypatch):
     assert any(flag in ("-march=x86-64-v3", "-mcpu=x86-64-v3") for flag in build._cpu_rule())
 
 
-@pytest.mark.parametrize("name", ["x; touch /tmp/x", "-O0", "a b", "é", "x" * 200])
+@pytest.mark.parametrize("name", ["x; touch y", "-O0", "a b", "é", "x" * 200])
 def test_what_is_no_name_of_a_processor_is_refused(monkeypatch, name):
     monkeypatch.setenv(build.CPU_TARGET, name)
     with pytest.raises(build.BuildError, match="no name of a processor") as refused:

@@ -35,7 +35,7 @@ def test_texts_that_are_none_are_refused(texts):
         check_texts(Mine(), texts)
 
 
-@pytest.mark.parametrize("name", ["../../../escaped", "/tmp/escaped", "..", "", "a\0b", "a/b"])
+@pytest.mark.parametrize("name", ["../../../escaped", "/escaped", "..", "", "a\0b", "a/b"])
 def test_a_table_that_would_be_written_elsewhere_is_refused(name):
     with pytest.raises(UserError, match="is no table of predictions of the task mine: expected a plain name"):
         check_result(Mine(), replace(RESULT, predictions={name: pa.table({"key": ["a"]})}))
