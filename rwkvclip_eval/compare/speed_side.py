@@ -277,9 +277,8 @@ def _rows(path: Path, text: str) -> list[dict[str, Any]]:
         rows, head = list(reader), list(reader.fieldnames or ())
     except csv.Error as error:
         raise OutputError(f"{path} is not a CSV file ({error}).") from None
-    if not rows or len(rows) > MAX_LINES:
-        raise OutputError(f"{path} has {len(rows)} lines; expected 1 to {MAX_LINES}.")
-    lacking = [f"there is no column {name!r}" for name in _Row.model_fields if name not in head]
+    absent = [name for name in _Row.model_fields if name not in head]
+    lacking = [f"it lacks {name_some(absent)}"] if absent else []
     twice = [
         f"the column {name_some([name])} occurs twice" for name in dict.fromkeys(head) if head.count(name) > 1
     ]
@@ -287,6 +286,8 @@ def _rows(path: Path, text: str) -> list[dict[str, Any]]:
         raise OutputError(
             f"{path}:1 is not the head of an efficiency.csv that `bench` writes: {joined(wrong, '; ')}."
         )
+    if not rows or len(rows) > MAX_LINES:
+        raise OutputError(f"{path} has {len(rows)} lines; expected 1 to {MAX_LINES}.")
     return rows
 
 

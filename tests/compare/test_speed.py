@@ -145,7 +145,7 @@ def test_a_csv_stands_for_its_run(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("tower", "twer", "there is no column 'tower'"),
+        ("tower", "twer", "writes: it lacks tower."),
         ("ours,", "ours\0,", "model: expected a text that can be read; it holds U+0000"),
         (",ok,", ",fine,", "fine"),
         (",5,", ",many,", "many"),
