@@ -22,13 +22,25 @@ Examples:
 
 `rwkvclip-train nano-digits-rwkv-clip --seed 1 --out runs/rwkv-1` (another seed, for `compare --group`)
 
+`rwkvclip-train nano-digits-rwkv-clip --set flavour=official --set quirks.beta1_cycle=false` (single keys)
+
+`rwkvclip-train --explain quirks` (what a recipe's keys mean)
+
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
 
 `rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
 """
 )
 def train(
-    recipe: str | None = typer.Argument(None, help="Name of a shipped recipe, or path of a YAML file."),
+    recipe: str | None = typer.Argument(
+        None, help="Name of a shipped recipe, or path of a YAML file; with --explain a key."
+    ),
+    changes: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="In the place of the recipe's: lr=0.001, quirks.beta1_cycle=true.",
+    ),
     out: Path | None = typer.Option(None, help="Folder of the run; runs/RECIPE by default."),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps."),
     data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
@@ -42,7 +54,9 @@ def train(
         None, min=1, max=4096, help="CPU threads; by default OMP_NUM_THREADS, else as many as cores."
     ),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
-    keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
+    explain: bool = typer.Option(
+        False, "--explain", "--keys", help="Say what a recipe's key means, or what all mean, and stop."
+    ),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),
     quiet: bool = typer.Option(False, help="No progress bar."),
     debug: bool = typer.Option(False, help="Show the traceback of an error."),
@@ -50,14 +64,14 @@ def train(
     """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
     if list_recipes:
         _list_recipes()
-    elif keys:
-        from rwkvclip_train.recipe_keys import recipe_rows
+    elif explain:
+        from rwkvclip_train.recipe_keys import explained
 
-        console.table(["key", "default", "meaning"], recipe_rows())
+        console.table(["key", "default", "meaning"], explained(recipe))
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:
-        _train(recipe, out, device, data_root, num_workers, seed, threads, check, quiet)
+        _train(recipe, changes, out, device, data_root, num_workers, seed, threads, check, quiet)
 
 
 def _list_recipes() -> None:
@@ -73,6 +87,7 @@ def _list_recipes() -> None:
 
 def _train(
     recipe_name: str,
+    changes: list[str],
     out: Path | None,
     device: str,
     data_root: Path | None,
@@ -84,7 +99,7 @@ def _train(
 ) -> None:
     from rwkvclip_train.recipe import load_recipe
 
-    recipe = load_recipe(recipe_name)
+    recipe = load_recipe(recipe_name, changes)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     if check:

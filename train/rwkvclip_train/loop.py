@@ -27,9 +27,9 @@ from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
 from rwkvclip_models.torch_file import read_torch_file
 from rwkvclip_train.data.pairs import Pairs, open_sources, pair_loader
-from rwkvclip_train.models import build_trainee
-from rwkvclip_train.objectives.contrastive import contrastive_loss
-from rwkvclip_train.optim.schedule import learning_rate
+from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
+from rwkvclip_train.objectives.contrastive import global_contrastive_loss
+from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,12 +110,11 @@ def train(
         seed=recipe.seed,
     )
     num_steps = recipe.num_steps(len(pairs))
-    warmup_steps = recipe.warmup_steps(num_steps)
     model = trainee.module.train()
     parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True
-    )
+    if recipe.quirks.text_decay_bfloat16:
+        text_decay_to_bfloat16(model)
+    optimizer = make_optimizer(model, recipe)
 
     folder = out / "models" / recipe.name
     log = out / "training" / f"{recipe.name}.jsonl"
@@ -139,16 +138,16 @@ def train(
         progress_bar(recipe.name, first_step, num_steps, shown=progress) as show,
     ):
         for step, (pixels, tokens) in enumerate(loader, start=first_step):
-            lr = learning_rate(step, peak=recipe.lr, num_steps=num_steps, warmup_steps=warmup_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            lr, _ = set_schedule(optimizer, recipe, step, num_steps)
             # Drop path draws from the global generator: seeded every step, a run can continue anywhere.
             torch.manual_seed(recipe.seed * num_steps + step)
             with torch.autocast(target.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                 image, text, logit_scale = model(
                     pixels.to(target, non_blocking=True), tokens.to(target, non_blocking=True)
                 )
-            loss = contrastive_loss(image, text, logit_scale)
+            loss = global_contrastive_loss(
+                image, text, logit_scale, tower_gradient_scale=recipe.tower_gradient_scale
+            )
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             grad_norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
@@ -198,19 +197,6 @@ def train(
         num_steps=num_steps,
         seconds=time.perf_counter() - started,
     )
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices decay; biases, gains, mixes and the logit scale do not.
-
-    The official script lets weight decay hit every parameter.
-    """
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = sum(size > 1 for size in parameter.shape) >= 2
-        (matrices if is_matrix else others).append(parameter)
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def logit_scale_parameter(model: nn.Module) -> torch.Tensor:
