@@ -1,24 +1,17 @@
 """Axes: B pairs of all ranks, b pairs of one, D embedding."""
 
 import math
-import os
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from loss_ranks import SCALE, embeddings, leaves, over_ranks
 from open_clip.loss import ClipLoss
 
 from rwkvclip_train.objectives import contrastive
 from rwkvclip_train.objectives.contrastive import global_contrastive_loss
 
 DTYPES = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
-def leaves(image, text, scale):
-    return [x.clone().requires_grad_() for x in (image, text, torch.tensor(scale, dtype=image.dtype))]
 
 
 def gradients(loss, inputs):
@@ -28,12 +21,6 @@ def gradients(loss, inputs):
 def reference(image, text, scale):
     """open_clip's loss of unit-norm embeddings of the whole batch."""
     return ClipLoss()(F.normalize(image, dim=-1), F.normalize(text, dim=-1), scale)
-
-
-def embeddings(num, dim, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(num)
-    image, noise = (torch.randn(num, dim, generator=generator, dtype=dtype) for _ in range(2))
-    return 3 * image, image + noise
 
 
 def test_loss_is_the_mean_of_both_cross_entropies_computed_by_hand():
@@ -116,79 +103,32 @@ def test_logits_of_the_whole_batch_are_never_held(monkeypatch):
     assert max(sizes) == contrastive.MIN_CHUNK_ROWS * 2048
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+@pytest.fixture(scope="module")
+def ranks():
+    return over_ranks(24, 5)
 
 
-def as_rank(rank, world_size, port, whole, scale, tower_gradient_scale, answers):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    own = [x.chunk(world_size)[rank] for x in whole]
-    inputs = leaves(*own, scale)
-    loss = global_contrastive_loss(*inputs, chunk_rows=3, tower_gradient_scale=tower_gradient_scale)
-    image, text, of_scale = torch.autograd.grad(loss, inputs)
-    dist.all_reduce(of_scale)
-    answers[rank] = (loss.detach(), image, text, of_scale / world_size)
-    dist.destroy_process_group()
-
-
-def over_ranks(world_size, whole, scale, tower_gradient_scale=1.0):
-    """Return each rank's loss, gradients of its embeddings and the mean over ranks of logit_scale's."""
-    with mp.Manager() as manager:
-        answers = manager.dict()
-        mp.spawn(
-            as_rank,
-            (world_size, free_port(), whole, scale, tower_gradient_scale, answers),
-            nprocs=world_size,
-        )
-        return [answers[rank] for rank in range(world_size)]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_one_loss_and_the_mean_of_their_gradients_is_its_gradient(world_size):
-    whole = embeddings(24, 5)
-    inputs = leaves(*whole, 20.0)
-    expected = gradients(reference, inputs)
-    answers = over_ranks(world_size, whole, 20.0)
-    for rank, (loss, image, text, scale) in enumerate(answers):
-        assert loss.item() == pytest.approx(reference(*inputs).item(), abs=1e-10)
-        # A rank's embeddings are its own: the mean over ranks divides their gradient by the number of ranks.
-        for ours, theirs in ((image, expected[0]), (text, expected[1])):
-            own = theirs.chunk(world_size)[rank]
+@pytest.mark.parametrize(("name", "world_size"), [("two", 2), ("four", 4), ("pairs", 2)])
+def test_ranks_share_one_loss_and_the_mean_of_their_gradients_is_its_gradient(ranks, name, world_size):
+    inputs = leaves(*embeddings(24, 5), SCALE)
+    expected, of_whole = reference(*inputs).item(), gradients(reference, inputs)
+    for rank, (loss, image, text, scale) in enumerate(ranks[name]):
+        assert loss == pytest.approx(expected, abs=1e-10)
+        # The mean over ranks divides by their number what only one of them has.
+        for ours, theirs in ((image, of_whole[0]), (text, of_whole[1])):
+            own = theirs.chunk(world_size)[rank % world_size]
             torch.testing.assert_close(ours / world_size, own, rtol=0, atol=1e-10)
-        torch.testing.assert_close(scale, expected[2], rtol=0, atol=1e-10)
+        torch.testing.assert_close(scale, of_whole[2], rtol=0, atol=1e-10)
 
 
-def test_two_ranks_of_the_official_flavour_have_towers_gradients_halved_and_logit_scales_whole():
-    """Beside open_clip's own gather without gradient, which is the official script's, under DDP's mean."""
-    whole = embeddings(8, 5)
-    official = by_open_clip(2, whole, 20.0)
-    true = gradients(reference, leaves(*whole, 20.0))
-    for rank, (_, image, text, scale) in enumerate(over_ranks(2, whole, 20.0, 0.5)):
-        for ours, theirs, exact in ((image, official[rank][0], true[0]), (text, official[rank][1], true[1])):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-            torch.testing.assert_close(ours / 2, exact.chunk(2)[rank] * 0.5, rtol=0, atol=1e-10)
-        torch.testing.assert_close(scale, official[rank][2], rtol=0, atol=1e-10)
+def test_two_ranks_of_the_official_flavour_halve_the_towers_gradients_and_not_logit_scales(ranks):
+    """As open_clip's gather without gradient, which is the official script's, does under DDP's mean."""
+    true = gradients(reference, leaves(*embeddings(24, 5), SCALE))
+    for rank in (0, 1):
+        _, image, text, scale = ranks["official"][rank]
+        theirs = ranks["open_clip"][rank]
+        for ours, gathered, whole in ((image, theirs[1], true[0]), (text, theirs[2], true[1])):
+            torch.testing.assert_close(ours, gathered, rtol=0, atol=1e-10)
+            torch.testing.assert_close(ours / 2, whole.chunk(2)[rank] * 0.5, rtol=0, atol=1e-10)
+        torch.testing.assert_close(scale, theirs[3], rtol=0, atol=1e-10)
         torch.testing.assert_close(scale, true[2], rtol=0, atol=1e-10)
-
-
-def by_open_clip(world_size, whole, scale):
-    with mp.Manager() as manager:
-        answers = manager.dict()
-        mp.spawn(as_open_clips_rank, (world_size, free_port(), whole, scale, answers), nprocs=world_size)
-        return [answers[rank] for rank in range(world_size)]
-
-
-def as_open_clips_rank(rank, world_size, port, whole, scale, answers):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=world_size)
-    inputs = leaves(*[x.chunk(world_size)[rank] for x in whole], scale)
-    loss = ClipLoss(rank=rank, world_size=world_size)
-    image, text, of_scale = torch.autograd.grad(
-        loss(F.normalize(inputs[0], dim=-1), F.normalize(inputs[1], dim=-1), inputs[2]), inputs
-    )
-    dist.all_reduce(of_scale)
-    answers[rank] = (image, text, of_scale / world_size)
-    dist.destroy_process_group()
