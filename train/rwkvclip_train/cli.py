@@ -6,12 +6,30 @@ Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
+import typer.core
 
 from rwkvclip_eval import console
+from rwkvclip_train.data_cli import data_app
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+class _TrainByDefault(typer.core.TyperGroup):
+    """Takes a first argument that is no command for the first one of `train`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Return the arguments that are left, with the command before them."""
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["train", *args])
+
+
+app = typer.Typer(
+    cls=_TrainByDefault,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.add_typer(data_app, name="data")
 
 
 @app.command(
@@ -27,6 +45,8 @@ Examples:
 `rwkvclip-train --explain quirks` (what a recipe's keys mean)
 
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
+
+`rwkvclip-train data index DATA/pairs`, `data stats`, `data peek`, `data bench` (`rwkvclip-train data --help`)
 
 `rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
 """
@@ -81,7 +101,7 @@ def _list_recipes() -> None:
         recipe = load_recipe(name)
         length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epochs"
         console.say(
-            f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}"
+            f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.label for d in recipe.data)}"
         )
 
 

@@ -26,7 +26,8 @@ from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
 from rwkvclip_models.torch_file import read_torch_file
-from rwkvclip_train.data.pairs import Pairs, open_sources, pair_loader
+from rwkvclip_train.data.open import open_sources
+from rwkvclip_train.data.pairs import Pairs, pair_loader
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.objectives.contrastive import global_contrastive_loss
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
@@ -118,7 +119,7 @@ def train(
 
     folder = out / "models" / recipe.name
     log = out / "training" / f"{recipe.name}.jsonl"
-    identity = run_identity(recipe, [s.dataset.info.fingerprint for s in sources])
+    identity = run_identity(recipe, [s.fingerprint for s in sources])
     first_step = resume(folder / "resume.pt", identity, model, optimizer, num_steps)
     config = folder / f"{recipe.name}.json"
     write_text(config, json.dumps(trainee.config, indent=2) + "\n")
