@@ -204,7 +204,7 @@ def test_set_changes_single_keys_with_yaml_values_later_ones_prevailing(tmp_path
         ("lr.low=1", "--set lr.low: lr is 0.001, which has no keys of its own"),
         ("data.1.repeat=2", "--set data.1.repeat: data is a list; expected a number below 1, got '1'"),
         ("data.first.repeat=2", "got 'first'"),
-        ("flavour=offical", "--set flavour: Input should be 'official' or 'corrected' (got 'offical')"),
+        ("flavour=officia", "--set flavour: Input should be 'official' or 'corrected' (got 'officia')"),
         ("quirks=3", "--set quirks: expected a mapping"),
     ],
 )

@@ -60,7 +60,7 @@ def global_contrastive_loss(
     exact = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
     image, text = F.normalize(image.to(exact), dim=-1), F.normalize(text.to(exact), dim=-1)
     rows = chunk_rows or max(image.shape[1], MIN_CHUNK_ROWS)
-    loss: Tensor = _InfoNCE.apply(
+    loss: Tensor = _Contrastive.apply(
         image, text, logit_scale.to(exact), _Ranks(group), rows, tower_gradient_scale
     )
     return loss
@@ -114,7 +114,7 @@ class _Ranks:
         return self.summed((x - largest).exp_()).log_().add_(largest)
 
 
-class _InfoNCE(torch.autograd.Function):
+class _Contrastive(torch.autograd.Function):
     """The loss of unit-norm embeddings; see `global_contrastive_loss`."""
 
     @staticmethod
