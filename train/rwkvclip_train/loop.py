@@ -31,6 +31,7 @@ from rwkvclip_train.data.pairs import Pairs, pair_loader
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.objectives.contrastive import global_contrastive_loss
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
+from rwkvclip_train.run_facts import keep_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,6 +126,7 @@ def train(
     write_text(config, json.dumps(trainee.config, indent=2) + "\n")
     write_text(log, "".join(line for line in read_log(log, last_step=first_step)))
 
+    keep_facts(log, recipe)
     loader = pair_loader(
         pairs,
         batch_size=recipe.batch_size,
