@@ -1,17 +1,32 @@
-"""The command `rwkvclip-train`.
+"""The command `rwkvclip-train`: given a recipe it trains; its commands, such as `export`, do other work.
 
-Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted.
+Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted, 143 (or
+what `--sigterm-exit` says) stopped by SIGTERM with all steps saved.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
+import typer.core
 
 from rwkvclip_eval import console
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+class _TrainsByDefault(typer.core.TyperGroup):
+    """A group of commands in which a first word that is none of them is a recipe."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_TrainsByDefault, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
 
 
 @app.command(
@@ -24,7 +39,11 @@ Examples:
 
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
 
-`rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
+`torchrun --nproc-per-node 8 -m rwkvclip_train my_recipe.yaml --out runs/mine --data-root data --device cuda`
+
+`rwkvclip-train export runs/mine/models/NAME/step_000400.safetensors mine.pt` (for the official code)
+
+`rwkvclip-eval run quickstart --model NAME.json=step_000400.safetensors` (both in runs/mine/models/NAME)
 """
 )
 def train(
@@ -44,6 +63,12 @@ def train(
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
     keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),
+    skip_bad: int | None = typer.Option(
+        None, min=0, max=10**9, help="Steps whose loss is not finite that may be left out; else the recipe's."
+    ),
+    sigterm_exit: int = typer.Option(
+        143, min=0, max=255, help="Exit code after SIGTERM, once all steps are saved; some schedulers need 0."
+    ),
     quiet: bool = typer.Option(False, help="No progress bar."),
     debug: bool = typer.Option(False, help="Show the traceback of an error."),
 ) -> None:
@@ -57,7 +82,22 @@ def train(
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:
-        _train(recipe, out, device, data_root, num_workers, seed, threads, check, quiet)
+        _train(
+            recipe, out, device, data_root, num_workers, seed, threads, check, skip_bad, sigterm_exit, quiet
+        )
+
+
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(help="Weights of a run: step_000400.safetensors."),
+    target: Path = typer.Argument(help="File to write: .pt, as the official code loads it, or .safetensors."),
+    debug: bool = typer.Option(False, help="Show the traceback of an error."),
+) -> None:
+    """Write the weights of a checkpoint into a file of another form."""
+    from rwkvclip_models.checkpoint import read_checkpoint, save_state_dict
+
+    save_state_dict(read_checkpoint(checkpoint), target)
+    console.say(f"{target}: weights of {checkpoint}.")
 
 
 def _list_recipes() -> None:
@@ -80,6 +120,8 @@ def _train(
     seed: int | None,
     threads: int | None,
     check: bool,
+    skip_bad: int | None,
+    sigterm_exit: int,
     quiet: bool,
 ) -> None:
     from rwkvclip_train.recipe import load_recipe
@@ -87,6 +129,8 @@ def _train(
     recipe = load_recipe(recipe_name)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
+    if skip_bad is not None:
+        recipe = recipe.model_copy(update={"skip_bad": skip_bad})
     if check:
         console.say(f"{recipe_name}: fine.")
         return
@@ -94,13 +138,25 @@ def _train(
     import torch
 
     from rwkvclip_models.device import num_threads
+    from rwkvclip_train.loop import Stopped
     from rwkvclip_train.loop import train as run
 
     torch.set_num_threads(threads or num_threads())
     out = out or Path("runs") / recipe.name
-    trained = run(
-        recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet
-    )
+    try:
+        trained = run(
+            recipe,
+            out,
+            device=device,
+            data_root=data_root,
+            num_workers=num_workers,
+            progress=not quiet,
+        )
+    except Stopped as stopped:
+        console.note(str(stopped))
+        raise typer.Exit(sigterm_exit) from None
+    if not trained.leads:
+        return
     size = f"{trained.num_parameters:,} parameters"
     console.say(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
     console.say(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")

@@ -103,9 +103,33 @@ class Recipe(Strict):
     warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
     clip_norm: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and crops")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="bf16, fp16: autocast; fp16 with a scaled loss"
+    )
+    init: str | None = Field(
+        None, description="checkpoint to begin from: a path or hf://owner/repo/file; by default from scratch"
+    )
+    locked: tuple[Literal["image", "text"], ...] = Field(
+        (), description="towers whose weights stay as they are"
+    )
+    skip_bad: int = Field(
+        0, ge=0, le=MAX_STEPS, description="steps whose loss or gradient is not finite that may be left out"
+    )
+    accumulation: int = Field(
+        1, gt=0, le=MAX_STEPS, description="passes that a step is cut into, for less memory; same gradients"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="make each layer's activations again in the backward pass, for less memory"
+    )
+    compile: bool = Field(False, description="run the model through torch.compile")
     log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps")
     checkpoint_every: int = Field(1000, gt=0, le=MAX_STEPS, description="steps; also at the end")
+    keep_last: int | None = Field(
+        None, gt=0, le=MAX_STEPS, description="checkpoints that stay beside the best; by default all"
+    )
+    keep_best: int = Field(
+        0, ge=0, le=MAX_STEPS, description="of the older ones, how many with the least mean loss stay"
+    )
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -9,20 +9,20 @@ Axes: B pairs, L context (tokens), H W image height and width (px).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_train.data.digit_texts import three_kinds
+from rwkvclip_train.order import sample_rng
 from rwkvclip_train.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
@@ -87,7 +87,7 @@ class Pairs(TorchDataset[tuple["Tensor", str]]):
         which = int(np.searchsorted(self.ends, sample, side="right"))
         source = self.sources[which]
         index = sample - int(self.ends[which]) + len(source.texts)
-        rng = np.random.default_rng([self.seed, epoch, sample])
+        rng = sample_rng(self.seed, epoch, sample)
         text = source.texts[index][int(rng.integers(len(source.texts[index])))]
         # torchvision draws from torch's global generator, which must not notice.
         with torch.random.fork_rng(devices=[]):
@@ -164,42 +164,3 @@ def _texts(part: DataRecipe, dataset: Dataset) -> Sequence[Sequence[str]]:
         )
     of_class = [[t.replace("{c}", name) for t in templates] for name in info.class_names]
     return [of_class[label] for label in dataset.labels]
-
-
-def batches(
-    *, num_samples: int, batch_size: int, seed: int, first_step: int, num_steps: int
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield the (epoch, sample) keys of each step from `first_step` to `num_steps` − 1.
-
-    Each epoch is a new permutation; what is left of it after the last whole batch is dropped.
-    """
-    per_epoch = num_samples // batch_size
-    order = np.empty(0, dtype=np.int64)
-    for step in range(first_step, num_steps):
-        epoch, batch = divmod(step, per_epoch)
-        if batch == 0 or step == first_step:
-            order = np.random.default_rng([seed, epoch]).permutation(num_samples)
-        yield [(epoch, int(i)) for i in order[batch * batch_size : (batch + 1) * batch_size]]
-
-
-def pair_loader(
-    pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
-) -> Iterable[tuple[Tensor, Tensor]]:
-    """Return a loader of (pixels [B, 3, H, W], tokens [B, L]), one batch per step."""
-    # A generator: the keys of a long run would not fit into memory. The loader is iterated once.
-    keys = batches(
-        num_samples=len(pairs),
-        batch_size=batch_size,
-        seed=pairs.seed,
-        first_step=first_step,
-        num_steps=num_steps,
-    )
-    # The dataset gives pixels and text; collate makes tensors of them, which the loader's type cannot say.
-    loader: DataLoader[Any] = DataLoader(
-        pairs,
-        batch_sampler=keys,
-        collate_fn=pairs.collate,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-    )
-    return loader

@@ -18,7 +18,7 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor
     """Return the mean of the image→text and the text→image cross entropies, in nats.
 
     Row i of `image` and row i of `text` are a pair, every other row of the batch a negative. Computed in
-    float32 whatever the dtype of the embeddings. The official code takes the mean of both directions;
+    float32, of float64 embeddings in float64. The official code takes the mean of both directions;
     the paper of RWKV-CLIP writes their sum.
 
     Args:
@@ -27,10 +27,11 @@ def contrastive_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor
         logit_scale: scalar multiplier of the cosine similarity (already exponentiated).
 
     Returns:
-        Scalar float32; ln B for embeddings that say nothing.
+        Scalar; ln B for embeddings that say nothing.
     """
-    image = F.normalize(image.float(), dim=-1)
-    text = F.normalize(text.float(), dim=-1)
-    logits = logit_scale.float() * image @ text.T
+    exact = torch.promote_types(image.dtype, torch.float32)
+    image = F.normalize(image.to(exact), dim=-1)
+    text = F.normalize(text.to(exact), dim=-1)
+    logits = logit_scale.to(exact) * image @ text.T
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
