@@ -103,13 +103,13 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_an_interrupt_exits_with_130(tmp_path, monkeypatch, run, request):
-    def stop(*args):
+    def stop(*args, **given):
         signal.raise_signal(signal.SIGINT)
 
     # Of a test run in the background it may be switched off.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    monkeypatch.setattr(gradients, "contrastive_loss", stop)
+    monkeypatch.setattr(gradients, "global_contrastive_loss", stop)
     result = run([write(tmp_path), "--out", str(tmp_path / "out"), "--quiet"])
     assert result.exit_code == 130
     assert "to continue" in result.output

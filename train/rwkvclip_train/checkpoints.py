@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rwkvclip_eval.errors import CheckpointError, OutputError, shortened
-from rwkvclip_models.checkpoint import fit_state_dict, read_checkpoint, save_state_dict
+from rwkvclip_models.checkpoint import checkpoint_sha256, fit_state_dict, read_checkpoint, save_state_dict
 from rwkvclip_models.disk import atomic_path, file_digest, make_folder
 from rwkvclip_models.torch_file import read_torch_file
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rwkvclip_train.recipe import Recipe
     from rwkvclip_train.update import Outcome
 
-CHANGEABLE = ("accumulation", "activation_checkpointing", "compile", "keep_last", "keep_best", "skip_bad")
+CHANGEABLE = ("accumulation", "activation_checkpointing", "compile", "keep_last", "keep_best")
 """Recipe keys that a run may change when it continues: they change good steps by rounding at most."""
 
 
@@ -233,9 +233,19 @@ def step_of(path: Path) -> int | None:
 
 
 def run_identity(recipe: Recipe, fingerprints: Iterable[str]) -> str:
-    """Return the SHA-256 (hex) of what must not change between a run and its continuation."""
-    content = recipe.model_dump(mode="json", exclude=set(CHANGEABLE))
-    text = json.dumps([content, list(fingerprints)], sort_keys=True)
+    """Return the SHA-256 (hex) of what must not change between a run and its continuation.
+
+    Args:
+        recipe: of the run.
+        fingerprints: of its data.
+
+    Raises:
+        CheckpointError: the checkpoint that the run begins with cannot be read.
+    """
+    free = set(CHANGEABLE) - ({"accumulation"} if recipe.quirks.accumulation_drops_batches else set())
+    content = recipe.model_dump(mode="json", exclude=free)
+    first = None if recipe.init is None else checkpoint_sha256(recipe.init)
+    text = json.dumps([content, list(fingerprints), first], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

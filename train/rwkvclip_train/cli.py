@@ -37,6 +37,10 @@ Examples:
 
 `rwkvclip-train nano-digits-rwkv-clip --seed 1 --out runs/rwkv-1` (another seed, for `compare --group`)
 
+`rwkvclip-train nano-digits-rwkv-clip --set flavour=official --set quirks.beta1_cycle=false` (single keys)
+
+`rwkvclip-train --explain quirks` (what a recipe's keys mean)
+
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
 
 `torchrun --nproc-per-node 8 -m rwkvclip_train my_recipe.yaml --out runs/mine --data-root data --device cuda`
@@ -47,7 +51,15 @@ Examples:
 """
 )
 def train(
-    recipe: str | None = typer.Argument(None, help="Name of a shipped recipe, or path of a YAML file."),
+    recipe: str | None = typer.Argument(
+        None, help="Name of a shipped recipe, or path of a YAML file; with --explain a key."
+    ),
+    changes: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="In the place of the recipe's: lr=0.001, quirks.beta1_cycle=true.",
+    ),
     out: Path | None = typer.Option(None, help="Folder of the run; runs/RECIPE by default."),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps."),
     data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
@@ -61,10 +73,12 @@ def train(
         None, min=1, max=4096, help="CPU threads; by default OMP_NUM_THREADS, else as many as cores."
     ),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
-    keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
+    explain: bool = typer.Option(
+        False, "--explain", "--keys", help="Say what a recipe's key means, or what all mean, and stop."
+    ),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),
-    skip_bad: int | None = typer.Option(
-        None, min=0, max=10**9, help="Steps whose loss is not finite that may be left out; else the recipe's."
+    skip_bad: int = typer.Option(
+        0, min=0, max=10**9, help="Steps whose loss or gradient is not finite that may be left out."
     ),
     sigterm_exit: int = typer.Option(
         143, min=0, max=255, help="Exit code after SIGTERM, once all steps are saved; some schedulers need 0."
@@ -75,15 +89,26 @@ def train(
     """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
     if list_recipes:
         _list_recipes()
-    elif keys:
-        from rwkvclip_train.recipe_keys import recipe_rows
+    elif explain:
+        from rwkvclip_train.recipe_keys import explained
 
-        console.table(["key", "default", "meaning"], recipe_rows())
+        console.table(["key", "default", "meaning"], explained(recipe))
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:
         _train(
-            recipe, out, device, data_root, num_workers, seed, threads, check, skip_bad, sigterm_exit, quiet
+            recipe,
+            changes,
+            out,
+            device,
+            data_root,
+            num_workers,
+            seed,
+            threads,
+            check,
+            skip_bad,
+            sigterm_exit,
+            quiet,
         )
 
 
@@ -113,6 +138,7 @@ def _list_recipes() -> None:
 
 def _train(
     recipe_name: str,
+    changes: list[str],
     out: Path | None,
     device: str,
     data_root: Path | None,
@@ -120,17 +146,15 @@ def _train(
     seed: int | None,
     threads: int | None,
     check: bool,
-    skip_bad: int | None,
+    skip_bad: int,
     sigterm_exit: int,
     quiet: bool,
 ) -> None:
     from rwkvclip_train.recipe import load_recipe
 
-    recipe = load_recipe(recipe_name)
+    recipe = load_recipe(recipe_name, changes)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
-    if skip_bad is not None:
-        recipe = recipe.model_copy(update={"skip_bad": skip_bad})
     if check:
         console.say(f"{recipe_name}: fine.")
         return
@@ -150,6 +174,7 @@ def _train(
             device=device,
             data_root=data_root,
             num_workers=num_workers,
+            skip_bad=skip_bad,
             progress=not quiet,
         )
     except Stopped as stopped:

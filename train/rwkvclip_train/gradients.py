@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from rwkvclip_train.objectives.contrastive import contrastive_loss
+from rwkvclip_train.objectives.contrastive import global_contrastive_loss
 from rwkvclip_train.order import drop_path_draws
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rwkvclip_train.data.loader import Batch
     from rwkvclip_train.models import Trainee
     from rwkvclip_train.parallel import Ranks
+    from rwkvclip_train.recipe import Recipe
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision → what autocast computes in."""
@@ -49,27 +50,16 @@ class StepGradients:
     Args:
         trainee: the model.
         ranks: of the run.
-        seed: of the recipe.
-        precision: `fp32`, `bf16` or `fp16`.
+        recipe: of the run.
         scaler: of fp16's loss.
-        tower_gradient_scale: factor of the towers' gradients and not of the logit scale's.
     """
 
-    def __init__(
-        self,
-        trainee: Trainee,
-        ranks: Ranks,
-        *,
-        seed: int,
-        precision: str,
-        scaler: torch.amp.GradScaler,
-        tower_gradient_scale: float = 1.0,
-    ) -> None:
-        self.trainee, self.ranks, self.seed = trainee, ranks, seed
+    def __init__(self, trainee: Trainee, ranks: Ranks, recipe: Recipe, scaler: torch.amp.GradScaler) -> None:
+        self.trainee, self.ranks, self.recipe, self.scaler = trainee, ranks, recipe, scaler
         # Not every parameter of every CLIP has a part in its embeddings.
         self.model = ranks.data_parallel(trainee.module, unused=trainee.family != "rwkv-clip")
-        self.dtype = AUTOCAST.get(precision)
-        self.scaler, self.tower_gradient_scale = scaler, tower_gradient_scale
+        self._dtype = AUTOCAST.get(recipe.precision)
+        self._input_dtype = torch.float64 if recipe.precision == "fp64" else torch.float32
 
     def __call__(self, step: int, batches: Sequence[Batch]) -> StepLoss:
         """Add the gradients of `step`, times the scaler's scale, to the weights'; the mean over ranks.
@@ -84,17 +74,15 @@ class StepGradients:
         # The loss sees leaves: what it leaves there is handed on to the towers, at once or pass by pass.
         image, text = (torch.cat([_exact(pair[i]) for pair in made]).requires_grad_() for i in (0, 1))
         log_scale = logit_scale_parameter(self.trainee.module)
-        images, texts = (self.ranks.gather(rows) for rows in (image, text))
-        loss = contrastive_loss(images, texts, log_scale.exp())
+        loss = global_contrastive_loss(
+            image, text, log_scale.exp(), tower_gradient_scale=self.recipe.tower_gradient_scale
+        )
         torch.autograd.backward(self.scaler.scale(loss))
         self.ranks.average(log_scale.grad)
         assert image.grad is not None and text.grad is not None
-        # Data parallelism takes the mean over ranks, of which each has its own rows' gradients alone.
-        factor = self.ranks.size * self.tower_gradient_scale
-        of_image, of_text = image.grad * factor, text.grad * factor
         shares = [len(batch.keys) for batch in batches]
         for part, grads in enumerate(
-            zip(torch.split(of_image, shares), torch.split(of_text, shares), strict=True)
+            zip(torch.split(image.grad, shares), torch.split(text.grad, shares), strict=True)
         ):
             last = part == len(batches) - 1
             with contextlib.nullcontext() if last else self._local():
@@ -108,15 +96,20 @@ class StepGradients:
 
     def _embed(self, module: nn.Module, step: int, batch: Batch) -> tuple[Tensor, Tensor]:
         device, samples = self.ranks.device, batch.keys[:, 1].numpy()
-        inputs = [batch.pixels.to(device, non_blocking=True), batch.tokens.to(device, non_blocking=True)]
+        inputs = [
+            batch.pixels.to(device, self._input_dtype, non_blocking=True),
+            batch.tokens.to(device, non_blocking=True),
+        ]
         if self.trainee.drop_path_layers:
-            draws = drop_path_draws(self.seed, step, samples, self.trainee.drop_path_layers)
+            draws = drop_path_draws(self.recipe.seed, step, samples, self.trainee.drop_path_layers)
             inputs.append(torch.from_numpy(draws).to(device, torch.float32, non_blocking=True))
         # What else draws (dropout, other families' drop path) does so alike whenever this pass is repeated.
         torch.manual_seed(
-            int(np.random.SeedSequence([self.seed, step, *batch.keys[0].tolist()]).generate_state(1)[0])
+            int(
+                np.random.SeedSequence([self.recipe.seed, step, *batch.keys[0].tolist()]).generate_state(1)[0]
+            )
         )
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+        with torch.autocast(device.type, self._dtype, enabled=self._dtype is not None):
             image, text = module(*inputs)[:2]
         return image, text
 

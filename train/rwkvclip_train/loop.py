@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,16 +23,14 @@ from rwkvclip_train.data.loader import batch_loader
 from rwkvclip_train.data.pairs import Pairs, open_sources
 from rwkvclip_train.gradients import StepGradients, logit_scale_parameter
 from rwkvclip_train.log import Meter, RunLog, progress_bar
-from rwkvclip_train.models import build_trainee
-from rwkvclip_train.optim.schedule import learning_rate
-from rwkvclip_train.order import GlobalOrder, check_shares, key_stream
+from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
+from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
+from rwkvclip_train.order import check_shares, key_stream, order_of
 from rwkvclip_train.parallel import StopSignal, join_ranks, shared_facts
 from rwkvclip_train.update import Update, not_finite
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import nn
 
     from rwkvclip_train.models import Trainee
     from rwkvclip_train.parallel import Ranks
@@ -81,6 +79,7 @@ def train(
     device: str = "cpu",
     data_root: Path | None = None,
     num_workers: int = 0,
+    skip_bad: int = 0,
     progress: bool = True,
 ) -> TrainedModel:
     """Train the model of `recipe` into the folder `out`, from where an earlier call stopped.
@@ -93,6 +92,7 @@ def train(
         device: `cpu`, `cuda` (of several processes: one each), `cuda:1`, `mps`.
         data_root: folder of the `wds_*` folders; embedded datasets need none.
         num_workers: processes that decode images, for each training process; changes nothing but speed.
+        skip_bad: steps whose loss or gradient is not finite that may be left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -107,7 +107,9 @@ def train(
     with join_ranks(device) as ranks, StopSignal() as stop:
         generators = [ranks.device] if ranks.device.type == "cuda" else []
         with torch.random.fork_rng(devices=generators):
-            return _train(recipe, out, ranks, stop, data_root, num_workers, progress and ranks.rank == 0)
+            return _train(
+                recipe, out, ranks, stop, data_root, num_workers, skip_bad, progress and ranks.rank == 0
+            )
 
 
 def _train(
@@ -117,6 +119,7 @@ def _train(
     stop: StopSignal,
     data_root: Path | None,
     num_workers: int,
+    skip_bad: int,
     shown: bool,
 ) -> TrainedModel:
     started = time.perf_counter()
@@ -130,12 +133,10 @@ def _train(
         augmentation=recipe.augmentation,
         seed=recipe.seed,
     )
-    order = GlobalOrder(len(pairs), recipe.batch_size, recipe.seed)
-    num_steps, num_parts = recipe.num_steps(len(pairs)), recipe.accumulation
-    check_shares(recipe.name, recipe.batch_size, ranks.size, num_parts)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(trainee.module, recipe.weight_decay), lr=recipe.lr, betas=recipe.betas, fused=True
-    )
+    order, num_parts = order_of(recipe, len(pairs))
+    num_steps = recipe.num_steps(len(pairs))
+    check_shares(recipe.name, order.batch_size, ranks.size, num_parts)
+    optimizer = make_optimizer(trainee.module, recipe)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
     checkpoints = Checkpoints(
         out / "models" / recipe.name,
@@ -158,9 +159,7 @@ def _train(
         if ranks.rank == 0:
             write_text(config, json.dumps(trainee.config, indent=2) + "\n")
         log.cut(state.step)
-        step_gradients = StepGradients(
-            trainee, ranks, seed=recipe.seed, precision=recipe.precision, scaler=scaler
-        )
+        step_gradients = StepGradients(trainee, ranks, recipe, scaler)
         update = Update(trainee.module, optimizer, scaler, recipe.clip_norm)
         keys = key_stream(
             order,
@@ -171,26 +170,22 @@ def _train(
             num_parts=num_parts,
         )
         loader = iter(batch_loader(pairs, keys, num_workers=num_workers))
-        meter = Meter(ranks.device, recipe.batch_size)
+        meter = Meter(ranks.device, order.batch_size)
         show(state.step, "")
         for step in range(state.step, num_steps):
             with meter.waiting():
                 batches = [next(loader) for _ in range(num_parts)]
-            lr = learning_rate(
-                step, peak=recipe.lr, num_steps=num_steps, warmup_steps=recipe.warmup_steps(num_steps)
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = lr
+            lr, betas = set_schedule(optimizer, recipe, step, num_steps)
             optimizer.zero_grad(set_to_none=True)
             loss, finite = step_gradients(step, batches)
             outcome, grad_norm = update(loss)
-            if outcome == "bad" and state.skipped >= recipe.skip_bad:
+            if outcome == "bad" and state.skipped >= skip_bad:
                 raise TrainingError(
                     not_finite(recipe, ranks, step, num_steps, batches, loss, grad_norm, finite)
                 )
             state.count(outcome, loss)
             # The one exchange of facts in a step: every rank learns of a signal that any of them got.
-            epoch, digest, stopping = shared_facts(ranks, batches, recipe.batch_size, stop)
+            epoch, digest, stopping = shared_facts(ranks, batches, order.batch_size, stop)
 
             meter.count()
             log.keys(state.step, epoch, digest)
@@ -199,7 +194,7 @@ def _train(
             if last or stopping or state.step % recipe.log_every == 0:
                 log.line(
                     {"step": state.step, "loss": loss, "lr": lr, "model": name, "seed": recipe.seed}
-                    | {"grad_norm": grad_norm, "betas": list(optimizer.param_groups[0]["betas"])}
+                    | {"grad_norm": grad_norm, "betas": list(betas)}
                     | {"logit_scale": logit_scale_parameter(trainee.module).exp().item()}
                     | {
                         "skipped": state.skipped,
@@ -237,21 +232,12 @@ def prepare(trainee: Trainee, recipe: Recipe) -> None:
     trainee.module.train()
     if recipe.init is not None:
         trainee.load(recipe.init)
-    trainee.lock(recipe.locked)
+    trainee.lock(recipe.lock)
+    if recipe.precision == "fp64":
+        trainee.module.double()
+    if recipe.quirks.text_decay_bfloat16:
+        text_decay_to_bfloat16(trainee.module)
     if recipe.activation_checkpointing:
         trainee.checkpoint_activations()
     if recipe.compile:
         trainee.module.compile()
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: matrices decay; biases, gains, mixes and the logit scale do not.
-
-    The official script lets weight decay hit every parameter.
-    """
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for parameter in model.parameters():
-        is_matrix = sum(size > 1 for size in parameter.shape) >= 2
-        (matrices if is_matrix else others).append(parameter)
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

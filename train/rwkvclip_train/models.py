@@ -101,6 +101,17 @@ def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Tra
     return trainee
 
 
+def text_decay_to_bfloat16(model: nn.Module) -> None:
+    """Make time_decay and time_faaaa of an RWKV-CLIP's text tower bfloat16, as the official parameters are.
+
+    Their initial values are bfloat16 numbers in any case. AdamW's steps are below half of the last digit
+    where |p| ≥ 0.5, and change nothing there. Call it before an optimizer is given the parameters.
+    """
+    for name, parameter in model.named_parameters():
+        if name.startswith("text_model.") and name.endswith(("time_decay", "time_faaaa")):
+            parameter.data = parameter.data.bfloat16()
+
+
 def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
     from rwkvclip_models import load_model, tokenize
 

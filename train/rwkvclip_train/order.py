@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from rwkvclip_train.recipe import Recipe
+
 SHUFFLE_BUFFER = 16_384
 """Samples of a shard among which the official loader (dali.py of deepglint/RWKV-CLIP) draws."""
 
@@ -44,15 +46,17 @@ class GlobalOrder:
         num_samples: in an epoch.
         batch_size: B.
         seed: of the recipe.
+        stride: batches that are read for one that is used.
     """
 
     num_samples: int
     batch_size: int
     seed: int
+    stride: int = 1
 
     def batch(self, step: int) -> tuple[int, NDArray[np.int64]]:
         """Return the epoch and the samples [B] of a step, from 0."""
-        epoch, place = divmod(step, self.num_samples // self.batch_size)
+        epoch, place = divmod(step * self.stride, self.num_samples // self.batch_size)
         order = _permutation(self.num_samples, self.seed, epoch)
         return epoch, order[place * self.batch_size : (place + 1) * self.batch_size]
 
@@ -70,8 +74,7 @@ class OfficialOrder:
         batch_size: B.
         seed: of the recipe.
         world_size: GPUs of the run that is reproduced, however many processes this one has.
-        stride: batches that are read for one that is used. The official script clears the gradients of all
-            but one of those that it is to accumulate.
+        stride: batches that are read for one that is used.
         buffer: samples among which a shard's next one is drawn.
     """
 
@@ -94,6 +97,22 @@ class OfficialOrder:
     def _shard(self, epoch: int, shard: int) -> NDArray[np.int64]:
         first, end = (self.num_samples * number // self.world_size for number in (shard, shard + 1))
         return first + _buffered(end - first, self.buffer, self.seed, epoch, shard)
+
+
+def order_of(recipe: Recipe, num_samples: int) -> tuple[Order, int]:
+    """Return the order that a recipe asks for, and the passes in which a step takes a process' share.
+
+    The official script clears the gradients before each of the batches that it is to accumulate, and takes
+    its step after the first: the others are read and lost.
+    """
+    quirks, size, seed = recipe.quirks, recipe.batch_size, recipe.seed
+    dropped = recipe.accumulation if quirks.accumulation_drops_batches else 1
+    order: Order = (
+        OfficialOrder(num_samples, size // dropped, seed, recipe.world_size, dropped)
+        if quirks.shuffle_buffer_order
+        else GlobalOrder(num_samples, size // dropped, seed, dropped)
+    )
+    return order, recipe.accumulation // dropped
 
 
 def batch_keys(
