@@ -44,3 +44,14 @@ def _clip_tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()
+
+
+def detokenize(ids: Sequence[int]) -> str:
+    """Return the words of token ids, in lower case, up to the end mark; start, end and padding left out."""
+    kept = []
+    for token in ids:
+        if token == VOCABULARY - 1:
+            break
+        if 0 < token < VOCABULARY - 2:
+            kept.append(int(token))
+    return str(_clip_tokenizer().decode(kept)).strip()

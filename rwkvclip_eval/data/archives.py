@@ -81,10 +81,19 @@ def tar_members(shard: Path, stream: IO[bytes]) -> list[Member]:
     """Return the files in an uncompressed tar.
 
     Raises:
+        DamagedData: see `each_member`.
+    """
+    return list(each_member(shard, stream))
+
+
+def each_member(shard: Path, stream: IO[bytes]) -> Iterator[Member]:
+    """Yield the files in an uncompressed tar; the stream's place must stay as it was left.
+
+    Raises:
         DamagedData: it is no tar, it ends before its end mark, or more than padding follows that; tarfile
             alone takes a damaged header in the middle for the end, which would lose samples unseen.
     """
-    members: list[Member] = []
+    last = ""
     count, problem = 0, ""
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", _Headers(stream)), mode="r:") as archive:
@@ -96,7 +105,8 @@ def tar_members(shard: Path, stream: IO[bytes]) -> list[Member]:
                 # tarfile keeps all; a tar of nothing but headers would fill memory.
                 archive.members.clear()  # type: ignore[attr-defined]  # unlisted
                 if found.isreg():
-                    members.append(Member(found.name, found.offset_data, found.size))
+                    last = f" after member {found.name}"
+                    yield Member(found.name, found.offset_data, found.size)
             stream.seek(archive.offset)
             end = stream.read(BLOCK_BYTES)
             if len(end) < BLOCK_BYTES or end.strip(b"\0"):
@@ -106,12 +116,10 @@ def tar_members(shard: Path, stream: IO[bytes]) -> list[Member]:
     except (*UNREADABLE, OSError) as error:
         problem = str(error)
     if problem:
-        after = f" after member {members[-1].name}" if members else ""
         raise DamagedData(
-            f"{shard} is cut off or damaged ({problem}): {count} members are readable{after}. "
+            f"{shard} is cut off or damaged ({problem}): {count} members are readable{last}. "
             "Fetch this shard again."
         )
-    return members
 
 
 def unpack(archive: Path) -> bool:

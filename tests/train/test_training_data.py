@@ -1,4 +1,3 @@
-import pickle
 from collections import Counter
 
 import pytest
@@ -9,8 +8,10 @@ from test_loop import recipe
 
 from rwkvclip_eval.data.embedded import digits_samples, scene_metadata
 from rwkvclip_eval.errors import DataNotFound
+from rwkvclip_train.data.crops import Crop, cropped
 from rwkvclip_train.data.digit_texts import three_kinds
-from rwkvclip_train.data.pairs import Pairs, open_sources, training_transform
+from rwkvclip_train.data.open import open_sources
+from rwkvclip_train.data.pairs import Pairs
 from rwkvclip_train.models import build_trainee
 from rwkvclip_train.recipe import AugmentationRecipe, RecipeError
 
@@ -104,24 +105,13 @@ def test_pairs_come_from_webdataset_folders_of_both_kinds(shared_data):
         data=[{"dataset": "flickr8k", "texts": "captions"}, {"dataset": "cifar10", "texts": "templates"}],
     )
     captioned, classified = open_sources(asked, shared_data)
-    assert captioned.dataset.info.split == classified.dataset.info.split == "train"
-    assert len(captioned.texts[0]) == 5
-    assert all("{c}" not in text for text in classified.texts[0])
+    assert captioned.source.dataset.info.split == classified.source.dataset.info.split == "train"
+    assert len(captioned.source.texts(0)["caption"]) == 5
+    assert all("{c}" not in text for text in classified.source.texts(0)["template"])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA"])
 def test_training_images_of_any_mode_become_rgb_tensors(mode):
-    tensor = training_transform((32, 32), AugmentationRecipe())(Image.new(mode, (40, 30)))
+    tensor = cropped(Image.new(mode, (40, 30)), Crop(2, 1, 30, 20, True), (32, 32))
     assert tensor.shape == (3, 32, 32)
     assert tensor.dtype == torch.uint8
-
-
-def test_training_images_vary_and_the_transform_can_be_sent_to_workers():
-    image = Image.effect_noise((64, 48), 60)
-    transform = training_transform((32, 32), AugmentationRecipe())
-    assert not torch.equal(transform(image), transform(image))
-    copy = pickle.loads(pickle.dumps(transform))
-    torch.manual_seed(0)
-    expected = transform(image)
-    torch.manual_seed(0)
-    assert torch.equal(copy(image), expected)

@@ -8,5 +8,11 @@ install(
         "rwkvclip_train.losses": ("rwkvclip_train.objectives.contrastive",),
         "rwkvclip_train.schedule": ("rwkvclip_train.optim.schedule",),
     },
-    packages={"rwkvclip_train.data": ("rwkvclip_train.data.pairs",)},
+    packages={
+        "rwkvclip_train.data": (
+            "rwkvclip_train.data.pairs",
+            "rwkvclip_train.data.open",
+            "rwkvclip_train.data.source",
+        )
+    },
 )

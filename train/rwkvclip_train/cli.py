@@ -13,20 +13,24 @@ import typer
 import typer.core
 
 from rwkvclip_eval import console
+from rwkvclip_train.data_cli import data_app
 
 
-class _TrainsByDefault(typer.core.TyperGroup):
-    """A group of commands in which a first word that is none of them is a recipe."""
+class _TrainByDefault(typer.core.TyperGroup):
+    """Takes a first argument that is no command for the first one of `train`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in self.commands:
-            args = ["train", *args]
-        return super().parse_args(ctx, args)
+        """Return the arguments that are left, with the command before them."""
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["train", *args])
 
 
 app = typer.Typer(
-    cls=_TrainsByDefault, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+    cls=_TrainByDefault,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
+app.add_typer(data_app, name="data")
 
 
 @app.command(
@@ -46,6 +50,8 @@ Examples:
 `torchrun --nproc-per-node 8 -m rwkvclip_train my_recipe.yaml --out runs/mine --data-root data --device cuda`
 
 `rwkvclip-train export runs/mine/models/NAME/step_000400.safetensors mine.pt` (for the official code)
+
+`rwkvclip-train data index DATA/pairs`, `data stats`, `data peek`, `data bench` (`rwkvclip-train data --help`)
 
 `rwkvclip-eval run quickstart --model NAME.json=step_000400.safetensors` (both in runs/mine/models/NAME)
 """
@@ -132,7 +138,7 @@ def _list_recipes() -> None:
         recipe = load_recipe(name)
         length = f"{recipe.steps} steps" if recipe.steps else f"{recipe.epochs} epochs"
         console.say(
-            f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.dataset for d in recipe.data)}"
+            f"{name}: {length} of {recipe.batch_size} pairs, data {', '.join(d.label for d in recipe.data)}"
         )
 
 

@@ -19,8 +19,8 @@ import torch
 from rwkvclip_eval.errors import UserError
 from rwkvclip_models.disk import write_text
 from rwkvclip_train.checkpoints import Checkpoints, run_identity
-from rwkvclip_train.data.loader import batch_loader
-from rwkvclip_train.data.pairs import Pairs, open_sources
+from rwkvclip_train.data.open import open_sources
+from rwkvclip_train.data.pairs import Pairs, load
 from rwkvclip_train.gradients import StepGradients, logit_scale_parameter
 from rwkvclip_train.log import Meter, RunLog, progress_bar
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
@@ -133,6 +133,7 @@ def _train(
         augmentation=recipe.augmentation,
         seed=recipe.seed,
     )
+    kinds = sorted({kind for part in pairs.parts for kind in part.source.kinds})
     order, num_parts = order_of(recipe, len(pairs))
     num_steps = recipe.num_steps(len(pairs))
     check_shares(recipe.name, order.batch_size, ranks.size, num_parts)
@@ -140,7 +141,7 @@ def _train(
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
     checkpoints = Checkpoints(
         out / "models" / recipe.name,
-        run_identity(recipe, [source.dataset.info.fingerprint for source in sources]),
+        run_identity(recipe, [source.fingerprint for source in sources]),
         num_steps=num_steps,
         every=recipe.checkpoint_every,
         keep_last=recipe.keep_last,
@@ -169,7 +170,7 @@ def _train(
             num_ranks=ranks.size,
             num_parts=num_parts,
         )
-        loader = iter(batch_loader(pairs, keys, num_workers=num_workers))
+        loader = load(pairs, keys, num_workers=num_workers)
         meter = Meter(ranks.device, order.batch_size)
         show(state.step, "")
         for step in range(state.step, num_steps):
@@ -184,32 +185,25 @@ def _train(
                     not_finite(recipe, ranks, step, num_steps, batches, loss, grad_norm, finite)
                 )
             state.count(outcome, loss)
-            # The one exchange of facts in a step: every rank learns of a signal that any of them got.
-            epoch, digest, stopping = shared_facts(ranks, batches, order.batch_size, stop)
+            facts = shared_facts(ranks, batches, order.batch_size, kinds, stop)
 
-            meter.count()
-            log.keys(state.step, epoch, digest)
-            show(state.step, f"loss {loss:.3f}")
             last = state.step == num_steps
-            if last or stopping or state.step % recipe.log_every == 0:
-                log.line(
-                    {"step": state.step, "loss": loss, "lr": lr, "model": name, "seed": recipe.seed}
-                    | {"grad_norm": grad_norm, "betas": list(betas)}
-                    | {"logit_scale": logit_scale_parameter(trainee.module).exp().item()}
-                    | {
-                        "skipped": state.skipped,
-                        "overflowed": state.overflowed,
-                        "loss_scale": scaler.get_scale(),
-                    }
-                    | meter.read()
-                )
-            if checkpoints.is_due(state.step) or stopping:
+            meter.count()
+            log.keys(state.step, facts.epoch, facts.digest)
+            show(state.step, f"loss {loss:.3f}")
+            if last or facts.stopping or state.step % recipe.log_every == 0:
+                line = {"step": state.step, "loss": loss, "lr": lr, "model": name, "seed": recipe.seed}
+                line |= {"grad_norm": grad_norm, "betas": betas, "texts": facts.texts}
+                line |= {"logit_scale": logit_scale_parameter(trainee.module).exp().item()}
+                line |= {"skipped": state.skipped, "overflowed": state.overflowed}
+                log.line(line | {"loss_scale": scaler.get_scale()} | meter.read())
+            if checkpoints.is_due(state.step) or facts.stopping:
                 if ranks.rank == 0:
                     # A state on the disk must not be ahead of the log that goes on from it.
                     log.sync()
                     checkpoints.save(state, trainee.module, optimizer, scaler)
                 ranks.wait()
-            if stopping and not last:
+            if facts.stopping and not last:
                 raise Stopped(
                     f"{recipe.name}: stopped after step {state.step} of {num_steps}, which is saved; run the "
                     "same command again to continue."

@@ -10,8 +10,9 @@ import contextlib
 import os
 import signal
 import threading
+from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from rwkvclip_train.data.loader import Batch
+    from rwkvclip_train.data.pairs import Batch
 
 JOIN_S = 300.0
 """How long the processes wait for each other at the start."""
@@ -315,12 +316,39 @@ class StopSignal:
         self.requested = True
 
 
+class Facts(NamedTuple):
+    """What every rank knows of a step.
+
+    Attributes:
+        epoch: of its batch.
+        digest: of the keys that all ranks got, see `keys_digest`.
+        texts: kind of text → its share of the batch, of kinds that occur.
+        stopping: whether any rank was asked to stop.
+    """
+
+    epoch: int
+    digest: int
+    texts: dict[str, float]
+    stopping: bool
+
+
 def shared_facts(
-    ranks: Ranks, batches: Sequence[Batch], batch_size: int, stop: StopSignal
-) -> tuple[int, int, bool]:
-    """Return the epoch and the digest of a step's keys, as all ranks got them, and whether to stop."""
+    ranks: Ranks, batches: Sequence[Batch], batch_size: int, kinds: Sequence[str], stop: StopSignal
+) -> Facts:
+    """Exchange what ranks know of a step, the only time in a step: they decide alike, from equal sums.
+
+    Args:
+        ranks: of the run.
+        batches: of this rank's passes.
+        batch_size: of all ranks.
+        kinds: of text, the same on every rank.
+        stop: of this rank.
+    """
     keys = torch.cat([batch.keys for batch in batches]).numpy()
-    digest = keys_digest(keys[:, 0], keys[:, 1], ranks.rank * batch_size // ranks.size)
+    digest = keys_digest(keys[:, 0], keys[:, 1], ranks.rank * (batch_size // ranks.size))
+    drawn = Counter(kind for batch in batches for kind in batch.kinds)
     # Float64 holds sums of 32-bit halves exactly.
-    high, low, stops = ranks.sum([float(digest >> 32), float(digest & 0xFFFFFFFF), float(stop.requested)])
-    return int(keys[0, 0]), ((int(high) << 32) + int(low)) % 2**64, stops > 0
+    halves = [float(digest >> 32), float(digest & 0xFFFFFFFF)]
+    high, low, stops, *counts = ranks.sum([*halves, float(stop.requested), *(float(drawn[k]) for k in kinds)])
+    texts = {kind: round(n / batch_size, 6) for kind, n in zip(kinds, counts, strict=True) if n}
+    return Facts(int(keys[0, 0]), ((int(high) << 32) + int(low)) % 2**64, texts, stops > 0)

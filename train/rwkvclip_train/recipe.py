@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from rwkvclip_eval.data.prompts import MOST_LETTERS
-from rwkvclip_eval.data.types import FolderName, VersionName
+from rwkvclip_eval.data.types import FolderName, Place, VersionName
 from rwkvclip_eval.errors import UserError, joined, shown
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict, readable
@@ -26,6 +26,7 @@ MAX_LR = 1.0
 
 Tower = Literal["image", "text"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 
 
 def _with_class_name(template: str) -> str:
@@ -57,20 +58,51 @@ class ModelRecipe(Strict):
 
 
 class DataRecipe(Strict):
-    """One dataset split to train on."""
+    """One source of pairs: a dataset split, or a folder with an index."""
 
-    dataset: VersionName = Field(
-        description="NAME or NAME@VARIANT, as suites write it; wds_* folders are under --data-root"
+    dataset: VersionName | None = Field(
+        None, description="NAME or NAME@VARIANT, as suites write it; wds_* folders are under --data-root"
     )
-    split: FolderName = Field("train", description="never a split that the model will be scored on")
-    texts: Literal["captions", "templates", "kinds"] | Templates = Field(
+    path: Place | None = Field(
+        None,
+        min_length=1,
+        description="instead of dataset: a folder that `rwkvclip-train data index` has indexed, or "
+        "synthetic:N for N computed pairs",
+    )
+    index: Place | None = Field(None, description="of path: folder of the index; PATH/index by default")
+    split: FolderName = Field("train", description="of dataset: never one that the model will be scored on")
+    texts: Literal["captions", "templates", "kinds"] | Templates | dict[Name, NotNegative] = Field(
         description="what an image's texts are. captions: those of a retrieval dataset; templates: the "
         "prompts of a classification dataset with the class name in; a list: the same with these templates, "
-        "{c} standing for the class name; kinds: raw, caption and description of the embedded digits"
+        "{c} standing for the class name; kinds: raw, caption and description of the embedded digits; a "
+        "mapping, {raw: 1, synthetic: 1}: of path (or the digits), kinds of text and how often each is drawn "
+        "beside the others; where a pair lacks one, the others take its share"
     )
-    repeat: int = Field(
-        1, gt=0, le=MAX_STEPS, description="how often an epoch sees each of its images, to balance datasets"
+    repeat: float = Field(
+        1,
+        gt=0,
+        le=MAX_STEPS,
+        description="how often an epoch sees each of its images, to balance sources; 0.5: each in every "
+        "second epoch",
     )
+
+    @property
+    def label(self) -> str:
+        """The dataset's name, or the path."""
+        return self.dataset or self.path or ""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.dataset is None) == (self.path is None):
+            raise ValueError("give either dataset or path")
+        if self.path is None and self.index is not None:
+            raise ValueError("index: only a path has one")
+        if not isinstance(self.texts, dict):
+            if self.path is not None:
+                raise ValueError("texts: of a path, expected a mapping of kinds to weights, as {raw: 1}")
+        elif not any(self.texts.values()):
+            raise ValueError("texts: expected a weight above 0 for one of the kinds")
+        return self
 
 
 class AugmentationRecipe(Strict):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from rwkvclip_train.data.loader import Batch
+    from rwkvclip_train.data.pairs import Batch
     from rwkvclip_train.parallel import Ranks
     from rwkvclip_train.recipe import Recipe
 

@@ -1,0 +1,207 @@
+"""MXNet's RecordIO, read without mxnet: images with token ids, as RWKV-CLIP's official script packs them.
+
+A .rec file is a chain of parts, each padded with zeros to 4 bytes:
+    magic uint32 = 0xced7230a · uint32: kind in the upper 3 bits, length in the lower 29 · length bytes
+of kind 0 (a whole record) or 1, 2, …, 2, 3 (first, middle, last part of one). A record that holds the magic
+at a multiple of 4 is split there by the writer, which leaves the magic out; the reader puts it back between
+parts. A record is a header `IfQQ` (flag, label, id, id2), `flag` float32 labels and the image file. Here the
+labels are K · 77 token ids. A .idx file beside it has a line `KEY <tab> OFFSET` for each record; without one
+the chain is followed from the start, and records are called by their number.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rwkvclip_eval.errors import DamagedData, shortened
+from rwkvclip_train.data.formats.arrays import token_kinds
+from rwkvclip_train.data.source import CONTEXT, wrong_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from rwkvclip_train.data.formats.arrays import RowTexts
+    from rwkvclip_train.data.recorder import Recorder
+
+MAGIC = 0xCED7230A
+_MAGIC = struct.pack("<I", MAGIC)
+_PART = struct.Struct("<II")
+_HEADER = struct.Struct("<IfQQ")
+MOST_TEXTS = 32
+"""Of one record."""
+LABELS_END = _PART.size + _HEADER.size + 4 * CONTEXT * MOST_TEXTS
+"""Bytes of a record's start that hold all labels, where it is not split before."""
+
+
+class Record(NamedTuple):
+    """A record, put together.
+
+    Attributes:
+        labels: [flag] float32.
+        image: bytes of the image file.
+    """
+
+    labels: np.ndarray[Any, np.dtype[np.float32]]
+    image: bytes
+
+
+class _Found(NamedTuple):
+    """Where a record lies.
+
+    Attributes:
+        offset: in the file.
+        length: of all its parts, bytes.
+        start: bytes of its header and labels.
+    """
+
+    offset: int
+    length: int
+    start: bytes
+
+
+def scan_records(
+    path: Path,
+    recorder: Recorder,
+    rows: RowTexts,
+    on_bytes: Callable[[int], None],
+    named: Sequence[str] = (),
+) -> None:
+    """Write the records of a .rec file into an index.
+
+    Args:
+        path: the file.
+        recorder: of the index.
+        rows: texts that stand in arrays beside it.
+        on_bytes: called with how far the file is read.
+        named: what the texts of a record are called.
+
+    Raises:
+        DamagedData: the file is cut off or damaged, or holds other records; .idx and .rec do not fit.
+        UserError: nobody says what the texts are called.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        handle = stream.fileno()
+        for name, offset in _places(path, handle, size):
+            found = _look(path, handle, name, offset, size)
+            spans, kinds = rows.next(name)
+            labels = _labels(f"{path}, record {name}", found.start)
+            recorder.digest(labels.tobytes())
+            count = len(labels) // CONTEXT
+            names = token_kinds(count, named, str(path)) if count else ()
+            for place, kind in enumerate(names):
+                bit = recorder.kind(kind)
+                if not bit:
+                    continue
+                if why := wrong_ids(labels[place * CONTEXT : (place + 1) * CONTEXT]):
+                    recorder.count_text(kind, why, name)
+                    continue
+                spans.append((0, CONTEXT, recorder.column("label", kind, place)))
+                kinds |= bit
+            recorder.add(name, offset, found.length, spans, kinds)
+            on_bytes(offset)
+
+
+def _places(path: Path, handle: int, size: int) -> Iterator[tuple[str, int]]:
+    """Yield name and offset of each record, in the order of the .idx file or else of the file."""
+    listed = path.with_suffix(".idx")
+    if not listed.is_file():
+        number, offset = 0, 0
+        while offset < size:
+            yield str(number), offset
+            offset += _look(path, handle, str(number), offset, size).length
+            number += 1
+        return
+    with listed.open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(1000), b""), start=1):
+            key, _, place = line.partition(b"\t")
+            try:
+                offset = int(place)
+                if not key.isascii() or not 0 <= offset < size or offset % 4:
+                    raise ValueError
+            except ValueError as error:
+                raise DamagedData(
+                    f"{listed}, line {number}: expected a key, a tab and a place in {path.name} ({size} "
+                    f"bytes), found {shortened(ascii(line))}."
+                ) from error
+            yield key.decode("ascii"), offset
+
+
+def _look(path: Path, handle: int, name: str, offset: int, size: int) -> _Found:
+    """Return where a record lies, of which only the heads of its parts and the labels are read."""
+    where = f"{path}, record {name} at byte {offset}"
+    at, start, last = offset, b"", -1
+    while last not in (0, 3):
+        content = os.pread(handle, LABELS_END if len(start) < LABELS_END else _PART.size, at)
+        kind, length = _part(where, content, at, size, last)
+        if last >= 0:
+            start += _MAGIC
+        start += content[_PART.size : _PART.size + length]
+        at += _PART.size + (length + 3) // 4 * 4
+        last = kind
+    return _Found(offset, at - offset, start)
+
+
+def _part(where: str, content: bytes, at: int, size: int, last: int) -> tuple[int, int]:
+    """Return kind and length of the part whose head stands at byte `at`, after one of kind `last` or −1."""
+    if len(content) < _PART.size:
+        raise DamagedData(f"{where} is cut off: the file ends at byte {size}. Fetch it again.")
+    magic, word = _PART.unpack_from(content)
+    kind, length = word >> 29, word & 0x1FFFFFFF
+    if magic != MAGIC or kind not in ((0, 1) if last < 0 else (2, 3)):
+        raise DamagedData(
+            f"{where}: no RecordIO part begins at byte {at}. Fetch the file, and its .idx, again."
+        )
+    if at + _PART.size + length > size:
+        raise DamagedData(
+            f"{where} is cut off: it needs {length} bytes from byte {at + _PART.size} of {size}."
+        )
+    return kind, length
+
+
+def _labels(where: str, start: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return the labels [K · 77] float32 of a record's start.
+
+    Raises:
+        DamagedData: it is too short for them, or they are no K · 77.
+    """
+    flag = _HEADER.unpack_from(start)[0] if len(start) >= _HEADER.size else 0
+    if flag % CONTEXT or flag > CONTEXT * MOST_TEXTS or len(start) < _HEADER.size + 4 * flag:
+        raise DamagedData(
+            f"{where}: expected a header and K · {CONTEXT} labels (token ids), K up to {MOST_TEXTS}; found "
+            f"{flag} labels in {len(start)} bytes."
+        )
+    return np.frombuffer(start, dtype="<f4", count=flag, offset=_HEADER.size)
+
+
+def parse_record(content: bytes, where: str) -> Record:
+    """Return a record of the bytes of all its parts.
+
+    Raises:
+        DamagedData: they are no record; the text names `where`.
+    """
+    parts, at, last = [], 0, -1
+    while last not in (0, 3):
+        kind, length = _part(where, content[at : at + _PART.size], at, len(content), last)
+        parts.append(content[at + _PART.size : at + _PART.size + length])
+        at += _PART.size + (length + 3) // 4 * 4
+        last = kind
+    whole = parts[0] if len(parts) == 1 else _MAGIC.join(parts)
+    labels = _labels(where, whole)
+    return Record(labels, whole[_HEADER.size + labels.nbytes :])
+
+
+def labels_at(start: bytes) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """Return the labels of a record of its first `LABELS_END` bytes; None where it is split among them."""
+    if len(start) < _PART.size + _HEADER.size:
+        return None
+    flag = _HEADER.unpack_from(start, _PART.size)[0]
+    length = _PART.unpack_from(start)[1] & 0x1FFFFFFF
+    if _HEADER.size + 4 * flag > min(length, len(start) - _PART.size):
+        return None
+    return np.frombuffer(start, dtype="<f4", count=flag, offset=_PART.size + _HEADER.size)
