@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import read_text
-from rwkvclip_train.data.formats.arrays import ALL_SHARDS, RowTexts, open_array, token_kinds
+from rwkvclip_train.data.formats.arrays import ALL_SHARDS, RowTexts, TokenArray, token_kinds
 from rwkvclip_train.data.formats.record_io import scan_records
 from rwkvclip_train.data.formats.table import scan_table
 from rwkvclip_train.data.formats.tar import scan_tar
 from rwkvclip_train.data.index import INDEX, About, Index, check_root, shard_entry
 from rwkvclip_train.data.recorder import Recorder
-from rwkvclip_train.data.source import CONTEXT, LONGEST
+from rwkvclip_train.data.source import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +34,7 @@ SUFFIXES: dict[str, tuple[Layout, str]] = {
 }
 """What may be asked for → layout, and how the files' names end; the first that a folder has is taken."""
 LIST_LIMIT_BYTES = 1 << 30
+SAID_EVERY_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def build_index(
     with Recorder(
         folder, about, kinds=settings.kinds, longest=settings.longest, without=settings.without
     ) as recorder:
-        done, sample = 0, 0
+        done, sample, said = 0, 0, 0.0
         for number, shard in enumerate(shards):
             if number < len(recorder.done):
                 done += shard.size_bytes
@@ -105,7 +107,10 @@ def build_index(
             base = done
 
             def on_bytes(here: int, base: int = base, size: int = shard.size_bytes) -> None:
-                on_progress(base + min(here, size), total, recorder.num_pairs)
+                nonlocal said
+                if (now := time.monotonic()) - said > SAID_EVERY_S:
+                    said = now
+                    on_progress(base + min(here, size), total, recorder.num_pairs)
 
             recorder.begin(shard)
             if layout == "tar":
@@ -177,7 +182,7 @@ def _rows_of(
     """Return the array that belongs to a shard, as `RowTexts` takes it; none where there is none."""
     for path, file, start in ((root / ALL_SHARDS, ALL_SHARDS, first), (shard.with_suffix(".npy"), "", 0)):
         if path.is_file():
-            count = open_array(path).shape[1] // CONTEXT
+            count = TokenArray(path).num_texts
             return [(path, file, start, token_kinds(count, settings.token_kinds, str(path)))]
     return []
 

@@ -333,9 +333,8 @@ class Files:
         except OSError as error:
             raise DataNotFound(f"Cannot read {path}: {error.strerror}. Check the disk.") from error
         if len(content) != length:
-            raise DamagedData(
-                f"{path} ends at byte {offset + len(content)}; expected {length} from {offset}."
-            )
+            size = path.stat().st_size
+            raise DamagedData(f"{path} ends at byte {size}; expected {length} bytes from {offset}.")
         return content
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.data.reading import below, open_image, read_image
-from rwkvclip_eval.errors import DamagedData, DataNotFound
-from rwkvclip_train.data.formats.arrays import ALL_SHARDS, ids_of_row, open_array
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_train.data.formats.arrays import ALL_SHARDS, TokenArray
 from rwkvclip_train.data.formats.record_io import LABELS_END, labels_at, parse_record
 from rwkvclip_train.data.formats.table import TableImages
 from rwkvclip_train.data.formats.tar import texts_of
@@ -38,7 +38,7 @@ class IndexedPairs:
         self._paths = [index.root / shard.name for shard in about.shards]
         self._files = Files(self._paths)
         self._tables = TableImages(self._paths, about.image_column)
-        self._array = functools.lru_cache(maxsize=64)(open_array)
+        self._array = functools.lru_cache(maxsize=64)(TokenArray)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexedPairs, (self.index,)
@@ -127,6 +127,8 @@ class IndexedPairs:
                 continue
             try:
                 found += self._read(row, column, offset, length, kind)
+            except UserError:
+                raise
             except (ValueError, LookupError) as error:
                 raise DamagedData(
                     f"{self.key(index)}: the text of kind {kind} cannot be read ({error}); index the folder "
@@ -143,7 +145,7 @@ class IndexedPairs:
         form = column.form
         if form == "array":
             path = self.index.root / ALL_SHARDS if column.file else self._paths[row.shard].with_suffix(".npy")
-            return [ids_of_row(self._array(path), offset, column.place)]
+            return [self._array(path).ids(offset, column.place)]
         if form == "label":
             labels = self._labels(row)
             ids = labels[column.place * CONTEXT : (column.place + 1) * CONTEXT].astype(np.int64)

@@ -74,7 +74,7 @@ class Recorder:
         self._partial = folder.parent / f".{folder.name}.partial"
         self._settings = json.dumps({"version": VERSION, **settings}, sort_keys=True)
         self._kinds: dict[str, int] = {}
-        self._columns: dict[Column, int] = {}
+        self._columns: dict[tuple[str, str, int, str], int] = {}
         self._counts = Counts()
         self._buffers = {name: bytearray() for name in FILES}
         self._sizes = dict.fromkeys(FILES, 0)
@@ -136,7 +136,7 @@ class Recorder:
         self.done = [state.shard for state in states]
         self.num_pairs, self._sizes = last.num_pairs, dict(last.sizes)
         self._kinds = {kind: number for number, kind in enumerate(last.kinds)}
-        self._columns = {column: number for number, column in enumerate(last.columns)}
+        self._columns = {(c.form, c.kind, c.place, c.file): n for n, c in enumerate(last.columns)}
         self._counts = Counts(last)
 
     def _unwritable(self, error: OSError) -> OutputError:
@@ -184,11 +184,15 @@ class Recorder:
     def _said(self) -> dict[str, Any]:
         return {
             "kinds": tuple(self._kinds),
-            "columns": tuple(self._columns),
+            "columns": self._described(),
             "not_drawn": dict(self._counts.not_drawn),
             "left_out": dict(self._counts.left_out),
             "examples": self._counts.examples,
         }
+
+    def _described(self) -> tuple[Column, ...]:
+        names = ("form", "kind", "place", "file")
+        return tuple(Column.model_validate(dict(zip(names, c, strict=True))) for c in self._columns)
 
     def finish(self, layout: str, arrays: Iterable[ShardEntry], image_column: str = "") -> About:
         """Give the index its name and return what it says of itself.
@@ -222,7 +226,7 @@ class Recorder:
                 num_pairs=self.num_pairs,
                 longest=self.longest,
                 files=files,
-                fingerprint=fingerprint(self._kinds, self._columns, (*self.done, *arrays), files),
+                fingerprint=fingerprint(self._kinds, self._described(), (*self.done, *arrays), files),
                 **self._said(),
             )
             write_text(self._partial / ABOUT, about.model_dump_json(indent=1) + "\n")
@@ -259,8 +263,7 @@ class Recorder:
         Raises:
             UserError: there are too many.
         """
-        column = Column(form=form, kind=kind, place=place, file=file)  # type: ignore[arg-type]  # a form
-        number = self._columns.setdefault(column, len(self._columns))
+        number = self._columns.setdefault((form, kind, place, file), len(self._columns))
         if number >= MOST_COLUMNS:
             raise UserError(f"More than {MOST_COLUMNS} columns of text; name fewer: --kinds NAME,NAME.")
         return number

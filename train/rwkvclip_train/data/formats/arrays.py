@@ -8,6 +8,7 @@ those that the index leaves out too.
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,21 +49,67 @@ def token_kinds(count: int, named: Sequence[str], where: str) -> Sequence[str]:
     raise UserError(f"{where} has {count} texts a row; say what each is: --token-kinds NAME,NAME,….")
 
 
-def open_array(path: Path) -> np.ndarray[Any, Any]:
-    """Return a token array [n, 77 · K], mapped.
+class TokenArray:
+    """A token array on disk, read by rows: mapped, its pages would count as this process's memory.
+
+    Args:
+        path: a .npy file.
+
+    Attributes:
+        num_rows: n.
+        num_texts: K, of each row.
 
     Raises:
         DamagedData: it is none, or of another shape.
     """
-    try:
-        found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedData(f"{path} is no NumPy array that can be mapped: {str(error)[:200]}.") from error
-    if found.ndim != 2 or found.shape[1] % CONTEXT or not found.size or found.dtype.kind not in "iuf":
-        raise DamagedData(
-            f"{path}: expected rows of {CONTEXT} token ids a text, found {found.dtype} {list(found.shape)}."
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DamagedData(f"{path} is no NumPy array that can be mapped: {str(error)[:200]}.") from error
+        if (
+            found.ndim != 2
+            or found.shape[1] % CONTEXT
+            or not found.size
+            or found.dtype.kind not in "iuf"
+            or not found.flags.c_contiguous
+        ):
+            raise DamagedData(
+                f"{path}: expected rows of {CONTEXT} token ids a text, found {found.dtype} "
+                f"{list(found.shape)}."
+            )
+        self.num_rows, self.num_texts = found.shape[0], found.shape[1] // CONTEXT
+        self._dtype, self._row_bytes = found.dtype, found.shape[1] * found.itemsize
+        self._start = path.stat().st_size - found.nbytes
+        self._handle = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        # It may have no handle where the file is none.
+        if (handle := getattr(self, "_handle", -1)) >= 0:
+            os.close(handle)
+
+    def rows(self, start: int, count: int) -> np.ndarray[Any, Any]:
+        """Return [≤ count, K, 77] of any numeric type."""
+        return self._read(start * self._row_bytes, count * self._row_bytes).reshape(
+            -1, self.num_texts, CONTEXT
         )
-    return found
+
+    def ids(self, row: int, place: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the ids [77] int64 of one text of a row.
+
+        Raises:
+            DamagedData: there is no such row.
+        """
+        length = self._row_bytes // self.num_texts
+        found = self._read(row * self._row_bytes + place * length, length)
+        if len(found) != CONTEXT:
+            raise DamagedData(f"{self._path} has no whole row {row}.")
+        return found.astype(np.int64)
+
+    def _read(self, offset: int, length: int) -> np.ndarray[Any, Any]:
+        return np.frombuffer(os.pread(self._handle, length, self._start + offset), dtype=self._dtype)
 
 
 class RowTexts:
@@ -100,16 +147,16 @@ class RowTexts:
 class _Rows:
     def __init__(self, path: Path, file: str, first: int, kinds: Sequence[str], recorder: Recorder) -> None:
         self._path, self._file, self._first, self._kinds, self._recorder = path, file, first, kinds, recorder
-        self._array = open_array(path)
+        self._array = TokenArray(path)
         self._start = -1
         self._empty = np.empty((0, len(kinds)), dtype=bool)
 
     def take(self, row: int, name: str, spans: list[tuple[int, int, int]]) -> int:
         at = self._first + row
-        if at >= len(self._array):
+        if at >= self._array.num_rows:
             raise DamagedData(
-                f"{self._path} has {len(self._array)} rows, but {name} is sample {at + 1}: rows and samples "
-                "must be as many, in the same order."
+                f"{self._path} has {self._array.num_rows} rows, but {name} is sample {at + 1}: rows and "
+                "samples must be as many, in the same order."
             )
         if not self._start <= at < self._start + len(self._empty):
             self._check(at)
@@ -127,7 +174,7 @@ class _Rows:
 
     def _check(self, start: int) -> None:
         """Look at the next rows together."""
-        rows = np.asarray(self._array[start : start + _CHUNK_ROWS]).reshape(-1, len(self._kinds), CONTEXT)
+        rows = self._array.rows(start, _CHUNK_ROWS)
         damaged = (rows < 0) | (rows >= VOCABULARY)
         if rows.dtype.kind == "f":
             damaged |= rows != np.floor(rows)
@@ -142,14 +189,9 @@ class _Rows:
 
     def end(self, num_samples: int, shard: str, *, last: bool) -> None:
         expected = self._first + num_samples
-        if len(self._array) != expected and (last or not self._file):
+        if self._array.num_rows != expected and (last or not self._file):
             raise DamagedData(
-                f"{self._path} has {len(self._array)} rows, {shard if not self._file else 'the shards'} "
+                f"{self._path} has {self._array.num_rows} rows, {shard if not self._file else 'the shards'} "
                 f"{'have' if self._file else 'has'} {expected} samples: rows and samples must be as many, in "
                 "the same order."
             )
-
-
-def ids_of_row(array: np.ndarray[Any, Any], row: int, place: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the ids [77] int64 of one text of a row."""
-    return np.asarray(array[row, place * CONTEXT : (place + 1) * CONTEXT]).astype(np.int64)
