@@ -71,6 +71,8 @@ def _status_bytes(field):
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 
+# Minutes of one thread, more on a busy machine.
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 def test_the_loss_takes_at_most_1_3_times_its_products(benchmark, capsys):
     arrays = embeddings()
@@ -101,6 +103,7 @@ def test_the_loss_takes_at_most_1_3_times_its_products(benchmark, capsys):
     assert median <= TIME_LIMIT
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's peak memory from /proc")
 def test_the_loss_holds_arrays_of_the_embeddings_size_only(benchmark, capsys):

@@ -162,8 +162,9 @@ def test_a_record_says_which_samples_each_step_took(tmp_path):
 
 
 def test_an_export_is_the_state_dict_that_the_official_code_loads(tmp_path):
-    from rwkvclip_models import load_model
     from train_runs import TINY
+
+    from rwkvclip_models import load_model
 
     run(write_recipe(tmp_path, steps=1), "--out", tmp_path / "out", output=tmp_path / "said")
     weights = tmp_path / "out" / "models" / "tiny" / "step_000001.safetensors"

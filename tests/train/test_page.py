@@ -48,9 +48,14 @@ def titles(page):
     return re.findall(r"<!-- (.*?) -->", page) + re.findall(r">([^<>]*)</text>", page)
 
 
-def test_a_page_draws_every_quantity_of_the_log_and_names_the_least_loss(tmp_path):
-    logged(tmp_path)
-    page = page_of(tmp_path, tmp_path)
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    logged(folder)
+    return page_of(folder, folder)
+
+
+def test_a_page_draws_every_quantity_of_the_log_and_names_the_least_loss(page):
     drawn = [panel.title for panel in PANELS if panel.title in titles(page)]
     assert drawn == [
         "loss (nats)",
@@ -78,9 +83,7 @@ def test_the_curves_are_the_logs_numbers(tmp_path):
     assert run.curve("memory_bytes", scale=1e-9).values.tolist() == [2.0] * 3
 
 
-def test_a_page_asks_nothing_of_other_files_or_addresses(tmp_path):
-    logged(tmp_path)
-    page = page_of(tmp_path, tmp_path)
+def test_a_page_asks_nothing_of_other_files_or_addresses(page):
     assert "default-src 'none'" in page
     assert "<script" not in page
     # Names of what SVG is made of, and references inside a drawing, are no addresses that are fetched.
@@ -107,20 +110,24 @@ def test_a_run_of_before_has_the_panels_that_its_log_allows(tmp_path):
 
 
 def test_losses_that_were_not_finite_leave_a_gap_and_no_number(tmp_path):
-    path = logged(tmp_path, loss=None, grad_norm=None)
+    path = tmp_path / "nano.jsonl"
+    path.write_text('{"step": 1, "loss": null, "grad_norm": null, "model": "lost", "seed": 0}\n')
     assert draw(PANELS[0], [read_run(path)]) == ""
     assert not re.search(r"\bnan\b", page_of(tmp_path, path), re.IGNORECASE)
 
 
 def test_what_a_log_says_is_shown_as_text(tmp_path):
-    logged(tmp_path, model="<script>alert(1)</script>$x_$", texts={"<b>": 1.0})
-    page = page_of(tmp_path, tmp_path)
+    path = tmp_path / "odd.jsonl"
+    said = {"step": 1, "loss": 1, "model": "<script>alert(1)</script>$x_$", "texts": {"<b>": 1.0}}
+    path.write_text(json.dumps(said) + "\n")
+    page = page_of(tmp_path, path)
     assert "<script" not in page and "<b>" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_recipe_machine_and_picture_sheet_are_on_the_page(tmp_path):
-    path = logged(tmp_path, "tiny")
+    path = tmp_path / "tiny.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
     keep_facts(path, recipe("open_clip", lr=0.00123))
     assert read_facts(path)["recipe"]["lr"] == 0.00123
     sheet = b"\x89PNG\r\n\x1a\n" + bytes(10)
@@ -162,7 +169,9 @@ def test_a_folder_without_logs_and_too_many_runs_are_refused(tmp_path):
 
 
 def test_the_command_writes_the_page_beside_the_log(tmp_path, monkeypatch, capsys):
-    logged(tmp_path)
+    path = tmp_path / "training" / "nano.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 2.0}\n')
     monkeypatch.setattr(sys, "argv", ["rwkvclip-train", "page", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -167,7 +167,7 @@ def test_all_that_cannot_go_together_is_listed_at_once(tmp_path):
         "give either steps or epochs",
         "betas: the first must be in [0, 1), got 1.5",
         "accumulation: batch_size 4 has no 3 equal parts",
-        "quirks.shuffle_buffer_order: 3 ranks (world_size) cannot share batch_size 4 equally",
+        "quirks.shuffle_buffer_order: batch_size 4 has no 9 equal shares",
         "quirks.text_decay_bfloat16: precision fp64",
         "lock: a tower of random weights would stay one",
     ):
