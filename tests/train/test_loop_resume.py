@@ -67,9 +67,7 @@ def test_kill_9_at_five_steps_with_other_workers_each_time_changes_no_byte(tmp_p
         command[1:3] = script
         assert subprocess.run(command, env=environment(), check=False).returncode == -signal.SIGKILL
         assert keys_done(cut) == step - 1
-    subprocess.run(
-        train_command(recipe, "--out", cut, "--num-workers", 1), env=environment(), check=True
-    )
+    subprocess.run(train_command(recipe, "--out", cut, "--num-workers", 1), env=environment(), check=True)
     assert left_by(cut) == left_by(whole)
     assert len(lines(cut)) == keys_done(cut) == 60
 
@@ -125,7 +123,7 @@ def test_a_file_that_finds_no_room_is_one_message_and_the_last_checkpoint_stays(
         room = (out / "training" / "tiny.jsonl").stat().st_size + 100
     code, said = Run(recipe, "--out", out, output=tmp_path / "said", most_file_bytes=room).wait()
     assert code == 2, said
-    assert said.count("Error") == 1
+    assert said.count("Error:") == 1
     assert named in said.replace("\n", "")
     assert "Traceback" not in said
     assert (out / "models" / "tiny" / "resume.pt").read_bytes() == before
@@ -164,8 +162,9 @@ def test_a_record_says_which_samples_each_step_took(tmp_path):
 
 
 def test_an_export_is_the_state_dict_that_the_official_code_loads(tmp_path):
-    from rwkvclip_models import load_model
     from train_runs import TINY
+
+    from rwkvclip_models import load_model
 
     run(write_recipe(tmp_path, steps=1), "--out", tmp_path / "out", output=tmp_path / "said")
     weights = tmp_path / "out" / "models" / "tiny" / "step_000001.safetensors"
