@@ -290,8 +290,8 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
 def _plain(value: Any) -> Any:
     """Return a state of new containers and interned strings.
 
-    A pickle refers back to objects that it has met: equal states whose parts were made elsewhere, in a file or
-    in the run, would have other bytes.
+    A pickle refers back to objects that it has met: equal states whose parts were made elsewhere, in a file
+    or in the run, would have other bytes.
     """
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
