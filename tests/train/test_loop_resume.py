@@ -123,7 +123,7 @@ def test_a_file_that_finds_no_room_is_one_message_and_the_last_checkpoint_stays(
         room = (out / "training" / "tiny.jsonl").stat().st_size + 100
     code, said = Run(recipe, "--out", out, output=tmp_path / "said", most_file_bytes=room).wait()
     assert code == 2, said
-    assert said.count("Error") == 1
+    assert said.count("Error:") == 1
     assert named in said.replace("\n", "")
     assert "Traceback" not in said
     assert (out / "models" / "tiny" / "resume.pt").read_bytes() == before

@@ -3,21 +3,25 @@
 `train_command` is the same command for a process of its own.
 """
 
+import functools
 import json
 import os
 import resource
 import signal
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
 import yaml
 
-from rwkvclip_train import log
+from rwkvclip_train import log, update
 from rwkvclip_train.cli import main
 from rwkvclip_train.log import VARYING
+from rwkvclip_train.loop import train
+from rwkvclip_train.recipe import load_recipe
 
 TINY = {
     "input_size": 16,
@@ -53,20 +57,41 @@ def write_recipe(folder: Path, **changes: object) -> Path:
     return path
 
 
+@functools.cache
+def import_all() -> None:
+    """Train once in this process, so that what is imported on the way is there for all forks."""
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = load_recipe(write_recipe(Path(folder), steps=1, precision="fp64"))
+        train(recipe, Path(folder), progress=False)
+
+
 class Run:
     """A forked `rwkvclip-train ARGUMENTS --quiet --threads 1`.
 
     `dies_at`: the process kills itself, as `kill -9` does, when it writes down the keys of that step.
+    `slow_s`: it sleeps so long in each. `keep_gradients`: folder for `gradients.RANK.pt`, the last step's.
     """
 
-    def __init__(self, *arguments, output, dies_at=None, environ=None, most_file_bytes=None, slow_s=0.0):
+    def __init__(
+        self,
+        *arguments,
+        output,
+        dies_at=None,
+        environ=None,
+        most_file_bytes=None,
+        slow_s=0.0,
+        keep_gradients=None,
+    ):
+        import_all()
         self.output = Path(output)
         words = ["rwkvclip-train", *map(str, arguments), "--quiet", "--threads", "1"]
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
-                code = _child(words, self.output, dies_at, environ or {}, most_file_bytes, slow_s)
+                code = _child(
+                    words, self.output, dies_at, environ or {}, most_file_bytes, slow_s, keep_gradients
+                )
             finally:
                 os._exit(code)
 
@@ -87,7 +112,7 @@ class Run:
         os.kill(self.pid, number)
 
 
-def _child(words, output, dies_at, environ, most_file_bytes, slow_s):
+def _child(words, output, dies_at, environ, most_file_bytes, slow_s, keep_gradients):
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -104,6 +129,8 @@ def _child(words, output, dies_at, environ, most_file_bytes, slow_s):
         real(self, step, *rest)
 
     log.RunLog.keys = keys
+    if keep_gradients is not None:
+        _keep(keep_gradients / f"gradients.{os.environ.get('RANK', 0)}.pt")
     if most_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes, most_file_bytes))
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -114,6 +141,24 @@ def _child(words, output, dies_at, environ, most_file_bytes, slow_s):
     except SystemExit as left:
         return left.code if isinstance(left.code, int) else 0
     return 0
+
+
+def _keep(path):
+    """Have the gradients of each step written to `path` before the weights move."""
+    real = update.Update.__init__
+
+    def made(self, model, *rest):
+        real(self, model, *rest)
+        parameters = dict(model.named_parameters())
+        step = self.scaler.step
+
+        def stepped(optimizer):
+            torch.save({n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}, path)
+            return step(optimizer)
+
+        self.scaler.step = stepped
+
+    update.Update.__init__ = made
 
 
 def ranks(size, *arguments, output, dies_at=None, **given):
