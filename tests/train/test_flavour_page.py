@@ -1,9 +1,11 @@
-"""docs/official-and-corrected.md says what the code does."""
+"""docs/official-and-corrected.md and docs/reproduce-training.md say what the code does."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
+from rwkvclip_models.model import RWKVCLIP
 from rwkvclip_train.flavour import Quirks
 from rwkvclip_train.optim.adamw import schedule
 from rwkvclip_train.recipe import load_recipe
@@ -11,6 +13,7 @@ from rwkvclip_train.recipe import load_recipe
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = (DOCS / "official-and-corrected.md").read_text(encoding="utf-8")
 YFCC15M_PAIRS = 15_061_515
+TOWERS = ("image_model", "text_model")
 
 
 def table(header):
@@ -46,3 +49,31 @@ def test_rates_and_betas_on_the_page_are_those_of_the_flavours(row):
 def test_the_curves_on_the_page_are_drawn():
     assert "](flavours.svg)" in PAGE
     assert (DOCS / "flavours.svg").stat().st_size > 5000
+
+
+def test_the_page_of_the_papers_run_computes_its_estimates_from_the_models():
+    page = (DOCS / "reproduce-training.md").read_text(encoding="utf-8")
+    columns = []
+    for name in ("yfcc15m-b32", "yfcc15m-b16"):
+        recipe = load_recipe(name)
+        with torch.device("meta"):
+            model = RWKVCLIP(recipe.model.config)
+        weights = {tower: sum(p.numel() for p in model.get_submodule(tower).parameters()) for tower in TOWERS}
+        weights["text_model"] -= model.text_model.emb.weight.numel()
+        patches = (recipe.model.config["input_size"] // recipe.model.config["image_patch_size"]) ** 2
+        operations = 2 * (weights["image_model"] * patches + weights["text_model"] * 77)
+        pairs = YFCC15M_PAIRS * recipe.epochs
+        seconds = 3 * operations * pairs / (8 * 100e12)
+        parameters = sum(p.numel() for p in model.parameters())
+        columns.append(
+            (
+                f"{parameters:,}",
+                f"{16 * parameters / 1e9:.1f} GB",
+                f"{operations / 1e9:.1f} GFLOP",
+                f"{seconds / 3600:.1f}",
+                f"{round(pairs / seconds, -2):,.0f}",
+            )
+        )
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    for cells in zip(*columns, strict=True):
+        assert any(row.endswith(f"| {cells[0]} | {cells[1]} |") for row in rows), cells
