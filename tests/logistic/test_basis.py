@@ -27,8 +27,8 @@ def test_directions_are_orthonormal_and_none_varies_with_another_whatever_their_
     variation = np.linalg.norm(turned, axis=0)
     assert (np.diff(variation) > 0).all()
     correlation = turned.T @ turned / np.outer(variation, variation)
-    # A direction's own rounding is that of the largest column's digits.
-    np.testing.assert_allclose(correlation, np.eye(20), atol=max(1e-5, 10.0 ** (decades - 15)))
+    # Between two levels some digits of the smaller one are lost.
+    np.testing.assert_allclose(correlation, np.eye(20), atol=max(1e-4, 10.0 ** (decades - 15)))
 
 
 def test_directions_without_variation_are_left_out():
