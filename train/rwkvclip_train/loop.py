@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval import console
 from rwkvclip_eval.errors import OutputError, UserError, shortened
+from rwkvclip_eval.progress import Progress
 from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import atomic_path, write_text
 from rwkvclip_models.files import parse_json, read_text
@@ -300,7 +300,7 @@ def progress_bar(
     """
     started = time.perf_counter()
     said = first_step * 10 // num_steps
-    with console.Progress(bars=shown, keep=True) as progress:
+    with Progress(bars=shown, keep=True) as progress:
         logged = shown and not progress.shown
 
         def show(done: int, loss: float) -> None:
