@@ -1,10 +1,14 @@
 """Shared fixtures; skips of the `gpu` and `data` markers say their reason."""
 
+import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -26,6 +30,31 @@ def parity() -> Path:
     if not path.is_dir():
         pytest.skip("the official golden numbers (../shared/parity) are not beside this checkout")
     return path
+
+
+@pytest.fixture(scope="session")
+def official(parity):
+    """`inputs` and `recipe` modules, configurations, manifests and weights of the official code."""
+    import torch
+
+    def module(name):
+        spec = importlib.util.spec_from_file_location(f"parity_{name}", parity / f"{name}.py")
+        loaded = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded)
+        return loaded
+
+    recipe = module("recipe")
+
+    def manifest(name):
+        return json.loads((parity / f"manifest_{name}.json").read_text())
+
+    return SimpleNamespace(
+        inputs=module("inputs"),
+        configs=json.loads((parity / "configs.json").read_text()),
+        manifest=manifest,
+        state=lambda name: {k: torch.tensor(recipe.fill(k, s)) for k, s in manifest(name).items()},
+        golden=np.load(parity / "model_tiny.npz"),
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
-"""The official golden numbers' recipes, and the CUDA sources as the CPU runs them."""
+"""The CUDA sources as the CPU runs them."""
 
 import ctypes
-import importlib.util
-import json
 import shutil
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
@@ -16,30 +12,6 @@ from rwkvclip_models.ops import choice
 
 ROOT = Path(__file__).resolve().parents[2]
 MARGIN = 64
-
-
-@pytest.fixture(scope="session")
-def official(parity):
-    """`inputs` and `recipe` modules, configurations, manifests and weights of the official code."""
-
-    def module(name):
-        spec = importlib.util.spec_from_file_location(f"parity_{name}", parity / f"{name}.py")
-        loaded = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(loaded)
-        return loaded
-
-    recipe = module("recipe")
-
-    def manifest(name):
-        return json.loads((parity / f"manifest_{name}.json").read_text())
-
-    return SimpleNamespace(
-        inputs=module("inputs"),
-        configs=json.loads((parity / "configs.json").read_text()),
-        manifest=manifest,
-        state=lambda name: {k: torch.tensor(recipe.fill(k, s)) for k, s in manifest(name).items()},
-        golden=np.load(parity / "model_tiny.npz"),
-    )
 
 
 @pytest.fixture

@@ -131,6 +131,29 @@ def export(
     console.say(f"{target}: weights of {checkpoint}.")
 
 
+@app.command(
+    epilog="""
+Examples:
+
+`rwkvclip-train page runs/mine` (runs/mine/training/index.html)
+
+`rwkvclip-train page runs/a runs/b --out both.html` (curves of both in each drawing)
+"""
+)
+def page(
+    runs: list[Path] = typer.Argument(help="Folders of runs, under way or finished, or their logs."),
+    out: Path | None = typer.Option(None, help="HTML file; by default training/index.html in the first."),
+    debug: bool = typer.Option(False, help="Show the traceback of an error."),
+) -> None:
+    """Draw the logs of runs on a page: curves, what they saw, the recipe and the machine."""
+    from rwkvclip_train.page import write_page
+    from rwkvclip_train.run_log import find_logs
+
+    target = out or find_logs(runs)[0].with_name("index.html")
+    number = write_page(runs, target)
+    console.say(f"{target}: {number} {'run' if number == 1 else 'runs'}.")
+
+
 def _list_recipes() -> None:
     from rwkvclip_train.recipe import load_recipe, shipped_recipes
 

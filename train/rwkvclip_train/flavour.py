@@ -37,7 +37,7 @@ class Quirks(Strict):
         description="weight decay on every parameter, not just the weights of linear and low-rank maps",
     )
     accumulation_drops_batches: bool = Field(
-        False, description="of accumulation's parts only the last moves the weights; the others are lost"
+        False, description="of accumulation's parts only one moves the weights; the others are lost"
     )
     shuffle_buffer_order: bool = Field(
         False,

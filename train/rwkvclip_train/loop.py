@@ -5,6 +5,7 @@ A run writes into its folder
     models/NAME/step_000300.safetensors   checkpoints of that family, see `checkpoints.py`
     models/NAME/resume.pt                 what the same command continues from
     training/NAME.jsonl, .keys            what it saw, see `log.py`
+    training/NAME.run.json                recipe and machine, see `run_facts.py`
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
 from rwkvclip_train.order import check_shares, key_stream, order_of
 from rwkvclip_train.parallel import StopSignal, join_ranks, shared_facts
+from rwkvclip_train.run_facts import keep_facts
 from rwkvclip_train.update import Update, not_finite
 
 if TYPE_CHECKING:
@@ -159,6 +161,7 @@ def _train(
         ranks.agree([checkpoints.identity, state.step], "run")
         if ranks.rank == 0:
             write_text(config, json.dumps(trainee.config, indent=2) + "\n")
+            keep_facts(log_path, recipe)
         log.cut(state.step)
         step_gradients = StepGradients(trainee, ranks, recipe, scaler)
         update = Update(trainee.module, optimizer, scaler, recipe.clip_norm)

@@ -209,10 +209,11 @@ class Recipe(Strict):
                 f"accumulation: batch_size {self.batch_size} has no {self.accumulation} equal parts; give "
                 "a divisor of it"
             )
-        if self.quirks.shuffle_buffer_order and self.batch_size % self.world_size:
+        shares = self.world_size * (self.accumulation if self.quirks.accumulation_drops_batches else 1)
+        if self.quirks.shuffle_buffer_order and self.batch_size % shares:
             yield (
-                f"quirks.shuffle_buffer_order: {self.world_size} ranks (world_size) cannot share batch_size "
-                f"{self.batch_size} equally"
+                f"quirks.shuffle_buffer_order: batch_size {self.batch_size} has no {shares} equal shares, "
+                "world_size times the parts of which accumulation drops all but one"
             )
         if self.quirks.text_decay_bfloat16 and self.model.family != "rwkv-clip":
             yield f"quirks.text_decay_bfloat16: a model of family {self.model.family} has no such parameters"

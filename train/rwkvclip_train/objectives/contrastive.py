@@ -60,7 +60,7 @@ def global_contrastive_loss(
     exact = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
     image, text = F.normalize(image.to(exact), dim=-1), F.normalize(text.to(exact), dim=-1)
     rows = chunk_rows or max(image.shape[1], MIN_CHUNK_ROWS)
-    loss: Tensor = _InfoNCE.apply(
+    loss: Tensor = _Contrastive.apply(
         image, text, logit_scale.to(exact), _Ranks(group), rows, tower_gradient_scale
     )
     return loss
@@ -114,8 +114,11 @@ class _Ranks:
         return self.summed((x - largest).exp_()).log_().add_(largest)
 
 
-class _InfoNCE(torch.autograd.Function):
-    """The loss of unit-norm embeddings; see `global_contrastive_loss`."""
+class _Contrastive(torch.autograd.Function):
+    """The loss of unit-norm embeddings; see `global_contrastive_loss`.
+
+    All products are written where they are wanted: such ones autocast leaves alone.
+    """
 
     @staticmethod
     def forward(
@@ -127,17 +130,16 @@ class _InfoNCE(torch.autograd.Function):
         chunk_rows: int,
         tower_gradient_scale: float,
     ) -> Tensor:
-        with torch.autocast(image.device.type, enabled=False):
-            texts = ranks.gathered(text)
-            by_row = image.new_empty(len(image))
-            by_column = image.new_full((len(texts),), -torch.inf)
-            for rows, logits in _chunks(image, texts, scale, chunk_rows):
-                for part in _parts(logits):
-                    by_row[rows][part] = logits[part].logsumexp(1)
-                    by_column = torch.logaddexp(by_column, logits[part].logsumexp(0))
-            by_column = ranks.log_sum_exp(by_column)
-            matched = scale * (image * text).sum(1)
-            loss = ranks.summed((by_row + ranks.own(by_column) - 2 * matched).sum()) / (2 * len(texts))
+        texts = ranks.gathered(text)
+        by_row = image.new_empty(len(image))
+        by_column = image.new_full((len(texts),), -torch.inf)
+        for rows, logits in _chunks(image, texts, scale, chunk_rows):
+            for part in _parts(logits):
+                by_row[rows][part] = logits[part].logsumexp(1)
+                by_column = torch.logaddexp(by_column, logits[part].logsumexp(0))
+        by_column = ranks.log_sum_exp(by_column)
+        matched = scale * (image * text).sum(1)
+        loss = ranks.summed((by_row + ranks.own(by_column) - 2 * matched).sum()) / (2 * len(texts))
         ctx.save_for_backward(image, texts, scale, by_row, by_column)
         ctx.ranks, ctx.chunk_rows, ctx.tower_gradient_scale = ranks, chunk_rows, tower_gradient_scale
         return loss
@@ -147,21 +149,20 @@ class _InfoNCE(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, texts, scale, by_row, by_column = ctx.saved_tensors
         ranks: _Ranks = ctx.ranks
-        with torch.autocast(image.device.type, enabled=False):
-            # Of the sum of all 2·B cross entropies, with respect to the products image · text.
-            of_image, of_texts = torch.empty_like(image), torch.zeros_like(texts)
-            for rows, logits in _chunks(image, texts, scale, ctx.chunk_rows):
-                for part in _parts(logits):
-                    of_row = (logits[part] - by_row[rows][part, None]).exp_()
-                    logits[part].sub_(by_column).exp_().add_(of_row)
-                first = ranks.rank * len(image) + rows.start
-                logits[:, first : first + len(logits)].diagonal().sub_(2)
-                torch.mm(logits, texts, out=of_image[rows])
-                of_texts.addmm_(logits.T, image[rows])
-            of_text = ranks.own_summed(of_texts)
-            share = grad * ranks.num / (2 * len(texts))
-            of_scale = share * (image * of_image).sum()
-            share = share * scale * ctx.tower_gradient_scale
+        # Of the sum of all 2·B cross entropies, with respect to the products image · text.
+        of_image, of_texts = torch.empty_like(image), torch.zeros_like(texts)
+        for rows, logits in _chunks(image, texts, scale, ctx.chunk_rows):
+            for part in _parts(logits):
+                of_row = (logits[part] - by_row[rows][part, None]).exp_()
+                logits[part].sub_(by_column).exp_().add_(of_row)
+            first = ranks.rank * len(image) + rows.start
+            logits[:, first : first + len(logits)].diagonal().sub_(2)
+            torch.mm(logits, texts, out=of_image[rows])
+            of_texts.addmm_(logits.T, image[rows])
+        of_text = ranks.own_summed(of_texts)
+        share = grad * ranks.num / (2 * len(texts))
+        of_scale = share * (image * of_image).sum()
+        share = share * scale * ctx.tower_gradient_scale
         return of_image.mul_(share), of_text.mul_(share), of_scale, None, None, None
 
 

@@ -22,15 +22,21 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=True)
 
 
+def schedule(recipe: Recipe, step: int, num_steps: int) -> tuple[float, tuple[float, float]]:
+    """Return the learning rate and the betas of `step` (from 0) of `num_steps`."""
+    warmup = recipe.warmup_fraction
+    lr = learning_rate(step, peak=recipe.lr, num_steps=num_steps, warmup_fraction=warmup)
+    first, second = recipe.betas
+    if recipe.quirks.beta1_cycle:
+        first = cycled_beta1(step, num_steps=num_steps, warmup_fraction=warmup)
+    return lr, (first, second)
+
+
 def set_schedule(
     optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, num_steps: int
 ) -> tuple[float, tuple[float, float]]:
     """Give all groups the learning rate and the betas of `step` (from 0) of `num_steps`, and return them."""
-    warmup = recipe.warmup_fraction
-    lr = learning_rate(step, peak=recipe.lr, num_steps=num_steps, warmup_fraction=warmup)
-    betas = recipe.betas
-    if recipe.quirks.beta1_cycle:
-        betas = (cycled_beta1(step, num_steps=num_steps, warmup_fraction=warmup), betas[1])
+    lr, betas = schedule(recipe, step, num_steps)
     for group in optimizer.param_groups:
         group["lr"], group["betas"] = lr, betas
     return lr, betas

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +16,8 @@ MAPS = frozenset(
     }
 )
 """Last parts of the names of linear and low-rank maps that are parameters of their own."""
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Modules whose `weight` is a linear map."""
 
 
 def parameter_groups(
@@ -46,5 +47,5 @@ def _maps(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules():
         for name, _ in module.named_parameters(path, recurse=False):
             leaf = name.rpartition(".")[2]
-            if leaf in MAPS or (leaf == "weight" and isinstance(module, nn.Linear | _ConvNd)):
+            if leaf in MAPS or (leaf == "weight" and isinstance(module, LINEAR)):
                 yield name

@@ -1,0 +1,181 @@
+import base64
+import json
+import re
+import sys
+
+import pytest
+from test_loop import recipe
+
+from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_train.cli import main
+from rwkvclip_train.page import MOST_RUNS, PANELS, draw, write_page
+from rwkvclip_train.run_facts import keep_facts, read_facts
+from rwkvclip_train.run_log import find_logs, read_run
+
+
+def line(step, **fields):
+    written = {
+        "step": step,
+        "loss": 5 / step,
+        "lr": 1e-3,
+        "model": "nano",
+        "seed": 0,
+        "grad_norm": 1.0,
+        "betas": [0.9, 0.98],
+        "texts": {"raw": 0.25, "synthetic": 0.75},
+        "logit_scale": 14.3,
+        "data_wait": 0.02,
+        "memory_bytes": 2_000_000_000,
+        "samples_per_s": 100.0 + step,
+    }
+    return json.dumps(written | fields) + "\n"
+
+
+def logged(folder, name="nano", **fields):
+    path = folder / "training" / f"{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(line(step, **fields) for step in (10, 20, 30)))
+    return path
+
+
+def page_of(tmp_path, *places):
+    target = tmp_path / "page.html"
+    write_page(places, target)
+    return target.read_text()
+
+
+def titles(page):
+    return re.findall(r"<!-- (.*?) -->", page) + re.findall(r">([^<>]*)</text>", page)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    logged(folder)
+    return page_of(folder, folder)
+
+
+def test_a_page_draws_every_quantity_of_the_log_and_names_the_least_loss(page):
+    drawn = [panel.title for panel in PANELS if panel.title in titles(page)]
+    assert drawn == [
+        "loss (nats)",
+        "gradient norm before clipping",
+        "logit scale",
+        "learning rate",
+        "first beta",
+        "share of texts by kind",
+        "share of time waiting for data",
+        "pairs per second",
+        "memory (GB)",
+    ]
+    assert page.count("<svg") == len(drawn)
+    assert {"raw", "synthetic"} <= set(titles(page))
+    cells = re.findall(r"<td>(.*?)</td>", page)
+    assert cells == ["nano, seed 0", "30", "0.1667", "0.1667", "30", "120.0", "2.0%"]
+
+
+def test_the_curves_are_the_logs_numbers(tmp_path):
+    run = read_run(logged(tmp_path))
+    assert run.curve("loss").steps.tolist() == [10, 20, 30]
+    assert run.curve("loss").values.tolist() == [0.5, 0.25, 5 / 30]
+    assert run.curve("betas", item=0).values.tolist() == [0.9] * 3
+    assert run.curve("texts", item="synthetic").values.tolist() == [0.75] * 3
+    assert run.curve("memory_bytes", scale=1e-9).values.tolist() == [2.0] * 3
+
+
+def test_a_page_asks_nothing_of_other_files_or_addresses(page):
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+    # Names of what SVG is made of, and references inside a drawing, are no addresses that are fetched.
+    asked = re.findall(r'(?:href|src)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(where.startswith("#") for where in asked)
+
+
+def test_several_runs_share_each_drawing(tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        logged(tmp_path / name, seed=seed)
+    page = page_of(tmp_path, tmp_path / "a", tmp_path / "b")
+    assert titles(page).count("loss (nats)") == 1
+    shown = titles(page)
+    assert shown.count("nano, seed 0") == shown.count("nano, seed 1") > 5
+    assert "nano, seed 1: raw" in shown
+
+
+def test_a_run_of_before_has_the_panels_that_its_log_allows(tmp_path):
+    path = tmp_path / "old.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0, "lr": 0.1, "model": "old", "seed": 3}\n')
+    page = page_of(tmp_path, path)
+    assert page.count("<svg") == 2
+    assert "old, seed 3" in page
+
+
+def test_losses_that_were_not_finite_leave_a_gap_and_no_number(tmp_path):
+    path = tmp_path / "nano.jsonl"
+    path.write_text('{"step": 1, "loss": null, "grad_norm": null, "model": "lost", "seed": 0}\n')
+    assert draw(PANELS[0], [read_run(path)]) == ""
+    assert not re.search(r"\bnan\b", page_of(tmp_path, path), re.IGNORECASE)
+
+
+def test_what_a_log_says_is_shown_as_text(tmp_path):
+    path = tmp_path / "odd.jsonl"
+    said = {"step": 1, "loss": 1, "model": "<script>alert(1)</script>$x_$", "texts": {"<b>": 1.0}}
+    path.write_text(json.dumps(said) + "\n")
+    page = page_of(tmp_path, path)
+    assert "<script" not in page and "<b>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_recipe_machine_and_picture_sheet_are_on_the_page(tmp_path):
+    path = tmp_path / "tiny.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    keep_facts(path, recipe("open_clip", lr=0.00123))
+    assert read_facts(path)["recipe"]["lr"] == 0.00123
+    sheet = b"\x89PNG\r\n\x1a\n" + bytes(10)
+    path.with_suffix(".png").write_bytes(sheet)
+    page = page_of(tmp_path, path)
+    assert "<td>lr</td><td>0.00123</td>" in page
+    assert "<td>quirks.beta1_cycle</td><td>False</td>" in page
+    assert "<td>data.0.dataset</td><td>digits</td>" in page
+    assert "<td>packages.torch</td>" in page
+    assert base64.b64encode(sheet).decode() in page
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has no line yet"),
+        ('{"step": 1, "lo', "has no line yet"),
+        ('{"loss": 1}\n', ":1: expected a line with a whole number as step, got None"),
+        ('{"step": 1}\n{"step": true}\n', ":2: expected a line with a whole number as step"),
+        ("[]\n", ":1: expected a line"),
+        ("no\n", "line 1, is not JSON"),
+    ],
+)
+def test_what_is_no_log_is_named_with_its_line(tmp_path, text, said):
+    path = tmp_path / "odd.jsonl"
+    path.write_text(text)
+    with pytest.raises(OutputError) as caught:
+        write_page([path], tmp_path / "page.html")
+    assert said in str(caught.value)
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_folder_without_logs_and_too_many_runs_are_refused(tmp_path):
+    with pytest.raises(UserError, match="No training log at"):
+        find_logs([tmp_path])
+    path = logged(tmp_path)
+    with pytest.raises(OutputError, match="too many for a page"):
+        write_page([path] * (MOST_RUNS + 1), tmp_path / "page.html")
+
+
+def test_the_command_writes_the_page_beside_the_log(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "training" / "nano.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    monkeypatch.setattr(sys, "argv", ["rwkvclip-train", "page", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    target = tmp_path / "training" / "index.html"
+    assert ended.value.code == 0
+    assert f"{target}: 1 run." in capsys.readouterr().out
+    assert target.read_text().startswith("<!doctype html>")

@@ -1,0 +1,203 @@
+"""A page of training runs: their curves, what they saw, the recipe and the machine, in one HTML file.
+
+Made of what lies in a run's folder and nothing else: training/NAME.jsonl, and where they are there
+training/NAME.run.json (recipe and environment) and training/NAME.png (a picture sheet of `data peek`).
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.printable import html_table, one_line
+from rwkvclip_models.disk import write_text
+from rwkvclip_models.files import read_bytes
+from rwkvclip_train.run_facts import read_facts
+from rwkvclip_train.run_log import Curve, find_logs, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from rwkvclip_train.run_log import LoggedRun
+
+SHEET_LIMIT_BYTES = 32 << 20
+MOST_RUNS = 24
+"""Of one page; more cannot be told apart."""
+# Okabe and Ito: told apart by those who see colours otherwise.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6773", "#b8a500")
+STYLES = ("-", "--", ":", "-.")
+
+
+class Panel(NamedTuple):
+    """One drawing of the page.
+
+    Attributes:
+        title: what is drawn, with its unit.
+        curves: of a run; none where its log lacks it.
+        logarithmic: whether the values are drawn so.
+    """
+
+    title: str
+    curves: Callable[[LoggedRun], list[Curve]]
+    logarithmic: bool = False
+
+
+PANELS = (
+    Panel("loss (nats)", lambda run: [run.curve("loss")]),
+    Panel("validation loss (nats)", lambda run: [run.curve("validation_loss")]),
+    Panel("gradient norm before clipping", lambda run: [run.curve("grad_norm")], logarithmic=True),
+    Panel("logit scale", lambda run: [run.curve("logit_scale")]),
+    Panel("learning rate", lambda run: [run.curve("lr")]),
+    Panel("first beta", lambda run: [run.curve("betas", item=0)]),
+    Panel("share of texts by kind", lambda run: [run.curve("texts", item=kind) for kind in run.text_kinds()]),
+    Panel("share of time waiting for data", lambda run: [run.curve("data_wait")]),
+    Panel("pairs per second", lambda run: [run.curve("samples_per_s")]),
+    Panel("memory (GB)", lambda run: [run.curve("memory_bytes", scale=1e-9)]),
+    Panel("scale of float16's loss", lambda run: [run.curve("loss_scale")], logarithmic=True),
+)
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)); gap: 1rem; }
+svg, img { width: 100%; height: auto; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #dde1e6; padding: .25rem .7rem; text-align: left; overflow-wrap: anywhere; }
+"""
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def write_page(places: Sequence[Path], target: Path) -> int:
+    """Write the page of runs to `target` and return how many runs it shows.
+
+    Args:
+        places: folders of runs, or logs.
+        target: an HTML file that asks nothing of other files or addresses.
+
+    Raises:
+        UserError: a place has no log.
+        OutputError: a log cannot be read, there are too many, or the page cannot be written.
+    """
+    runs = [read_run(path) for path in find_logs(places)]
+    if len(runs) > MOST_RUNS:
+        raise OutputError(f"{len(runs)} runs are too many for a page; expected up to {MOST_RUNS}.")
+    title = ", ".join(dict.fromkeys(run.name for run in runs))
+    body = [f"<h1>{_text(title)}</h1>", _summary(runs), "<main>"]
+    body += [f"<figure>{drawing}</figure>" for panel in PANELS if (drawing := draw(panel, runs))]
+    body += ["</main>", *(_sheet(run) for run in runs), *(_facts(run) for run in runs)]
+    head = (
+        f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style>"
+    )
+    text = f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n'
+    write_text(target, text + "\n".join(filter(None, body)) + "\n</body></html>\n")
+    return len(runs)
+
+
+def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
+    """Return a panel as SVG, empty where no run has a value for it."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    curves = [(i, run, curve) for i, run in enumerate(runs) for curve in panel.curves(run)]
+    curves = [(i, run, curve) for i, run, curve in curves if np.isfinite(curve.values).any()]
+    if not curves:
+        return ""
+    with mpl.rc_context({"svg.hashsalt": panel.title, "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(4.4, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        kinds = list(dict.fromkeys(curve.label for _, _, curve in curves))
+        for i, run, curve in curves:
+            # Of one run, colours tell its kinds apart; of several the runs, and dashes the kinds.
+            which, kind = (i, kinds.index(curve.label)) if len(runs) > 1 else (kinds.index(curve.label), 0)
+            names = [*([run.name] if len(runs) > 1 else []), *([curve.label] if curve.label else [])]
+            axes.plot(
+                curve.steps,
+                curve.values,
+                color=COLOURS[which % len(COLOURS)],
+                linestyle=STYLES[(kind + which // len(COLOURS)) % len(STYLES)],
+                linewidth=1.2,
+                marker="" if len(curve.steps) > 1 else "o",
+                # Nothing that a name holds is a formula to be set.
+                label=one_line(": ".join(names)).replace("$", r"\$") or None,
+            )
+        axes.set_title(panel.title, loc="left")
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if panel.logarithmic and all(np.nanmin(curve.values) > 0 for _, _, curve in curves):
+            axes.set_yscale("log")
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(fontsize=7)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    drawing = file.getvalue()
+    return drawing[drawing.index("<svg") :]
+
+
+def _summary(runs: Sequence[LoggedRun]) -> str:
+    head = ("run", "steps", "last loss", "lowest loss", "at step", "pairs per second", "waiting for data")
+    rows = []
+    for run in runs:
+        loss = run.curve("loss")
+        known = bool(np.isfinite(loss.values).any())
+        lowest = int(np.nanargmin(loss.values)) if known else 0
+        rows.append(
+            (
+                run.name,
+                str(loss.steps[-1]),
+                _shown(loss.values[-1], ".4f"),
+                _shown(loss.values[lowest], ".4f"),
+                str(loss.steps[lowest]) if known else "",
+                _shown(_median(run.curve("samples_per_s")), ".1f"),
+                _shown(_median(run.curve("data_wait")), ".1%"),
+            )
+        )
+    return html_table(head, [[one_line(cell) for cell in row] for row in rows])
+
+
+def _median(curve: Curve) -> float:
+    values = curve.values[np.isfinite(curve.values)]
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _shown(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else ""
+
+
+def _sheet(run: LoggedRun) -> str:
+    path = run.path.with_suffix(".png")
+    if not path.exists():
+        return ""
+    picture = read_bytes(path, what="picture sheet", limit=SHEET_LIMIT_BYTES, error=OutputError)
+    if not picture.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise OutputError(f"{path} is no PNG; make it with `rwkvclip-train data peek`, or delete it.")
+    data = base64.b64encode(picture).decode()
+    return f'<h2>What {_text(run.name)} saw</h2><img alt="" src="data:image/png;base64,{data}">'
+
+
+def _facts(run: LoggedRun) -> str:
+    parts = []
+    for what, facts in read_facts(run.path).items():
+        rows = [(key, one_line(value)) for key, value in _flat(facts, "")]
+        table = html_table((one_line(what), ""), rows)
+        parts.append(f"<details><summary>{_text(f'{run.name}: {what}')}</summary>{table}</details>")
+    return "\n".join(parts)
+
+
+def _flat(value: Any, key: str) -> list[tuple[str, str]]:
+    """Return the leaves of a JSON value with the keys that lead to them."""
+    if isinstance(value, dict) and value:
+        return [row for name, inner in value.items() for row in _flat(inner, f"{key}.{name}".lstrip("."))]
+    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+        return [row for number, inner in enumerate(value) for row in _flat(inner, f"{key}.{number}")]
+    return [(one_line(key), str(value))]
+
+
+def _text(text: str) -> str:
+    return html.escape(one_line(text))
