@@ -167,7 +167,7 @@ def mistakes(
             text += came(problem["input"])
         # A key that is not there has the line of what lacks it.
         line = line_of(node, location[:-1] if kind == "missing" else location)
-        lines.append(f"{source}:{line}: {place(location)}: {text}")
+        lines.append(": ".join([f"{source}:{line}", *([place(location)] if location else []), text]))
     return lines
 
 

@@ -74,16 +74,18 @@ class ImageBlock(nn.Module):
         )
         self.ffn = ImageChannelMix(width, config.image_hidden_rate * width, implementation)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Return the tokens [B, h·w, C] after this block."""
+    def forward(self, x: Tensor, grid: tuple[int, int], draws: Tensor | None = None) -> Tensor:
+        """Return the tokens [B, h·w, C] after this block; `draws` [2, B] decide its drop path."""
         if self.ln0 is not None:
             x = self.ln0(x)
         shift = Shift(*grid, self.heads, 4)
         mixed = self.att(self.ln1(x), shift)
-        scale = drop_path(mixed, self.drop_path_rate, self.training)
+        for_mix, for_channels = (None, None) if draws is None else draws
+        scale = drop_path(mixed, self.drop_path_rate, self.training, for_mix)
         x = x + mixed if scale is None else torch.addcmul(x, mixed, scale[:, None, None])
         z = self.ln2(x)
-        added: Tensor = self.ffn(z, shift, x, drop_path(z, self.drop_path_rate, self.training))
+        scale = drop_path(z, self.drop_path_rate, self.training, for_channels)
+        added: Tensor = self.ffn(z, shift, x, scale)
         return added
 
 
@@ -119,8 +121,12 @@ class ImageTower(nn.Module):
         self.ln1 = nn.LayerNorm(width)
         self._init_weights()
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, draws: Tensor | None = None) -> Tensor:
         """Return [B, C] of pixels [B, 3, height, width] of any size.
+
+        In training `draws`, uniform ones in [0, 1) [layers, 2, B], decide on drop path: a layer's mix of
+        tokens or of channels leaves a sample as it is where its draw is below the layer's rate. Without them
+        torch's generator does.
 
         Raises:
             UserError: pixels are not [B, 3, height, width].
@@ -128,17 +134,20 @@ class ImageTower(nn.Module):
         if pixels.dim() != 4 or pixels.shape[1] != 3:
             raise UserError(f"Expected pixels [B, 3, height, width], got {list(pixels.shape)}.")
         height, width = (-(-size // self.patch_embed.patch_size) for size in pixels.shape[-2:])
+        if draws is not None:
+            return self._encode(pixels, draws)
         return in_pieces(self._encode, pixels, height * width, self.ln1)
 
-    def _encode(self, pixels: Tensor) -> Tensor:
+    def _encode(self, pixels: Tensor, draws: Tensor | None = None) -> Tensor:
         patches = self.patch_embed(pixels)
         grid = (patches.shape[2], patches.shape[3])
         x = patches.flatten(2).transpose(1, 2) + self._positions(grid)
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
+            own = None if draws is None else draws[number]
             if self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(layer, x, grid, use_reentrant=False)
+                x = checkpoint(layer, x, grid, own, use_reentrant=False)
             else:
-                x = layer(x, grid)
+                x = layer(x, grid, own)
         pooled: Tensor = self.ln1(x).mean(dim=1)
         return pooled
 

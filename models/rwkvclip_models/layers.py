@@ -200,10 +200,19 @@ def pack_weights(tower: nn.Module, dtype: torch.dtype) -> None:
                 pack(weight, dtype, transposed=True)
 
 
-def drop_path(x: Tensor, rate: float, training: bool) -> Tensor | None:
-    """Return factors [B] of samples of x: zero with probability `rate`, else 1/(1 − rate); None for ones."""
+def drop_path(x: Tensor, rate: float, training: bool, draws: Tensor | None = None) -> Tensor | None:
+    """Return factors [B] of samples of x: zero with probability `rate`, else 1/(1 − rate); None for ones.
+
+    Args:
+        x: samples [B, …].
+        rate: probability of zero.
+        training: False gives ones.
+        draws: uniform ones in [0, 1) [B], below `rate` for zero; by default of torch's generator.
+    """
     if rate == 0 or not training:
         return None
+    if draws is not None:
+        return (draws >= rate).to(x.dtype).div_(1 - rate)
     return x.new_empty(x.shape[0]).bernoulli_(1 - rate).div_(1 - rate)
 
 
@@ -218,7 +227,9 @@ def in_pieces(encode: Callable[[Tensor], Tensor], x: Tensor, num_tokens: int, no
         num_tokens: of one sample.
         norm: one of the tower's, for its width and dtype.
     """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    # In training a pass without gradients is repeated with them, and draws alike only over the same batch.
+    whole = norm.training or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if x.device.type != "cpu" or whole:
         return encode(x)
     _let_the_allocator_keep_blocks()
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else norm.weight.dtype

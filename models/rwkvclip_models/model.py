@@ -73,9 +73,12 @@ class RWKVCLIP(nn.Module, ModelHubMixin):
             pack_weights(self.text_model, dtype)
             pack_weights(self.image_model, dtype)
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """Return un-normalised embeddings [B, C] of pixels [B, 3, height, width], any size."""
-        embedding: Tensor = self.image_model(pixels)
+    def encode_image(self, pixels: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Return un-normalised embeddings [B, C] of pixels [B, 3, height, width], any size.
+
+        `draws` [layers, 2, B] decide on drop path in training, see `ImageTower.forward`.
+        """
+        embedding: Tensor = self.image_model(pixels, draws)
         return embedding
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -83,9 +86,11 @@ class RWKVCLIP(nn.Module, ModelHubMixin):
         embedding: Tensor = self.text_model(tokens)
         return embedding
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, tokens: Tensor, draws: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return image embeddings [B, C], text embeddings [B, C] (un-normalised) and exp(logit_scale)."""
-        return self.encode_image(pixels), self.encode_text(tokens), self.logit_scale.exp()
+        return self.encode_image(pixels, draws), self.encode_text(tokens), self.logit_scale.exp()
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_checkpoint(self, save_directory / _WEIGHTS_FILE)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_files import wds
 from power_cut import cuts, drop
+from safetensors.torch import load_file
 from small_world import NANO
 
 from rwkvclip_train.loop import train
@@ -40,9 +41,9 @@ def test_a_training_run_survives_ten_cuts(tmp_path: Path, monkeypatch: pytest.Mo
     def work(out: Path) -> tuple[dict[str, Tensor], list[str]]:
         recipe = Recipe.model_validate(RECIPE)
         train(recipe, out, device="cpu", data_root=tmp_path / "data", num_workers=0, progress=False)
-        weights = torch.load(out / "models" / "tiny" / "step_000004.pt", weights_only=True)
+        weights = load_file(out / "models" / "tiny" / "step_000004.safetensors")
         log = (out / "training" / "tiny.jsonl").read_text().splitlines()
-        return weights.get("state_dict", weights), [line.partition('"seconds"')[0] for line in log]
+        return weights, [line.partition('"data_wait"')[0] for line in log]
 
     expected, log = work(tmp_path / "whole")
     made = cuts(tmp_path / "cut", tmp_path / "cuts", monkeypatch, lambda: work(tmp_path / "cut"), every=2)

@@ -12,9 +12,10 @@ from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models import tokenize
 from rwkvclip_train.data.build import build_index
 from rwkvclip_train.data.open import open_pairs
-from rwkvclip_train.data.pairs import Pairs, Part, draw_kind, load, pair_loader
+from rwkvclip_train.data.pairs import Pairs, Part, draw_kind, load
 from rwkvclip_train.data.source import fit_ids
 from rwkvclip_train.data.synthetic import SyntheticPairs, parse_synthetic
+from rwkvclip_train.order import GlobalOrder, key_stream
 from rwkvclip_train.recipe import AugmentationRecipe
 
 
@@ -71,7 +72,8 @@ def test_a_sample_does_not_depend_on_others_or_on_global_generators(tmp_path):
 @pytest.mark.parametrize("write", [as_tar, as_rec])
 def test_workers_give_the_same_batches_in_the_same_order(write, tmp_path):
     some = of(indexed(tmp_path, write))
-    loaders = [pair_loader(some, batch_size=2, first_step=1, num_steps=5, num_workers=n) for n in (0, 2)]
+    keys = list(key_stream(GlobalOrder(len(some), 2, 0), first_step=1, num_steps=5))
+    loaders = [load(some, iter(keys), num_workers=n) for n in (0, 2)]
     batches = [list(loader) for loader in loaders]
     assert len(batches[0]) == len(batches[1]) == 4
     for one, other in zip(*batches, strict=True):
@@ -79,6 +81,7 @@ def test_workers_give_the_same_batches_in_the_same_order(write, tmp_path):
         assert torch.equal(pixels, other.pixels)
         assert torch.equal(tokens, other.tokens)
         assert one.kinds == other.kinds
+        assert torch.equal(one.keys, other.keys)
 
 
 def test_sources_are_repeated_in_whole_and_in_part():

@@ -9,7 +9,7 @@ import yaml
 from test_loop import recipe
 
 from rwkvclip_eval.records.reading import training_seeds
-from rwkvclip_train import loop
+from rwkvclip_train import gradients
 from rwkvclip_train.cli import main
 from rwkvclip_train.recipe import shipped_recipes
 
@@ -56,7 +56,7 @@ def test_a_run_ends_with_the_spec_for_evaluation(tmp_path, run):
     result = run([write(tmp_path, steps=1), "--out", str(tmp_path / "out"), "--quiet", "--threads", "1"])
     assert result.exit_code == 0, result.output
     out = tmp_path / "out" / "models" / "tiny"
-    assert f"--model open_clip:{out / 'tiny.json'}={out / 'step_000001.pt'}" in result.output
+    assert f"--model open_clip:{out / 'tiny.json'}={out / 'step_000001.safetensors'}" in result.output
 
 
 def test_a_seed_of_the_command_line_is_trained_with_and_kept_in_the_log(tmp_path, run):
@@ -67,7 +67,7 @@ def test_a_seed_of_the_command_line_is_trained_with_and_kept_in_the_log(tmp_path
         out = tmp_path / seed
         assert run([path, "--seed", seed, "--out", str(out), *options]).exit_code == 0
         assert training_seeds(out) == {int(seed)}
-        checkpoints.append((out / "models" / "tiny" / "step_000001.pt").read_bytes())
+        checkpoints.append((out / "models" / "tiny" / "step_000001.safetensors").read_bytes())
     assert checkpoints[0] != checkpoints[1]
 
 
@@ -103,13 +103,13 @@ def test_debug_shows_the_traceback(run):
 
 
 def test_an_interrupt_exits_with_130(tmp_path, monkeypatch, run, request):
-    def stop(*args):
+    def stop(*args, **given):
         signal.raise_signal(signal.SIGINT)
 
     # Of a test run in the background it may be switched off.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    monkeypatch.setattr(loop, "contrastive_loss", stop)
+    monkeypatch.setattr(gradients, "global_contrastive_loss", stop)
     result = run([write(tmp_path), "--out", str(tmp_path / "out"), "--quiet"])
     assert result.exit_code == 130
     assert "to continue" in result.output

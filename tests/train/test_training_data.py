@@ -11,7 +11,7 @@ from rwkvclip_eval.errors import DataNotFound
 from rwkvclip_train.data.crops import Crop, cropped
 from rwkvclip_train.data.digit_texts import three_kinds
 from rwkvclip_train.data.open import open_sources
-from rwkvclip_train.data.pairs import Pairs, batches
+from rwkvclip_train.data.pairs import Pairs
 from rwkvclip_train.models import build_trainee
 from rwkvclip_train.recipe import AugmentationRecipe, RecipeError
 
@@ -63,14 +63,6 @@ def test_a_batch_has_normalised_pixels_and_token_ids():
     assert (tokens.shape, tokens.dtype) == ((2, 16), torch.int64)
     # Black is −mean/std of CLIP.
     assert pixels[:, 0].min().item() == pytest.approx(-0.48145466 / 0.26862954)
-
-
-def test_an_epoch_sees_every_image_once_and_a_continued_run_the_same_order():
-    settings = {"num_samples": 10, "batch_size": 3, "seed": 4}
-    whole = list(batches(**settings, first_step=0, num_steps=7))
-    assert len({sample for batch in whole[:3] for _, sample in batch}) == 9
-    assert [batch[0][0] for batch in whole] == [0, 0, 0, 1, 1, 1, 2]
-    assert list(batches(**settings, first_step=4, num_steps=7)) == whole[4:]
 
 
 @pytest.mark.parametrize("dataset", ["digits", "digits_scenes"])

@@ -1,6 +1,7 @@
-"""The command `rwkvclip-train`.
+"""The command `rwkvclip-train`: given a recipe it trains; its commands, such as `export`, do other work.
 
-Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted.
+Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted, 143 (or
+what `--sigterm-exit` says) stopped by SIGTERM with all steps saved.
 """
 
 from __future__ import annotations
@@ -40,15 +41,31 @@ Examples:
 
 `rwkvclip-train nano-digits-rwkv-clip --seed 1 --out runs/rwkv-1` (another seed, for `compare --group`)
 
+`rwkvclip-train nano-digits-rwkv-clip --set flavour=official --set quirks.beta1_cycle=false` (single keys)
+
+`rwkvclip-train --explain quirks` (what a recipe's keys mean)
+
 `rwkvclip-train my_recipe.yaml --out runs/mine --data-root data --device cuda --num-workers 8`
+
+`torchrun --nproc-per-node 8 -m rwkvclip_train my_recipe.yaml --out runs/mine --data-root data --device cuda`
+
+`rwkvclip-train export runs/mine/models/NAME/step_000400.safetensors mine.pt` (for the official code)
 
 `rwkvclip-train data index DATA/pairs`, `data stats`, `data peek`, `data bench` (`rwkvclip-train data --help`)
 
-`rwkvclip-eval run quickstart --model runs/mine/models/NAME/NAME.json=runs/mine/models/NAME/step_000400.pt`
+`rwkvclip-eval run quickstart --model NAME.json=step_000400.safetensors` (both in runs/mine/models/NAME)
 """
 )
 def train(
-    recipe: str | None = typer.Argument(None, help="Name of a shipped recipe, or path of a YAML file."),
+    recipe: str | None = typer.Argument(
+        None, help="Name of a shipped recipe, or path of a YAML file; with --explain a key."
+    ),
+    changes: list[str] = typer.Option(
+        [],
+        "--set",
+        metavar="KEY=VALUE",
+        help="In the place of the recipe's: lr=0.001, quirks.beta1_cycle=true.",
+    ),
     out: Path | None = typer.Option(None, help="Folder of the run; runs/RECIPE by default."),
     device: str = typer.Option("cpu", help="cpu, cuda, cuda:1, mps."),
     data_root: Path | None = typer.Option(None, help="Folder of the wds_* folders the recipe names."),
@@ -62,22 +79,56 @@ def train(
         None, min=1, max=4096, help="CPU threads; by default OMP_NUM_THREADS, else as many as cores."
     ),
     list_recipes: bool = typer.Option(False, "--list", help="List the shipped recipes and stop."),
-    keys: bool = typer.Option(False, "--keys", help="Say what the keys of a recipe mean and stop."),
+    explain: bool = typer.Option(
+        False, "--explain", "--keys", help="Say what a recipe's key means, or what all mean, and stop."
+    ),
     check: bool = typer.Option(False, help="Check the recipe's text and stop."),
+    skip_bad: int = typer.Option(
+        0, min=0, max=10**9, help="Steps whose loss or gradient is not finite that may be left out."
+    ),
+    sigterm_exit: int = typer.Option(
+        143, min=0, max=255, help="Exit code after SIGTERM, once all steps are saved; some schedulers need 0."
+    ),
     quiet: bool = typer.Option(False, help="No progress bar."),
     debug: bool = typer.Option(False, help="Show the traceback of an error."),
 ) -> None:
     """Train a model as RECIPE says. Run the same command again to continue a run that was stopped."""
     if list_recipes:
         _list_recipes()
-    elif keys:
-        from rwkvclip_train.recipe_keys import recipe_rows
+    elif explain:
+        from rwkvclip_train.recipe_keys import explained
 
-        console.table(["key", "default", "meaning"], recipe_rows())
+        console.table(["key", "default", "meaning"], explained(recipe))
     elif recipe is None:
         raise typer.BadParameter("give a recipe, or --list to see those that ship", param_hint="RECIPE")
     else:
-        _train(recipe, out, device, data_root, num_workers, seed, threads, check, quiet)
+        _train(
+            recipe,
+            changes,
+            out,
+            device,
+            data_root,
+            num_workers,
+            seed,
+            threads,
+            check,
+            skip_bad,
+            sigterm_exit,
+            quiet,
+        )
+
+
+@app.command()
+def export(
+    checkpoint: Path = typer.Argument(help="Weights of a run: step_000400.safetensors."),
+    target: Path = typer.Argument(help="File to write: .pt, as the official code loads it, or .safetensors."),
+    debug: bool = typer.Option(False, help="Show the traceback of an error."),
+) -> None:
+    """Write the weights of a checkpoint into a file of another form."""
+    from rwkvclip_models.checkpoint import read_checkpoint, save_state_dict
+
+    save_state_dict(read_checkpoint(checkpoint), target)
+    console.say(f"{target}: weights of {checkpoint}.")
 
 
 def _list_recipes() -> None:
@@ -93,6 +144,7 @@ def _list_recipes() -> None:
 
 def _train(
     recipe_name: str,
+    changes: list[str],
     out: Path | None,
     device: str,
     data_root: Path | None,
@@ -100,11 +152,13 @@ def _train(
     seed: int | None,
     threads: int | None,
     check: bool,
+    skip_bad: int,
+    sigterm_exit: int,
     quiet: bool,
 ) -> None:
     from rwkvclip_train.recipe import load_recipe
 
-    recipe = load_recipe(recipe_name)
+    recipe = load_recipe(recipe_name, changes)
     if seed is not None:
         recipe = recipe.model_copy(update={"seed": seed})
     if check:
@@ -114,13 +168,26 @@ def _train(
     import torch
 
     from rwkvclip_models.device import num_threads
+    from rwkvclip_train.loop import Stopped
     from rwkvclip_train.loop import train as run
 
     torch.set_num_threads(threads or num_threads())
     out = out or Path("runs") / recipe.name
-    trained = run(
-        recipe, out, device=device, data_root=data_root, num_workers=num_workers, progress=not quiet
-    )
+    try:
+        trained = run(
+            recipe,
+            out,
+            device=device,
+            data_root=data_root,
+            num_workers=num_workers,
+            skip_bad=skip_bad,
+            progress=not quiet,
+        )
+    except Stopped as stopped:
+        console.note(str(stopped))
+        raise typer.Exit(sigterm_exit) from None
+    if not trained.leads:
+        return
     size = f"{trained.num_parameters:,} parameters"
     console.say(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
     console.say(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")

@@ -277,7 +277,8 @@ def _folder_step(
 ) -> tuple[Pairs, list[Key]]:
     from rwkvclip_models import tokenize
     from rwkvclip_train.data.open import check_kinds
-    from rwkvclip_train.data.pairs import Pairs, Part, batches
+    from rwkvclip_train.data.pairs import Pairs, Part
+    from rwkvclip_train.order import GlobalOrder, batch_keys
     from rwkvclip_train.recipe import AugmentationRecipe
 
     opened = _opened(source, index)
@@ -292,17 +293,16 @@ def _folder_step(
         seed=seed,
     )
     count = min(count, len(pairs))
-    return pairs, next(
-        batches(num_samples=len(pairs), batch_size=count, seed=seed, first_step=step, num_steps=step + 1)
-    )
+    return pairs, batch_keys(GlobalOrder(len(pairs), count, seed), step)
 
 
 def _recipe_step(source: str, data_root: Path | None, step: int, count: int) -> tuple[Pairs, list[Key]]:
     import torch
 
     from rwkvclip_train.data.open import open_sources
-    from rwkvclip_train.data.pairs import Pairs, batches
+    from rwkvclip_train.data.pairs import Pairs
     from rwkvclip_train.models import build_trainee
+    from rwkvclip_train.order import batch_keys, order_of
     from rwkvclip_train.recipe import load_recipe
 
     recipe = load_recipe(source)
@@ -316,16 +316,7 @@ def _recipe_step(source: str, data_root: Path | None, step: int, count: int) -> 
     )
     if step >= (most := recipe.num_steps(len(pairs))):
         raise UserError(f"{recipe.name} has {most} steps, numbered from 0; got --step {step}.")
-    keys = next(
-        batches(
-            num_samples=len(pairs),
-            batch_size=recipe.batch_size,
-            seed=recipe.seed,
-            first_step=step,
-            num_steps=step + 1,
-        )
-    )
-    return pairs, keys[:count]
+    return pairs, batch_keys(order_of(recipe, len(pairs))[0], step)[:count]
 
 
 def _opened(source: str, index: Path | None) -> IndexedPairs | SyntheticPairs:

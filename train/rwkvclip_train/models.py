@@ -14,11 +14,12 @@ import torch
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import check_open_clip_config
 from rwkvclip_eval.errors import ConfigError, shortened
+from rwkvclip_models.checkpoint import fit_state_dict, read_checkpoint
 from rwkvclip_models.limits import check_memory, check_parameters, num_parameters
 from rwkvclip_models.tokenizer import check_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from torch import Tensor, nn
 
@@ -36,6 +37,8 @@ class Trainee:
             [B, D] and the exponentiated logit scale; its parameter `logit_scale` is the logarithm.
         tokenize: list of texts → [n, L] int64.
         image_size_px: (height, width).
+        drop_path_layers: layers of the image tower whose drop path takes draws [layers, 2, B] as a third
+            argument of the module; 0 where there are none.
     """
 
     family: str
@@ -43,6 +46,7 @@ class Trainee:
     module: nn.Module
     tokenize: Callable[[list[str]], Tensor]
     image_size_px: tuple[int, int]
+    drop_path_layers: int = 0
 
     @property
     def spec_prefix(self) -> str:
@@ -54,13 +58,35 @@ class Trainee:
         """Parameters of both towers."""
         return num_parameters(self.module)
 
-    def checkpoint(self, step: int) -> dict[str, Any]:
-        """Return what a checkpoint file of the family holds after `step` steps.
+    def load(self, checkpoint: str) -> None:
+        """Begin with the weights of a checkpoint: a path or hf://owner/repo/file.
 
-        RWKV-CLIP: the state dict itself, with the official keys; open_clip: its training checkpoint.
+        Raises:
+            CheckpointError: it cannot be read, does not fit, or is not finite.
         """
-        state = self.module.state_dict()
-        return state if self.family == "rwkv-clip" else {"step": step, "state_dict": state}
+        state = read_checkpoint(checkpoint)
+        self.module.load_state_dict(fit_state_dict(state, self.module.state_dict(), checkpoint))
+
+    def lock(self, towers: Collection[str]) -> None:
+        """Leave the weights of these towers, `image` and `text`, as they are: no gradients, no drop path."""
+        image = "image_model" if self.family == "rwkv-clip" else "visual"
+        for name, parameter in self.module.named_parameters():
+            tower = "image" if name.startswith(f"{image}.") else "text"
+            if name not in ("logit_scale", "logit_bias") and tower in towers:
+                parameter.requires_grad_(False)
+        for name, child in self.module.named_children():
+            if ("image" if name == image else "text") in towers:
+                child.eval()
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of each layer for the backward pass."""
+        if self.family == "open_clip":
+            switch: Any = self.module.set_grad_checkpointing
+            switch(True)
+            return
+        for name in ("image_model", "text_model"):
+            tower: Any = self.module.get_submodule(name)
+            tower.with_cp = True
 
 
 def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Trainee:
@@ -75,6 +101,17 @@ def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Tra
     return trainee
 
 
+def text_decay_to_bfloat16(model: nn.Module) -> None:
+    """Make time_decay and time_faaaa of an RWKV-CLIP's text tower bfloat16, as the official parameters are.
+
+    Their initial values are bfloat16 numbers in any case. AdamW's steps are below half of the last digit
+    where |p| ≥ 0.5, and change nothing there. Call it before an optimizer is given the parameters.
+    """
+    for name, parameter in model.named_parameters():
+        if name.startswith("text_model.") and name.endswith(("time_decay", "time_faaaa")):
+            parameter.data = parameter.data.bfloat16()
+
+
 def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
     from rwkvclip_models import load_model, tokenize
 
@@ -87,6 +124,7 @@ def _rwkv_clip(config: dict[str, Any], seed: int) -> Trainee:
         module=module,
         tokenize=partial(tokenize, context_length=config["ctx_len"]),
         image_size_px=(size_px, size_px),
+        drop_path_layers=module.config.image_depth if module.config.drop_path_rate else 0,
     )
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -15,10 +14,17 @@ from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict, readable
 from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, mistakes, parse_yaml
 from rwkvclip_models.files import read_text
+from rwkvclip_train.flavour import Flavour, Quirks, with_flavour
+from rwkvclip_train.recipe_changes import apply_changes, named_by_change
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_STEPS = 1_000_000_000
+MAX_LR = 1.0
 
+Tower = Literal["image", "text"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9)]
 
@@ -129,27 +135,104 @@ class Recipe(Strict):
     batch_size: int = Field(
         ge=2, le=1_000_000, description="pairs per step; the other pairs of the batch are negatives"
     )
-    lr: float = Field(gt=0, description="peak learning rate")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
-    weight_decay: float = Field(0.2, ge=0, description="AdamW's, on matrices only")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising rate")
+    lr: float = Field(
+        gt=0, le=MAX_LR, description="peak learning rate; AdamW moves a weight by about so much"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's; see quirks.beta1_cycle")
+    weight_decay: float = Field(0.2, ge=0, le=1e6, description="AdamW's; see quirks.decay_everything")
+    warmup_fraction: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps with a rising rate; 0.1 in the official script"
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest L2 norm of the gradient")
-    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order and crops")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast")
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order, texts, crops and drop path")
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = Field(
+        "fp32",
+        description="bf16, fp16: autocast, weights stay float32; fp64: all in float64 with the reference "
+        "operator, for checks",
+    )
+    flavour: Flavour = Field(
+        "corrected", description="official: with all quirks of the official script; corrected: with none"
+    )
+    quirks: Quirks = Quirks.model_validate({})
+    world_size: int = Field(
+        8, gt=0, le=100_000, description="GPUs of the run that quirks imitate, however many there are"
+    )
+    accumulation: int = Field(
+        1,
+        gt=0,
+        le=1_000_000,
+        description="parts that each batch is taken in, for less memory and the same step",
+    )
+    activation_checkpointing: bool = Field(
+        False,
+        description="keep only the blocks' inputs and compute the rest again: less memory, slower",
+    )
+    compile: bool = Field(False, description="torch.compile the towers")
+    init: str | None = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="checkpoint whose weights to start from: a path or hf://…",
+    )
+    lock: Annotated[tuple[Tower, ...], Field(max_length=2)] = Field(
+        (), description="towers that keep the weights of init: image or text"
+    )
     log_every: int = Field(10, gt=0, le=MAX_STEPS, description="steps")
     checkpoint_every: int = Field(1000, gt=0, le=MAX_STEPS, description="steps; also at the end")
+    keep_last: int | None = Field(
+        None, gt=0, le=MAX_STEPS, description="checkpoints that stay beside the best; by default all"
+    )
+    keep_best: int = Field(
+        1, ge=0, le=MAX_STEPS, description="of the older ones, how many with the least mean loss stay"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_flavour(cls, given: Any) -> Any:
+        return with_flavour(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs")
-        for key, beta in zip(("first", "second"), self.betas, strict=True):
-            if not 0 <= beta < 1:
-                raise ValueError(f"betas: the {key} must be in [0, 1), got {beta}")
+        if misfits := list(self._misfits()):
+            raise ValueError("; ".join(misfits))
         return self
 
+    def _misfits(self) -> Iterator[str]:
+        """Yield what cannot be asked for together."""
+        if (self.steps is None) == (self.epochs is None):
+            yield "give either steps or epochs"
+        for key, beta in zip(("first", "second"), self.betas, strict=True):
+            if not 0 <= beta < 1:
+                yield f"betas: the {key} must be in [0, 1), got {beta}"
+        if self.batch_size % self.accumulation:
+            yield (
+                f"accumulation: batch_size {self.batch_size} has no {self.accumulation} equal parts; give "
+                "a divisor of it"
+            )
+        if self.quirks.shuffle_buffer_order and self.batch_size % self.world_size:
+            yield (
+                f"quirks.shuffle_buffer_order: {self.world_size} ranks (world_size) cannot share batch_size "
+                f"{self.batch_size} equally"
+            )
+        if self.quirks.text_decay_bfloat16 and self.model.family != "rwkv-clip":
+            yield f"quirks.text_decay_bfloat16: a model of family {self.model.family} has no such parameters"
+        if self.quirks.text_decay_bfloat16 and self.precision == "fp64":
+            yield "quirks.text_decay_bfloat16: precision fp64 has no bfloat16 parameters; set it to false"
+        if len(set(self.lock)) == len(get_args(Tower)):
+            yield "lock: both towers are, so that there is nothing to train; leave one of them out"
+        if self.lock and self.init is None:
+            yield "lock: a tower of random weights would stay one; give the checkpoint of it as init"
+
+    @property
+    def tower_gradient_scale(self) -> float:
+        """What the towers' gradients are multiplied by, for `global_contrastive_loss`."""
+        return 1 / self.world_size if self.quirks.tower_gradients_over_world_size else 1.0
+
     def num_steps(self, num_samples: int) -> int:
-        """Return the number of optimizer steps over `num_samples` images; the rest of an epoch is dropped.
+        """Return the number of optimizer steps over `num_samples` images.
+
+        What is left of an epoch after its last whole batch is dropped, or filled up to a batch where
+        quirks.shuffle_buffer_order says so.
 
         Raises:
             RecipeError: one batch is more than the data.
@@ -159,11 +242,11 @@ class Recipe(Strict):
                 f"Recipe {self.name}: batch_size is {self.batch_size}, but data holds only {num_samples} "
                 "images and no image may be its own negative: lower batch_size or add data."
             )
-        return self.steps or (self.epochs or 0) * (num_samples // self.batch_size)
-
-    def warmup_steps(self, num_steps: int) -> int:
-        """Return how many of `num_steps` have a rising learning rate."""
-        return min(math.ceil(self.warmup_fraction * num_steps), num_steps - 1)
+        if self.steps is not None:
+            return self.steps
+        # Rounded up where the quirk asks for it.
+        incomplete = self.quirks.shuffle_buffer_order and num_samples % self.batch_size > 0
+        return (self.epochs or 0) * (num_samples // self.batch_size + incomplete)
 
 
 def shipped_recipes() -> list[str]:
@@ -171,8 +254,12 @@ def shipped_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def load_recipe(recipe: str | Path) -> Recipe:
-    """Return the recipe of a shipped name or of a YAML file.
+def load_recipe(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of a shipped name or of a YAML file, with changes.
+
+    Args:
+        recipe: name or path.
+        changes: each `key=value`, as `--set` takes it; see `recipe_changes.py`.
 
     Raises:
         RecipeError: there is none, it is not YAML, or it does not fit the schema; every misfit is listed.
@@ -191,7 +278,9 @@ def load_recipe(recipe: str | Path) -> Recipe:
     node, content = parse_yaml(text, str(path), error=RecipeError)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: expected a mapping of recipe keys, got {type(content).__name__}.")
+    changed = apply_changes(content, changes, error=RecipeError)
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise RecipeError(joined(mistakes(error, node, str(path)))) from error
+        lines = mistakes(error, node, str(path))
+        raise RecipeError(joined([named_by_change(line, changed) for line in lines])) from error

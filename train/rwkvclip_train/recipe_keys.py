@@ -1,4 +1,4 @@
-"""The keys of a recipe as a table: what `rwkvclip-train --keys` prints and docs/recipes.md holds."""
+"""The keys of a recipe as a table: what `rwkvclip-train --explain` prints and docs/recipes.md holds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from rwkvclip_train.recipe import Recipe
+from rwkvclip_eval.registry import unknown_name
+from rwkvclip_train.flavour import Quirks
+from rwkvclip_train.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +23,21 @@ TITLE = "# Recipe keys\n\nWhat a YAML file for `rwkvclip-train` says; other keys
 def recipe_rows() -> list[tuple[str, str, str]]:
     """Return key (nested ones behind a dot), default (`needed` where there is none) and meaning."""
     return list(_rows(Recipe, ""))
+
+
+def explained(key: str | None) -> list[tuple[str, str, str]]:
+    """Return the rows of `key` and of the keys below it, or of all.
+
+    Raises:
+        RecipeError: there is no such key.
+    """
+    rows = recipe_rows()
+    if key is None:
+        return rows
+    found = [row for row in rows if f"{row[0]}.".startswith(f"{key}.")]
+    if not found:
+        raise RecipeError(unknown_name("recipe key", key, [row[0] for row in rows]))
+    return found
 
 
 def recipe_page() -> str:
@@ -36,7 +53,10 @@ def _rows(model: type[BaseModel], before: str) -> Iterator[tuple[str, str, str]]
         if inner is not None and not said:
             first = (inner.__doc__ or "").partition("\n")[0].rstrip(".")
             said = f"{'' if inner is field.annotation else 'a list, each: '}{first[:1].lower()}{first[1:]}"
-        yield f"{before}{name}", _default(field, inner), said.replace("|", "or")
+        default = _default(field, inner)
+        if model is Quirks:
+            default += "; official `True`"
+        yield f"{before}{name}", default, said.replace("|", "or")
         if inner is not None:
             yield from _rows(inner, f"{before}{name}.")
 

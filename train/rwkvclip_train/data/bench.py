@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from rwkvclip_train.data.crops import cropped, draw_crop, reduction
-from rwkvclip_train.data.pairs import Pairs, sample_rng
+from rwkvclip_train.data.pairs import Pairs
+from rwkvclip_train.order import sample_rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable

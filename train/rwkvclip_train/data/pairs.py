@@ -8,7 +8,9 @@ Axes: B pairs, L context (tokens), H W image height and width (px).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import dataclasses
+import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from rwkvclip_eval.errors import UserError
 from rwkvclip_train.data.crops import cropped, draw_crop
 from rwkvclip_train.data.source import fit_ids, image_damage, unreadable_image_errors
+from rwkvclip_train.order import sample_rng
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -85,18 +88,20 @@ class Batch:
         pixels: [B, 3, H, W] float32, normalised as CLIP's.
         tokens: [B, L] int64.
         kinds: of the B texts.
+        keys: (epoch, sample) of each, [B, 2] int64, where `load` made the batch.
     """
 
     pixels: Tensor
     tokens: Tensor
     kinds: tuple[str, ...]
+    keys: Tensor = dataclasses.field(default_factory=lambda: torch.empty((0, 2), dtype=torch.int64))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.pixels, self.tokens))
 
     def pin_memory(self) -> Batch:
         """Return the same in memory that a GPU copies from at once."""
-        return replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory())
+        return dataclasses.replace(self, pixels=self.pixels.pin_memory(), tokens=self.tokens.pin_memory())
 
 
 class Pairs(TorchDataset[Sample]):
@@ -185,11 +190,6 @@ class Pairs(TorchDataset[Sample]):
         return made
 
 
-def sample_rng(seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """Return the generator of everything that is drawn for one sample."""
-    return np.random.default_rng([seed, epoch, sample])
-
-
 def draw_kind(rng: np.random.Generator, kinds: Sequence[str], weights: Mapping[str, float] | None) -> str:
     """Return one of the kinds of text that a pair has.
 
@@ -205,22 +205,6 @@ def draw_kind(rng: np.random.Generator, kinds: Sequence[str], weights: Mapping[s
     return wanted[min(drawn, len(wanted) - 1)]
 
 
-def batches(
-    *, num_samples: int, batch_size: int, seed: int, first_step: int, num_steps: int
-) -> Iterator[list[Key]]:
-    """Yield the (epoch, sample) keys of each step from `first_step` to `num_steps` − 1.
-
-    Each epoch is a new permutation; what is left of it after the last whole batch is dropped.
-    """
-    per_epoch = num_samples // batch_size
-    order = np.empty(0, dtype=np.int64)
-    for step in range(first_step, num_steps):
-        epoch, batch = divmod(step, per_epoch)
-        if batch == 0 or step == first_step:
-            order = np.random.default_rng([seed, epoch]).permutation(num_samples)
-        yield [(epoch, int(i)) for i in order[batch * batch_size : (batch + 1) * batch_size]]
-
-
 class _Fetched(TorchDataset[Batch]):
     """Whole batches by their keys. What a worker cannot read comes as the error itself.
 
@@ -232,7 +216,8 @@ class _Fetched(TorchDataset[Batch]):
 
     def __getitems__(self, keys: list[Key]) -> Batch | UserError:
         try:
-            return self._pairs.collate([self._pairs[key] for key in keys])
+            batch = self._pairs.collate([self._pairs[key] for key in keys])
+            return dataclasses.replace(batch, keys=torch.tensor(keys))
         except UserError as error:
             # Its cause may not pickle.
             error.__cause__ = error.__context__ = None
@@ -259,6 +244,7 @@ def load(pairs: Pairs, keys: Iterable[list[Key]], *, num_workers: int = 0) -> It
         collate_fn=_as_it_is,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_parent,
     )
     for found in loader:
         if isinstance(found, UserError):
@@ -266,19 +252,11 @@ def load(pairs: Pairs, keys: Iterable[list[Key]], *, num_workers: int = 0) -> It
         yield found
 
 
+def _leave_signals_to_the_parent(_: int) -> None:
+    # Schedulers and terminals signal the whole group; the step that is under way still needs its batch.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _as_it_is(found: Any) -> Any:
     return found
-
-
-def pair_loader(
-    pairs: Pairs, *, batch_size: int, first_step: int, num_steps: int, num_workers: int = 0
-) -> Iterable[Batch]:
-    """Return a loader of one batch per step; see `load` and `batches`."""
-    keys = batches(
-        num_samples=len(pairs),
-        batch_size=batch_size,
-        seed=pairs.seed,
-        first_step=first_step,
-        num_steps=num_steps,
-    )
-    return load(pairs, keys, num_workers=num_workers)
