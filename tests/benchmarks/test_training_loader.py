@@ -1,4 +1,4 @@
-"""The training loader beside plain torchvision and Pillow, in turns: CPU time of one thread, on photographs."""
+"""The training loader beside plain torchvision and Pillow in turns: one thread's CPU time, on photographs."""
 
 import io
 import tarfile
