@@ -61,7 +61,7 @@ def test_from_a_folder_to_a_trained_model(write, tmp_path, run):
     path = trainable(tmp_path, data)
     result = run(path, "--out", tmp_path / "out", "--quiet", "--threads", "1", "--num-workers", "1")
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "out" / "models" / "tiny" / "step_000004.pt").is_file()
+    assert (tmp_path / "out" / "models" / "tiny" / "step_000004.safetensors").is_file()
 
 
 def test_a_path_is_looked_for_below_the_data_root_too(tmp_path, run, monkeypatch):
@@ -88,18 +88,20 @@ def cut_tar(folder):
     (folder / "0.tar").write_bytes((folder / "0.tar").read_bytes()[:4000])
 
 
-def broken_jpeg(folder):
-    write_tar(folder / "0.tar", [("a.jpg", jpeg(0)[:400]), ("a.json", b'{"raw": "x"}'), ("b.jpg", jpeg(0)),
-                                 ("b.json", b'{"raw": "x"}')])  # fmt: skip
+def beside_a_good_one(folder, name, image):
+    said = b'{"raw": "x"}'
+    write_tar(folder / "0.tar", [(name, image), ("a.json", said), ("b.jpg", jpeg(0)), ("b.json", said)])
     build_index(folder)
+
+
+def broken_jpeg(folder):
+    beside_a_good_one(folder, "a.jpg", jpeg(0)[:400])
 
 
 def bomb(folder):
     stream = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(stream, "PNG")
-    write_tar(folder / "0.tar", [("a.png", stream.getvalue()), ("a.json", b'{"raw": "x"}'), ("b.jpg", jpeg(0)),
-                                 ("b.json", b'{"raw": "x"}')])  # fmt: skip
-    build_index(folder)
+    beside_a_good_one(folder, "a.png", stream.getvalue())
 
 
 def captions(text):
@@ -146,7 +148,7 @@ def test_bad_data_end_training_with_the_place_and_exit_code_2(what, workers, tmp
     assert result.exit_code == 2, result.output
     assert said in result.output
     assert "Traceback" not in result.output
-    assert not list(tmp_path.glob("out/models/tiny/*.pt"))
+    assert not list(tmp_path.glob("out/models/tiny/*.safetensors"))
 
 
 def test_a_cut_tar_is_refused_by_the_index(tmp_path, run):
@@ -203,11 +205,14 @@ def test_peek_of_a_recipe_is_what_the_step_takes(tmp_path, run, monkeypatch):
     as_rec(tmp_path / "pairs", pairs())
     build_index(tmp_path / "pairs")
     path = trainable(tmp_path, {"path": str(tmp_path / "pairs"), "texts": {"raw": 1, "synthetic": 1}})
-    seen = []
-    load = loop.pair_loader
-    monkeypatch.setattr(
-        loop, "pair_loader", lambda *a, **k: (seen.append(b.tokens) or b for b in load(*a, **k))
-    )
+    seen, load = [], loop.load
+
+    def watched(*arguments, **options):
+        for batch in load(*arguments, **options):
+            seen.append(batch.tokens)
+            yield batch
+
+    monkeypatch.setattr(loop, "load", watched)
     assert run(path, "--out", tmp_path / "out", "--quiet", "--threads", "1").exit_code == 0
     from rwkvclip_models import tokenize
 
