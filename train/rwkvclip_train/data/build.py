@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
@@ -21,7 +23,6 @@ from rwkvclip_train.data.source import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from rwkvclip_train.data.index import ShardEntry
 
@@ -139,14 +140,17 @@ def find_shards(root: Path, asked: str, folder: Path) -> tuple[Layout, str, list
     check_root(root)
     if asked and asked not in SUFFIXES:
         raise UserError(f"Unknown layout {asked!r}; expected {', '.join(SUFFIXES)}.")
-    for name, (layout, suffix) in SUFFIXES.items():
-        found = [
-            path
-            for path in (root.rglob(f"*.{suffix}") if asked in ("", name) else ())
-            if path.is_file() and folder not in path.parents and not path.name.startswith(".")
-        ]
-        if found:
-            return layout, suffix, sorted((p.relative_to(root).as_posix() for p in found), key=_numbers_first)
+    found: dict[str, list[str]] = {suffix: [] for _, suffix in SUFFIXES.values()}
+    # One walk: a folder of images may hold millions.
+    for place, _, files in os.walk(root):
+        if Path(place) == folder:
+            continue
+        for name in files:
+            if (ending := name.rpartition(".")[2]) in found and not name.startswith("."):
+                found[ending].append((Path(place) / name).relative_to(root).as_posix())
+    for asking, (layout, suffix) in SUFFIXES.items():
+        if found[suffix] and asked in ("", asking):
+            return layout, suffix, sorted(found[suffix], key=_numbers_first)
     raise DataNotFound(
         f"{root} holds no training data: no file in it or below ends in {asked or ', '.join(SUFFIXES)}."
     )
