@@ -239,7 +239,8 @@ def test_a_pipe_as_prompt_file_is_not_waited_for(run, nano, tmp_path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
 @pytest.mark.parametrize(
-    "command", [("rwkvclip_eval", "data", "list"), ("rwkvclip_eval", "suites"), ("rwkvclip_train", "--explain")]
+    "command",
+    [("rwkvclip_eval", "data", "list"), ("rwkvclip_eval", "suites"), ("rwkvclip_train", "--explain")],
 )
 def test_output_that_cannot_be_written_is_one_message(command):
     with Path("/dev/full").open("w") as full:

@@ -115,6 +115,7 @@ def random_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def trained_model(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A nano CLIP trained on train images of CIFAR-10 and MNIST, so that its embeddings mean something."""
     import open_clip
+    from safetensors.torch import load_file
 
     from rwkvclip_train.loop import train
     from rwkvclip_train.recipe import load_recipe
@@ -126,7 +127,7 @@ def trained_model(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     encoder: Any = rc.load_encoder(trained.spec)
     config = recipe.model.config
     module = open_clip.CLIP(**config)
-    module.load_state_dict(torch.load(trained.checkpoints[-1], weights_only=True)["state_dict"])
+    module.load_state_dict(load_file(trained.checkpoints[-1]))
     tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
     return Model(trained.spec, module.eval(), encoder.preprocess, tokenizer)
 

@@ -47,7 +47,7 @@ def test_help_of_every_command_shows_examples(command, run):
 def test_the_group_and_the_recipes_help_name_each_other(run):
     assert {"index", "stats", "peek", "bench"} <= set(run("data", "--help").output.split())
     assert "rwkvclip-train data" in run("--help").output
-    assert run("data", "indx", "x").exit_code == 2
+    assert run("data", "indexes", "x").exit_code == 2
 
 
 @pytest.mark.parametrize("write", [as_tar, as_rec, as_parquet, as_npy, as_csv])

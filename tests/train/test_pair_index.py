@@ -106,6 +106,20 @@ def test_a_build_that_goes_on_knows_the_row_of_an_array_behind_samples_left_out(
     assert source.texts(2)["raw"][0].tolist() == made[3].ids[:77].tolist()
 
 
+def test_an_index_of_the_same_is_kept_and_a_damaged_one_made_anew(tmp_path, monkeypatch):
+    many(tmp_path)
+    about = build_index(tmp_path)
+    before = content(tmp_path / "index")
+    seen = stop_after(monkeypatch, 99)
+    assert build_index(tmp_path) == about
+    assert seen == []
+    path = tmp_path / "index" / "keys.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert build_index(tmp_path) == about
+    assert len(seen) == 3
+    assert content(tmp_path / "index") == before
+
+
 def test_two_processes_do_not_write_one_index(tmp_path):
     with (
         Recorder(tmp_path / "index", {}, longest=9),

@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -276,7 +277,7 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
         try:
             # Given a path, torch would keep the temporary name inside: equal states, other bytes.
             with temporary.open("wb") as file:
-                torch.save(content, file)
+                torch.save(_plain(content), file)
         except RuntimeError as error:
             # Torch's archive writer hides what the system said.
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -284,3 +285,16 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
                 f"Cannot write {path}: {shortened(str(reason), 300)}. The last checkpoint is whole; free "
                 "space, then run the same command again."
             ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return a state of new containers and interned strings.
+
+    A pickle refers back to objects that it has met: equal states whose parts were made elsewhere, in a file
+    or in the run, would have other bytes.
+    """
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return sys.intern(value) if isinstance(value, str) else value

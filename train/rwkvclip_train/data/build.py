@@ -18,6 +18,7 @@ from rwkvclip_train.data.formats.record_io import scan_records
 from rwkvclip_train.data.formats.table import scan_table
 from rwkvclip_train.data.formats.tar import scan_tar
 from rwkvclip_train.data.index import INDEX, About, Index, check_root, shard_entry
+from rwkvclip_train.data.journal import described
 from rwkvclip_train.data.recorder import Recorder
 from rwkvclip_train.data.source import LONGEST
 
@@ -68,8 +69,8 @@ def build_index(
 ) -> About:
     """Write the index of the shards below `root` and return what it says of itself.
 
-    A build that was killed goes on after its last whole shard. An index that was there stays until the new
-    one is whole.
+    A build that was killed goes on after its last whole shard. An index of the same is kept as it is; another
+    one stays until the new one is whole.
 
     Args:
         root: folder of the shards or tables, at any depth.
@@ -94,6 +95,8 @@ def build_index(
         "shards": [[s.name, s.size_bytes, s.mtime_ns] for s in (*shards, *arrays)],
         "settings": repr((dataclasses.replace(settings, without=frozenset()), sorted(settings.without))),
     }
+    if (whole := _whole(root, folder, described(about))) is not None:
+        return whole
     with Recorder(
         folder, about, kinds=settings.kinds, longest=settings.longest, without=settings.without
     ) as recorder:
@@ -128,6 +131,16 @@ def build_index(
             done += shard.size_bytes
             on_progress(done, total, recorder.num_pairs)
         return recorder.finish(layout, arrays, settings.image_column)
+
+
+def _whole(root: Path, folder: Path, settings: str) -> About | None:
+    """Return what an undamaged index of the same says; None where there is none."""
+    try:
+        index = Index(folder, root)
+        kept = index.about if index.about.settings == settings and not index.damaged_files() else None
+    except UserError:
+        return None
+    return kept
 
 
 def find_shards(root: Path, asked: str, folder: Path) -> tuple[Layout, str, list[str]]:

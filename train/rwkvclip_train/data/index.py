@@ -91,6 +91,7 @@ class About(Strict):
     """What about.json says."""
 
     version: int = Field(description="of the form of the index")
+    settings: str = Field(description="what it was made of, as JSON; the same makes the same index")
     layout: Literal["tar", "rec", "table"] = Field(description="what kind of shards it is of")
     kinds: tuple[str, ...] = Field(description="kinds of text; the bit of each is its place")
     columns: tuple[Column, ...] = Field(description="by number, as spans name them")

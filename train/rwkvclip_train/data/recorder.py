@@ -7,7 +7,6 @@ that is in the files for good, with how long they were then.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -30,7 +29,15 @@ from rwkvclip_train.data.index import (
     ShardEntry,
     fingerprint,
 )
-from rwkvclip_train.data.journal import JOURNAL, Counts, State, append_state, read_states, write_states
+from rwkvclip_train.data.journal import (
+    JOURNAL,
+    Counts,
+    State,
+    append_state,
+    described,
+    read_states,
+    write_states,
+)
 from rwkvclip_train.data.source import wrong_text
 
 if TYPE_CHECKING:
@@ -72,7 +79,7 @@ class Recorder:
         self.done: list[ShardEntry] = []
         self._only, self._without = frozenset(kinds), without
         self._partial = folder.parent / f".{folder.name}.partial"
-        self._settings = json.dumps({"version": VERSION, **settings}, sort_keys=True)
+        self._settings = described(settings)
         self._kinds: dict[str, int] = {}
         self._columns: dict[tuple[str, str, int, str], int] = {}
         self._counts = Counts()
@@ -219,6 +226,7 @@ class Recorder:
             arrays = tuple(arrays)
             about = About(
                 version=VERSION,
+                settings=self._settings,
                 layout=layout,  # type: ignore[arg-type]  # one of the layouts
                 image_column=image_column,
                 shards=tuple(self.done),
