@@ -26,7 +26,7 @@ from rwkvclip_eval.schema import Strict
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 VERSION = 1
@@ -212,6 +212,14 @@ def _reopen(folder: Path, root: Path, about: About) -> Index:
 def _mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     # An empty file cannot be mapped.
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def names_in(folder: Path, first: int) -> Callable[[int], str]:
+    """Return a function that gives the name of the pairs from `first` of an index that is being written."""
+    starts = np.fromfile(folder / "pairs.bin", dtype=PAIR)["key"][first:]
+    keys = _mapped(folder / "keys.bin", np.dtype(np.uint8))
+    ends = np.append(starts[1:], np.uint64(len(keys)))
+    return lambda i: keys[int(starts[i]) : int(ends[i])].tobytes().decode("utf-8", "replace")
 
 
 def read_about(folder: Path) -> About:
