@@ -1,4 +1,4 @@
-"""What the command lines print: tables, progress with rate and time left, errors as one message."""
+"""What the command lines print: tables, notes, errors as one message."""
 
 from __future__ import annotations
 
@@ -15,15 +15,6 @@ import warnings
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +44,8 @@ class _Console(Console):
 
 
 _out = _Console(highlight=False, soft_wrap=True, emoji=False)
-_err = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stderr = _Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+"""Standard error."""
 
 
 _silent = False
@@ -72,7 +64,7 @@ def say(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line beside the output, which a pipe does not get."""
-    _err.print(printable(text), markup=False)
+    stderr.print(printable(text), markup=False)
 
 
 def table(
@@ -113,97 +105,6 @@ def _write(text: str) -> None:
         _out.file.flush()
     except BrokenPipeError:
         _out.on_broken_pipe()
-
-
-class _Detail(ProgressColumn):
-    """Count, rate (or what was said) and time left of what is being done; the whole's text says its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._left = TimeRemainingColumn()
-
-    def render(self, task: Task) -> Text:
-        if task.total is None or task.fields.get("whole"):
-            return Text("")
-        said = task.fields.get("said") or (f"{task.speed:,.1f}/s" if task.speed else "")
-        count = f"{task.completed:,.0f}/{task.total:,.0f}"
-        return Text("  ".join(filter(None, (count, said, str(self._left.render(task))))))
-
-
-class Progress:
-    """Progress bars on a terminal, none elsewhere; `say` prints on both.
-
-    One line tells how far the whole is, one bar what is being done now.
-
-    Args:
-        bars: False shows none on a terminal either.
-        keep: leave the bar of what was done on the terminal.
-
-    Attributes:
-        shown: whether there are bars.
-    """
-
-    def __init__(self, *, bars: bool = True, keep: bool = False) -> None:
-        self.shown = bars and _err.is_terminal
-        self._keep = keep
-        self._bars = RichProgress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Detail(),
-            console=_err,
-            transient=not keep,
-            disable=not self.shown,
-        )
-        self._whole: TaskID | None = None
-        self._now: tuple[str, TaskID] | None = None
-
-    def __enter__(self) -> Progress:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def whole(self, text: str, share: float) -> None:
-        """Say how far the whole is: `share` of it, from 0 to 1, and in words."""
-        if self._whole is None:
-            self._whole = self._bars.add_task(text, total=1.0, whole=True)
-        self._bars.update(self._whole, description=text, completed=share)
-
-    def update(self, done: int, total: int, what: str, said: str = "") -> None:
-        """Show that `done` of `total` items of `what` are done; what was shown before has ended.
-
-        Args:
-            done: items.
-            total: items in all.
-            what: names the bar.
-            said: stands in place of the rate.
-        """
-        if self._now is None or self._now[0] != what:
-            self.end()
-            self._now = (what, self._bars.add_task(printable(what), total=total, completed=done, said=said))
-        else:
-            self._bars.update(self._now[1], completed=done, total=total, said=said)
-        if done >= total:
-            self.end()
-
-    def end(self) -> None:
-        """Take away the bar of what was being done, or leave it where bars are kept."""
-        if self._now is not None:
-            if not self._keep:
-                self._bars.remove_task(self._now[1])
-            self._now = None
-
-    def clear(self) -> None:
-        """Take away all bars."""
-        self.end()
-        if self._whole is not None:
-            self._bars.remove_task(self._whole)
-            self._whole = None
-
-    def say(self, text: str) -> None:
-        """Print a line above the bars."""
-        _err.print(printable(text), markup=False)
 
 
 def run_app(app: typer.Typer) -> NoReturn:
@@ -301,7 +202,7 @@ def _show_warning(
 ) -> None:
     """Print a warning of ours as its text alone; others as Python does."""
     if category.__module__.startswith("rwkvclip_"):
-        _err.print(printable(f"Warning: {message}"), markup=False)
+        stderr.print(printable(f"Warning: {message}"), markup=False)
     else:
         sys.stderr.write(printable(warnings.formatwarning(message, category, filename, lineno, line)))
 
@@ -362,5 +263,5 @@ def _fail(text: str, code: int) -> NoReturn:
     if not _silent:
         # Where nothing can be written, the exit code still tells.
         with contextlib.suppress(OSError, ValueError):
-            _err.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
+            stderr.print(printable(shortened(text, _MAX_MESSAGE)), markup=False)
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -110,6 +109,8 @@ def refuse_newer(content: str | bytes, key: str, known: int, what: str) -> None:
     Raises:
         NewerFile: it is later.
     """
+    import json
+
     found: Any = None
     with contextlib.suppress(ValueError, RecursionError):
         found = json.loads(content)

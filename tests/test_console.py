@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from rwkvclip_eval import console
+from rwkvclip_eval.progress import Progress
 
 ERASE_LINE = "\x1b[2K"
 
@@ -16,11 +17,11 @@ ERASE_LINE = "\x1b[2K"
 def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal would be sent."""
     sent = io.StringIO()
-    monkeypatch.setattr(console, "_err", Console(file=sent, force_terminal=True, width=80))
+    monkeypatch.setattr(console, "stderr", Console(file=sent, force_terminal=True, width=80))
     return sent
 
 
-def shown(progress: console.Progress) -> list[str]:
+def shown(progress: Progress) -> list[str]:
     return [task.description for task in progress._bars.tasks]
 
 
@@ -30,7 +31,7 @@ def test_a_piped_table_has_tabs_and_no_cell_breaks_it(capsys: pytest.CaptureFixt
 
 
 def test_what_has_ended_leaves_no_bar(terminal: io.StringIO) -> None:
-    with console.Progress() as progress:
+    with Progress() as progress:
         progress.whole("unit 1 of 2", 0.0)
         progress.update(3, 10, "images")
         assert shown(progress) == ["unit 1 of 2", "images"]
@@ -47,7 +48,7 @@ def test_what_has_ended_leaves_no_bar(terminal: io.StringIO) -> None:
 
 
 def test_a_bar_that_is_kept_stays_with_what_was_said_of_it(terminal: io.StringIO) -> None:
-    with console.Progress(keep=True) as progress:
+    with Progress(keep=True) as progress:
         progress.update(4, 5, "nano", "loss 1.625")
         progress.update(5, 5, "nano", "loss 1.500")
         assert shown(progress) == ["nano"]
@@ -57,7 +58,7 @@ def test_a_bar_that_is_kept_stays_with_what_was_said_of_it(terminal: io.StringIO
 
 
 def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]) -> None:
-    with console.Progress() as progress:
+    with Progress() as progress:
         progress.whole("unit 1 of 2", 0.0)
         progress.update(3, 10, "images")
         progress.say("a line")

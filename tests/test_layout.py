@@ -29,7 +29,7 @@ MODEL_LIBRARIES = ("open_clip", "transformers", "timm")
 
 HALL = {
     *("__init__", "__main__", "console", "environment", "errors", "memory", "moved", "offline", "printable"),
-    *("protocols", "registry", "schema", "version", "yaml_file"),
+    *("progress", "protocols", "registry", "schema", "version", "yaml_file"),
 }
 """Modules of rwkvclip_eval that every room may use."""
 
@@ -218,14 +218,14 @@ def test_only_adapters_import_a_model_library() -> None:
         assert not [n for n in imports_of(path) if starts(n, MODEL_LIBRARIES)], path
 
 
-def test_the_console_alone_draws_progress() -> None:
+def test_the_console_and_its_bars_alone_draw() -> None:
     drawing = {
         module_name(path)
         for package in PACKAGES
         for path in files(package)
         if any(starts(name, ("rich", "tqdm")) for name in imports_of(path))
     }
-    assert drawing == {"rwkvclip_eval.console"}
+    assert drawing == {"rwkvclip_eval.console", "rwkvclip_eval.progress"}
 
 
 def test_one_place_says_what_a_name_may_be_meant_for() -> None:

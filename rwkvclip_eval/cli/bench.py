@@ -204,6 +204,7 @@ def measure(
     from rwkvclip_eval.bench.cells import choose_grid, narrowed
     from rwkvclip_eval.bench.session import look_ahead, run_bench
     from rwkvclip_eval.plan.suite import load_suite
+    from rwkvclip_eval.progress import Progress
     from rwkvclip_models.device import resolve_device
 
     loaded = load_suite(suite).suite
@@ -216,7 +217,7 @@ def measure(
     if list_cells or dry_run:
         _print_plan(plan, options, cells=list_cells)
         raise typer.Exit
-    with console.Progress() as progress:
+    with Progress() as progress:
         summary = run_bench(
             plan,
             out,

@@ -115,6 +115,7 @@ def data_verify(
     from rwkvclip_eval.data.open import check_data_root
     from rwkvclip_eval.data.verified import remember
     from rwkvclip_eval.data.verify import absent_remarks, open_splits, shared_pictures, verify_dataset
+    from rwkvclip_eval.progress import Progress
 
     prepare(plugin)
     check_data_root(data_root)
@@ -130,7 +131,7 @@ def data_verify(
         reports = []
         for dataset in datasets:
             label = f"{name.partition(':')[0]}:{dataset.info.split}"
-            with console.Progress() as progress:
+            with Progress() as progress:
                 update = functools.partial(progress.update, what=label)
                 found = verify_dataset(dataset, update, mended.get(dataset.info.split, ()))
             console.say(f"{label}: {found.state}; {found.num_samples} images of {found.info.source}")
@@ -173,10 +174,11 @@ def data_prepare(
     - `rwkvclip-eval data prepare birds --from birds --split test --data-root DATA`
     """
     from rwkvclip_eval.data.prepare import prepare_dataset
+    from rwkvclip_eval.progress import Progress
 
     ref = dataset_ref(name)
     splits = split or ([ref.split] if ref.split else [])
-    with console.Progress() as progress:
+    with Progress() as progress:
         made, absent = prepare_dataset(
             ref,
             source,
@@ -225,6 +227,7 @@ def data_download(
     - `rwkvclip-eval data download --suite zero-shot-11 --data-root DATA`
     """
     from rwkvclip_eval.data.download import download_dataset
+    from rwkvclip_eval.progress import Progress
 
     prepare(plugin)
     if bool(names) == (suite is not None):
@@ -236,7 +239,7 @@ def data_download(
         wanted = [(name, dataset_ref(name), split or []) for name in names or ()]
     for name, ref, splits in wanted:
         try:
-            with console.Progress() as progress:
+            with Progress() as progress:
                 said = download_dataset(
                     ref, data_root, splits or ([ref.split] if ref.split else []), on_progress=progress.update
                 )

@@ -144,13 +144,14 @@ def run(
     from rwkvclip_eval.plan.overrides import overridden
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.plan.units import plan
+    from rwkvclip_eval.progress import Progress
     from rwkvclip_eval.run.dry_run import dry_run as look_ahead
     from rwkvclip_eval.run.helper import help_suite
     from rwkvclip_eval.run.options import RunContext, RunOptions
     from rwkvclip_eval.run.suite_run import run_suite
     from rwkvclip_models.device import num_cores
 
-    with join_ranks() as ranks, console.Progress(bars=ranks.rank == 0) as progress:
+    with join_ranks() as ranks, Progress(bars=ranks.rank == 0) as progress:
         prepare(plugin, offline=offline)
         if report:
             from rwkvclip_eval.report.writing import check_source_date

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rwkvclip_eval.plan.floors import Held
+    from rwkvclip_eval.progress import Progress
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.run.dry_run import DryRun
     from rwkvclip_eval.run.options import RunContext
@@ -24,7 +25,7 @@ MOST_COLUMNS = 4
 """Models side by side in the table of numbers; with more, each number has a line."""
 
 
-def follow(context: RunContext, progress: console.Progress) -> None:
+def follow(context: RunContext, progress: Progress) -> None:
     """Let `progress` show how a run goes on."""
     place = ""
 

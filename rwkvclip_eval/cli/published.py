@@ -11,7 +11,6 @@ import typer
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.options import PublishedOption  # noqa: TC001  # typer reads the annotations
 from rwkvclip_eval.errors import UserError
-from rwkvclip_eval.registry import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -100,6 +99,8 @@ def _check(what: str, asked: Iterable[str], known: set[str]) -> None:
     folded = {name.casefold() for name in known}
     for name in asked:
         if name.casefold() not in folded:
+            from rwkvclip_eval.registry import unknown_name
+
             raise UserError(unknown_name(f"published {what}", name, known))
 
 

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from rwkvclip_eval.logistic.preconditioner import Preconditioner
     from rwkvclip_eval.logistic.problem import Problem
 
-_NULL = 1e-14
-"""Share of the largest eigenvalue below which a direction is rounding (float32 features: their last bit)."""
-
 LEAD = 32
 """Most directions, beside the intercept, that the preconditioner couples of more than `WHOLE` features. Of 16
 to 96 none was faster on all problems measured (`reports/measured/probe-speed-cpu.md`)."""
@@ -49,22 +46,6 @@ ten times as long, and probabilities at weak λ are often so small."""
 
 _PAIR_ROWS = {"cpu": 256, "cuda": 8192}
 """Samples whose products of leading directions are made at a time: in a processor's cache, or on a GPU."""
-
-
-def make_basis(problem: Problem) -> Tensor:
-    """Return the eigenvectors [F, R] of Σ_n x xᵀ of the centred features, float64 on the device.
-
-    Directions in which the features do not vary are left out: the optimal W has no part in them.
-    """
-    _, num_features, _ = problem.shape
-    scatter = torch.zeros(num_features, num_features, dtype=torch.float64, device=problem.device)
-    for _, block in problem.chunks(problem.proof_rows, torch.float64):
-        scatter.addmm_(block.T, block)
-    eigenvalues, rotation = torch.linalg.eigh(scatter)
-    kept = eigenvalues > _NULL * eigenvalues[-1]
-    kept[-1] = True
-    basis: Tensor = rotation[:, kept].contiguous()
-    return basis
 
 
 @dataclass

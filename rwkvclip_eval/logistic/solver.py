@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from rwkvclip_eval.errors import ConfigError
+from rwkvclip_eval.logistic.basis import make_basis
 from rwkvclip_eval.logistic.certificate import balance, certify
 from rwkvclip_eval.logistic.descent import descend
 from rwkvclip_eval.logistic.newton import MAX_PASSES, follow, newton
-from rwkvclip_eval.logistic.objective import WHOLE, Objective, make_basis, plan
+from rwkvclip_eval.logistic.objective import WHOLE, Objective, plan
 from rwkvclip_eval.logistic.problem import make_problem
 from rwkvclip_eval.logistic.solution import Solution, Status, assemble
 from rwkvclip_eval.memory import MEMORY_BUDGET

@@ -16,6 +16,7 @@ from rwkvclip_eval.data.prompts import resolve_prompts
 from rwkvclip_eval.data.types import DatasetRef
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.printable import printable
+from rwkvclip_eval.progress import Progress
 
 SUITE = """\
 name: s
@@ -151,7 +152,7 @@ def test_no_control_character_of_a_checkpoint_reaches_the_terminal(run, suite, t
 
 def test_tables_and_progress_show_no_control_character(capfd):
     console.table(["a\x1b", "b"], [["x\ty\nz\x07", 1]])
-    with console.Progress() as progress:
+    with Progress() as progress:
         progress.update(1, 2, "[red]\x1b")
         progress.say("\x1b[31m")
     said = capfd.readouterr()

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from rwkvclip_eval.logistic import descent, fit_logistic, solver
-from rwkvclip_eval.logistic.objective import Objective, make_basis, plan
+from rwkvclip_eval.logistic.basis import make_basis
+from rwkvclip_eval.logistic.objective import Objective, plan
 from rwkvclip_eval.logistic.problem import make_problem
 
 BUDGET = 64 << 20

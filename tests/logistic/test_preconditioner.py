@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rwkvclip_eval.logistic import fit_logistic, solver
+from rwkvclip_eval.logistic.basis import make_basis
 from rwkvclip_eval.logistic.descent import descend
-from rwkvclip_eval.logistic.objective import LEAD, WHOLE, Objective, make_basis, plan
+from rwkvclip_eval.logistic.objective import LEAD, WHOLE, Objective, plan
 from rwkvclip_eval.logistic.preconditioner import make_preconditioner
 from rwkvclip_eval.logistic.problem import make_problem
 

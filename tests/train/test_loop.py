@@ -211,7 +211,7 @@ def test_an_absent_device_is_refused(tmp_path):
 
 def test_on_a_terminal_training_has_a_bar_from_where_it_goes_on_and_leaves_it_there(monkeypatch):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(console, "_err", terminal)
+    monkeypatch.setattr(console, "stderr", terminal)
     with progress_bar("nano", 20, shown=True) as show:
         for done in range(15, 21):
             show(done, "loss 1.500")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pair_files import as_csv, as_npy, as_rec, as_tar, jpeg, pairs, write_tar
 
@@ -87,6 +88,36 @@ def test_a_journal_that_says_more_than_is_on_the_disk_is_not_believed(tmp_path, 
     about = build_index(tmp_path)
     assert about.num_pairs == 12
     assert open_pairs(tmp_path).key(11) == "2.tar:2-3"
+
+
+def test_a_build_that_goes_on_knows_the_row_of_an_array_behind_samples_left_out(tmp_path, monkeypatch):
+    made = pairs()
+    for shard, part in (("0.tar", made[:3]), ("1.tar", made[3:])):
+        write_tar(tmp_path / shard, [(f"{pair.name}.jpg", pair.jpeg) for pair in part])
+    np.save(tmp_path / "tokens.npy", np.stack([pair.ids for pair in made]))
+    settings = Settings(without=frozenset(["0.tar:p1"]))
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(tmp_path, None, settings)
+    assert build_index(tmp_path, None, settings).num_pairs == 4
+    source = open_pairs(tmp_path)
+    assert source.key(2) == "1.tar:p3"
+    assert source.texts(2)["raw"][0].tolist() == made[3].ids[:77].tolist()
+
+
+def test_an_index_of_the_same_is_kept_and_a_damaged_one_made_anew(tmp_path, monkeypatch):
+    many(tmp_path)
+    about = build_index(tmp_path)
+    before = content(tmp_path / "index")
+    seen = stop_after(monkeypatch, 99)
+    assert build_index(tmp_path) == about
+    assert seen == []
+    path = tmp_path / "index" / "keys.bin"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert build_index(tmp_path) == about
+    assert len(seen) == 3
+    assert content(tmp_path / "index") == before
 
 
 def test_two_processes_do_not_write_one_index(tmp_path):

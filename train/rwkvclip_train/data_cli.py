@@ -91,7 +91,9 @@ def data_index(
         longest=longest,
         without=read_keys(without) if without else frozenset(),
     )
-    with console.Progress() as progress:
+    from rwkvclip_eval.progress import Progress
+
+    with Progress() as progress:
 
         def show(done: int, total: int, pairs: int) -> None:
             megabytes = f"{done >> 20:,} of {total >> 20:,} MiB"
@@ -137,7 +139,9 @@ def data_stats(
     from rwkvclip_train.data.stats import collect
 
     opened = _opened(source, index)
-    with console.Progress() as progress:
+    from rwkvclip_eval.progress import Progress
+
+    with Progress() as progress:
         stats = collect(
             opened,
             limit=limit,
@@ -246,7 +250,9 @@ def data_bench(
     from rwkvclip_train.recipe import AugmentationRecipe
 
     opened = _opened(source, index)
-    with console.Progress() as progress:
+    from rwkvclip_eval.progress import Progress
+
+    with Progress() as progress:
         speed = measure(
             opened,
             size_px=(size, size),

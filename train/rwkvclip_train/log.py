@@ -14,8 +14,8 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Any
 
-from rwkvclip_eval import console
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.progress import Progress
 from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import parse_json, read_text
@@ -146,7 +146,7 @@ def progress_bar(name: str, num_steps: int, *, shown: bool) -> Iterator[Callable
     of a bar.
     """
     started, first_step, said = 0.0, -1, 0
-    with console.Progress(bars=shown, keep=True) as progress:
+    with Progress(bars=shown, keep=True) as progress:
         logged = shown and not progress.shown
 
         def show(done: int, text: str) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
@@ -16,12 +18,12 @@ from rwkvclip_train.data.formats.record_io import scan_records
 from rwkvclip_train.data.formats.table import scan_table
 from rwkvclip_train.data.formats.tar import scan_tar
 from rwkvclip_train.data.index import INDEX, About, Index, check_root, shard_entry
+from rwkvclip_train.data.journal import described
 from rwkvclip_train.data.recorder import Recorder
 from rwkvclip_train.data.source import LONGEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from rwkvclip_train.data.index import ShardEntry
 
@@ -67,8 +69,8 @@ def build_index(
 ) -> About:
     """Write the index of the shards below `root` and return what it says of itself.
 
-    A build that was killed goes on after its last whole shard. An index that was there stays until the new
-    one is whole.
+    A build that was killed goes on after its last whole shard. An index of the same is kept as it is; another
+    one stays until the new one is whole.
 
     Args:
         root: folder of the shards or tables, at any depth.
@@ -93,6 +95,8 @@ def build_index(
         "shards": [[s.name, s.size_bytes, s.mtime_ns] for s in (*shards, *arrays)],
         "settings": repr((dataclasses.replace(settings, without=frozenset()), sorted(settings.without))),
     }
+    if (whole := _whole(root, folder, described(about))) is not None:
+        return whole
     with Recorder(
         folder, about, kinds=settings.kinds, longest=settings.longest, without=settings.without
     ) as recorder:
@@ -129,6 +133,16 @@ def build_index(
         return recorder.finish(layout, arrays, settings.image_column)
 
 
+def _whole(root: Path, folder: Path, settings: str) -> About | None:
+    """Return what an undamaged index of the same says; None where there is none."""
+    try:
+        index = Index(folder, root)
+        kept = index.about if index.about.settings == settings and not index.damaged_files() else None
+    except UserError:
+        return None
+    return kept
+
+
 def find_shards(root: Path, asked: str, folder: Path) -> tuple[Layout, str, list[str]]:
     """Return the layout, its files' ending and their names below `root`, numbers in order of size.
 
@@ -139,14 +153,17 @@ def find_shards(root: Path, asked: str, folder: Path) -> tuple[Layout, str, list
     check_root(root)
     if asked and asked not in SUFFIXES:
         raise UserError(f"Unknown layout {asked!r}; expected {', '.join(SUFFIXES)}.")
-    for name, (layout, suffix) in SUFFIXES.items():
-        found = [
-            path
-            for path in (root.rglob(f"*.{suffix}") if asked in ("", name) else ())
-            if path.is_file() and folder not in path.parents and not path.name.startswith(".")
-        ]
-        if found:
-            return layout, suffix, sorted((p.relative_to(root).as_posix() for p in found), key=_numbers_first)
+    found: dict[str, list[str]] = {suffix: [] for _, suffix in SUFFIXES.values()}
+    # One walk: a folder of images may hold millions.
+    for place, _, files in os.walk(root):
+        if Path(place) == folder:
+            continue
+        for name in files:
+            if (ending := name.rpartition(".")[2]) in found and not name.startswith("."):
+                found[ending].append((Path(place) / name).relative_to(root).as_posix())
+    for asking, (layout, suffix) in SUFFIXES.items():
+        if found[suffix] and asked in ("", asking):
+            return layout, suffix, sorted(found[suffix], key=_numbers_first)
     raise DataNotFound(
         f"{root} holds no training data: no file in it or below ends in {asked or ', '.join(SUFFIXES)}."
     )

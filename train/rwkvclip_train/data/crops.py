@@ -96,7 +96,7 @@ def cropped(image: Image, crop: Crop, size_px: tuple[int, int], *, reduced: bool
     if shrink > 1:
         image.draft(None, (max(before[0] // shrink, 1), max(before[1] // shrink, 1)))
     if image.size == before:
-        shown = image.convert("RGB")
+        shown = _rgb(image)
         if box != (0, 0, *before):
             shown = shown.crop(box)
         shown = shown.resize(out, Resampling.BILINEAR)
@@ -105,7 +105,13 @@ def cropped(image: Image, crop: Crop, size_px: tuple[int, int], *, reduced: bool
         scale = next(s for s in REDUCTIONS if -(-before[0] // s) == image.width)
         left, top = crop.left / scale, crop.top / scale
         right, bottom = min(box[2] / scale, image.width), min(box[3] / scale, image.height)
-        shown = image.convert("RGB").resize(out, Resampling.BILINEAR, box=(left, top, right, bottom))
+        shown = _rgb(image).resize(out, Resampling.BILINEAR, box=(left, top, right, bottom))
     if crop.flipped:
         shown = shown.transpose(Transpose.FLIP_LEFT_RIGHT)
     return torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).copy())
+
+
+def _rgb(image: Image) -> Image:
+    # Of an image that is in RGB, `convert` makes a copy.
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -26,7 +26,7 @@ from rwkvclip_eval.schema import Strict
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 VERSION = 1
@@ -91,6 +91,7 @@ class About(Strict):
     """What about.json says."""
 
     version: int = Field(description="of the form of the index")
+    settings: str = Field(description="what it was made of, as JSON; the same makes the same index")
     layout: Literal["tar", "rec", "table"] = Field(description="what kind of shards it is of")
     kinds: tuple[str, ...] = Field(description="kinds of text; the bit of each is its place")
     columns: tuple[Column, ...] = Field(description="by number, as spans name them")
@@ -211,6 +212,14 @@ def _reopen(folder: Path, root: Path, about: About) -> Index:
 def _mapped(path: Path, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     # An empty file cannot be mapped.
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+def names_in(folder: Path, first: int) -> Callable[[int], str]:
+    """Return a function that gives the name of the pairs from `first` of an index that is being written."""
+    starts = np.fromfile(folder / "pairs.bin", dtype=PAIR)["key"][first:]
+    keys = _mapped(folder / "keys.bin", np.dtype(np.uint8))
+    ends = np.append(starts[1:], np.uint64(len(keys)))
+    return lambda i: keys[int(starts[i]) : int(ends[i])].tobytes().decode("utf-8", "replace")
 
 
 def read_about(folder: Path) -> About:

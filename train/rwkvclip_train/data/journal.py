@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
 from rwkvclip_eval.errors import NAMES_SHOWN, name_some
 from rwkvclip_eval.schema import Strict
 from rwkvclip_models.disk import write_text
-from rwkvclip_train.data.index import Column, ShardEntry
+from rwkvclip_train.data.index import VERSION, Column, ShardEntry
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 JOURNAL = "journal.jsonl"
+
+
+def described(settings: dict[str, Any]) -> str:
+    """Return what an index is made of as one line, by which another with the same is known."""
+    return json.dumps({"version": VERSION, **settings}, sort_keys=True)
 
 
 class State(Strict):

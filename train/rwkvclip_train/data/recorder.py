@@ -7,7 +7,6 @@ that is in the files for good, with how long they were then.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import struct
@@ -16,21 +15,29 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from rwkvclip_eval.errors import DamagedData, OutputError, UserError, name_some, shortened
+from rwkvclip_eval.errors import DamagedData, OutputError, UserError, name_some
 from rwkvclip_models.disk import file_digest, make_folder, sync_file, sync_folder, write_text
 from rwkvclip_train.data.index import (
     ABOUT,
     FILES,
     MOST_KINDS,
-    PAIR,
     VERSION,
     About,
     Column,
     FileEntry,
     ShardEntry,
     fingerprint,
+    names_in,
 )
-from rwkvclip_train.data.journal import JOURNAL, Counts, State, append_state, read_states, write_states
+from rwkvclip_train.data.journal import (
+    JOURNAL,
+    Counts,
+    State,
+    append_state,
+    described,
+    read_states,
+    write_states,
+)
 from rwkvclip_train.data.source import wrong_text
 
 if TYPE_CHECKING:
@@ -72,7 +79,7 @@ class Recorder:
         self.done: list[ShardEntry] = []
         self._only, self._without = frozenset(kinds), without
         self._partial = folder.parent / f".{folder.name}.partial"
-        self._settings = json.dumps({"version": VERSION, **settings}, sort_keys=True)
+        self._settings = described(settings)
         self._kinds: dict[str, int] = {}
         self._columns: dict[tuple[str, str, int, str], int] = {}
         self._counts = Counts()
@@ -219,6 +226,7 @@ class Recorder:
             arrays = tuple(arrays)
             about = About(
                 version=VERSION,
+                settings=self._settings,
                 layout=layout,  # type: ignore[arg-type]  # one of the layouts
                 image_column=image_column,
                 shards=tuple(self.done),
@@ -373,22 +381,14 @@ class Recorder:
             DamagedData: they have.
         """
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
-        if not len(hashes):
-            return
         order = np.argsort(hashes, kind="stable")
         alike = np.flatnonzero(np.diff(hashes[order]) == 0)
         if not len(alike):
             return
         for name in ("keys.bin", "pairs.bin"):
             self._flush(name)
-        rows = np.fromfile(self._partial / "pairs.bin", dtype=PAIR)["key"][self._before :]
-        keys = np.memmap(self._partial / "keys.bin", dtype=np.uint8, mode="r")
-        ends = np.append(rows[1:], self._sizes["keys.bin"])
-
-        def name_of(i: int) -> str:
-            return keys[int(rows[i]) : int(ends[i])].tobytes().decode("utf-8", "replace")
-
-        twice = [shortened(name_of(order[i])) for i in alike if name_of(order[i]) == name_of(order[i + 1])]
+        name_of = names_in(self._partial, self._before)
+        twice = [name_of(order[i]) for i in alike if name_of(order[i]) == name_of(order[i + 1])]
         if twice:
             raise DamagedData(
                 f"{self._where('')}: {len(twice)} samples have the key of another: {name_some(twice)}. Every "
