@@ -1,6 +1,6 @@
 """What a page begins with: at most three numbers, each with what it is compared with, and a short sentence.
 
-A lead is claimed only where the 95 % intervals lie apart, of the whole row.
+A lead is claimed only where the tables mark one as best.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.published import UNKNOWN
-from rwkvclip_eval.report.rows import gap_text, leaders, ranking, restrict
+from rwkvclip_eval.report.rows import gap_text, leaders, nearest, ranking, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -107,10 +107,11 @@ def _standing(row: Row) -> str:
         return ""
     if row.problem:
         return "not comparable between models"
-    (first, best), (second, next_best) = ranked[:2]
+    first, best = ranked[0]
+    second, next_best = nearest(row)
     if len(level := leaders(row)) > 1:
         return f"level with {_name(level[1]) if len(level) == 2 else f'{len(level) - 1} others'}"
-    if row.cells[first].clear:
+    if row.cells[first].best:
         return f"leads, {gap_text(row, best, next_best)} ahead of {_name(second)}"
     return (
         f"highest of {len(ranked)}, not separated from {_name(second)}"
@@ -201,7 +202,7 @@ def _leads(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
     """
     for group in groups:
         rows = [row for row in group.rows if _has_number(row)]
-        clear = [next((m for m, c in row.cells.items() if c.clear), "") for row in rows]
+        clear = [next((m for m, c in row.cells.items() if c.best), "") for row in rows]
         name = {"Zero-shot": "zero-shot classification", "k-NN": "k-NN probe"}.get(
             group.kind, group.kind.lower()
         )

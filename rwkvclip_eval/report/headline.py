@@ -1,6 +1,6 @@
 """The first screen: the rows that sum a report up, and one sentence of what was found.
 
-The sentence claims a lead only where the 95 % intervals of the two best models do not overlap.
+The sentence claims a lead only where the tables mark one as best.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.metrics import PRIMARY
-from rwkvclip_eval.report.rows import gap_text, intervals_apart, leaders, ranking, restrict
+from rwkvclip_eval.report.rows import gap_text, intervals_apart, leaders, nearest, ranking, restrict
 from rwkvclip_eval.report.series import final_models
 
 if TYPE_CHECKING:
@@ -132,9 +132,9 @@ def _nothing(loaded: Loaded) -> str:
 
 
 def _clear_lead(row: Row) -> tuple[str, str, str] | None:
-    """Return leader, runner-up and distance where their intervals lie apart; None elsewhere."""
+    """Return leader, runner-up and distance where one is marked as best; None elsewhere."""
     ranked = ranking(row)
-    if len(ranked) < 2 or row.problem or not intervals_apart(ranked[0][1], ranked[1][1]):
+    if not ranked or not ranked[0][1].best:
         return None
     return ranked[0][0], ranked[1][0], gap_text(row, ranked[0][1], ranked[1][1])
 
@@ -149,7 +149,7 @@ def _clause(row: Row, task: str) -> str:
         return f"{first} reaches {_figure(best)} on {where}; {_alone(row, first)}"
     if row.problem:
         return f"no model is ranked on {where}, because {row.problem}"
-    second, runner_up = ranked[1]
+    second, runner_up = nearest(row)
     if len(tied := leaders(row)) > 1:
         return f"{_join(tied)} are level at {_figure(best)} on {where}"
     gap = gap_text(row, best, runner_up)

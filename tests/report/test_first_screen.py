@@ -125,7 +125,7 @@ def test_a_lead_needs_the_intervals_of_all_others_apart(tmp_path: Path) -> None:
         record("c", value=0.54, half=0.2),
     )
     assert wide_third.sentence == "No lead is clear on zero-shot classification."
-    assert wide_third.cards[0].standing == "highest of 3, not separated from b"
+    assert wide_third.cards[0].standing == "highest of 3, not separated from c"
 
 
 def test_of_a_single_model_the_sentence_counts_what_published_numbers_it_meets(tmp_path: Path) -> None:
@@ -257,11 +257,11 @@ def test_ties_on_the_first_screen_are_explained_there_and_only_where_there_are_s
 def test_the_key_speaks_of_no_mark_that_stands_nowhere(tmp_path: Path) -> None:
     cases = {
         "one": ([record("a", value=0.5)], ()),
-        "level": ([record("a", value=0.5), record("b", value=0.5)], ("Bold", "as good at the digits shown")),
-        "best": ([record("a", value=0.5), record("b", value=0.501)], ("Bold",)),
-        "clear": ([record("a", value=0.5), record("b", value=0.7)], ("Bold", "underlined")),
+        "level": ([record("a", value=0.5), record("b", value=0.5)], ("Tint",)),
+        "close": ([record("a", value=0.5), record("b", value=0.501)], ("Tint",)),
+        "clear": ([record("a", value=0.5), record("b", value=0.7)], ("Bold", "Tint")),
     }
     for name, (records, expected) in cases.items():
         top = page_of(write_run(tmp_path / name, records)).split("</header>")[0]
-        for words in ("Bold", "as good at the digits shown", "underlined"):
+        for words in ("Bold", "Tint"):
             assert (f"{words}" in top.split('<p class="key">')[-1]) is (words in expected), (name, words)

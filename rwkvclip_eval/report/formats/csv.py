@@ -52,7 +52,8 @@ def _csv_value(value: Any) -> Any:
 def table_csv(tables: Sequence[Table]) -> str:
     """Return one task's tables: a row per dataset and metric, per model value, interval, n and state.
 
-    The n of an average is the number of datasets it has, of the `datasets` it is over.
+    The n of an average is the number of datasets it has, of the `datasets` it is over. The state
+    `best` is of a number whose interval lies apart from all others.
     """
     models = list(dict.fromkeys(m for t in tables for m in t.models))
     out = io.StringIO()
@@ -81,7 +82,7 @@ def _state(cell: Cell) -> str:
     if cell.value is None:
         return cell.status
     states = [
-        cell.mark,
+        "best" if cell.best else "",
         "" if cell.trained else "untrained",
         "incomplete" if cell.missing else "",
         "older" if cell.older else "",
