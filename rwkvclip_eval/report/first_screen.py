@@ -5,7 +5,6 @@ A lead is claimed only where the tables mark one as best.
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +26,25 @@ _MAX_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A model's number less its published counterpart.
+
+    Attributes:
+        model: whose it is.
+        difference: in points.
+        against: the published method.
+        published: its number as printed.
+        apart: in words that the counterpart is not known to be of this protocol; empty where it is.
+    """
+
+    model: str
+    difference: Difference
+    against: str
+    published: str
+    apart: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One number of a report's first screen.
 
@@ -35,29 +53,14 @@ class Card:
         row: what it is of, over all models.
         model: whose it is: the best of those that can be ranked, else the first.
         standing: how it stands to the other models, in words; empty where nothing is compared.
-        difference: to its published counterpart; None where there is none.
-        against: that counterpart.
-        published: its number as printed.
-        protocol: under which that was made; `unknown` where no source says.
+        beside: the difference of each model that has a published counterpart from it, the card's own first.
     """
 
     table: Table
     row: Row
     model: str
     standing: str = ""
-    difference: Difference | None = None
-    against: str = ""
-    published: str = ""
-    protocol: str = ""
-
-    @property
-    def apart(self) -> str:
-        """Return in words that the counterpart is not known to be of this protocol; empty where it is."""
-        if not self.protocol or self.protocol == self.table.protocol:
-            return ""
-        if self.protocol == UNKNOWN:
-            return "protocol not stated: Δ holds what a change of protocol would do"
-        return f"other protocol, {self.protocol}: Δ holds the change to {self.table.protocol}"
+    beside: tuple[Beside, ...] = ()
 
     @property
     def cell(self) -> Cell:
@@ -97,8 +100,10 @@ def _has_number(row: Row) -> bool:
 def _card(table: Table, row: Row, papers: Sequence[PaperTable]) -> Card:
     ranked = ranking(row)
     model = ranked[0][0] if ranked else next(m for m, c in row.cells.items() if c.value is not None)
-    plain = Card(table=table, row=row, model=model, standing=_standing(row))
-    return _beside(plain, papers)
+    models = list(dict.fromkeys([model, *(m for m, _ in ranked), *row.cells]))
+    found = (_beside(m, table, row, papers) for m in models)
+    beside = tuple(one for one in found if one is not None)
+    return Card(table=table, row=row, model=model, standing=_standing(row), beside=beside)
 
 
 def _standing(row: Row) -> str:
@@ -120,9 +125,8 @@ def _standing(row: Row) -> str:
     )
 
 
-def _beside(card: Card, papers: Sequence[PaperTable]) -> Card:
-    """Return a card with its number's difference from its published counterpart, where there is one."""
-    table, row, model = card.table, card.row, card.model
+def _beside(model: str, table: Table, row: Row, papers: Sequence[PaperTable]) -> Beside | None:
+    """Return a number's difference from its published counterpart, None where there is none."""
     for paper in papers:
         if paper.task != table.task:
             continue
@@ -136,14 +140,22 @@ def _beside(card: Card, papers: Sequence[PaperTable]) -> Card:
                 if difference is not None and value is not None and same:
                     theirs = [p.cells[i] for p in paper.published if p.method == own.against]
                     printed = min(theirs, key=lambda c: abs(value - (c.value or 0.0) - difference.value))
-                    return dataclasses.replace(
-                        card,
+                    return Beside(
+                        model=model,
                         difference=difference,
                         against=own.against,
                         published=printed.text,
-                        protocol=own.against_protocol,
+                        apart=_apart(own.against_protocol, table.protocol),
                     )
-    return card
+    return None
+
+
+def _apart(theirs: str, ours: str) -> str:
+    if not theirs or theirs == ours:
+        return ""
+    if theirs == UNKNOWN:
+        return "protocol not stated: Δ holds what a change of protocol would do"
+    return f"other protocol, {theirs}: Δ holds the change to {ours}"
 
 
 def _dataset(row: Row) -> set[tuple[str, str]]:

@@ -76,17 +76,36 @@ def test_where_there_are_few_kinds_other_numbers_fill_the_three_cards(tmp_path: 
 def test_a_card_shows_the_difference_from_the_published_counterpart(tmp_path: Path) -> None:
     first = First(tmp_path, record("rwkv-clip-b32", "cifar10", 0.81), rows=rows_of({"value": "79.8"}))
     (card,) = first.cards
-    assert card.difference is not None
-    assert card.difference.value == pytest.approx(1.2)
-    assert (card.against, card.published) == ("RWKV-CLIP B/32, YFCC15M", "79.8")
+    (one,) = card.beside
+    assert one.difference.value == pytest.approx(1.2)
+    assert (one.model, one.against, one.published) == ("rwkv-clip-b32", "RWKV-CLIP B/32, YFCC15M", "79.8")
+
+
+def test_of_several_models_a_card_shows_the_difference_of_each_that_has_a_counterpart(tmp_path: Path) -> None:
+    values = {"mine": 0.9, "rwkv-clip-b32": 0.81, "alip-vit-b32": 0.82}
+    records = [record(m, "cifar10", v) for m, v in values.items()]
+    rows = rows_of({"value": "79.8"}, {"method": "ALIP", "backbone": "ViT-B/32", "value": "83.8"})
+    (card,) = First(tmp_path / "a", *records, rows=rows).cards
+    assert card.model == "mine"
+    assert [(one.model, round(one.difference.value, 3)) for one in card.beside] == [
+        ("alip-vit-b32", -1.8),
+        ("rwkv-clip-b32", 1.2),
+    ]
+    many = [f"rwkv-clip-b32=step_{i}.pt" for i in range(5)]
+    spec = [record(f"m{i}", "cifar10", 0.8, model_info={"spec": s}) for i, s in enumerate(many)]
+    page = page_of(write_run(tmp_path / "b", spec), rows)
+    (shown,) = re.findall(r'<article class="card">(.*?)</article>', page, re.DOTALL)
+    assert [len(re.findall(r'<p class="vs', part)) for part in shown.split("<details>")] == [3, 2]
+    assert "Δ to published of 2 more" in shown
+    assert re.search(r'<bdi class="t name"[^>]*>m1</bdi>: <b>Δ', shown)
 
 
 def test_numbers_of_another_task_or_a_part_of_the_set_are_held_against_nothing(tmp_path: Path) -> None:
     rows = rows_of({"value": "79.8"})
     probe = First(tmp_path, record("rwkv-clip-b32", "cifar10", 0.81, **PROBE), rows=rows)
-    assert probe.cards[0].difference is None
+    assert probe.cards[0].beside == ()
     subset = First(tmp_path / "b", record("rwkv-clip-b32", "cifar10", 0.81, subset=True), rows=rows)
-    assert subset.cards[0].difference is None
+    assert subset.cards[0].beside == ()
 
 
 def test_untrained_models_have_cards_where_there_is_nothing_else(tmp_path: Path) -> None:
