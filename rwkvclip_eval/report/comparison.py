@@ -18,6 +18,8 @@ from rwkvclip_eval.report.plots.drawing import themed
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from markupsafe import Markup
 
     from rwkvclip_eval.compare.pairing import Side
@@ -29,6 +31,8 @@ _LEVELS = (SHOWN, 4, 2, 1, 0)
 """Samples gained and lost that are shown of a set, fewer until the page fits."""
 MAX_CLASSES = 5
 """Classes that are shown of a set."""
+_OPEN = 3
+"""Sets whose flips, and notes, that are not folded."""
 _SIDE_FACTS = ("spec", "fingerprint", "checkpoint_sha256", "precision", "batch_size", "implementation")
 
 
@@ -76,6 +80,7 @@ def _content(result: Result) -> dict[str, Any]:
         "stated": result.stated,
         "scope": result.scope,
         "rates": formats.rates_lines(result),
+        "meanings": formats.meanings({row.verdict for row in gated}, result.rule),
         "margin": f"{100 * result.rule.margin:g}",
         "mean": formats.points(judged.mean),
         "ends": (formats.points(judged.low), formats.points(judged.high)),
@@ -92,6 +97,7 @@ def _content(result: Result) -> dict[str, Any]:
             if row.compared.found.classes
         ],
         "notes": comparison.notes,
+        "open_sets": _OPEN,
     }
 
 
@@ -113,7 +119,15 @@ def _noise(result: Result) -> str:
 def _side(side: Side) -> dict[str, Any]:
     info = side.any_record.model_info
     facts = [(name.replace("_", " "), one_line(str(info[name]))) for name in _SIDE_FACTS if info.get(name)]
-    return {"run": one_line(side.path.name), "model": one_line(side.model), "facts": facts}
+    run, model = one_line(side.path.name), one_line(side.model)
+    return {"run": run, "model": model, "step": _step(info), "facts": facts}
+
+
+def _step(info: Mapping[str, Any]) -> str:
+    """Return which checkpoint of its training it is; empty where nothing says."""
+    if info.get("step") is None:
+        return ""
+    return one_line(f"{info.get('step_unit') or 'step'} {info['step']}")
 
 
 def _plot(result: Result, gated: list[Row]) -> Plot:
