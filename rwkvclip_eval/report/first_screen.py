@@ -170,11 +170,16 @@ def short_sentence(headline: Headline, views: Sequence[View], papers: Sequence[P
         return headline.sentence
     able = dict.fromkeys(m for row in rows for m, _ in ranking(row))
     if not able:
-        trained = any(c.trained and c.value is not None for row in rows for c in row.cells.values())
+        trained = [
+            (m, c, row) for row in rows for m, c in row.cells.items() if c.trained and c.value is not None
+        ]
+        if not trained:
+            return "Only untrained models were scored, so nothing is ranked."
+        model, cell, row = trained[0]
+        if len({m for m, *_ in trained}) > 1:
+            return "No trained model has a complete average, so none is ranked."
         return (
-            "No trained model has a complete average, so none is ranked."
-            if trained
-            else "Only untrained models were scored, so nothing is ranked."
+            f"{_name(model)} has {cell.coverage} datasets ({cell.part(row.datasets)}), so nothing is ranked."
         )
     if len(able) == 1:
         return _of_one(next(iter(able)), len(headline.models), papers)

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from rwkvclip_eval.report.wording import STATUS_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.report.loading import Entry
+
+
+_MOST_NAMED = 8
+"""Datasets of an incomplete average that are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,15 @@ class Cell:
     def coverage(self) -> str:
         """Return how much of an incomplete average is there, such as `23 of 26`; empty for all else."""
         return f"{self.num_datasets - len(self.missing)} of {self.num_datasets}" if self.missing else ""
+
+    def part(self, datasets: Sequence[str]) -> str:
+        """Return in words which of an average's `datasets` it is over, or lacks; empty where it has all."""
+        if not self.missing:
+            return ""
+        has = [name for name in datasets if name not in self.missing]
+        word, names = ("only", has) if len(has) < len(self.missing) else ("missing", list(self.missing))
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return f"{word}: {', '.join(names[:_MOST_NAMED])}{more}"
 
     @property
     def rankable(self) -> bool:

@@ -108,6 +108,12 @@ def test_numbers_of_another_task_or_a_part_of_the_set_are_held_against_nothing(t
     assert subset.cards[0].beside == ()
 
 
+def test_the_sentence_of_one_model_with_a_part_of_its_average_names_what_it_lacks(tmp_path: Path) -> None:
+    none = without_number("missing_data", "no folder", model="a", dataset="z")
+    first = First(tmp_path, record("a", "x"), record("a", "y"), none)
+    assert first.sentence == "a has 2 of 3 datasets (missing: z), so nothing is ranked."
+
+
 def test_untrained_models_have_cards_where_there_is_nothing_else(tmp_path: Path) -> None:
     first = First(tmp_path, record("a", value=0.1, model_info={"trained": False}))
     assert [(c.model, c.standing) for c in first.cards] == [("a", "")]
