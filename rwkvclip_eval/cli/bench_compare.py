@@ -59,7 +59,8 @@ def bench_compare(
 
     Models go by their names; where each run holds one, by being that one.
 
-    Exit codes: 0 FASTER or SAME; 1 SLOWER, or a cell was lost; 2 no cell in common; 3 AMBIGUOUS.
+    Exit codes: 0 FASTER or SAME; 1 SLOWER, or a cell was lost; 2 no cell in common; 3 AMBIGUOUS; 70 a defect
+    of this program.
 
     Examples:
     - `rwkvclip-eval bench compare runs/main runs/pull-request`

@@ -113,7 +113,7 @@ def compare(
     With --group, whether a method is worse than another, over seeds.
 
     Exit codes: 0 PASS; 1 REGRESSION; 2 the runs cannot be compared; 3 INCONCLUSIVE, AMBIGUOUS, or too few
-    seeds for a verdict.
+    seeds for a verdict; 70 a defect of this program.
 
     Examples:
     - `rwkvclip-eval compare runs/main runs/pull-request`

@@ -89,8 +89,8 @@ def test_like_warnings_are_one(tmp_path: Path) -> None:
     found = headline(tmp_path, *records)
     assert found.caveats == (
         "Incomplete, so not ranked: the average of a and b (Zero-shot classification · standard) covers "
-        "2 of 4 datasets, missing: z, w; the average of a and b (Linear probe · standard) covers 2 of 4 datasets, "
-        "missing: z, w.",
+        "2 of 4 datasets, missing: z, w; the average of a and b (Linear probe · standard) covers 2 of 4 "
+        "datasets, missing: z, w.",
         "4 units failed, 4 lacked data; see “Without a number”.",
     )
 

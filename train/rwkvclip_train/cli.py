@@ -1,6 +1,6 @@
 """The command `rwkvclip-train`.
 
-Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted.
+Exit codes: 0 fine, 2 bad input or a loss that is not finite, 70 a defect of ours, 130 interrupted.
 """
 
 from __future__ import annotations
