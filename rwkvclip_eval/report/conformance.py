@@ -140,10 +140,10 @@ def other_protocols(records: Iterable[Record], rows: Iterable[PublishedRow]) -> 
             published.setdefault(key, {})[row.protocol] = None
     unfit: dict[tuple[str, str, tuple[str, ...]], int] = {}
     for record in filter(_comparable, records):
-        key = _key(record)
-        protocol, theirs = key[-1], tuple(published.get(key[:-1], ()))
+        own = _key(record)
+        protocol, theirs = own[-1], tuple(published.get(own[:-1], ()))
         if theirs and protocol not in theirs:
-            case = (key[0], protocol, theirs)
+            case = (own[0], protocol, theirs)
             unfit[case] = unfit.get(case, 0) + 1
     return [
         f"{spec}: {count} {'number is' if count == 1 else 'numbers are'} under protocol {ours}, published "
