@@ -9,7 +9,7 @@ from rwkvclip_eval.printable import one_line, printable, printable_json
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from rwkvclip_eval.compare.gate import Rule, SetVerdict
     from rwkvclip_eval.compare.pairing import Side
@@ -127,8 +127,18 @@ def beside(result: Result) -> list[str]:
 
 def as_json(result: Result) -> str:
     """Return the whole comparison; values are fractions (ranks for median ranks)."""
+    return dumped(content(result))
+
+
+def dumped(content: Mapping[str, Any]) -> str:
+    """Return JSON whose texts hold nothing that a terminal would take for a command."""
+    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def content(result: Result) -> dict[str, Any]:
+    """Return what the JSON holds."""
     judged, comparison = result.judgement, result.comparison
-    content = {
+    return {
         "format_version": FORMAT_VERSION,
         "version": __version__,
         "verdict": judged.verdict,
@@ -142,7 +152,6 @@ def as_json(result: Result) -> str:
         "rows": [_row(row) for row in result.rows],
         "notes": list(comparison.notes),
     }
-    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_github(result: Result) -> str:
@@ -165,14 +174,19 @@ def as_github(result: Result) -> str:
 
 def as_junit(result: Result) -> str:
     """Return JUnit XML: a test case for the suite's mean, and one for each set."""
+    return junit(cases(result))
+
+
+def cases(result: Result) -> list[Case]:
+    """Return the test cases of JUnit."""
     judged = result.judgement
-    cases = [verdict_case(judged.verdict, judged.why, summary(result))]
+    found = [verdict_case(judged.verdict, judged.why, summary(result))]
     for row in (row for row in result.rows if row.verdict):
         unit = row.compared.unit
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
         outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
-        cases.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.name, text, outcome))
-    return junit(cases)
+        found.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.name, text, outcome))
+    return found
 
 
 Outcome = Literal["passed", "failed", "skipped"]

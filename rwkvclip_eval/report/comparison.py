@@ -6,7 +6,7 @@ import base64
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.compare import formats
+from rwkvclip_eval.compare import formats, speed_formats
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.report.comparison_pictures import SHOWN, shown_flips
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
+    from rwkvclip_eval.compare.speed import SpeedComparison
     from rwkvclip_eval.report.comparison_pictures import Pictures
     from rwkvclip_eval.report.plots.drawing import Plot
 
@@ -36,19 +37,25 @@ _OPEN = 3
 _SIDE_FACTS = ("spec", "fingerprint", "checkpoint_sha256", "precision", "batch_size", "implementation")
 
 
-def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAGE_BYTES) -> str:
+def comparison_page(
+    result: Result,
+    pictures: Pictures,
+    max_bytes: int = MAX_PAGE_BYTES,
+    speed: SpeedComparison | None = None,
+) -> str:
     """Return a comparison as HTML of at most `max_bytes` bytes in UTF-8.
 
     Args:
         result: what is said.
         pictures: of samples that flipped.
         max_bytes: fewer samples are shown until it fits.
+        speed: a comparison of both sides' speed, to stand in a section of its own.
 
     Raises:
         OutputError: the tables alone are larger.
     """
     template = environment().get_template("comparison.html.j2")
-    content = _content(result) | {"style": style()}
+    content = _content(result) | {"style": style(), "speed": _speed(speed) if speed else None}
     html = ""
     for most in _LEVELS:
         html = template.render(**content, flips=_flips(result, pictures, most), most=most)
@@ -98,6 +105,17 @@ def _content(result: Result) -> dict[str, Any]:
         ],
         "notes": comparison.notes,
         "open_sets": _OPEN,
+    }
+
+
+def _speed(found: SpeedComparison) -> dict[str, Any]:
+    first, *others = speed_formats.summary(found)
+    return {
+        "verdict": found.verdict,
+        "first": first,
+        "others": others,
+        "columns": speed_formats.COLUMNS,
+        "rows": [speed_formats.cells(row) for row in found.rows],
     }
 
 
