@@ -181,6 +181,8 @@ def restrict(row: Row, models: Collection[str]) -> Row:
 def mark_best(row: Row) -> Row:
     """Return `row` with its best cell marked where the lead is clear: all other intervals apart from its own.
 
+    Numbers that are equal as shown lead nobody.
+
     Untrained models and incomplete averages are never marked; nor is anything where fewer than two
     models can be ranked, all of them are checkpoints of one training run, or the row's numbers must not
     be compared.
@@ -189,7 +191,7 @@ def mark_best(row: Row) -> Row:
     if len(able) < 2 or len({row.series.get(m, m) for m in able}) == 1 or row.problem:
         return row
     (first, best), *others = ranking(row)
-    if not all(intervals_apart(best, other) for _, other in others):
+    if len(leaders(row)) > 1 or not all(intervals_apart(best, other) for _, other in others):
         return row
     return dataclasses.replace(row, cells={**row.cells, first: dataclasses.replace(best, best=True)})
 

@@ -43,6 +43,8 @@ def test_the_highest_value_is_best_only_where_all_other_intervals_lie_apart() ->
 def test_of_equal_values_none_is_best() -> None:
     (table,) = tables(record("a", value=0.60004), record("b", value=0.60001), record("c", value=0.5))
     assert marks(table.rows[0]) == {"a": "", "b": "", "c": ""}
+    (exact,) = tables(record("a", value=0.60004, half=1e-6), record("b", value=0.60001, half=1e-6))
+    assert marks(exact.rows[0]) == {"a": "", "b": ""}
 
 
 def test_a_single_model_is_not_called_best() -> None:
