@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rwkvclip_eval.digits import refuse_odd_numbers
 from rwkvclip_eval.errors import UserError, shortened, shown
 from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_models.dependencies import INTERNAL, what_to_install
@@ -137,6 +138,7 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise UserError(
                 f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
+        refuse_odd_numbers(app, arguments)
         code: Any = app(args=arguments, standalone_mode=False)
         # A shell may have closed it.
         if sys.stdout is not None:
