@@ -179,6 +179,8 @@ def test_no_record_names_code_that_runs(run, suite, nano, tmp_path, monkeypatch)
     info = json.loads((out / "run.json").read_text())
     info["command"] = f"rwkvclip-eval run s --plugin evil.py -m {NAMES_CODE}"
     info["suite_text"] = f"plugin: evil.py\nmodels: ['{NAMES_CODE}']"
+    # As a killed run leaves it; a digest of other results would be refused.
+    info["results_sha256"] = ""
     (out / "run.json").write_text(json.dumps(info))
     lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
     for line in lines:

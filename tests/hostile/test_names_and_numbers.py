@@ -32,9 +32,9 @@ def test_names_that_differ_in_what_nobody_sees_are_refused(other: str) -> None:
 
 
 def test_composed_and_decomposed_letters_and_blanks_of_other_widths_look_alike() -> None:
-    assert look_alike(["caf\u00e9", "cafe\u0301"]) is not None
+    assert look_alike(["café", "cafe\u0301"]) is not None
     assert look_alike(["ice  cream", "ice\u00a0cream"]) is not None
-    assert look_alike(["ice cream", "icecream", "Ice cream", "cafe", "caf\u00e9", "cat", "cat\ufffd"]) is None
+    assert look_alike(["ice cream", "icecream", "Ice cream", "cafe", "café", "cat", "cat\ufffd"]) is None
 
 
 @pytest.mark.parametrize("text", ["\u0301\u0302", "\U000e0fff", "\ufffd\ufffd", "\ue000", "\u0903", "\u0378"])

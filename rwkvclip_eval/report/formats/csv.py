@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _MEANING = ("metric_title", "unit_of_value", "better")
+_SPREAD = ("model_info", "metric_info", "tables")
+"""Fields that are told otherwise, or of files that are not beside the table."""
 
 
 def results_csv(entries: Iterable[Entry]) -> str:
@@ -28,7 +30,7 @@ def results_csv(entries: Iterable[Entry]) -> str:
     Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
     """
     entries = list(entries)
-    fields = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
+    fields = [f.name for f in dataclasses.fields(Record) if f.name not in _SPREAD]
     info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
