@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.printable import printable, printable_json
+from rwkvclip_eval.printable import code_points, look_alike, printable, printable_json
 from rwkvclip_eval.records.efficiency import TASK
 from rwkvclip_eval.records.reading import nothing_yet, parsed, read_results, read_run_info, run_dirs
 from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
@@ -215,6 +215,9 @@ def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
             _refuse_contradiction(kept[key], entry)
         elif record.status == "ok":
             kept[key] = entry
+    if pair := look_alike(dict.fromkeys(entry.model for entry in kept.values())):
+        spelt = " and ".join(f"{code_points(name)} ({name!a})" for name in pair)
+        raise OutputError(f"Two models have names that look alike, spelt {spelt}; report one of them.")
     succeeded = {(e.record.unit, e.model) for e in kept.values() if e.record.status == "ok"}
     return [e for e in kept.values() if e.record.status == "ok" or (e.record.unit, e.model) not in succeeded]
 

@@ -208,6 +208,15 @@ def test_a_run_that_goes_on_has_no_digest_until_it_ends(finished: Path) -> None:
     assert json.loads((finished / "run.json").read_text())["results_sha256"] == info.results_sha256
 
 
+def test_models_of_two_runs_whose_names_look_alike_are_not_put_side_by_side(tmp_path: Path) -> None:
+    runs = [made(tmp_path / name, "zero-shot") for name in ("one", "other")]
+    path = runs[1] / "results.jsonl"
+    path.write_text(path.read_text().replace('"model": "m"', '"model": "m\\u200b"'))
+    assert load_runs(runs[1:]).models == ["m\u200b"]
+    with pytest.raises(OutputError, match=r"names that look alike, spelt U\+006D .* and U\+006D U\+200B"):
+        load_runs(runs)
+
+
 RECORDS: list[tuple[dict[str, Any], str]] = [
     ({"value": None, "ci_low": None, "ci_high": None}, "status is 'ok' without a value"),
     ({"model": "\u200b"}, "model shows nothing but U+200B"),
