@@ -9,6 +9,9 @@ A weak λ is approached by way of stronger ones (`follow`): solutions move along
 the line through the last two points begins close to the next (predictor and corrector; Allgower and Georg
 1990, doi:10.1007/978-3-642-61257-2). Of each step from afar a line search would leave little.
 
+Where conjugate gradients come to no end (the same features under several labels, and hardly any λ), and a
+strength has few numbers, the equation is solved exactly.
+
 Axes as in `objective.py`.
 """
 
@@ -35,6 +38,15 @@ MAX_PASSES = 20_000
 """Passes over the data in all: ten times the evaluations that L-BFGS has."""
 
 _OF_ONE_STEP = 2000
+
+_DENSE = 1024
+"""Most numbers D of a strength of which the Hessian is made whole where conjugate gradients come to no end: D
+products, after which a step is exact."""
+
+_SINGULAR = 1e-17
+"""Eigenvalue of the Hessian, its diagonal brought to 1, from which on nothing bends: intercepts that all
+classes share."""
+
 _MAX_HALVINGS = 20
 
 _PATIENCE = 12
@@ -116,6 +128,8 @@ def newton(
     point, before, price = theta[None], objective.passes, objective.coupling_price
     value, gradient = objective(point, strength)
     estimate = _estimate(objective, point, value, gradient, l2)
+    # After as many products conjugate gradients would be exact, but for rounding.
+    enough = point.shape[1] if point.shape[1] <= _DENSE else _OF_ONE_STEP
     first, least, lowest, since = 0.0, float("inf"), float("inf"), 0
     products = price
     if estimate <= relative_gap and solved(point[0]):
@@ -135,9 +149,12 @@ def newton(
             # A step need not lead further than to a hundredth of the gap that is wanted.
             least=(0.01 * relative_gap / estimate) ** 0.5 if estimate > 0 else 1.0,
             dtype=torch.float32 if narrow else torch.float64,
-            most=_OF_ONE_STEP if fresh else 3 * price,
+            most=enough if fresh else 3 * price,
         )
         products += step.products
+        if not step.reached and enough < _OF_ONE_STEP:
+            exact = _exactly(objective.hessian(point, strength), gradient)
+            step = step._replace(vector=exact)
         first = first or step.size
         if step.size < least / 2 or float(value) < 0.9 * lowest:
             least, lowest, since = min(least, step.size), float(value), 0
@@ -188,11 +205,13 @@ class _Step(NamedTuple):
         vector: [1, D] float64.
         size: root of gᵀ M⁻¹ g, the gradient in the norm of the preconditioner M.
         products: with the Hessian, that it took.
+        reached: whether it is as exact as it should be.
     """
 
     vector: Tensor
     size: float
     products: int
+    reached: bool
 
 
 def _solve(
@@ -223,7 +242,7 @@ def _solve(
     direction, energy = better.clone(), float((residual * better).sum())
     size = scale * max(energy, 0.0) ** 0.5
     accuracy = min(0.1, max(least, (size / first) ** 0.5)) if first > 0 else 0.1
-    wanted, products = accuracy**2 * energy, 0
+    wanted, products, reached = accuracy**2 * energy, 0, energy == 0
     while products < most and 0 < energy < float("inf"):
         bent = product(direction)
         products += 1
@@ -236,6 +255,19 @@ def _solve(
         better = precondition(residual)
         before, energy = energy, float((residual * better).sum())
         if energy <= wanted:
+            reached = True
             break
         direction = better + (energy / before) * direction
-    return _Step(scale * step.double(), size, products)
+    return _Step(scale * step.double(), size, products, reached)
+
+
+def _exactly(product: Callable[[Tensor], Tensor], gradient: Tensor) -> Tensor:
+    """Return d [1, D] with H d = −`gradient` [1, D] float64, H made of its products with every axis."""
+    axes = torch.eye(gradient.shape[1], dtype=torch.float64, device=gradient.device)
+    hessian = torch.cat([product(axis[None]) for axis in axes])
+    root = hessian.diagonal().clamp_min(1e-300).sqrt()
+    eigenvalues, vectors = torch.linalg.eigh((hessian + hessian.T) / 2 / root / root[:, None])
+    bent = eigenvalues > _SINGULAR
+    along = (-gradient / root @ vectors[:, bent]) / eigenvalues[bent]
+    step: Tensor = along @ vectors[:, bent].T / root
+    return step

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rwkvclip_eval.logistic import fit_logistic, objective, solver
+from rwkvclip_eval.logistic import newton as newton_module
 from rwkvclip_eval.logistic.newton import newton
 from rwkvclip_eval.logistic.solver import Solver
 
@@ -133,3 +134,28 @@ def test_next_to_no_numbers_below_the_normal_ones_enter_float32_products(monkeyp
     fit_logistic(x.astype(np.float32), y, [1e-8], num_classes=20, relative_gap=1e-10)
     assert sum(seen) > 1e5
     assert sum(faint) <= 1e-4 * sum(seen)
+
+
+def test_where_conjugate_gradients_come_to_no_end_steps_are_exact(monkeypatch):
+    # Beyond the features that Newton's method begins with: a third of the samples twice, under two labels.
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = 10 * (rng.standard_normal((3, 100))[y] + rng.standard_normal((120, 100)))
+    x[:40], y[:40] = x[40:80], rng.integers(0, 3, 40)
+    made = []
+    exactly = newton_module._exactly
+
+    def counted(product, gradient):
+        made.append(exactly(product, gradient))
+        left = product(made[-1]) + gradient
+        # The step solves the Newton equation, but for what hardly bends.
+        assert left.norm() <= 1e-3 * gradient.norm()
+        return made[-1]
+
+    monkeypatch.setattr(newton_module, "_exactly", counted)
+    [solution] = fit_logistic(x.astype(np.float32), y, [1e-6], num_classes=3, relative_gap=1e-10)
+    assert solution.status == "converged" and made
+    monkeypatch.setattr(newton_module, "_DENSE", 0)
+    [without] = fit_logistic(x.astype(np.float32), y, [1e-6], num_classes=3, relative_gap=1e-10)
+    assert without.iterations > 2 * solution.iterations
+    assert without.objective >= solution.objective - solution.gap
