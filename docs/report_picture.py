@@ -46,7 +46,9 @@ def take(page: Path, picture: Path = PICTURE) -> None:
         if not shot.is_file():
             raise SystemExit(f"{browser} gave no picture: {done.stderr[-500:]}")
         with Image.open(shot) as image:
-            few = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+            # Small areas keep their colours: a model's dot is a few pixels.
+            how = Image.Quantize.MAXCOVERAGE
+            few = image.convert("RGB").quantize(_COLOURS, method=how, dither=Image.Dither.NONE)
             few.save(picture, optimize=True)
 
 

@@ -18,9 +18,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rwkvclip_eval.digits import refuse_odd_numbers
 from rwkvclip_eval.errors import UserError, shortened, shown
 from rwkvclip_eval.printable import one_line, printable
-from rwkvclip_models.dependencies import what_to_install
+from rwkvclip_models.dependencies import INTERNAL, what_to_install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import typer
 
 INTERRUPTED = 130
+_NO_READER = 141
+"""As shells say of a program that SIGPIPE ended; 1 would be an outcome."""
 _NO_VALUE = re.compile(r"--[a-z-]+=$")
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _OUT_OF_MEMORY = "out of memory: this needs more than there is, or than a limit (ulimit -v) leaves."
@@ -111,6 +114,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     """Run a command-line application and exit with its code.
 
     A `UserError` is printed as its text alone; `--debug` anywhere on the command line shows tracebacks.
+    A defect of ours exits with `INTERNAL`, so that no CI takes it for the outcome of a check.
     """
     global _signalled
     _signalled = False
@@ -134,6 +138,7 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise UserError(
                 f"argument {empty[0]} is empty; expected a name or path (is a shell variable not set?)."
             )
+        refuse_odd_numbers(app, arguments)
         code: Any = app(args=arguments, standalone_mode=False)
         # A shell may have closed it.
         if sys.stdout is not None:
@@ -148,11 +153,11 @@ def run_app(app: typer.Typer) -> NoReturn:
         _fail(f"Error: a plugin, a model's code or a library called {called} before the end.", 2)
     except UserError as error:
         if debug:
-            _fail_traced(error)
+            _fail_traced(error, error.exit_code)
         _fail(f"Error: {error}", error.exit_code)
     except BrokenPipeError:
         _drop_output()
-        sys.exit(1)
+        sys.exit(_NO_READER)
     except OSError as error:
         if not debug and error.filename is None and error.errno in _UNWRITABLE:
             _drop_output()
@@ -245,18 +250,18 @@ def _given(options: Sequence[str], arguments: Sequence[str]) -> str | None:
 def _fail_internal(error: BaseException, *, debug: bool) -> NoReturn:
     """Report a defect of ours: one line for the user, the traceback on request."""
     if debug:
-        _fail_traced(error)
+        _fail_traced(error, INTERNAL)
     try:
         said = str(error)
     except Exception:  # an exception of a plugin's may not even say what it is
         said = "without a text"
-    _fail(f"Internal error ({type(error).__name__}): {said}. Add --debug for the traceback.", 1)
+    _fail(f"Internal error ({type(error).__name__}): {said}. Add --debug for the traceback.", INTERNAL)
 
 
-def _fail_traced(error: BaseException) -> NoReturn:
+def _fail_traced(error: BaseException, code: int) -> NoReturn:
     """Print a traceback as Python would, but for control characters in what it quotes."""
     sys.stderr.write(printable("".join(traceback.format_exception(error))))
-    sys.exit(1)
+    sys.exit(code)
 
 
 def _fail(text: str, code: int) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_models.errors import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 # Control characters but line end and tab; marks of writing direction; what no file of text may hold.
 _UNSHOWN = re.compile(
@@ -33,13 +33,43 @@ def code_points(text: str) -> str:
 
 
 def shows_nothing(text: str) -> bool:
-    """Whether a text has no sign that a reader sees: it is empty, or spaces and zero-width characters."""
+    """Whether a text has no sign that a reader knows.
+
+    It is empty, or spaces, zero-width characters, marks without a letter, code points that stand for nothing,
+    and what decoders put for what they cannot read.
+    """
     if text[:1].isascii() and text[:1].isalnum():  # Most captions of millions.
         return False
-    return all(unicodedata.category(sign) in _UNSEEN for sign in _BLANK.sub("", text))
+    left = _BLANK.sub("", text)
+    return all(sign == _REPLACEMENT or unicodedata.category(sign) in _UNSEEN for sign in left)
 
 
-_UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf"))
+_REPLACEMENT = "\ufffd"
+"""What decoders put where bytes were no text."""
+# Spaces, control and format characters; marks without a letter to stand on; what is assigned to nothing.
+_UNSEEN = frozenset(("Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me", "Mc", "Cn", "Co"))
+
+
+def appearance(text: str) -> str:
+    """Return what a reader sees of a text: composed letters, single spaces, nothing that shows nothing."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
+    composed = _BLANK.sub("", unicodedata.normalize("NFC", text))
+    seen = (sign for sign in composed if sign.isspace() or unicodedata.category(sign) not in _HIDDEN)
+    return " ".join("".join(seen).split())
+
+
+_HIDDEN = frozenset(("Cc", "Cf"))
+
+
+def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two names that are not equal and that no reader can tell apart; None where all can."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(appearance(name), name)
+        if first != name:
+            return first, name
+    return None
 
 
 def unwritable(text: str) -> str:

@@ -43,11 +43,18 @@ class _Loader(yaml.SafeLoader):
         if ":" in node.value or _OCTAL.fullmatch(node.value):
             said = f"{node.value} is read as base 60 or 8; write the number in base 10, or a text in quotes"
             raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
+        if _OTHER_BASE.match(node.value) or ("_" in node.value and not _THOUSANDS.fullmatch(node.value)):
+            shown = shortened(node.value)
+            said = f"{shown} is not read alike everywhere; write the number in base 10, or a text in quotes"
+            raise yaml.MarkedYAMLError(problem=said, problem_mark=node.start_mark)
         whole = node.tag.endswith(":int")
         number: float = self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
         return number
 
 
+_OTHER_BASE = re.compile("[-+]?0[xb]")
+# As people write 1_000_000; nobody means 1_0.
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(_[0-9]{3})+(\.[0-9]*)?")
 _OCTAL = re.compile("[-+]?0[0-9_]+")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = tuple(_TAG + kind for kind in ("null", "bool", "str", "seq", "map"))

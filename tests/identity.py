@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_OUTCOME = {"created_utc", "seconds", "schema_version"}
-"""Of a record: times, and the version of its schema."""
+NOT_OUTCOME = {"created_utc", "seconds", "schema_version", "tables"}
+"""Of a record: times, the version of its schema, and digests of files that are compared by themselves."""
 OF_A_FILE = {"model_info", "feature_key"}
 """Of a record of the quickstart: named by the bytes of a checkpoint, of which the weights are compared."""
-NOT_IDENTITY = {"command", "environment", "started_utc", "duration_s", "stage_seconds", "schema_version"}
+NOT_IDENTITY = {
+    *("command", "environment", "started_utc", "duration_s", "stage_seconds", "schema_version"),
+    "results_sha256",
+}
 """Of run.json."""
 
 

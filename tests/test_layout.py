@@ -28,8 +28,8 @@ PACKAGES = {
 MODEL_LIBRARIES = ("open_clip", "transformers", "timm")
 
 HALL = {
-    *("__init__", "__main__", "console", "environment", "errors", "memory", "moved", "offline", "printable"),
-    *("progress", "protocols", "registry", "schema", "version", "yaml_file"),
+    *("__init__", "__main__", "console", "digits", "environment", "errors", "memory", "moved", "offline"),
+    *("printable", "progress", "protocols", "registry", "schema", "version", "yaml_file"),
 }
 """Modules of rwkvclip_eval that every room may use."""
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import importlib
 import shlex
 import sys
+import traceback
 from typing import NoReturn
 
 OURS = ("rwkvclip_eval", "rwkvclip_models", "rwkvclip_train")
 EXIT_CODE = 2
+INTERNAL = 70
+"""Exit code of a defect of ours (`EX_SOFTWARE` of sysexits.h): 1 is the outcome of a check that failed."""
 _NO_MEMORY = ("failed to map segment", "annot allocate memory")
 """What loaders of libraries say where memory, or what a process may have of it, is used up."""
 
 
 def run_main(module: str) -> NoReturn:
     """Run `main` of `module`; where a package it needs is missing, say what to install and exit with 2.
+
+    Where the module cannot be loaded for another reason, print the traceback and exit with `INTERNAL`.
 
     Args:
         module: of the command line, with its package.
@@ -24,10 +29,17 @@ def run_main(module: str) -> NoReturn:
     except ImportError as error:
         text = what_to_install(error)
         if text is None:
-            raise
+            _fail_traced()
         sys.stderr.write(f"Error: {text}\n")
         sys.exit(EXIT_CODE)
+    except Exception:
+        _fail_traced()
     sys.exit(command.main())
+
+
+def _fail_traced() -> NoReturn:
+    traceback.print_exc()
+    sys.exit(INTERNAL)
 
 
 def what_to_install(error: ImportError) -> str | None:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rwkvclip_eval import console
-from rwkvclip_eval.cli.compare import Format, give
+from rwkvclip_eval.cli.compare import Format, give, print_speed
 from rwkvclip_eval.errors import UserError
 
 
@@ -59,7 +58,8 @@ def bench_compare(
 
     Models go by their names; where each run holds one, by being that one.
 
-    Exit codes: 0 FASTER or SAME; 1 SLOWER, or a cell was lost; 2 no cell in common; 3 AMBIGUOUS.
+    Exit codes: 0 FASTER or SAME; 1 SLOWER, or a cell was lost; 2 no cell in common; 3 AMBIGUOUS; 70 a defect
+    of this program.
 
     Examples:
     - `rwkvclip-eval bench compare runs/main runs/pull-request`
@@ -80,8 +80,7 @@ def bench_compare(
         of="rate" if of is What.rate else "speed-up",
     )
     if format is Format.terminal:
-        console.table(formats.COLUMNS, [formats.cells(row) for row in found.rows])
-        console.say("\n".join(formats.summary(found)))
+        print_speed(found)
     written = {
         Format.json: lambda: formats.as_json(found),
         Format.github: lambda: formats.as_github(found),

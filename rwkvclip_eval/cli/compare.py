@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.compare.gate import Rule
     from rwkvclip_eval.compare.result import Result
+    from rwkvclip_eval.compare.speed import SpeedComparison
     from rwkvclip_eval.records.schema import Record
 
 
@@ -106,6 +107,14 @@ def compare(
             "same seeds), those at the same place (order), or none."
         ),
     ] = None,
+    baseline_speed: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Measurement of `bench` of the baseline, or its efficiency.csv."),
+    ] = None,
+    candidate_speed: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="That of the candidate: both verdicts stand in one report."),
+    ] = None,
     published: PublishedOption = None,
 ) -> None:
     """Say whether a candidate is worse than a baseline, sample by sample.
@@ -113,20 +122,29 @@ def compare(
     With --group, whether a method is worse than another, over seeds.
 
     Exit codes: 0 PASS; 1 REGRESSION; 2 the runs cannot be compared; 3 INCONCLUSIVE, AMBIGUOUS, or too few
-    seeds for a verdict.
+    seeds for a verdict; 70 a defect of this program. With --baseline-speed and --candidate-speed, what
+    `bench compare` says stands beside it: SLOWER is 1, AMBIGUOUS 3.
 
     Examples:
     - `rwkvclip-eval compare runs/main runs/pull-request`
     - `rwkvclip-eval compare runs/main runs/pull-request --repeat-baseline runs/main-bf16 --format github`
+    - `rwkvclip-eval compare runs/main runs/new --baseline-speed speed/main --candidate-speed speed/new`
     - `rwkvclip-eval compare runs/main --write-baseline main.baseline`
     - `rwkvclip-eval compare hf://owner/model/main.baseline runs/pull-request`
     - `rwkvclip-eval compare --group clip=runs/c0,runs/c1,runs/c2 --group rwkv-clip=runs/r0,runs/r1,runs/r2`
     """
-    from rwkvclip_eval.compare import formats, gate
+    from rwkvclip_eval.compare import formats, gate, with_speed
     from rwkvclip_eval.compare.pairing import pin, read_side
     from rwkvclip_eval.compare.result import compare_runs
 
     rule = gate.Rule(margin / 100, alpha)
+    if (baseline_speed is None) != (candidate_speed is None) or (
+        baseline_speed and (group or write_baseline)
+    ):
+        raise UserError(
+            "--baseline-speed and --candidate-speed go together, each with a run of `bench`, in a comparison "
+            "of two runs."
+        )
     if group:
         if {baseline, candidate, repeat_baseline, baseline_model, candidate_model, write_baseline} != {None}:
             raise UserError("--group brings its own runs: leave out BASELINE, CANDIDATE and their options.")
@@ -150,18 +168,39 @@ def compare(
         read_side(_local(repeat_baseline), baseline_model) if repeat_baseline else None,
         rule,
     )
+    speed = _speed(baseline_speed, candidate_speed)
     if format is Format.terminal:
         gated = [formats.cells(row) for row in result.rows if row.verdict]
         console.table(formats.COLUMNS, gated)
         console.say("\n".join(formats.summary(result)))
+        if speed:
+            print_speed(speed)
     written = {
-        Format.json: lambda: formats.as_json(result),
-        Format.github: lambda: formats.as_github(result),
-        Format.junit: lambda: formats.as_junit(result),
-        Format.html: lambda: _page(result, data_root),
+        Format.json: lambda: with_speed.as_json(result, speed),
+        Format.github: lambda: with_speed.as_github(result, speed),
+        Format.junit: lambda: with_speed.as_junit(result, speed),
+        Format.html: lambda: _page(result, data_root, speed),
     }
     give(written, format, out)
-    raise typer.Exit(result.judgement.exit_code)
+    raise typer.Exit(with_speed.exit_code(result, speed))
+
+
+def _speed(baseline: Path | None, candidate: Path | None) -> SpeedComparison | None:
+    """Return the comparison of two measurements of speed; None where none are given."""
+    if baseline is None or candidate is None:
+        return None
+    from rwkvclip_eval.compare.speed import compare_speed
+    from rwkvclip_eval.compare.speed_side import read_speed_side
+
+    return compare_speed(read_speed_side(baseline), read_speed_side(candidate))
+
+
+def print_speed(found: SpeedComparison) -> None:
+    """Print a comparison of speed: its table, then what it rests on."""
+    from rwkvclip_eval.compare import speed_formats
+
+    console.table(speed_formats.COLUMNS, [speed_formats.cells(row) for row in found.rows])
+    console.say("\n".join(speed_formats.summary(found)))
 
 
 def _compare_groups(
@@ -207,7 +246,7 @@ def give(written: Mapping[Format, Callable[[], str]], format: Format, out: Path 
             write_text(out / f"comparison.{ENDINGS[name]}", text())
 
 
-def _page(result: Result, data_root: Path | None) -> str:
+def _page(result: Result, data_root: Path | None, speed: SpeedComparison | None) -> str:
     """Return a comparison as HTML, with pictures from the runs' examples and the data."""
     from rwkvclip_eval.report.comparison import comparison_page
     from rwkvclip_eval.report.comparison_pictures import collect_pictures
@@ -217,7 +256,7 @@ def _page(result: Result, data_root: Path | None) -> str:
 
         return pictures(record, keys, data_root)
 
-    return comparison_page(result, collect_pictures(result, read if data_root else None))
+    return comparison_page(result, collect_pictures(result, read if data_root else None), speed=speed)
 
 
 def _local(source: str) -> Path:

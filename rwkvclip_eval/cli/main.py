@@ -1,8 +1,8 @@
 """The command line. Imports nothing heavy until a command needs it; errors are one readable message.
 
-Exit codes: 0 fine; 1 a failed check, a regression or a defect of ours; 2 bad input, found before any
-encoding; 3 some units failed or lacked their data while others finished, or a comparison is inconclusive; 130
-interrupted.
+Exit codes: 0 fine; 1 a failed check or a regression; 2 bad input, found before any encoding; 3 some units
+failed or lacked their data while others finished, or a comparison is inconclusive; 70 a defect of ours; 130
+interrupted; 141 nobody read the output to its end.
 """
 
 from __future__ import annotations

@@ -157,12 +157,23 @@ def _of_models(specs: Sequence[str], rows: Sequence[PublishedRow]) -> list[Publi
 def _compare(runs: Iterable[Path], rows: Sequence[PublishedRow]) -> int:
     """Print the numbers of runs beside those published of the same checkpoints; return the exit code."""
     from rwkvclip_eval.records.reading import runs_below
-    from rwkvclip_eval.report.conformance import BRIEF_HEAD, HEAD, conformance, reasons, summary
+    from rwkvclip_eval.report.conformance import (
+        BRIEF_HEAD,
+        HEAD,
+        conformance,
+        other_protocols,
+        reasons,
+        summary,
+    )
     from rwkvclip_eval.report.loading import load_runs
 
     loaded = load_runs([found for path in runs for found in runs_below(path) or [path]])
-    found = conformance([entry.record for entry in loaded.entries], rows)
+    records = [entry.record for entry in loaded.entries]
+    found = conformance(records, rows)
+    unfit = other_protocols(records, rows)
     if not found:
+        for line in unfit:
+            console.note(line)
         console.note(
             "Nothing to compare: no number of these runs is of a checkpoint, dataset, metric and protocol of "
             "which one is published. `rwkvclip-eval run conformance` makes those of open_clip's checkpoints; "
@@ -173,7 +184,7 @@ def _compare(runs: Iterable[Path], rows: Sequence[PublishedRow]) -> int:
     # Programs read the record names that a pipe gets.
     full = [(one.cells[0], one.dataset, *one.cells[2:]) for one in found]
     console.table(HEAD, full, brief=(BRIEF_HEAD, brief))
-    for line in (*reasons(found), *summary(found, rows)):
+    for line in (*reasons(found), *unfit, *summary(found, rows)):
         console.note(line)
     verdicts = {one.verdict for one in found}
     return 1 if "differs" in verdicts else 0 if "conforms" in verdicts else 3

@@ -9,8 +9,9 @@ from rwkvclip_eval.printable import one_line, printable, printable_json
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
+    from rwkvclip_eval.compare.gate import Rule, SetVerdict
     from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
     from rwkvclip_eval.records.metrics import Metric
@@ -23,6 +24,15 @@ READING = (
     "flips: samples that only the candidate (+) or only the baseline (−) has right; detectable: the smallest "
     "loss of the set alone that the rule would find, in points."
 )
+_MEANINGS: dict[SetVerdict, str] = {
+    "regressed": "worse beyond chance (p by Holm), and its interval reaches a loss of {margin} points; the "
+    "loss itself may be smaller",
+    "unresolved": "its interval reaches a loss of {margin} points, but that it is worse is not shown: too "
+    "few images to tell, which blocks nothing by itself",
+    "worse within the margin": "worse by its interval, which reaches no loss of {margin} points",
+    "not worse": "not shown to be worse, and its interval reaches no loss of {margin} points",
+    "within the noise": "worse, but repeating the baseline alone moves it as much",
+}
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>()#|~$@&"})
 SIGNS = {"PASS": "✅", "REGRESSION": "❌"}
 """Of verdicts; `❔` of all others."""
@@ -80,10 +90,18 @@ def summary(result: Result) -> list[str]:
         f"{points(judged.high)}]." + ("" if judged.noise is None else f" Noise {100 * judged.noise:.2f}."),
         result.stated,
         READING,
+        *meanings({row.verdict for row in result.rows}, result.rule),
         *rates_lines(result),
         result.scope,
     ]
     return [*lines, *beside(result), *result.comparison.notes]
+
+
+def meanings(verdicts: Collection[str | None], rule: Rule) -> list[str]:
+    """Return what the verdicts on sets that stand in a table mean, a line; nothing where there are none."""
+    margin = f"{100 * rule.margin:g}"
+    told = [f"{name}: {text.format(margin=margin)}" for name, text in _MEANINGS.items() if name in verdicts]
+    return [f"Of a set, {'; '.join(told)}."] if told else []
 
 
 def rates_lines(result: Result) -> list[str]:
@@ -109,8 +127,18 @@ def beside(result: Result) -> list[str]:
 
 def as_json(result: Result) -> str:
     """Return the whole comparison; values are fractions (ranks for median ranks)."""
+    return dumped(content(result))
+
+
+def dumped(content: Mapping[str, Any]) -> str:
+    """Return JSON whose texts hold nothing that a terminal would take for a command."""
+    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def content(result: Result) -> dict[str, Any]:
+    """Return what the JSON holds."""
     judged, comparison = result.judgement, result.comparison
-    content = {
+    return {
         "format_version": FORMAT_VERSION,
         "version": __version__,
         "verdict": judged.verdict,
@@ -124,7 +152,6 @@ def as_json(result: Result) -> str:
         "rows": [_row(row) for row in result.rows],
         "notes": list(comparison.notes),
     }
-    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_github(result: Result) -> str:
@@ -147,14 +174,19 @@ def as_github(result: Result) -> str:
 
 def as_junit(result: Result) -> str:
     """Return JUnit XML: a test case for the suite's mean, and one for each set."""
+    return junit(cases(result))
+
+
+def cases(result: Result) -> list[Case]:
+    """Return the test cases of JUnit."""
     judged = result.judgement
-    cases = [verdict_case(judged.verdict, judged.why, summary(result))]
+    found = [verdict_case(judged.verdict, judged.why, summary(result))]
     for row in (row for row in result.rows if row.verdict):
         unit = row.compared.unit
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
         outcome: Outcome = "failed" if row.verdict == "regressed" else "passed"
-        cases.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.name, text, outcome))
-    return junit(cases)
+        found.append(Case(f"{unit.title}, {row.compared.metric.title}", unit.name, text, outcome))
+    return found
 
 
 Outcome = Literal["passed", "failed", "skipped"]

@@ -12,6 +12,7 @@ from rwkvclip_eval.compare.formats import (
     junit,
     markdown,
     markdown_table,
+    meanings,
     p_value,
     points,
     side_facts,
@@ -95,6 +96,7 @@ def summary(result: GroupResult) -> list[str]:
     lines = [headline(one) for one in result.comparisons]
     lines += list(dict.fromkeys(one.pairing for one in result.comparisons))
     lines.append(result.stated)
+    lines += meanings({row.verdict for one in result.comparisons for row in one.rows}, result.rule)
     for group in result.groups:
         told = ", ".join(run.label for run in group.runs)
         lines.append(f"{group.name}: {len(group.runs)} seeds: {told}.")

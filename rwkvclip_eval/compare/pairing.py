@@ -14,7 +14,7 @@ from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_eval.records.efficiency import TASK as EFFICIENCY
 from rwkvclip_eval.records.metrics import ROC_AUC
-from rwkvclip_eval.records.reading import has_results, nothing_yet, read_records, run_dirs
+from rwkvclip_eval.records.reading import has_results, nothing_yet, read_results, run_dirs
 from rwkvclip_eval.records.titles import task_title, version_title
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
         records, place = read_pinned(path)
         pairs = [(record, place) for record in records]
     else:
-        pairs = [(r, d) for d in run_dirs(path) for r in read_records(d / "results.jsonl")]
+        pairs = [(r, d) for d in run_dirs(path) for r in read_results(d)]
     models = list(dict.fromkeys(record.model for record, _ in pairs))
     if not models:
         raise OutputError(nothing_yet(path))

@@ -143,6 +143,8 @@ def read_pinned(path: Path) -> tuple[list[Record], Place]:
         archive = zipfile.ZipFile(io.BytesIO(body))
         members = archive.infolist()
         strange = any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 for m in members)
+        # Bytes before, between and behind the members would be carried along unseen.
+        strange = strange or sum(map(_bytes_of, members)) + _END_BYTES != len(body)
         if strange or len({m.filename for m in members}) < len(members):
             raise OutputError(f"{path} is no baseline file that this suite wrote; {_MADE_BY}.")
         # Names in messages begin with that of the file.
@@ -157,6 +159,15 @@ def read_pinned(path: Path) -> tuple[list[Record], Place]:
     if twice:
         raise OutputError(f"{where} holds {len(twice)} numbers twice, as {shown(twice[0])}; {_MADE_BY}.")
     return records, zipfile.Path(archive)
+
+
+_END_BYTES = 22
+"""Of the record that ends a zip without a comment."""
+
+
+def _bytes_of(member: zipfile.ZipInfo) -> int:
+    """Return what a member of a zip takes: two headers with its name, and its content."""
+    return 30 + 46 + 2 * len(member.filename.encode()) + member.file_size
 
 
 def find_pinned(folder: Path) -> Path | None:

@@ -24,7 +24,8 @@ from rwkvclip_eval.compare.measured import (
     binary_scores,
     fractions,
 )
-from rwkvclip_eval.compare.tables import KNOWN_COLUMNS, MAX_CLASS, Table, check_bytes, read_table
+from rwkvclip_eval.compare.possible import check_files, check_tables, fit_facts
+from rwkvclip_eval.compare.tables import MAX_CLASS, Table, check_bytes, read_table
 from rwkvclip_eval.errors import OutputError, shown
 from rwkvclip_eval.metrics import classification, intervals, ranking, retrieval, seed_intervals
 from rwkvclip_eval.records.metrics import (
@@ -38,7 +39,7 @@ from rwkvclip_eval.records.metrics import (
     median_rank,
     recall,
 )
-from rwkvclip_eval.records.reading import nothing_yet, read_records, run_dirs
+from rwkvclip_eval.records.reading import nothing_yet, read_results, run_dirs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.records.schema import Record
 
-TABLES = ("predictions", "image_to_text", "text_to_image")
-"""Of samples, as tasks of ours write them."""
 CLOSE = 1e-9
 """Of values and ends: what the order of sums may change."""
 CLOSE_AREA = 1e-4
 """Of areas whose logits are kept in float32, in which near scores may tie."""
+
+_ALWAYS = ("n", "ci_resamples", "ci_seed")
+"""What records of every version say where there is such a thing."""
 
 Outcome = Literal["equal", "differs", "not derived", "damaged"]
 
@@ -79,18 +81,21 @@ class Number(NamedTuple):
         return f"{self.value:.6g}{ends}"
 
 
+Facts = dict[str, float | str | None]
+
+
 class Derived(NamedTuple):
     """What predictions say of one record.
 
     Attributes:
         number: its value and interval.
         n: units that the value is a mean over.
-        facts: further numbers by their name in the record, or in its notes.
+        facts: what else they determine, by its name in the record or in its notes.
     """
 
     number: Number
     n: int
-    facts: Mapping[str, float | None] = {}
+    facts: Mapping[str, float | str | None] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +131,7 @@ def check_run(path: Path) -> list[Checked]:
     found, num_records = [], 0
     for directory in run_dirs(path):
         problems: dict[str, str] = {}
-        for record in read_records(directory / "results.jsonl"):
+        for record in read_results(directory):
             num_records += 1
             if record.status == "ok" and record.value is not None:
                 found.append(_checked(directory, record, problems))
@@ -151,12 +156,12 @@ def _checked(directory: Path, record: Record, problems: dict[str, str]) -> Check
     except OutputError as error:
         outcome, why = "damaged", str(error)
     if outcome != "damaged" and record.unit not in problems:
-        problems[record.unit] = _damage(folder, ours=derived is not None)
+        problems[record.unit] = _damage(folder, record, ours=derived is not None)
     if derived is not None:
         close = CLOSE_AREA if record.measure.name.startswith(ROC_AUC.name) else CLOSE
         wrong = list(_differences(record, recorded, derived, close))
         outcome, why = ("differs", "; ".join(wrong)) if wrong else ("equal", "")
-    if problems.get(record.unit):
+    if problems.get(record.unit) and outcome != "differs":
         outcome, why = "damaged", problems[record.unit]
     return Checked(
         unit=record.unit,
@@ -168,18 +173,20 @@ def _checked(directory: Path, record: Record, problems: dict[str, str]) -> Check
     )
 
 
-def _damage(folder: Path, *, ours: bool) -> str:
+def _damage(folder: Path, record: Record, *, ours: bool) -> str:
     """Return what is wrong with a unit's tables in columns that no number is made of; nothing if all fits.
 
     Args:
         folder: of the tables.
+        record: one of the unit's.
         ours: whether a task of ours wrote them, so that it is known what they hold.
     """
     try:
         for path in sorted(folder.glob("*.parquet")):
             check_bytes(path)
-            if ours and path.stem in TABLES:
-                read_table(path, KNOWN_COLUMNS)
+        check_files(folder, record.tables)
+        if ours:
+            check_tables(folder, record)
     except OutputError as error:
         return str(error)
     return ""
@@ -198,9 +205,13 @@ def _differences(record: Record, recorded: Number, derived: Derived, close: floa
     for name, value in said.items():
         own = getattr(record, name, None) if name == "n" or name.startswith("ci_") else record.notes.get(name)
         # Records of before there was a field have its default.
-        if own is None or own is False or value is None:
+        unsaid = own is False or own == "" or (own is None and name not in _ALWAYS)
+        if value is None or unsaid:
             continue
-        if not isinstance(own, int | float) or not _agree(own, value, close):
+        if isinstance(value, str) or not isinstance(own, int | float):
+            if own != value:
+                yield f"{name} is {shown(own)}, predictions give {shown(value)}"
+        elif not _agree(own, value, close):
             yield f"{name} is {shown(own)}, predictions give {value:.6g}"
 
 
@@ -217,9 +228,14 @@ def derive(folder: Path, record: Record) -> Derived:
         OutputError: predictions are missing or damaged.
         Unknown: they do not say how the metric came about.
     """
-    metric = record.measure
     if "imported" in record.notes and not folder.is_dir():
         raise Unknown("the number was imported without any")
+    found = _derived(folder, record)
+    return found._replace(facts={**found.facts, **fit_facts(folder, record)})
+
+
+def _derived(folder: Path, record: Record) -> Derived:
+    metric = record.measure
     if metric.shots is not None:
         return _few_shot(folder, record, metric.shots)
     if metric in (TOP1, TOP5, TOP1_PADDED, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC):
@@ -231,8 +247,9 @@ def derive(folder: Path, record: Record) -> Derived:
     raise Unknown(metric.title)
 
 
-def _with(interval: intervals.Interval, value: float, n: int, **facts: float | None) -> Derived:
-    own = {f"ci_{name}": getattr(interval, name) for name in ("conservative", "resamples", "seed")}
+def _with(interval: intervals.Interval, value: float, n: int, **facts: float | str | None) -> Derived:
+    fields = ("conservative", "resamples", "seed", "method")
+    own: Facts = {f"ci_{name}": getattr(interval, name) for name in fields}
     return Derived(Number(value, interval.low, interval.high), n, own | facts)
 
 
@@ -262,7 +279,7 @@ def _classification(table: Table, record: Record) -> Derived:
     return _padded(top, record) if metric == TOP1_PADDED else top
 
 
-def _chance(record: Record, metric: str, labels: NDArray[np.int64]) -> dict[str, float | None]:
+def _chance(record: Record, metric: str, labels: NDArray[np.int64]) -> Facts:
     """Return what can be had without looking, of as many classes as the record says."""
     num_classes = record.notes.get("num_classes")
     most = int(labels.max()) + 1
@@ -286,7 +303,11 @@ def _padded(top1: Derived, record: Record) -> Derived:
             value, num_samples=top1.n, num_padding=rows, num_classes=num_classes
         )
 
-    moved = {name: padded(top1.facts[name]) for name in ("chance", "majority") if name in top1.facts}
+    moved = {
+        name: padded(value)
+        for name in ("chance", "majority")
+        if isinstance(value := top1.facts.get(name), int | float)
+    }
     facts = {**top1.facts, **moved, "rows": top1.n + rows}
     return Derived(Number(*map(padded, top1.number)), top1.n, facts)
 
@@ -303,7 +324,7 @@ def _multilabel(folder: Path, metric: Metric) -> Derived:
         )
 
     value = ranking.mean_average_precision(scores, labels, form)
-    facts: dict[str, float | None] = {
+    facts: Facts = {
         "labels_absent": int((positives == 0).sum()),
         "chance": ranking.chance_mean_average_precision(labels, form),
     }
@@ -320,7 +341,7 @@ def _retrieval(folder: Path, metric: Metric) -> Derived:
     ranks, owner = table["rank"].astype(np.int64), table.codes("key")
     captions, images = (table, other) if retrieved == "image" else (other, table)
     # Every query of the other direction is a candidate of this one.
-    facts: dict[str, float | None] = {
+    facts: Facts = {
         "num_candidates": other.num_rows,
         "num_images": images.num_rows,
         "num_captions": captions.num_rows,
@@ -362,11 +383,11 @@ def _few_shot(folder: Path, record: Record, shots: int) -> Derived:
             values = (hit + np.stack([one["hit_5"] for one in by_seed]).astype(np.float64)) / 2
         scores = values.mean(axis=1)
         interval = seed_intervals.of_mean(values)
-    facts: dict[str, float | None] = {"shots": shots, "seeds": len(by_seed)}
+    facts: Facts = {"shots": shots, "seeds": len(by_seed)}
     facts |= _chance(record, base.name, labels)
     if interval is None:
         return Derived(Number(float(scores.mean())), len(labels), facts)
-    facts["std"] = float(np.std(scores, ddof=1))
+    facts |= {"std": float(np.std(scores, ddof=1)), "ci_method": seed_intervals.method(len(by_seed))}
     facts |= {name: getattr(interval, name) for name in ("seeds_se", "images_low", "images_high")}
     return Derived(Number(float(scores.mean()), interval.low, interval.high), len(labels), facts)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.compare.formats import FORMAT_VERSION, Case, junit, markdown, markdown_table
-from rwkvclip_eval.printable import printable_json
+from rwkvclip_eval.compare.formats import FORMAT_VERSION, Case, dumped, junit, markdown, markdown_table
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
@@ -56,7 +54,12 @@ def summary(found: SpeedComparison) -> list[str]:
 
 def as_json(found: SpeedComparison) -> str:
     """Return the whole comparison; ratios are the candidate's by the baseline's."""
-    content = {
+    return dumped(content(found))
+
+
+def content(found: SpeedComparison) -> dict[str, Any]:
+    """Return what the JSON holds."""
+    return {
         "format_version": FORMAT_VERSION,
         "version": __version__,
         "verdict": found.verdict,
@@ -70,7 +73,6 @@ def as_json(found: SpeedComparison) -> str:
         "rows": [_row(row) for row in found.rows],
         "notes": list(found.notes),
     }
-    return json.dumps(printable_json(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def as_github(found: SpeedComparison) -> str:
@@ -88,11 +90,16 @@ def as_github(found: SpeedComparison) -> str:
 
 def as_junit(found: SpeedComparison) -> str:
     """Return JUnit XML: a test case for the mean, and one for each cell and model."""
-    cases = [_case("verdict", "all", "\n".join(summary(found)), found.verdict, found.why)]
+    return junit(cases(found))
+
+
+def cases(found: SpeedComparison) -> list[Case]:
+    """Return the test cases of JUnit."""
+    made = [_case("verdict", "all", "\n".join(summary(found)), found.verdict, found.why)]
     for row in found.rows:
         text = ", ".join(f"{name} {cell}" for name, cell in zip(COLUMNS[2:], cells(row)[2:], strict=True))
-        cases.append(_case(row.cell.label, row.baseline.model, text, row.verdict, row.why or text))
-    return junit(cases)
+        made.append(_case(row.cell.label, row.baseline.model, text, row.verdict, row.why or text))
+    return made
 
 
 def _case(name: str, group: str, text: str, verdict: SpeedVerdict, why: str) -> Case:

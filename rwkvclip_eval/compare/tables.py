@@ -121,6 +121,10 @@ class Table:
         codes: NDArray[Any] = self.columns[name].dictionary_encode().indices.to_numpy(zero_copy_only=False)
         return codes.astype(np.int64)
 
+    def texts(self, name: str) -> set[str]:
+        """Return the different texts of a column."""
+        return {text for text in self.columns[name].unique().to_pylist() if text is not None}
+
     def rows(self, chosen: NDArray[Any]) -> Table:
         """Return the rows `chosen`, by number or by a mask."""
         import pyarrow as pa
@@ -134,8 +138,13 @@ class Table:
 
 
 @contextlib.contextmanager
-def open_table(path: Place) -> Iterator[pq.ParquetFile]:
+def open_table(path: Place, *, coded: bool = False) -> Iterator[pq.ParquetFile]:
     """Yield an open parquet file.
+
+    Args:
+        path: where it lies.
+        coded: read texts as numbers of a list that holds each once, as the file does: a text of a megabyte
+            that stands in every row takes a megabyte.
 
     Raises:
         OutputError: there is no such file, it is no table, or has too many rows or cells.
@@ -149,7 +158,8 @@ def open_table(path: Place) -> Iterator[pq.ParquetFile]:
         raise OutputError(f"Cannot read the predictions {path}: the file holds none of this name.")
     try:
         source = path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
-        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+        names = _text_columns(source) if coded else None
+        with pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=names) as file:
             num_rows = file.metadata.num_rows
             if num_rows > MAX_ROWS:
                 raise OutputError(f"{path} has {num_rows} rows; at most {MAX_ROWS} are compared.")
@@ -160,6 +170,16 @@ def open_table(path: Place) -> Iterator[pq.ParquetFile]:
         raise OutputError(f"{path} is not a table of predictions ({error!r}). {_AGAIN}") from error
 
 
+def _text_columns(source: Any) -> list[str]:
+    import pyarrow.parquet as pq
+    import pyarrow.types as kinds
+
+    schema = pq.read_schema(source)
+    if not isinstance(source, Path):
+        source.seek(0)
+    return [one.name for one in schema if kinds.is_string(one.type) or kinds.is_large_string(one.type)]
+
+
 def read_table(path: Place, names: Sequence[str]) -> Table:
     """Return those columns of `names` that a parquet file has.
 
@@ -167,16 +187,19 @@ def read_table(path: Place, names: Sequence[str]) -> Table:
         OutputError: there is no such file, it is no table, too large, or a column holds something else than
             texts or finite numbers.
     """
-    with open_table(path) as file:
+    with open_table(path, coded=True) as file:
         there = [name for name in names if name in file.schema_arrow.names]
         _require_room(path, file, there)
         table = file.read(columns=there)
         table.validate(full=True)
+        table = _spelt_out(path, table)
         kept = (file.schema_arrow.metadata or {}).get(b"class_names")
     if table.num_rows == 0:
         raise OutputError(f"{path} holds no rows. {_AGAIN}")
     columns = {name: _column(path, name, table[name].combine_chunks()) for name in there}
     class_names: list[str] = [] if kept is None else parsed(_Names, kept, f"{path}: class names do not fit")
+    if kept is not None and not class_names and "label" in columns:
+        raise OutputError(f"{path}: the list of class names is empty. {_AGAIN}")
     return Table(path, columns, table.num_rows, tuple(map(one_line, class_names)))
 
 
@@ -186,7 +209,7 @@ def check_bytes(path: Path) -> None:
     Raises:
         OutputError: there is no such file, it is no table, or damaged.
     """
-    with open_table(path) as file:
+    with open_table(path, coded=True) as file:
         for batch in file.iter_batches():
             batch.validate(full=True)
 
@@ -202,11 +225,37 @@ def _require_room(path: Place, file: pq.ParquetFile, names: Sequence[str]) -> No
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     columns = [group.column(i) for group in groups for i in range(group.num_columns)]
     texts = sum(c.total_uncompressed_size for c in columns if c.path_in_schema in _TEXTS)
+    _require_few_letters(path, texts, file.metadata.num_rows)
+
+
+def _spelt_out(path: Place, table: pa.Table) -> pa.Table:
+    """Return a table with its texts in every row, after counting what they take so.
+
+    Raises:
+        OutputError: they take too much.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.types as kinds
+
+    total = 0
+    for place, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if not kinds.is_dictionary(column.type) or not kinds.is_string(column.type.value_type):
+            continue
+        for chunk in column.chunks:
+            lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+            total += pc.sum(lengths.cast(pa.int64())).as_py() or 0
+        _require_few_letters(path, total, table.num_rows)
+        table = table.set_column(place, name, column.cast(pa.string()))
+    return table
+
+
+def _require_few_letters(path: Place, num_bytes: int, num_rows: int) -> None:
     # What a table's first page takes is none of its rows'.
-    if texts > MAX_TEXT * file.metadata.num_rows + (1 << 20):
+    if num_bytes > MAX_TEXT * num_rows + (1 << 20):
         raise OutputError(
-            f"{path} holds {texts} bytes of texts in {file.metadata.num_rows} rows; at most {MAX_TEXT} a row "
-            "are compared."
+            f"{path} holds {num_bytes} bytes of texts in {num_rows} rows; at most {MAX_TEXT} a row are "
+            "compared."
         )
 
 

@@ -6,13 +6,14 @@ import functools
 import importlib.util
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.data.catalogue import names_of
 from rwkvclip_eval.data.types import PromptFiles, ReferencePrompts
-from rwkvclip_eval.errors import UserError, shown
-from rwkvclip_eval.printable import unreadable
+from rwkvclip_eval.errors import UserError, shortened, shown
+from rwkvclip_eval.printable import code_points, look_alike, unreadable
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import came
 from rwkvclip_models.files import expanded, read_json
@@ -125,6 +126,11 @@ def normalise_templates(templates: Iterable[str], name: str) -> tuple[str, ...]:
     for template in changed:
         if why := unreadable(template):
             raise UserError(f"{name}: a template {why}.")
+        if "{{" in template or "}}" in template:
+            raise UserError(
+                f"{name}: the template {shown(template)} has doubled braces, which would stand around the "
+                "class name; write {c} once."
+            )
         if "{c}" not in template:
             raise UserError(
                 f"{name}: the template {shown(template)} has no {{c}} (or {{}}) for the class name."
@@ -140,12 +146,36 @@ def check_class_names(names: Iterable[str], where: str) -> None:
         where: says whose they are, for messages.
 
     Raises:
-        UserError: one shows nothing, or holds NUL or half a surrogate pair; label and code points are named.
+        UserError: one shows nothing, or holds NUL or half a surrogate pair, or two that are not equal look
+            alike; label and code points are named.
     """
+    names = list(names)
     for i, name in enumerate(names):
         if why := unreadable(name):
             told = f"{where}, the class name of label {i} {why}"
             raise UserError(f"{told}; a prompt needs one that can be read.")
+    if pair := look_alike(names):
+        one, other = (f"label {names.index(name)} {name!a}" for name in map(str, pair))
+        raise UserError(
+            f"{where}, two class names that are not equal look alike: {shortened(one)} and "
+            f"{shortened(other)}; spelt in Unicode as {code_points(pair[0])} and {code_points(pair[1])}."
+        )
+
+
+def check_each_once(names: Sequence[str], dataset: str) -> None:
+    """Refuse a class name that a suite gives twice, unless the field's own list of the dataset repeats it.
+
+    Raises:
+        UserError: one stands there twice: no image could be found to be of the second.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    own = Counter(shipped("labels", dataset) or ()) if twice else Counter()
+    if new := [name for name in twice if own[name] < 2]:
+        first, second = [i for i, name in enumerate(names) if name == new[0]][:2]
+        raise UserError(
+            f"{dataset}: in class_names of the suite, {shown(new[0])} is the name of label {first} and of "
+            f"label {second}; give each class its own."
+        )
 
 
 def _check_letters(texts: Iterable[str], what: str, name: str) -> None:

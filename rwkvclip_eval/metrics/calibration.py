@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from rwkvclip_eval.metrics.intervals import WIDER, Interval, Z
+from rwkvclip_eval.metrics.roots import root
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,8 +88,6 @@ def calibration_interval(
         hit: [n] bool.
         num_bins: B.
     """
-    from scipy import optimize
-
     bins, n = _bins(confidence, num_bins), len(hit)
     counts, hits, gaps, squares, spread = (
         np.bincount(bins, weights=x, minlength=num_bins)
@@ -120,10 +119,10 @@ def calibration_interval(
     low = high = 0.0
     most = float((gap / deviation).max()) + 1
     if observed > _point(shrunk(most), deviation, Z):
-        steps = optimize.brentq(lambda x: observed - _point(shrunk(x), deviation, Z), -50, most)
+        steps = root(lambda x: observed - _point(shrunk(x), deviation, Z), -50, most)
         low = float(shrunk(steps).sum())
     if observed > _point(even(0), deviation, -Z):
-        steps = optimize.brentq(lambda x: observed - _point(even(x), deviation, -Z), 0, most + 50)
+        steps = root(lambda x: observed - _point(even(x), deviation, -Z), 0, most + 50)
         high = float(even(steps).sum())
     wide = deviation.sum() > WIDER * np.sqrt(np.maximum(seen, 0)).sum()
     return Interval(
@@ -136,12 +135,10 @@ def calibration_interval(
 
 def _point(distance: NDArray[np.float64], deviation: NDArray[np.float64], z: float) -> float:
     """Return a point of the distribution of Σ |normal(distance, deviation)|, `z` as of a normal one."""
-    from scipy.special import ndtr
-
     # Further out a folded normal is a normal to the last digit; of large steps the moments would lose theirs.
     steps = np.minimum(distance / deviation, _FAR)
     density = np.exp(-(steps**2) / 2) / math.sqrt(2 * math.pi)
-    inside = 2 * ndtr(steps) - 1
+    inside = np.array([math.erf(step / math.sqrt(2)) for step in steps])
     first = 2 * density + steps * inside
     third = (steps**3 + 3 * steps) * inside + 2 * (steps**2 + 2) * density
     second = steps**2 + 1

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from rwkvclip_eval.metrics.roots import beta_quantile, root
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -151,6 +153,8 @@ def wilson_ends(
     low, high, misses = centre - half, centre + half, n - successes
     if (np.minimum(successes, misses) >= EXACT_BELOW).all():
         return np.maximum(low, 0), np.minimum(high, 1), np.zeros(low.shape, bool)
+    if low.ndim == 0:
+        return _one_exact(float(successes), float(misses), float(low), float(high))
     # Slow to import.
     from scipy import special
 
@@ -160,6 +164,17 @@ def wilson_ends(
     exact_high = np.where(all_but, special.betaincinv(successes + 1, np.where(all_but, misses, 1), 0.95), 1.0)
     widened = (some & (exact_low < low)) | (all_but & (exact_high > high))
     return np.maximum(np.minimum(low, exact_low), 0), np.minimum(np.maximum(high, exact_high), 1), widened
+
+
+def _one_exact(
+    successes: float, misses: float, low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what `wilson_ends` does of one proportion, of which Wilson's ends are known."""
+    exact_low = beta_quantile(successes, misses + 1, 0.05) if successes > 0 else 0.0
+    exact_high = beta_quantile(successes + 1, misses, 0.95) if misses > 0 else 1.0
+    widened = (successes > 0 and exact_low < low) or (misses > 0 and exact_high > high)
+    ends = max(min(low, exact_low), 0.0), min(max(high, exact_high), 1.0)
+    return np.asarray(ends[0]), np.asarray(ends[1]), np.asarray(widened)
 
 
 def mean_per_class(hit: NDArray[np.bool_], labels: NDArray[np.int64]) -> Interval:
@@ -215,8 +230,6 @@ def _least_mean(
         images: [K] ν, of which the variance p (1 − p) / ν is.
         counts: [K] images of each class.
     """
-    from scipy import optimize
-
     if not accuracy.any():
         return 0.0, math.inf
 
@@ -237,7 +250,7 @@ def _least_mean(
         deviation, image = scatter(likely(log_pull))
         return math.exp(log_pull) * deviation**2 - max(Z * deviation, Z_ONE_SIDED * deviation + image / 2)
 
-    lowest = likely(optimize.brentq(excess, -30, 30, xtol=1e-9))
+    lowest = likely(root(excess, -30, 30))
     deviation, image = scatter(lowest)
     return float(lowest.mean()), (deviation / image) ** 2
 

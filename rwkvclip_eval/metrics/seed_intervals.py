@@ -60,6 +60,11 @@ class SeedInterval(NamedTuple):
     images_high: float
 
 
+def method(num_seeds: int) -> str:
+    """Return the name of such an interval, as records carry it."""
+    return f"score interval over {num_seeds} seeds × test images"
+
+
 def of_mean(values: NDArray[Any]) -> SeedInterval | None:
     """Return the interval of the mean over seeds and images of `values`; None for a single seed.
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, ValidationError
 
-from rwkvclip_eval.data.catalogue import canonical_name
+from rwkvclip_eval.data.catalogue import canonical_name, catalogue, record_name
 from rwkvclip_eval.data.types import Name, VersionName
 from rwkvclip_eval.errors import UserError, joined, shortened
 from rwkvclip_eval.records.metrics import PRIMARY_WORD, known
@@ -150,13 +150,23 @@ def _twice(
     floors: Sequence[Floor], units: Sequence[Unit], node: yaml.Node | None, path: Path
 ) -> Iterator[str]:
     """Yield which floors are of the numbers of another, whatever names they call them by."""
-    seen: dict[tuple[frozenset[str], str], int] = {}
+    seen: dict[frozenset[tuple[str, str]], int] = {}
     for i, floor in enumerate(floors):
-        of = frozenset(unit.name("") for unit in units if floor.is_of(*_numbers_of(unit)))
-        first = seen.setdefault((of, floor.metric), i)
+        own = [unit for unit in units if floor.is_of(*_numbers_of(unit))]
+        named = None if floor.metric == PRIMARY_WORD else floor.metric
+        of = frozenset((unit.name(""), named or _primary_of(unit)) for unit in own)
+        first = seen.setdefault(of, i)
         if of and first != i:
             line, other = (line_of(node, ("floors", one)) for one in (i, first))
             yield f"{path}:{line}: floors.{i}: line {other} has a floor of the same number already."
+
+
+def _primary_of(unit: Unit) -> str:
+    """Return the name of the metric that stands for a unit, as far as it is known before a run."""
+    record = record_name(unit.dataset)
+    of_dataset = catalogue()[record].metric_of(unit.variant or "default") if record else None
+    wanted = (unit.ref.metric, unit.protocol.primary, of_dataset)
+    return next((name for name in wanted if name and name in unit.task.gives), PRIMARY_WORD)
 
 
 def _numbers_of(unit: Unit) -> tuple[str, str, str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from rwkvclip_eval.data.prompts import check_class_names, normalise_templates
+from rwkvclip_eval.data.prompts import check_class_names, check_each_once, normalise_templates
 from rwkvclip_eval.data.types import DatasetRef, Name, VersionName
 from rwkvclip_eval.errors import SuiteError, UserError, joined
 from rwkvclip_eval.protocols import PROTOCOLS
@@ -103,6 +103,8 @@ class Suite(Strict):
     def _tasks_or_grids(self) -> Self:
         if bool(self.tasks) == bool(self.grids):
             raise ValueError("give 'tasks' of at least one entry, or 'grids' for `rwkvclip-eval bench`.")
+        if self.grids and self.averages:
+            raise ValueError("'averages' are over the datasets of 'tasks'; 'grids' have none.")
         return self
 
 
@@ -246,7 +248,9 @@ def check_names(loaded: LoadedSuite) -> None:
 
 def _prompt_problems(ref: DatasetRef, where: str) -> list[str]:
     try:
-        check_class_names(ref.class_names or (), f"{ref.name}: in class_names of the suite")
+        names = ref.class_names or ()
+        check_class_names(names, f"{ref.name}: in class_names of the suite")
+        check_each_once(names, ref.name)
         normalise_templates(ref.templates or (), ref.name)
     except UserError as error:
         return [f"{where}: {error}"]

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.records.metrics import Metric
 from rwkvclip_eval.records.reading import parsed
-from rwkvclip_eval.records.schema import MAX_LISTED, Count, Seconds, Short, Version
+from rwkvclip_eval.records.schema import MAX_LISTED, SPEED, Count, Seconds, Short, Version
 from rwkvclip_eval.schema import empty_or_readable, readable
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BLOCK_VERSION = 1
 BLOCK_LIMIT_BYTES = 16 << 20
-TASK = "efficiency"
+TASK = SPEED
 """Of the records that measurements leave."""
 
 Tower = Literal["image", "text", "both", "train"]

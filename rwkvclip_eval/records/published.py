@@ -240,7 +240,7 @@ def _cells(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, str
     # Spreadsheets mark their UTF-8 so.
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     head: list[str] = []
-    line = 1
+    line, empty = 1, True
     try:
         for number, cells in enumerate(reader):
             if not head:
@@ -257,6 +257,7 @@ def _cells(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, str
                     "it stands in quotation marks."
                 )
             elif cells:
+                empty = False
                 yield line, dict(zip(head, cells, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
@@ -267,6 +268,8 @@ def _cells(path: Path, problems: list[str]) -> Iterator[tuple[int, dict[str, str
         return
     if not head:
         problems.append(f"{path}:1: expected the columns {', '.join(COLUMNS)}; the file is empty.")
+    elif empty:
+        problems.append(f"{path}:1: expected a number in every file, found no row below the columns' names.")
 
 
 def _wrong_columns(head: Sequence[str]) -> list[str]:

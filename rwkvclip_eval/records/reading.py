@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import NewerFile, OutputError, joined, refuse_newer
-from rwkvclip_eval.records.metrics import standard
+from rwkvclip_eval.records.consistency import contradiction, misfit
 from rwkvclip_eval.records.schema import SCHEMA_VERSION, Count, Record, RunInfo
 from rwkvclip_eval.schema import misfits
 from rwkvclip_models.disk import write_text
@@ -46,6 +47,26 @@ def read_records(path: Path) -> list[Record]:
     return parsed_records(content, path)
 
 
+def read_results(directory: Path) -> list[Record]:
+    """Return the records of a run directory, after checking that they are those that its command left.
+
+    The check is against damage and loss, not forgery: whoever changes the records can change the digest.
+
+    Raises:
+        OutputError: see `read_records`, or something else changed them since.
+    """
+    path = directory / "results.jsonl"
+    content = read_bytes(path, limit=RESULTS_LIMIT_BYTES, what="results", error=OutputError)
+    records, description = parsed_records(content, path), directory / "run.json"
+    left = read_run_info(description).results_sha256 if description.exists() else ""
+    if left and (now := hashlib.sha256(content).hexdigest()) != left:
+        raise OutputError(
+            f"{path} is not as its run left it: something changed or cut it (SHA-256 {now[:12]}…, run.json "
+            f"says {left[:12]}…). Delete it and run the same command again (stored features are used again)."
+        )
+    return records
+
+
 def parsed_records(content: bytes, path: Path) -> list[Record]:
     """Return the records in the content of a results.jsonl, see `read_records`.
 
@@ -70,7 +91,9 @@ def parsed_records(content: bytes, path: Path) -> list[Record]:
                 raise OutputError(
                     f"{path}:{number}: a record of {len(line)} bytes; at most {RECORD_LIMIT_BYTES} are read."
                 )
-        return [_record(line, f"{path}:{number}") for number, line in filled]
+        records = [_record(line, f"{path}:{number}") for number, line in filled]
+        if wrong := contradiction(records):
+            raise OutputError(f"{path}: {wrong}.")
     except NewerFile:
         raise
     except OutputError as error:
@@ -78,6 +101,7 @@ def parsed_records(content: bytes, path: Path) -> list[Record]:
             f"{error} Something else wrote or cut this file: delete it and run the same command again "
             "(features in the store are used again)."
         ) from error
+    return records
 
 
 def _record(line: bytes, where: str) -> Record:
@@ -88,15 +112,7 @@ def _record(line: bytes, where: str) -> Record:
     """
     what = f"{where}: not a result record"
     record = _versioned(Record, line, where, what)
-    metric = record.metric_info or standard(record.metric)
-    strict = record.schema_version > 1
-    numbers = record.value, record.ci_low, record.ci_high
-    wrong = "" if metric is None else metric.misfit(*numbers, strict=strict)
-    if record.metric_info is not None and record.metric_info.name != record.metric:
-        wrong = f"metric is {record.metric!r}, metric_info of {record.metric_info.name!r}"
-    if record.n == 0 and record.value is not None:
-        wrong = "n is 0 beside a value"
-    if wrong:
+    if wrong := misfit(record):
         raise OutputError(f"{what}: {wrong}.")
     return record
 
@@ -208,8 +224,8 @@ def training_seeds(path: Path) -> set[int]:
 def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     """Return one tidy row per record of the run directories `paths`.
 
-    Columns are the fields of `Record` with `model_info` and `metric_info` spread as `model_info.KEY`, and
-    `run`, the directory the row came from. Values are fractions.
+    Columns are the fields of `Record` but `tables`, with `model_info` and `metric_info` spread as
+    `model_info.KEY`, and `run`, the directory the row came from. Values are fractions.
 
     Raises:
         OutputError: a path holds no results.
@@ -219,7 +235,7 @@ def load_results(paths: str | Path | Sequence[str | Path]) -> pd.DataFrame:
         (record, str(directory))
         for path in given
         for directory in run_dirs(Path(path))
-        for record in read_records(directory / "results.jsonl")
+        for record in read_results(directory)
     ]
     return records_to_frame([record for record, _ in found]).assign(run=[run for _, run in found])
 
@@ -231,10 +247,12 @@ def records_to_frame(records: Iterable[Record]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for record in records:
         row = dataclasses.asdict(record)
+        del row["tables"]
         for name in ("model_info", "metric_info"):
             row |= {f"{name}.{key}": value for key, value in (row.pop(name) or {}).items()}
         rows.append(row)
-    columns = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
+    spread = ("model_info", "metric_info", "tables")
+    columns = [f.name for f in dataclasses.fields(Record) if f.name not in spread]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 

@@ -25,6 +25,8 @@ from rwkvclip_eval.schema import facts
 
 SCHEMA_VERSION = 2
 MAX_LISTED = 10_000
+SPEED = "efficiency"
+"""The task of records that `bench` makes."""
 
 # What is read back was perhaps written by others.
 Short = Annotated[str, Field(max_length=1000)]
@@ -92,6 +94,8 @@ class Record:
             differences, the hash of the prompts that published figures were made with; what `data verify`
             had found of the data: `duplicates` and `overlap` of the split with those learned from.
         created_utc: ISO 8601, when the unit ended.
+        tables: name of each table of predictions → SHA-256 (hex) of its file; empty where nothing was kept,
+            and in records of before there was this field.
         schema_version: of this record.
     """
 
@@ -130,6 +134,7 @@ class Record:
     seconds: Seconds | None = None
     notes: Annotated[Mapping[str, Any], _NOTES] = field(default_factory=dict)
     created_utc: Short = ""
+    tables: Annotated[Mapping[str, Short], Field(max_length=100)] = field(default_factory=dict)
     schema_version: Version = SCHEMA_VERSION
 
     @property
@@ -179,6 +184,8 @@ class RunInfo:
             decode, encode, score and other add up to total; see `features.context.Timings`.
         num_commands: how many commands worked on this directory (1 + continuations).
         shard: `I/N` for a member of a job array.
+        results_sha256: of results.jsonl (hex) as the last command left it; empty while one works, where one
+            was killed, and in runs of before there was this field.
         schema_version: of this file.
     """
 
@@ -195,17 +202,18 @@ class RunInfo:
     stage_seconds: Annotated[Sequence[Mapping[str, Seconds]], Field(max_length=MAX_LISTED)] = ()
     num_commands: Count = 1
     shard: Short = ""
+    results_sha256: Short = ""
     schema_version: Version = SCHEMA_VERSION
 
 
 # File systems hold names of 255 bytes; temporary files and endings need some of them.
-_MAX_NAME_BYTES = 200
+MAX_NAME_BYTES = 200
 
 
 def folder_name(*parts: str) -> str:
     """Return `parts` joined to one name fit for a folder, cut (with a hash of the whole) where it is long."""
     name = "--".join(re.sub(r"[^\w@.=-]+", "_", part) for part in parts)
-    if len(name.encode()) <= _MAX_NAME_BYTES:
+    if len(name.encode()) <= MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{name.encode()[: _MAX_NAME_BYTES - 13].decode(errors='ignore')}-{digest}"
+    return f"{name.encode()[: MAX_NAME_BYTES - 13].decode(errors='ignore')}-{digest}"

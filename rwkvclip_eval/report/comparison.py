@@ -6,7 +6,7 @@ import base64
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.compare import formats
+from rwkvclip_eval.compare import formats, speed_formats
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.report.comparison_pictures import SHOWN, shown_flips
@@ -18,10 +18,13 @@ from rwkvclip_eval.report.plots.drawing import themed
 from rwkvclip_eval.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from markupsafe import Markup
 
     from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
+    from rwkvclip_eval.compare.speed import SpeedComparison
     from rwkvclip_eval.report.comparison_pictures import Pictures
     from rwkvclip_eval.report.plots.drawing import Plot
 
@@ -29,22 +32,30 @@ _LEVELS = (SHOWN, 4, 2, 1, 0)
 """Samples gained and lost that are shown of a set, fewer until the page fits."""
 MAX_CLASSES = 5
 """Classes that are shown of a set."""
+_OPEN = 3
+"""Sets whose flips, and notes, that are not folded."""
 _SIDE_FACTS = ("spec", "fingerprint", "checkpoint_sha256", "precision", "batch_size", "implementation")
 
 
-def comparison_page(result: Result, pictures: Pictures, max_bytes: int = MAX_PAGE_BYTES) -> str:
+def comparison_page(
+    result: Result,
+    pictures: Pictures,
+    max_bytes: int = MAX_PAGE_BYTES,
+    speed: SpeedComparison | None = None,
+) -> str:
     """Return a comparison as HTML of at most `max_bytes` bytes in UTF-8.
 
     Args:
         result: what is said.
         pictures: of samples that flipped.
         max_bytes: fewer samples are shown until it fits.
+        speed: a comparison of both sides' speed, to stand in a section of its own.
 
     Raises:
         OutputError: the tables alone are larger.
     """
     template = environment().get_template("comparison.html.j2")
-    content = _content(result) | {"style": style()}
+    content = _content(result) | {"style": style(), "speed": _speed(speed) if speed else None}
     html = ""
     for most in _LEVELS:
         html = template.render(**content, flips=_flips(result, pictures, most), most=most)
@@ -76,6 +87,7 @@ def _content(result: Result) -> dict[str, Any]:
         "stated": result.stated,
         "scope": result.scope,
         "rates": formats.rates_lines(result),
+        "meanings": formats.meanings({row.verdict for row in gated}, result.rule),
         "margin": f"{100 * result.rule.margin:g}",
         "mean": formats.points(judged.mean),
         "ends": (formats.points(judged.low), formats.points(judged.high)),
@@ -92,6 +104,18 @@ def _content(result: Result) -> dict[str, Any]:
             if row.compared.found.classes
         ],
         "notes": comparison.notes,
+        "open_sets": _OPEN,
+    }
+
+
+def _speed(found: SpeedComparison) -> dict[str, Any]:
+    first, *others = speed_formats.summary(found)
+    return {
+        "verdict": found.verdict,
+        "first": first,
+        "others": others,
+        "columns": speed_formats.COLUMNS,
+        "rows": [speed_formats.cells(row) for row in found.rows],
     }
 
 
@@ -113,7 +137,15 @@ def _noise(result: Result) -> str:
 def _side(side: Side) -> dict[str, Any]:
     info = side.any_record.model_info
     facts = [(name.replace("_", " "), one_line(str(info[name]))) for name in _SIDE_FACTS if info.get(name)]
-    return {"run": one_line(side.path.name), "model": one_line(side.model), "facts": facts}
+    run, model = one_line(side.path.name), one_line(side.model)
+    return {"run": run, "model": model, "step": _step(info), "facts": facts}
+
+
+def _step(info: Mapping[str, Any]) -> str:
+    """Return which checkpoint of its training it is; empty where nothing says."""
+    if info.get("step") is None:
+        return ""
+    return one_line(f"{info.get('step_unit') or 'step'} {info['step']}")
 
 
 def _plot(result: Result, gated: list[Row]) -> Plot:

@@ -126,6 +126,38 @@ class Conformance:
         )
 
 
+def other_protocols(records: Iterable[Record], rows: Iterable[PublishedRow]) -> list[str]:
+    """Return which numbers are compared with nothing since only their protocol does not fit, a line each.
+
+    Args:
+        records: of runs, as read.
+        rows: published numbers.
+    """
+    published: dict[tuple[str, ...], dict[str, None]] = {}
+    for row in rows:
+        if row.value and row.dataset != AVERAGE and row.measure.in_percent:
+            key = (row.method, row.record_task, row.dataset, row.metric)
+            published.setdefault(key, {})[row.protocol] = None
+    unfit: dict[tuple[str, str, tuple[str, ...]], int] = {}
+    for record in filter(_comparable, records):
+        own = _key(record)
+        protocol, theirs = own[-1], tuple(published.get(own[:-1], ()))
+        if theirs and protocol not in theirs:
+            case = (own[0], protocol, theirs)
+            unfit[case] = unfit.get(case, 0) + 1
+    return [
+        f"{spec}: {count} {'number is' if count == 1 else 'numbers are'} under protocol {ours}, published "
+        f"under {', '.join(theirs)}; numbers of different protocols are not compared."
+        for (spec, ours, theirs), count in unfit.items()
+    ]
+
+
+def _comparable(record: Record) -> bool:
+    return bool(
+        record.status == "ok" and record.value is not None and record.n and record.split in ("", "test")
+    )
+
+
 def conformance(records: Iterable[Record], rows: Iterable[PublishedRow]) -> list[Conformance]:
     """Return each number of which one is published of the same checkpoint, set, metric and protocol.
 
@@ -140,8 +172,7 @@ def conformance(records: Iterable[Record], rows: Iterable[PublishedRow]) -> list
             of_checkpoints.setdefault(key, []).append(row)
     return [
         _compared(record, row)
-        for record in records
-        if record.status == "ok" and record.value is not None and record.n and record.split in ("", "test")
+        for record in filter(_comparable, records)
         for row in of_checkpoints.get(_key(record), ())
     ]
 

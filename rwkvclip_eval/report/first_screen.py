@@ -1,17 +1,16 @@
 """What a page begins with: at most three numbers, each with what it is compared with, and a short sentence.
 
-A lead is claimed only where the 95 % intervals lie apart, of the whole row.
+A lead is claimed only where the tables mark one as best.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.published import UNKNOWN
-from rwkvclip_eval.report.rows import gap_text, leaders, ranking, restrict
+from rwkvclip_eval.report.rows import gap_text, leaders, nearest, ranking, restrict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +26,25 @@ _MAX_NAME = 80
 
 
 @dataclass(frozen=True, kw_only=True)
+class Beside:
+    """A model's number less its published counterpart.
+
+    Attributes:
+        model: whose it is.
+        difference: in points.
+        against: the published method.
+        published: its number as printed.
+        apart: in words that the counterpart is not known to be of this protocol; empty where it is.
+    """
+
+    model: str
+    difference: Difference
+    against: str
+    published: str
+    apart: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Card:
     """One number of a report's first screen.
 
@@ -35,29 +53,14 @@ class Card:
         row: what it is of, over all models.
         model: whose it is: the best of those that can be ranked, else the first.
         standing: how it stands to the other models, in words; empty where nothing is compared.
-        difference: to its published counterpart; None where there is none.
-        against: that counterpart.
-        published: its number as printed.
-        protocol: under which that was made; `unknown` where no source says.
+        beside: the difference of each model that has a published counterpart from it, the card's own first.
     """
 
     table: Table
     row: Row
     model: str
     standing: str = ""
-    difference: Difference | None = None
-    against: str = ""
-    published: str = ""
-    protocol: str = ""
-
-    @property
-    def apart(self) -> str:
-        """Return in words that the counterpart is not known to be of this protocol; empty where it is."""
-        if not self.protocol or self.protocol == self.table.protocol:
-            return ""
-        if self.protocol == UNKNOWN:
-            return "protocol not stated: Δ holds what a change of protocol would do"
-        return f"other protocol, {self.protocol}: Δ holds the change to {self.table.protocol}"
+    beside: tuple[Beside, ...] = ()
 
     @property
     def cell(self) -> Cell:
@@ -97,8 +100,10 @@ def _has_number(row: Row) -> bool:
 def _card(table: Table, row: Row, papers: Sequence[PaperTable]) -> Card:
     ranked = ranking(row)
     model = ranked[0][0] if ranked else next(m for m, c in row.cells.items() if c.value is not None)
-    plain = Card(table=table, row=row, model=model, standing=_standing(row))
-    return _beside(plain, papers)
+    models = list(dict.fromkeys([model, *(m for m, _ in ranked), *row.cells]))
+    found = (_beside(m, table, row, papers) for m in models)
+    beside = tuple(one for one in found if one is not None)
+    return Card(table=table, row=row, model=model, standing=_standing(row), beside=beside)
 
 
 def _standing(row: Row) -> str:
@@ -107,10 +112,11 @@ def _standing(row: Row) -> str:
         return ""
     if row.problem:
         return "not comparable between models"
-    (first, best), (second, next_best) = ranked[:2]
+    first, best = ranked[0]
+    second, next_best = nearest(row)
     if len(level := leaders(row)) > 1:
         return f"level with {_name(level[1]) if len(level) == 2 else f'{len(level) - 1} others'}"
-    if row.cells[first].clear:
+    if row.cells[first].best:
         return f"leads, {gap_text(row, best, next_best)} ahead of {_name(second)}"
     return (
         f"highest of {len(ranked)}, not separated from {_name(second)}"
@@ -119,9 +125,8 @@ def _standing(row: Row) -> str:
     )
 
 
-def _beside(card: Card, papers: Sequence[PaperTable]) -> Card:
-    """Return a card with its number's difference from its published counterpart, where there is one."""
-    table, row, model = card.table, card.row, card.model
+def _beside(model: str, table: Table, row: Row, papers: Sequence[PaperTable]) -> Beside | None:
+    """Return a number's difference from its published counterpart, None where there is none."""
     for paper in papers:
         if paper.task != table.task:
             continue
@@ -135,14 +140,22 @@ def _beside(card: Card, papers: Sequence[PaperTable]) -> Card:
                 if difference is not None and value is not None and same:
                     theirs = [p.cells[i] for p in paper.published if p.method == own.against]
                     printed = min(theirs, key=lambda c: abs(value - (c.value or 0.0) - difference.value))
-                    return dataclasses.replace(
-                        card,
+                    return Beside(
+                        model=model,
                         difference=difference,
                         against=own.against,
                         published=printed.text,
-                        protocol=own.against_protocol,
+                        apart=_apart(own.against_protocol, table.protocol),
                     )
-    return card
+    return None
+
+
+def _apart(theirs: str, ours: str) -> str:
+    if not theirs or theirs == ours:
+        return ""
+    if theirs == UNKNOWN:
+        return "protocol not stated: Δ holds what a change of protocol would do"
+    return f"other protocol, {theirs}: Δ holds the change to {ours}"
 
 
 def _dataset(row: Row) -> set[tuple[str, str]]:
@@ -157,11 +170,16 @@ def short_sentence(headline: Headline, views: Sequence[View], papers: Sequence[P
         return headline.sentence
     able = dict.fromkeys(m for row in rows for m, _ in ranking(row))
     if not able:
-        trained = any(c.trained and c.value is not None for row in rows for c in row.cells.values())
+        trained = [
+            (m, c, row) for row in rows for m, c in row.cells.items() if c.trained and c.value is not None
+        ]
+        if not trained:
+            return "Only untrained models were scored, so nothing is ranked."
+        model, cell, row = trained[0]
+        if len({m for m, *_ in trained}) > 1:
+            return "No trained model has a complete average, so none is ranked."
         return (
-            "No trained model has a complete average, so none is ranked."
-            if trained
-            else "Only untrained models were scored, so nothing is ranked."
+            f"{_name(model)} has {cell.coverage} datasets ({cell.part(row.datasets)}), so nothing is ranked."
         )
     if len(able) == 1:
         return _of_one(next(iter(able)), len(headline.models), papers)
@@ -201,7 +219,7 @@ def _leads(groups: Sequence[Group]) -> Iterator[tuple[str, str]]:
     """
     for group in groups:
         rows = [row for row in group.rows if _has_number(row)]
-        clear = [next((m for m, c in row.cells.items() if c.clear), "") for row in rows]
+        clear = [next((m for m, c in row.cells.items() if c.best), "") for row in rows]
         name = {"Zero-shot": "zero-shot classification", "k-NN": "k-NN probe"}.get(
             group.kind, group.kind.lower()
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.compare import group_formats as formats
-from rwkvclip_eval.compare.formats import points
+from rwkvclip_eval.compare.formats import meanings, points
 from rwkvclip_eval.compare.group_published import NO_WIN
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.printable import one_line
@@ -39,6 +39,7 @@ def group_page(result: GroupResult, max_bytes: int = MAX_PAGE_BYTES) -> str:
         version=__version__,
         style=style(),
         stated=result.stated,
+        meanings=meanings({row.verdict for one in result.comparisons for row in one.rows}, result.rule),
         names=[group.name for group in result.groups],
         methods=[_method(one, result.rule.margin, number) for number, one in enumerate(result.comparisons)],
         margin=f"{100 * result.rule.margin:g}",

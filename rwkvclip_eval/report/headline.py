@@ -1,6 +1,6 @@
 """The first screen: the rows that sum a report up, and one sentence of what was found.
 
-The sentence claims a lead only where the 95 % intervals of the two best models do not overlap.
+The sentence claims a lead only where the tables mark one as best.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.metrics import PRIMARY
-from rwkvclip_eval.report.rows import gap_text, intervals_apart, leaders, ranking, restrict
+from rwkvclip_eval.report.rows import gap_text, intervals_apart, leaders, nearest, ranking, restrict
 from rwkvclip_eval.report.series import final_models
 
 if TYPE_CHECKING:
@@ -121,20 +121,37 @@ def _same_place(first: Row, second: Row) -> bool:
 
 
 def _nothing(loaded: Loaded) -> str:
+    facts = ", ".join(f"{n} {what}" for n, what in _without_number(loaded))
+    return f"No number came out of this run: of {len(loaded.entries)} tried, {facts or 'none was scored'}."
+
+
+def _without_number(loaded: Loaded) -> list[tuple[int, str]]:
+    """Return how many units have no number and why, in words; nothing of reasons that none has."""
     statuses: list[str] = [e.record.status for e in loaded.entries]
     counts = (
         (statuses.count("failed"), "failed"),
         (statuses.count("missing_data"), "lacked data"),
         (statuses.count("not_applicable"), "did not apply to the model"),
     )
-    facts = ", ".join(f"{n} {what}" for n, what in counts if n)
-    return f"No number came out of this run: of {len(statuses)} tried, {facts or 'none was scored'}."
+    return [(count, words) for count, words in counts if count]
+
+
+def _incomplete(tables: Iterable[Table]) -> Iterable[str]:
+    """Yield which averages are of a part of their datasets, models that have the same part at once."""
+    for table in tables:
+        for row in table.averages[:1]:
+            parts: dict[tuple[str, str], list[str]] = {}
+            for model, cell in row.cells.items():
+                if cell.missing and cell.value is not None:
+                    parts.setdefault((cell.coverage, cell.part(row.datasets)), []).append(model)
+            for (covered, part), models in parts.items():
+                yield f"the average of {_join(models)} ({table.title}) covers {covered} datasets, {part}"
 
 
 def _clear_lead(row: Row) -> tuple[str, str, str] | None:
-    """Return leader, runner-up and distance where their intervals lie apart; None elsewhere."""
+    """Return leader, runner-up and distance where one is marked as best; None elsewhere."""
     ranked = ranking(row)
-    if len(ranked) < 2 or row.problem or not intervals_apart(ranked[0][1], ranked[1][1]):
+    if not ranked or not ranked[0][1].best:
         return None
     return ranked[0][0], ranked[1][0], gap_text(row, ranked[0][1], ranked[1][1])
 
@@ -149,7 +166,7 @@ def _clause(row: Row, task: str) -> str:
         return f"{first} reaches {_figure(best)} on {where}; {_alone(row, first)}"
     if row.problem:
         return f"no model is ranked on {where}, because {row.problem}"
-    second, runner_up = ranked[1]
+    second, runner_up = nearest(row)
     if len(tied := leaders(row)) > 1:
         return f"{_join(tied)} are level at {_figure(best)} on {where}"
     gap = gap_text(row, best, runner_up)
@@ -191,9 +208,13 @@ def _unranked(row: Row, where: str) -> str:
         )
         return f"{_UNTRAINED}{where}: {figures}{_against_chance(row.metric, have)}"
     trained = {m: c for m, c in have.items() if c.trained}
-    lacking = ", ".join(
-        f"{m} covers {len(row.datasets) - len(c.missing)} of {len(row.datasets)}" for m, c in trained.items()
-    )
+    if len(trained) == 1:
+        ((model, cell),) = trained.items()
+        return (
+            f"{model} reaches {_figure(cell)} on {where}, but over {cell.coverage} of them "
+            f"({cell.part(row.datasets)}), and an average of a part is not ranked"
+        )
+    lacking = ", ".join(f"{m} covers {c.coverage}" for m, c in trained.items())
     return f"no trained model has the complete average on {where}, so none is ranked ({lacking})"
 
 
@@ -244,22 +265,13 @@ def _caveats(loaded: Loaded, tables: Sequence[Table]) -> Iterable[str]:
     if any(t.subset for t in tables):
         full = "some" if any(not t.subset for t in tables) else "all"
         yield f"Subset: {full} results are of part of a split; they do not compare with full runs."
-    for table in tables:
-        for row in table.averages[:1]:
-            for model, cell in row.cells.items():
-                if cell.missing and cell.value is not None:
-                    yield (
-                        f"Incomplete: the average of {model} ({table.title}) covers {cell.coverage} "
-                        f"datasets; missing: {', '.join(cell.missing)}."
-                    )
-    statuses: list[str] = [e.record.status for e in loaded.entries]
-    for status, words in (
-        ("failed", "failed"),
-        ("missing_data", "lacked data"),
-        ("not_applicable", "did not apply to the model"),
-    ):
-        if n := statuses.count(status):
-            yield f"{n} {'unit' if n == 1 else 'units'} {words}; see “Without a number”."
+    if incomplete := list(_incomplete(tables)):
+        yield f"Incomplete, so not ranked: {'; '.join(incomplete)}."
+    if without := _without_number(loaded):
+        number, first = without[0]
+        others = [f"{count} {words}" for count, words in without[1:]]
+        told = ", ".join([f"{number} {'unit' if number == 1 else 'units'} {first}", *others])
+        yield f"{told}; see “Without a number”."
     older = sum(bool(c.older) for t in tables for r in (*t.rows, *t.further) for c in r.cells.values())
     if older:
         numbers = "number is" if older == 1 else "numbers are"

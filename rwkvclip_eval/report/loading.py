@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import BaseModel, Field
 
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.printable import printable, printable_json
+from rwkvclip_eval.printable import code_points, look_alike, printable, printable_json
 from rwkvclip_eval.records.efficiency import TASK
-from rwkvclip_eval.records.reading import nothing_yet, parsed, read_records, read_run_info, run_dirs
+from rwkvclip_eval.records.reading import nothing_yet, parsed, read_results, read_run_info, run_dirs
 from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo, Short
 from rwkvclip_eval.report.columns import column_of, column_titles
 from rwkvclip_eval.report.curves import read_curves
@@ -63,7 +63,9 @@ class _LogLine(BaseModel):
 
 
 # Two records of one number may differ in these: when and where it was made, not what it is.
-_INCIDENTAL = {"seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason"}
+_INCIDENTAL = {
+    *("seconds", "created_utc", "schema_version", "dataset_source", "model_info", "notes", "reason", "tables")
+}
 # Empty in older records, which contradicts nothing.
 _LATER = {"fit_fingerprint"}
 
@@ -166,7 +168,7 @@ def load_runs(paths: Sequence[Path]) -> Loaded:
         raise OutputError("No run directory given: name at least one folder that holds results.jsonl.")
     folders = {d.resolve(): d for path in paths for d in run_dirs(path)}
     runs = tuple(Run(path=d, info=_read_info(d / "run.json")) for d in folders.values())
-    pairs = [(_printable(record), run) for run in runs for record in read_records(run.path / "results.jsonl")]
+    pairs = [(_printable(record), run) for run in runs for record in read_results(run.path)]
     entries = merge(pairs)
     if not entries:
         raise OutputError(" ".join(map(nothing_yet, paths)))
@@ -213,6 +215,9 @@ def merge(pairs: Iterable[tuple[Record, Run]]) -> list[Entry]:
             _refuse_contradiction(kept[key], entry)
         elif record.status == "ok":
             kept[key] = entry
+    if pair := look_alike(dict.fromkeys(entry.model for entry in kept.values())):
+        spelt = " and ".join(f"{code_points(name)} ({name!a})" for name in pair)
+        raise OutputError(f"Two models have names that look alike, spelt {spelt}; report one of them.")
     succeeded = {(e.record.unit, e.model) for e in kept.values() if e.record.status == "ok"}
     return [e for e in kept.values() if e.record.status == "ok" or (e.record.unit, e.model) not in succeeded]
 

@@ -36,8 +36,7 @@ def reading(tables: Sequence[PaperTable]) -> tuple[str, ...]:
         )
     if bold:
         said.append(
-            "Bold, stricter than in a report's other tables, where it is the best value: measured here, and "
-            "better than every other row's number by more than their intervals."
+            "Bold: measured here, and better than every other row's number by more than their intervals."
         )
     return tuple(said)
 

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Literal
 from rwkvclip_eval.report.wording import STATUS_WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from rwkvclip_eval.records.metrics import Metric
     from rwkvclip_eval.report.loading import Entry
+
+
+_MOST_NAMED = 8
+"""Datasets of an incomplete average that are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,8 @@ class Cell:
         entry: the record behind it; None for averages and where nothing was run.
         missing: datasets an average lacks; such an average is never ranked.
         num_datasets: how many datasets an average is over; 0 for other numbers.
-        mark: `best`, or `tie` where it shares that place; empty for all others.
-        clear: best, and its interval lies apart from that of every other model that can be ranked.
+        best: it is better than that of every other model that can be ranked, and their intervals lie apart;
+            every form of a report marks that, and nothing else, as best.
     """
 
     metric: Metric
@@ -54,8 +58,7 @@ class Cell:
     entry: Entry | None = None
     missing: tuple[str, ...] = ()
     num_datasets: int = 0
-    mark: Literal["", "best", "tie"] = ""
-    clear: bool = False
+    best: bool = False
 
     @property
     def text(self) -> str:
@@ -93,6 +96,15 @@ class Cell:
     def coverage(self) -> str:
         """Return how much of an incomplete average is there, such as `23 of 26`; empty for all else."""
         return f"{self.num_datasets - len(self.missing)} of {self.num_datasets}" if self.missing else ""
+
+    def part(self, datasets: Sequence[str]) -> str:
+        """Return in words which of an average's `datasets` it is over, or lacks; empty where it has all."""
+        if not self.missing:
+            return ""
+        has = [name for name in datasets if name not in self.missing]
+        word, names = ("only", has) if len(has) < len(self.missing) else ("missing", list(self.missing))
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        return f"{word}: {', '.join(names[:_MOST_NAMED])}{more}"
 
     @property
     def rankable(self) -> bool:
@@ -162,12 +174,14 @@ class Row:
 
 def restrict(row: Row, models: Collection[str]) -> Row:
     """Return `row` with the cells of `models` only, and the best of those marked."""
-    cells = {m: dataclasses.replace(c, mark="", clear=False) for m, c in row.cells.items() if m in models}
+    cells = {m: dataclasses.replace(c, best=False) for m, c in row.cells.items() if m in models}
     return mark_best(dataclasses.replace(row, cells=cells))
 
 
 def mark_best(row: Row) -> Row:
-    """Return `row` with its best cell marked, or its best cells where they tie at the precision shown.
+    """Return `row` with its best cell marked where the lead is clear: all other intervals apart from its own.
+
+    Numbers that are equal as shown lead nobody.
 
     Untrained models and incomplete averages are never marked; nor is anything where fewer than two
     models can be ranked, all of them are checkpoints of one training run, or the row's numbers must not
@@ -176,14 +190,10 @@ def mark_best(row: Row) -> Row:
     able = {m: c for m, c in row.cells.items() if c.rankable}
     if len(able) < 2 or len({row.series.get(m, m) for m in able}) == 1 or row.problem:
         return row
-    best = leaders(row)
-    mark: Literal["best", "tie"] = "best" if len(best) == 1 else "tie"
-    others = [c for m, c in able.items() if m not in best]
-    cells = dict(row.cells)
-    for m in best:
-        clear = mark == "best" and all(intervals_apart(able[m], other) for other in others)
-        cells[m] = dataclasses.replace(able[m], mark=mark, clear=clear)
-    return dataclasses.replace(row, cells=cells)
+    (first, best), *others = ranking(row)
+    if len(leaders(row)) > 1 or not all(intervals_apart(best, other) for _, other in others):
+        return row
+    return dataclasses.replace(row, cells={**row.cells, first: dataclasses.replace(best, best=True)})
 
 
 def intervals_apart(first: Cell, second: Cell) -> bool | None:
@@ -207,6 +217,12 @@ def ranking(row: Row) -> list[tuple[str, Cell]]:
     sign = 1 if row.metric.better == "lower" else -1
     able = [(m, c) for m, c in row.cells.items() if c.rankable]
     return sorted(able, key=lambda item: (item[1].value or 0.0) * sign)
+
+
+def nearest(row: Row) -> tuple[str, Cell]:
+    """Return the one that the best number is not clearly ahead of; the second where it leads clearly."""
+    (_, best), *others = ranking(row)
+    return next((item for item in others if not intervals_apart(best, item[1])), others[0])
 
 
 def gap_text(row: Row, first: Cell, second: Cell) -> str:

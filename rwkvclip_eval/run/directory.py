@@ -7,9 +7,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.errors import OutputError
-from rwkvclip_eval.records.reading import read_records, read_run_info, write_records
+from rwkvclip_eval.records.reading import read_records, read_results, read_run_info, write_records
 from rwkvclip_eval.run.identity import differences
-from rwkvclip_models.disk import atomic_path, write_text
+from rwkvclip_models.disk import atomic_path, file_digest, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,7 +56,8 @@ def read_run(out: Path, info: RunInfo) -> tuple[list[Record], RunInfo | None]:
         raise OutputError(
             f"{out} holds another run ({'; '.join(said)}). Choose another --out, or the same options."
         )
-    return records, before
+    # Without records nothing is lost that is not made again.
+    return (read_results(out) if records else records), before
 
 
 class RunDirectory:
@@ -93,7 +94,12 @@ class RunDirectory:
             self.records.setdefault(record.unit, []).append(record)
         if before is None:
             return info
-        return dataclasses.replace(before, num_commands=before.num_commands + 1, environment=info.environment)
+        return dataclasses.replace(
+            before,
+            num_commands=before.num_commands + 1,
+            environment=info.environment,
+            results_sha256="",
+        )
 
     def _write_info(self) -> None:
         write_text(
@@ -128,18 +134,21 @@ class RunDirectory:
 
     def add(self, unit: str, outcome: UnitOutcome) -> None:
         """Put a unit's outcome on disk: predictions and examples first, then its records."""
+        tables: dict[str, str] = {}
         if outcome.result:
             import pyarrow.parquet as pq
 
             for name, table in outcome.result.predictions.items():
                 path = self.out / "predictions" / unit / f"{name}.parquet"
                 # The library takes no path that is not UTF-8.
-                with atomic_path(path) as temporary, temporary.open("wb") as file:
-                    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+                with atomic_path(path) as temporary:
+                    with temporary.open("wb") as file:
+                        pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+                    tables[name] = file_digest(temporary)
         if outcome.examples:
             text = json.dumps(outcome.examples, ensure_ascii=False)
             write_text(self.out / "examples" / f"{unit}.json", text)
-        self.records[unit] = list(outcome.records)
+        self.records[unit] = [dataclasses.replace(record, tables=tables) for record in outcome.records]
         self.write_results()
 
     def write_results(self) -> None:
@@ -147,7 +156,7 @@ class RunDirectory:
         write_records(self.out / "results.jsonl", [r for records in self.records.values() for r in records])
 
     def close(self, seconds: Mapping[str, float]) -> None:
-        """Write the seconds this command spent by stage, and let the directory go."""
+        """Write the seconds this command spent by stage and the digest of all results, and end."""
         rounded = {stage: round(spent, 3) for stage, spent in seconds.items()}
         self.info = dataclasses.replace(
             self.info,
@@ -155,6 +164,9 @@ class RunDirectory:
             stage_seconds=[*self.info.stage_seconds, rounded],
         )
         try:
+            results = self.out / "results.jsonl"
+            digest = file_digest(results) if results.is_file() else ""
+            self.info = dataclasses.replace(self.info, results_sha256=digest)
             self._write_info()
         finally:
             self._lock.release()

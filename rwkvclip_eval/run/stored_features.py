@@ -9,7 +9,7 @@ from rwkvclip_eval.data.samples import default_cache_dir
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.features.entry import DamagedEntry
 from rwkvclip_eval.features.store import FeatureStore
-from rwkvclip_eval.records.reading import read_records, run_dirs
+from rwkvclip_eval.records.reading import read_results, run_dirs
 
 
 def load_features(
@@ -30,7 +30,7 @@ def load_features(
     Raises:
         UserError: the run has no such model and dataset, or its features are no longer stored.
     """
-    records = [r for d in run_dirs(Path(run)) for r in read_records(d / "results.jsonl")]
+    records = [r for d in run_dirs(Path(run)) for r in read_results(d)]
     keys = {r.feature_key for r in records if (r.model, r.dataset) == (model, dataset) and r.feature_key}
     if not keys:
         there = ", ".join(sorted({f"{r.model} × {r.dataset}" for r in records})) or "none"

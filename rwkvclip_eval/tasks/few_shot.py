@@ -236,7 +236,7 @@ def _mean(
         n=len(labels),
         ci_low=interval.low,
         ci_high=interval.high,
-        ci_method=f"score interval over {len(scores)} seeds × test images",
+        ci_method=seed_statistics.method(len(scores)),
         notes=notes,
     )
 

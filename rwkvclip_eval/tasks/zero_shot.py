@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import SuiteError
+from rwkvclip_eval.errors import SuiteError, shown
 from rwkvclip_eval.metrics import classification as metrics
 from rwkvclip_eval.records.metrics import TOP1_PADDED
 from rwkvclip_eval.tasks.base import Features, MetricValue, Need, Samples, Task, TaskResult, hash_prompts
@@ -154,6 +154,11 @@ def _check_prompts(info: DatasetInfo) -> None:
             f"Zero-shot classification of {info.name!r} needs {lacking}: write class_names: [...] and "
             "templates: ['a photo of a {c}.'] into the suite, point prompts at a label.json and a "
             "template.json, or put classnames.txt and zeroshot_classification_templates.txt beside the data."
+        )
+    if len(info.class_names) < 2:
+        raise SuiteError(
+            f"Zero-shot classification of {info.name!r} has one class, {shown(info.class_names[0])}, which "
+            "every model gets right: it needs two at least."
         )
     plain = [template for template in info.templates if "{c}" not in template]
     if plain:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
+import re
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +122,28 @@ def test_the_verdict_its_rule_and_every_number_stand_on_the_page(runs: Path) -> 
         0
     ]
     assert f"{moved.images}{moved.baseline}{moved.candidate}{moved.candidate - moved.baseline:+d}" in text
+
+
+def test_sides_are_short_with_their_step_and_folded_digests(tmp_path: Path) -> None:
+    digests = {}
+    for name, flip in (("main", 0.0), ("new", 0.3)):
+        run = Run(tmp_path / name)
+        digests[name] = hashlib.sha256(name.encode()).hexdigest()
+        info = {"step": 7000, "step_unit": "", "checkpoint_sha256": digests[name]}
+        run.zero_shot("cifar10", flip=flip, model_info=info)
+        run.write()
+    page = page_of(tmp_path / "main", tmp_path / "new")
+    reader = harmless(page)
+    cards = page[page.index('<ul class="cards">') : page.index("</header>")]
+    assert cards.count("step 7000 · ") == 2
+    assert all(digest not in cards for digest in digests.values())
+    shown = [a for tag, a in reader.tags if tag == "code"]
+    assert [a["title"] for a in shown] == list(digests.values())
+    assert all(a["class"] == "hash" and a["tabindex"] == "0" for a in shown)
+    assert re.search(r"\.hash\{[^}]*max-width:8ch;overflow:hidden", page)
+    assert "regressed: worse beyond chance" in reader.text
+    provenance = page[page.index('id="provenance"') :]
+    assert provenance.count('<details class="run"><summary>') == 2
 
 
 def test_the_noise_floor_is_the_repeats(runs: Path) -> None:

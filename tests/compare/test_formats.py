@@ -40,6 +40,21 @@ def hostile(tmp_path_factory):
     return compare_runs(*sides)
 
 
+def test_what_verdicts_on_sets_mean_is_said_in_words_with_the_margin(result):
+    verdicts = {row.verdict for row in result.rows}
+    assert "regressed" in verdicts and "within the noise" not in verdicts
+    (line,) = formats.meanings(verdicts, Rule(0.05))
+    assert line.startswith(
+        "Of a set, regressed: worse beyond chance (p by Holm), and its interval reaches a loss"
+    )
+    assert "a loss of 5 points; the loss itself may be smaller" in line
+    assert "within the noise" not in line
+    assert formats.meanings({None}, Rule()) == []
+    (own,) = formats.meanings(verdicts, result.rule)
+    assert own in formats.summary(result)
+    assert formats.markdown(own) in formats.as_github(result)
+
+
 def test_json_says_everything_again(result):
     content = json.loads(formats.as_json(result))
     assert content["verdict"] == "REGRESSION"

@@ -154,3 +154,14 @@ def test_the_mean_s_interval_below_the_margin_is_enough():
     assert found.regression[0]
     assert found.mean_high[0] == pytest.approx(-0.02 + 0.01 / 2**0.5 + 0.5 / 1000 / 2, rel=1e-6)
     assert found.mean_low[0] == pytest.approx(-0.02 - 0.01 / 2**0.5 - 0.5 / 1000 / 2, rel=1e-6)
+
+
+def test_of_many_sets_one_that_chance_would_give_is_not_regressed():
+    rule = Rule(margin=0.0005)
+    alone = gated(10_000, 8, 22, "unlucky")
+    assert alone.difference.significance.worse < rule.level
+    assert judge([alone], rule).sets == ("regressed",)
+    among = judge([*suite(20, 10_000, 0.003), alone], rule)
+    assert among.sets[-1] != "regressed"
+    assert among.adjusted[-1] > rule.level
+    assert among.verdict != "REGRESSION"

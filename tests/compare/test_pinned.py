@@ -140,6 +140,17 @@ def archive(members, **how):
     return body.getvalue()
 
 
+def test_bytes_around_or_between_the_members_are_refused(made, tmp_path):
+    content = (made / "main.baseline").read_bytes()
+    body = content[content.index(b"\n") + 1 :]
+    assert read_side(sealed(tmp_path / "b", body)).numbers
+    junk = b"#!/bin/sh\n"
+    end = body.rindex(b"PK\x05\x06")
+    commented = body[:end] + body[end:-2] + len(junk).to_bytes(2, "little") + junk
+    for strange in (junk + body, body + junk, commented):
+        assert "no baseline file" in refused(sealed(tmp_path / "b", strange))
+
+
 def test_a_file_that_somebody_else_made_is_one_message(made, tmp_path):
     content = (made / "main.baseline").read_bytes()
     body = content[content.index(b"\n") + 1 :]

@@ -14,6 +14,7 @@ import pytest
 
 from rwkvclip_eval.compare.rederive import check_run, derive
 from rwkvclip_eval.data.types import DatasetInfo
+from rwkvclip_eval.errors import shown
 from rwkvclip_eval.protocols import PROTOCOLS
 from rwkvclip_eval.records.reading import read_records, write_records
 from rwkvclip_eval.records.schema import Record, RunInfo
@@ -197,14 +198,21 @@ def test_counts_and_notes_that_predictions_determine_are_checked_too(tmp_path: P
             if place.get(name) is None or place[name] is False:
                 continue
             place[name] = (
-                10**9 if name == "n" else not place[name] if place[name] is True else place[name] + 1
+                f"{place[name]}x"
+                if isinstance(place[name], str)
+                else 10**9
+                if name == "n"
+                else not place[name]
+                if place[name] is True
+                else place[name] + 1
             )
             if place[name] is False:
                 continue
             path.write_text("".join(f"{one}\n" for one in [*whole[:i], json.dumps(line), *whole[i + 1 :]]))
             outcomes = [one.outcome for one in check_run(run)]
             assert outcomes == ["differs" if k == i else "equal" for k in range(len(whole))], name
-            assert f"{name} is {place[name]}, predictions give" in check_run(run)[i].why
+            said = shown(place[name]) if isinstance(place[name], str) else place[name]
+            assert f"{name} is {said}, predictions give" in check_run(run)[i].why
             found.add(name)
     assert {"n"} < found
 

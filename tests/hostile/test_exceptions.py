@@ -1,13 +1,19 @@
-"""What looks like Ctrl-C to the command-line library, and is none."""
+"""What looks like Ctrl-C to the command-line library, or like the outcome of a check, and is none."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rwkvclip_eval.features import upkeep as store_upkeep
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("raised", [EOFError("No data left in file"), EOFError()])
@@ -19,7 +25,7 @@ def test_a_file_that_ends_too_early_is_not_called_an_interruption(
 
     monkeypatch.setattr(store_upkeep, "entries", ends)
     code, _, said = run("cache", "show")
-    assert code == 1
+    assert code == 70
     assert "Internal error (EOFError)" in said
     assert "Interrupted" not in said
 
@@ -49,3 +55,36 @@ def test_a_keyboard_interrupt_of_a_plugin_is_told_from_ctrl_c(
     code, _, said = run("cache", "show")
     assert code == 2
     assert "raised KeyboardInterrupt, though nobody pressed Ctrl-C" in said
+
+
+BROKEN = """
+import sys
+
+class Broken:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise {error}("broken")
+
+sys.meta_path.insert(0, Broken())
+"""
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "ImportError", "KeyError", "ValueError"])
+@pytest.mark.parametrize("module", ["rwkvclip_eval.compare.gate", "rwkvclip_eval.cli.main"])
+def test_a_defect_is_never_taken_for_a_regression(tmp_path: Path, module: str, error: str) -> None:
+    """The command is broken from outside, before and after its command line is there."""
+    (tmp_path / "sitecustomize.py").write_text(BROKEN.format(module=module, error=error))
+    paths = os.pathsep.join([str(tmp_path), *(str(ROOT / folder) for folder in (".", "models", "train"))])
+    for more in ([], ["--debug"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "rwkvclip_eval", "compare", "main", "new", *more],
+            env={**os.environ, "PYTHONPATH": paths},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 70, done.stderr
+        assert "broken" in done.stderr
+        assert ("Traceback" in done.stderr) is (bool(more) or module.endswith("main"))

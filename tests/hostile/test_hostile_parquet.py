@@ -53,6 +53,14 @@ def test_rows_that_name_files_outside_are_refused(tmp_path: Path, name: str) -> 
         opened(inner, source).images.read(0)
 
 
+@pytest.mark.parametrize("caption", ["\u0301", "\ufffd", "\u200b"])
+def test_a_caption_of_a_row_that_cannot_be_read_is_refused(tmp_path: Path, caption: str) -> None:
+    source = parquet(tmp_path, image=[IMAGE, IMAGE], text=["a cat", caption])
+    source = source.model_copy(update={"captions": "text"})
+    with pytest.raises(DamagedData, match="1 images have a caption that cannot be read"):
+        opened(tmp_path, source)
+
+
 def test_rows_that_name_files_of_their_folder_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(5))
     source = parquet(tmp_path, image=[{"bytes": None, "path": "a.png"}], label=[0])

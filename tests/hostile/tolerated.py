@@ -45,7 +45,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "prompts of other datasets stand in the same file": (r"label.json / a key nobody knows",),
     "the library's own configurations have keys of their own": (r"HF config / a key nobody knows",),
     "older versions have fewer keys": (
-        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|n|value) is missing",
+        r"report: results.jsonl / (schema_version|model_info.num_parameters|notes|n) is missing",
     ),
     "a run's description, its examples and its curves may be absent": (
         r"report: (run.json|examples) / absent",
@@ -141,14 +141,10 @@ REASONS: dict[str, tuple[str, ...]] = {
     "what is left is a smaller set, and is called one": (
         r"Karpathy's JSON / images.0( is missing|.split is an empty text)",
     ),
-    "names of people and programs may be empty": (
-        r"report: results.jsonl / (unit|model) is an empty text",
-        r"report: run.json / command is an empty text",
-    ),
+    "a program's name may be empty": (r"report: run.json / command is an empty text",),
     "a loss may be negative": (r"report: training/tiny.jsonl / loss is −1",),
     "a run that left nothing begins anew": (r"run again: (results.jsonl / (empty|absent)|.lock / absent)",),
     "only that it can be locked counts": (r"run again: .lock / a pipe",),
-    "equal records are one": (r"run again: results.jsonl / twice",),
     "a set may be called anything": (r"data prepare NAME / 'zzz'3",),
     "it is a suite": (r"path of validate / a file",),
     "job schedulers set it as well; only torchrun's counts": (r"environment / .*, without torchrun",),

@@ -160,6 +160,15 @@ def test_a_floor_that_stands_twice_is_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("first", ["primary", "top1_accuracy"])
+def test_the_primary_metric_by_its_own_name_is_the_same_number(tmp_path: Path, first: str) -> None:
+    second = "top1_accuracy" if first == "primary" else "primary"
+    entries = [f"{CIFAR}, metric: {name}, floor: 1" for name in (first, second)]
+    with pytest.raises(UserError, match="line 2 has a floor of the same number already"):
+        floors(tmp_path, *entries)
+    assert len(floors(tmp_path, entries[0], f"{CIFAR}, metric: top5_accuracy, floor: 1")) == 2
+
+
 @pytest.mark.parametrize("text", ["", "- a", "floors: []", "floors: 3", "{"])
 def test_what_is_no_file_of_floors_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "floors.yaml"

@@ -169,6 +169,7 @@ ROW = ",".join(GOOD.values()).replace("A paper, Table 1", "A paper")
     ("text", "line", "said"),
     [
         ("", 1, "the file is empty"),
+        (",".join(COLUMNS) + "\n", 1, "no row below the columns' names"),
         (text_of(columns=COLUMNS[:-1]), 1, "the column 'source' is missing; expected task, method"),
         (text_of(columns=(*COLUMNS, "note")), 1, "unknown column 'note'"),
         (HEAD.replace("protocol", "protocl"), 1, "unknown column 'protocl'. Did you mean 'protocol'?"),

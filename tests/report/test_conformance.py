@@ -10,7 +10,14 @@ from report_runs import digest, record, write_run
 from rwkvclip_eval.records.published import PublishedRow
 from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report import write_report
-from rwkvclip_eval.report.conformance import HEAD, Conformance, conformance, reasons, summary
+from rwkvclip_eval.report.conformance import (
+    HEAD,
+    Conformance,
+    conformance,
+    other_protocols,
+    reasons,
+    summary,
+)
 
 pytestmark = pytest.mark.usefixtures("no_pdf")
 
@@ -106,6 +113,27 @@ def test_what_is_of_another_checkpoint_protocol_metric_task_version_or_split_is_
 ) -> None:
     value = changes.pop("value", 0.5)
     assert conformance([measured(value, **changes)], [row()]) == []
+
+
+def test_a_protocol_that_does_not_fit_is_named_with_the_one_that_would() -> None:
+    other = [measured(0.5, d, protocol="standard") for d in ("cifar10", "cars")]
+    rows = [row(), row(dataset="cars"), row(dataset="pets")]
+    (line,) = other_protocols(
+        [*other, measured(0.5), measured(0.5, "pets", protocol="standard", split="val")], rows
+    )
+    assert line == (
+        f"{SPEC}: 2 numbers are under protocol standard, published under clip-benchmark; numbers of "
+        "different protocols are not compared."
+    )
+    assert other_protocols([measured(0.5)], rows) == []
+
+
+def test_the_command_names_the_protocol_that_does_not_fit(run: Any, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", [measured(0.5, protocol="standard", model_info={"spec": SPEC})])
+    code, _, said = run("published", "--conformance", tmp_path / "run")
+    assert code == 3
+    assert "1 number is under protocol standard, published under clip-benchmark" in " ".join(said.split())
+    assert "Nothing to compare" in said
 
 
 def test_versions_of_a_set_are_those_that_the_published_row_names() -> None:

@@ -44,6 +44,19 @@ def test_dots_take_a_height_that_follows_models_and_datasets(tmp_path: Path, dra
     assert found[11, 4] == pytest.approx(4 * found[11, 1])
 
 
+def test_dots_that_would_be_taller_than_a_page_stand_in_several_drawings(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    dots_of(tmp_path, drawn, 12, 40)
+    names = [name for name in drawn if name.startswith("dots") and not name.endswith("legend")]
+    assert names == [f"dots-zero-shot-classification-standard{end}" for end in ("", "-2")]
+    titles = [t.get_text() for n in names for ax in drawn[n].axes for t in ax.get_yticklabels()]
+    assert titles == DATASETS
+    for name in names:
+        figure = laid_out(drawn[name], narrow=False).figure
+        assert figure.get_figheight() < 1.42 * figure.get_figwidth()
+
+
 @pytest.mark.parametrize("narrow", [False, True])
 def test_panels_have_the_height_they_ask_for_under_a_legend_of_any_length(narrow: bool) -> None:
     for names in ((), ("one",), tuple(f"a long name of a model, number {i}" for i in range(12))):

@@ -76,17 +76,42 @@ def test_where_there_are_few_kinds_other_numbers_fill_the_three_cards(tmp_path: 
 def test_a_card_shows_the_difference_from_the_published_counterpart(tmp_path: Path) -> None:
     first = First(tmp_path, record("rwkv-clip-b32", "cifar10", 0.81), rows=rows_of({"value": "79.8"}))
     (card,) = first.cards
-    assert card.difference is not None
-    assert card.difference.value == pytest.approx(1.2)
-    assert (card.against, card.published) == ("RWKV-CLIP B/32, YFCC15M", "79.8")
+    (one,) = card.beside
+    assert one.difference.value == pytest.approx(1.2)
+    assert (one.model, one.against, one.published) == ("rwkv-clip-b32", "RWKV-CLIP B/32, YFCC15M", "79.8")
+
+
+def test_of_several_models_a_card_shows_the_difference_of_each_that_has_a_counterpart(tmp_path: Path) -> None:
+    values = {"mine": 0.9, "rwkv-clip-b32": 0.81, "alip-vit-b32": 0.82}
+    records = [record(m, "cifar10", v) for m, v in values.items()]
+    rows = rows_of({"value": "79.8"}, {"method": "ALIP", "backbone": "ViT-B/32", "value": "83.8"})
+    (card,) = First(tmp_path / "a", *records, rows=rows).cards
+    assert card.model == "mine"
+    assert [(one.model, round(one.difference.value, 3)) for one in card.beside] == [
+        ("alip-vit-b32", -1.8),
+        ("rwkv-clip-b32", 1.2),
+    ]
+    many = [f"rwkv-clip-b32=step_{i}.pt" for i in range(5)]
+    spec = [record(f"m{i}", "cifar10", 0.8, model_info={"spec": s}) for i, s in enumerate(many)]
+    page = page_of(write_run(tmp_path / "b", spec), rows)
+    (shown,) = re.findall(r'<article class="card">(.*?)</article>', page, re.DOTALL)
+    assert [len(re.findall(r'<p class="vs', part)) for part in shown.split("<details>")] == [3, 2]
+    assert "Δ to published of 2 more" in shown
+    assert re.search(r'<bdi class="t name"[^>]*>m1</bdi>: <b>Δ', shown)
 
 
 def test_numbers_of_another_task_or_a_part_of_the_set_are_held_against_nothing(tmp_path: Path) -> None:
     rows = rows_of({"value": "79.8"})
     probe = First(tmp_path, record("rwkv-clip-b32", "cifar10", 0.81, **PROBE), rows=rows)
-    assert probe.cards[0].difference is None
+    assert probe.cards[0].beside == ()
     subset = First(tmp_path / "b", record("rwkv-clip-b32", "cifar10", 0.81, subset=True), rows=rows)
-    assert subset.cards[0].difference is None
+    assert subset.cards[0].beside == ()
+
+
+def test_the_sentence_of_one_model_with_a_part_of_its_average_names_what_it_lacks(tmp_path: Path) -> None:
+    none = without_number("missing_data", "no folder", model="a", dataset="z")
+    first = First(tmp_path, record("a", "x"), record("a", "y"), none)
+    assert first.sentence == "a has 2 of 3 datasets (missing: z), so nothing is ranked."
 
 
 def test_untrained_models_have_cards_where_there_is_nothing_else(tmp_path: Path) -> None:
@@ -125,7 +150,7 @@ def test_a_lead_needs_the_intervals_of_all_others_apart(tmp_path: Path) -> None:
         record("c", value=0.54, half=0.2),
     )
     assert wide_third.sentence == "No lead is clear on zero-shot classification."
-    assert wide_third.cards[0].standing == "highest of 3, not separated from b"
+    assert wide_third.cards[0].standing == "highest of 3, not separated from c"
 
 
 def test_of_a_single_model_the_sentence_counts_what_published_numbers_it_meets(tmp_path: Path) -> None:
@@ -257,11 +282,11 @@ def test_ties_on_the_first_screen_are_explained_there_and_only_where_there_are_s
 def test_the_key_speaks_of_no_mark_that_stands_nowhere(tmp_path: Path) -> None:
     cases = {
         "one": ([record("a", value=0.5)], ()),
-        "level": ([record("a", value=0.5), record("b", value=0.5)], ("Bold", "as good at the digits shown")),
-        "best": ([record("a", value=0.5), record("b", value=0.501)], ("Bold",)),
-        "clear": ([record("a", value=0.5), record("b", value=0.7)], ("Bold", "underlined")),
+        "level": ([record("a", value=0.5), record("b", value=0.5)], ("Tint",)),
+        "close": ([record("a", value=0.5), record("b", value=0.501)], ("Tint",)),
+        "clear": ([record("a", value=0.5), record("b", value=0.7)], ("Bold", "Tint")),
     }
     for name, (records, expected) in cases.items():
         top = page_of(write_run(tmp_path / name, records)).split("</header>")[0]
-        for words in ("Bold", "as good at the digits shown", "underlined"):
+        for words in ("Bold", "Tint"):
             assert (f"{words}" in top.split('<p class="key">')[-1]) is (words in expected), (name, words)

@@ -61,6 +61,40 @@ def test_an_incomplete_average_is_named_and_does_not_compete(tmp_path: Path) -> 
     assert any(c.startswith("1 unit lacked") for c in found.caveats)
 
 
+def test_of_one_model_an_average_of_a_part_names_what_it_has_or_lacks(tmp_path: Path) -> None:
+    def lacking(dataset: str, task: str = "zero_shot_classification") -> Record:
+        return without_number("missing_data", "no folder", model="a", dataset=dataset, task=task)
+
+    found = headline(tmp_path / "1", record("a", "x", 0.3), record("a", "y", 0.3), lacking("z"))
+    assert found.sentence == (
+        "a reaches 30.0 % on zero-shot classification (average of 3 datasets), but over 2 of 3 of them "
+        "(missing: z), and an average of a part is not ranked."
+    )
+    few = headline(tmp_path / "2", record("a", "x", 0.3), lacking("y"), lacking("z"))
+    assert "but over 1 of 3 of them (only: x)" in few.sentence
+
+
+def test_like_warnings_are_one(tmp_path: Path) -> None:
+    records = [
+        each
+        for task in ("zero_shot_classification", "linear_probe")
+        for m in "ab"
+        for each in (
+            record(m, "x", 0.3, task=task),
+            record(m, "y", 0.3, task=task),
+            without_number("missing_data", "no folder", model=m, dataset="z", task=task),
+            without_number("failed", "boom", model=m, dataset="w", task=task),
+        )
+    ]
+    found = headline(tmp_path, *records)
+    assert found.caveats == (
+        "Incomplete, so not ranked: the average of a and b (Zero-shot classification · standard) covers "
+        "2 of 4 datasets, missing: z, w; the average of a and b (Linear probe · standard) covers 2 of 4 "
+        "datasets, missing: z, w.",
+        "4 units failed, 4 lacked data; see “Without a number”.",
+    )
+
+
 def test_no_complete_average_ranks_no_one(tmp_path: Path) -> None:
     found = headline(tmp_path, record("a", "x", 0.3), record("b", "y", 0.9))
     assert "No trained model has the complete average" in found.sentence

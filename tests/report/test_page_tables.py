@@ -11,10 +11,15 @@ from report_runs import digest, record, series_run, write_examples, write_run
 from rwkvclip_eval.data.catalogue import catalogue
 from rwkvclip_eval.records.metrics import TOP1, median_rank
 from rwkvclip_eval.records.titles import DATASET_TITLES
+from rwkvclip_eval.report.formats.csv import table_csv
 from rwkvclip_eval.report.formats.html_grid import MANY_MODELS, TINTS, GridCell, tints
+from rwkvclip_eval.report.formats.latex import latex
+from rwkvclip_eval.report.formats.markdown import markdown
 from rwkvclip_eval.report.formats.templates import is_digest
+from rwkvclip_eval.report.headline import write_headline
 from rwkvclip_eval.report.loading import load_runs
 from rwkvclip_eval.report.rows import Cell, Row
+from rwkvclip_eval.report.tables import build_tables
 from rwkvclip_eval.report.titles import titled, titled_tables
 
 
@@ -72,11 +77,37 @@ def test_a_number_is_one_line_of_value_and_half_width(tmp_path: Path) -> None:
     assert '<span class="v">66.8</span> <span class="ci" title="95 % interval 65.8–67.8">±1.0</span>' in table
 
 
+@pytest.mark.parametrize(("ahead", "bold"), [(0.01, False), (0.1, True), (0.0, False)])
+def test_every_form_marks_only_a_lead_with_all_intervals_apart(
+    tmp_path: Path, ahead: float, bold: bool
+) -> None:
+    run = write_run(tmp_path, [record("a", value=0.6 + ahead, half=0.02), record("b", value=0.6, half=0.02)])
+    loaded = load_runs([run])
+    shown = build_tables(loaded.entries)
+    number = f"{60 + 100 * ahead:.1f}"
+    text = markdown(loaded, shown, write_headline(loaded, shown), [], [])
+    page = page_of(run)
+    marked = {
+        "html": (
+            ' class="best' in page,
+            '<td class="best' in page and f'">{number}</span><span class="sr"> (best)' in page,
+        ),
+        "markdown": ("**" in text, f"**{number}**" in text),
+        "latex": ("textbf" in latex(shown), rf"\textbf{{{number}}}" in latex(shown)),
+        "csv": ("best" in table_csv(shown), ",best" in table_csv(shown)),
+    }
+    assert marked == dict.fromkeys(marked, (bold, bold))
+    assert ("Bold: the best trained model, its 95 % interval apart" in text) is bold
+
+
 @pytest.mark.parametrize("models", [1, MANY_MODELS, MANY_MODELS + 1])
 def test_many_models_are_lines_on_the_screen_and_columns_on_paper(tmp_path: Path, models: int) -> None:
     names = [f"m{i}" for i in range(models)]
     records = [record(m, d, 0.3 + i / 20) for i, m in enumerate(names) for d in ("cifar10", "dtd")]
-    found = grids(page_of(write_run(tmp_path, records)), "zero-shot-classification-standard")
+    page = page_of(write_run(tmp_path, records))
+    # No box to filter what only paper shows.
+    assert ".scroll:not(.paper)" in page
+    found = grids(page, "zero-shot-classification-standard")
     across = re.findall(r'scope="row"><bdi class="t">([^<]*)', found[-1][1])
     assert across == ["CIFAR-10", "DTD", "Average of 2"]
     if models <= MANY_MODELS:

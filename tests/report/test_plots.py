@@ -17,7 +17,7 @@ from rwkvclip_eval.records.published import read_published
 from rwkvclip_eval.report import write_report
 from rwkvclip_eval.report.differences import published_numbers
 from rwkvclip_eval.report.plots.drawing import Drawing
-from rwkvclip_eval.report.plots.style import MARKERS, MAX_MODELS, looks, model_colours
+from rwkvclip_eval.report.plots.style import MARKERS, MAX_MODELS, log_ticks, looks, model_colours
 
 
 def test_dots_lie_at_the_values_and_lines_at_the_intervals(tmp_path: Path, drawn: Drawn) -> None:
@@ -220,6 +220,19 @@ def test_checkpoints_make_a_line_a_series_with_a_shape_of_its_own(tmp_path: Path
         "nano-rwkv-epoch_*",
         "nano-clip-epoch_*",
     ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.8, 130.0, [1, 2, 5, 10, 20, 50, 100]),
+        (4.1, 11.0, [6, 8, 10]),
+        (82.0, 97.0, [85, 90, 95]),
+        (0.0101, 0.0119, [0.0105, 0.011, 0.0115]),
+    ],
+)
+def test_an_axis_of_one_cell_has_ticks_too(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected)
 
 
 HOSTILE = (

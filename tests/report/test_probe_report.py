@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from plot_reading import Drawn, draw
 from probe_runs import probe_record, probe_run, write_curve_of
-from report_runs import write_run
+from report_runs import series_run, write_run
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.report import ReportPaths, write_report
 from rwkvclip_eval.report.loading import load_runs
+from rwkvclip_eval.report.plots.style import MARKERS
 from rwkvclip_eval.report.probe_facts import probe_facts, spread_text
 
 SIX = ["food101", "cifar10", "aircraft", "voc2007", "fer2013", "imagenet"]
@@ -35,6 +37,28 @@ def test_curves_are_drawn_for_probes(probe_report: ReportPaths) -> None:
     text = svg.read_text(encoding="utf-8")
     for word in ("best λ", "converged", "stopped early", "best λ at the edge", "10⁻⁶", "VOC 2007"):
         assert word in text
+
+
+def test_curves_are_told_apart_by_line_and_mark_and_the_mark_stands_at_the_best_strength(
+    tmp_path: Path, drawn: Drawn
+) -> None:
+    run = probe_run(tmp_path / "run", SIX)
+    draw(run)
+    ax = drawn["regularisation-linear-probe-clip-certified"].axes[0]
+    marked = [line for line in ax.lines if line.get_marker() in MARKERS and len(line.get_xdata())]
+    assert [line.get_marker() for line in marked] == list(MARKERS[:2])
+    own = [e.record for e in load_runs([run]).entries if e.record.dataset == "food101"]
+    strengths = [r.notes["l2"] for r in own if r.task == "linear_probe"]
+    assert [line.get_xdata()[0] for line in marked] == pytest.approx(strengths)
+    lines = [line for line in ax.lines if len(line.get_xdata()) > 1 and line.get_linestyle() != "None"]
+    assert len({line.get_linestyle() for line in lines}) == len(lines) == 2
+    few = drawn["few-shot-few-shot-linear-probe-clip-certified"].axes[0].lines
+    assert [line.get_marker() for line in few] == list(MARKERS[:2])
+    assert len({line.get_linestyle() for line in few}) == 2
+    training = series_run(tmp_path / "training")
+    draw(training)
+    strong = [line for line in drawn["training"].axes[0].lines if not line.get_alpha()]
+    assert len({line.get_linestyle() for line in strong}) == len(strong) == 2
 
 
 def test_a_probe_number_opens_to_its_strength_certificate_and_split(probe_report: ReportPaths) -> None:

@@ -6,7 +6,7 @@ from report_runs import record, without_number
 from rwkvclip_eval.records.metrics import known
 from rwkvclip_eval.records.schema import Record
 from rwkvclip_eval.report.loading import Entry, Run
-from rwkvclip_eval.report.rows import Row
+from rwkvclip_eval.report.rows import Row, nearest
 from rwkvclip_eval.report.tables import Table, build_tables
 
 
@@ -20,26 +20,31 @@ def tables(*records: Record) -> list[Table]:
 
 
 def marks(row: Row) -> dict[str, str]:
-    return {m: c.mark for m, c in row.cells.items()}
+    return {m: "best" if c.best else "" for m, c in row.cells.items()}
 
 
-def test_the_highest_value_is_best_and_clear_only_when_intervals_lie_apart() -> None:
+def test_the_highest_value_is_best_only_where_all_other_intervals_lie_apart() -> None:
     (table,) = tables(
         record("a", "cifar10", 0.6, half=0.01),
         record("b", "cifar10", 0.5, half=0.01),
         record("a", "dtd", 0.60, half=0.05),
         record("b", "dtd", 0.62, half=0.05),
+        record("a", "pets", 0.6, half=0.01),
+        record("b", "pets", 0.5, half=0.01),
+        record("c", "pets", 0.4, half=0.3),
     )
-    cifar10, dtd = table.rows
-    assert marks(cifar10) == {"a": "best", "b": ""}
-    assert cifar10.cells["a"].clear
-    assert marks(dtd) == {"a": "", "b": "best"}
-    assert not dtd.cells["b"].clear
+    cifar10, dtd, pets = table.rows
+    assert marks(cifar10) == {"a": "best", "b": "", "c": ""}
+    assert marks(dtd) == {"a": "", "b": "", "c": ""}
+    assert marks(pets) == {"a": "", "b": "", "c": ""}
+    assert nearest(pets)[0] == "c" and nearest(cifar10)[0] == "b"
 
 
-def test_values_equal_at_the_precision_shown_tie() -> None:
+def test_of_equal_values_none_is_best() -> None:
     (table,) = tables(record("a", value=0.60004), record("b", value=0.60001), record("c", value=0.5))
-    assert marks(table.rows[0]) == {"a": "tie", "b": "tie", "c": ""}
+    assert marks(table.rows[0]) == {"a": "", "b": "", "c": ""}
+    (exact,) = tables(record("a", value=0.60004, half=1e-6), record("b", value=0.60001, half=1e-6))
+    assert marks(exact.rows[0]) == {"a": "", "b": ""}
 
 
 def test_a_single_model_is_not_called_best() -> None:

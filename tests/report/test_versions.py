@@ -96,7 +96,7 @@ def test_no_lead_is_claimed_from_an_older_interval(older_run: Path) -> None:
     headline = write_headline(dataclasses.replace(loaded, entries=tuple(retrieval)), tables)
     assert "but without intervals made as today no lead is claimed" in headline.sentence
     assert any("numbers are of an older task version" in caveat for caveat in headline.caveats)
-    assert not any(cell.clear for row in tables[0].rows for cell in row.cells.values())
+    assert not any(cell.best for row in tables[0].rows for cell in row.cells.values())
 
 
 def test_an_average_over_an_older_number_is_older_too(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_average_over_an_older_number_is_older_too(tmp_path: Path) -> None:
     (table,) = build_tables(load_runs([write_run(tmp_path / "run", records)]).entries)
     (average,) = table.averages
     assert average.cells["a"].older == "that of pets"
-    assert not average.cells["a"].clear
+    assert not average.cells["a"].best
 
 
 def test_a_table_names_its_conservative_intervals(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_bad_input_is_one_message_and_exit_code_2(arguments, said, tmp_path, mon
 
 def test_debug_shows_the_traceback(run):
     result = run(["nano-digit-clip", "--debug"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Traceback" in result.output
     assert "RecipeError" in result.output
 

@@ -1,6 +1,6 @@
 """The command `rwkvclip-train`: given a recipe it trains; its commands, such as `export`, do other work.
 
-Exit codes: 0 fine, 1 an error of ours, 2 bad input or a loss that is not finite, 130 interrupted, 143 (or
+Exit codes: 0 fine, 2 bad input or a loss that is not finite, 70 a defect of ours, 130 interrupted, 143 (or
 what `--sigterm-exit` says) stopped by SIGTERM with all steps saved.
 """
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 _MEANING = ("metric_title", "unit_of_value", "better")
+_SPREAD = ("model_info", "metric_info", "tables")
+"""Fields that are told otherwise, or of files that are not beside the table."""
 
 
 def results_csv(entries: Iterable[Entry]) -> str:
@@ -28,7 +30,7 @@ def results_csv(entries: Iterable[Entry]) -> str:
     Values are fractions, not per cent; mappings are JSON; before a text that begins as a formula stands `'`.
     """
     entries = list(entries)
-    fields = [f.name for f in dataclasses.fields(Record) if f.name not in ("model_info", "metric_info")]
+    fields = [f.name for f in dataclasses.fields(Record) if f.name not in _SPREAD]
     info = list(dict.fromkeys(key for e in entries for key in e.record.model_info))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -52,7 +54,8 @@ def _csv_value(value: Any) -> Any:
 def table_csv(tables: Sequence[Table]) -> str:
     """Return one task's tables: a row per dataset and metric, per model value, interval, n and state.
 
-    The n of an average is the number of datasets it has, of the `datasets` it is over.
+    The n of an average is the number of datasets it has, of the `datasets` it is over. The state
+    `best` is of a number whose interval lies apart from all others.
     """
     models = list(dict.fromkeys(m for t in tables for m in t.models))
     out = io.StringIO()
@@ -81,7 +84,7 @@ def _state(cell: Cell) -> str:
     if cell.value is None:
         return cell.status
     states = [
-        cell.mark,
+        "best" if cell.best else "",
         "" if cell.trained else "untrained",
         "incomplete" if cell.missing else "",
         "older" if cell.older else "",

@@ -17,7 +17,7 @@ from rwkvclip_eval.report.formats.accuracy_speed import READING as READING_OF_SP
 from rwkvclip_eval.report.formats.accuracy_speed import section
 from rwkvclip_eval.report.formats.html_details import popovers, run_facts
 from rwkvclip_eval.report.formats.html_gallery import errors, gallery
-from rwkvclip_eval.report.formats.html_grid import card_fields, overview_grid, table_fields
+from rwkvclip_eval.report.formats.html_grid import card_fields, overview_grid, table_fields, tints
 from rwkvclip_eval.report.formats.paper_html import paper_html
 from rwkvclip_eval.report.formats.paper_text import difference_text, half_text
 from rwkvclip_eval.report.formats.templates import environment
@@ -130,7 +130,8 @@ def _content(
         "version": __version__,
         "headline": headline,
         "sentence": short_sentence(headline, views, published),
-        "marks": {c.mark for c in first if c.mark} | {"clear" for c in first if c.clear},
+        "bold": any(c.best for c in first),
+        "tinted": any(tints(row) for view in views for group in view.groups for row in group.rows),
         "ties": TIES if any(c.ties for c in first) else "",
         "cards": [card_fields(card) for card in cards],
         "views": [{"under": v.under, "grid": overview_grid(v, headline.models, lines)} for v in views],

@@ -25,6 +25,8 @@ MANY_MODELS = 6
 """More of them are rows of their tables, not columns."""
 TINTS = 4
 """Steps of the tint above none."""
+MOST_BESIDE = 3
+"""Models of a card whose difference from published numbers is not folded."""
 _LEAST_SPAN = 4
 """Half intervals that the whole tint is spread over at least, so that noise is hardly tinted apart."""
 
@@ -302,8 +304,7 @@ def card_fields(card: Card) -> dict[str, Any]:
         "number": GridCell(cell=card.cell, key=card.row.key, model=card.model),
         "metric": "" if card.row.metric == PRIMARY else card.row.metric.title,
         "standing": card.standing,
-        "difference": card.difference,
-        "against": card.against,
-        "published": card.published,
-        "apart": card.apart,
+        "beside": card.beside[:MOST_BESIDE],
+        "further": card.beside[MOST_BESIDE:],
+        "several": len(card.row.cells) > 1,
     }

@@ -16,15 +16,18 @@ _BOLD, _PLAIN = "\x02", "\x03"
 
 
 def _latex_cell(cell: Cell) -> str:
-    text = f"{_BOLD}{cell.text}{_PLAIN}" if cell.mark else cell.text
+    text = f"{_BOLD}{cell.text}{_PLAIN}" if cell.best else cell.text
     return f"{text} ({cell.coverage})" if cell.missing and cell.value is not None else text
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """Return the main tables with booktabs rules; best values bold."""
+    """Return the main tables with booktabs rules; in bold what is clearly the best."""
     from tabulate import tabulate
 
-    parts = ["% Needs \\usepackage{booktabs}. Bold: best trained model, however near the others are."]
+    parts = [
+        "% Needs \\usepackage{booktabs}. "
+        "Bold: the best trained model, its 95 % interval apart from those of all others."
+    ]
     for table in tables:
         lines = []
         for row in (*table.rows, *table.averages):

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 def _markdown_cell(cell: Cell | None) -> str:
     if cell is None:
         return "—"
-    text = f"**{cell.text}**" if cell.mark else cell.text
-    text += " =" if cell.mark == "tie" else ""
+    text = f"**{cell.text}**" if cell.best else cell.text
     text += f" ({cell.interval})" if cell.interval else ""
     text += f" ties {cell.ties}" if cell.ties else ""
     text += " older version" if cell.older else ""
@@ -76,8 +75,8 @@ def markdown(
         head = ["Model", *(f"{esc(t.title)}: {esc(r.full_title)}, {esc(r.metric_text)}" for t, r in columns)]
         lines = [[esc(m), *(_markdown_cell(r.cells.get(m)) for _, r in columns)] for m in headline.models]
         parts.append(grid(lines, head))
-        marked = any(c.mark for _, r in columns for c in r.cells.values())
-        bold = "Bold: best trained model (= tied; none among the checkpoints of one training run). "
+        marked = any(c.best for _, r in columns for c in r.cells.values())
+        bold = "Bold: the best trained model, its 95 % interval apart from those of all others. "
         parts.append(f"{bold * marked}In brackets: 95 % intervals.")
     protocols = protocol_texts(loaded.entries)
     for table in tables:

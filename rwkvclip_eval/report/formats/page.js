@@ -102,7 +102,7 @@ async function copy(button, code) {
 }
 
 for (const table of document.querySelectorAll("table.grid")) makeSortable(table);
-for (const box of document.querySelectorAll(".scroll")) {
+for (const box of document.querySelectorAll(".scroll:not(.paper)")) {
   const table = box.querySelector(":scope > table:not(.facts-table)");
   if (table) makeFilterable(box, table);
 }

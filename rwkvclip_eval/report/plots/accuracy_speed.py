@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, INK, LINE, MARK, Drawing, Plot
-from rwkvclip_eval.report.plots.style import captioned
+from rwkvclip_eval.report.plots.style import captioned, log_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,8 +101,7 @@ def _energy_panel(ax: Any, found: AccuracySpeed, one: Number, looks: Mapping[str
 def _dress(ax: Any, one: Number) -> None:
     ax.set_xscale("log")
     ax.margins(x=0.15, y=0.15)
-    low, high = ax.get_xlim()
-    ticks = [t * 10.0**e for e in range(-4, 7) for t in (1, 2, 5) if low <= t * 10.0**e <= high]
+    ticks = log_ticks(*ax.get_xlim())
     ax.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(color=GRID, linewidth=0.6)

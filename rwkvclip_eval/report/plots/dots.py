@@ -23,6 +23,8 @@ _APART, _GAP_IN, _LEAST_IN = 1.25, 0.09, 0.19
 """Heights of a dot from one to the next of a row, so that none covers another; between rows; of a row."""
 _LONG = 20
 """Rows from which on they stand in two columns."""
+_MOST_IN = 8.0
+"""Height of a panel at most, so that a drawing with its legend fits on a page."""
 
 
 def dots(
@@ -34,8 +36,10 @@ def dots(
     *,
     name: str = "dots",
     title: str = "",
-) -> Plot:
+) -> list[Plot]:
     """Return one row per dataset with a dot per model: value, 95 % interval, and what chance gives.
+
+    What is taller than a page is several drawings.
 
     Args:
         table: the rows' own.
@@ -47,19 +51,58 @@ def dots(
         title: heading; that of values by default.
     """
     models = [m for m in looks if any(_value(r, m, published) is not None for r in rows)]
-    columns = 2 if len(rows) >= _LONG else 1
-    each = -(-len(rows) // columns)
     dot = _SMALL_DOT if len(models) >= _MANY else _DOT
-    step_in = _APART * dot / 72
-    row_in = max(_LEAST_IN, _GAP_IN + step_in * len(models))
-    figure = Drawing(row_in * each, columns)
+    row_in = _row_in(dot, len(models))
+    columns = 2 if len(rows) >= _LONG or row_in * len(rows) > _MOST_IN else 1
+    pages = -(-len(rows) // (columns * max(1, int(_MOST_IN / row_in))))
+    each = -(-len(rows) // pages)
+    own = [m for m in models if looks[m].filled]
+    drawn = sum(look.filled for look in looks.values())
+    plots = []
+    for page in range(pages):
+        part = rows[page * each : (page + 1) * each]
+        figure = Drawing(row_in * -(-len(part) // columns), columns)
+        handles = _draw(figure, part, {m: looks[m] for m in models}, published, dot)
+        said = captioned(
+            title or f"{table.title}: {_measured(rows)} of every dataset, %, with 95 % intervals",
+            f"drawing {page + 1} of {pages}" if pages > 1 else "",
+            counted(part, own),
+            "dotted: chance" if "chance" in handles else "",
+            "open marks are published numbers, under the protocols of their sources"
+            if len(own) < len(models)
+            else "",
+            f"the first {drawn} of {num_models} models" if num_models > drawn else "",
+        )
+        file = f"{name}-{table.slug}{f'-{page + 1}' if page else ''}"
+        plots.append(figure.plot(file, said, f"Dots. {summary(part, own)}", table.slug))
+    return plots
+
+
+def _draw(
+    figure: Drawing, rows: Sequence[Row], looks: Mapping[str, Look], published: Published, dot: float
+) -> dict[str, Any]:
+    """Draw rows one below the other, in as many columns as there are panels.
+
+    Args:
+        figure: empty.
+        rows: numbers in per cent.
+        looks: model or published method → how it is drawn.
+        published: numbers of the methods.
+        dot: size of one, points.
+
+    Returns:
+        Name of each model, and `chance` → what the legend shows of it.
+    """
+    models = list(looks)
+    columns = len(figure.axes)
+    each = -(-len(rows) // columns)
     faint = {m for m in models if any(m in r.cells and not r.cells[m].trained for r in rows)}
     handles: dict[str, Any] = {}
     for panel, ax in enumerate(figure.axes):
         part = rows[panel * each : (panel + 1) * each]
         for i, model in enumerate(models):
             look = looks[model]
-            offset = (i - (len(models) - 1) / 2) * step_in / row_in
+            offset = (i - (len(models) - 1) / 2) * _APART * dot / 72 / _row_in(dot, len(models))
             found = [(j + offset, row, _value(row, model, published)) for j, row in enumerate(part)]
             there = [(y, row, value) for y, row, value in found if value is not None]
             cells = [(y, row.cells[model]) for y, row, _ in there if model in row.cells]
@@ -104,18 +147,11 @@ def dots(
     labels |= {m: f"{m} (published)" for m in models if not looks[m].filled}
     handles = {key: handles[key] for key in (*models, "chance") if key in handles}
     figure.legend(list(handles.values()), [labels.get(key, key) for key in handles])
-    own = [m for m in models if looks[m].filled]
-    drawn = sum(look.filled for look in looks.values())
-    title = captioned(
-        title or f"{table.title}: {_measured(rows)} of every dataset, %, with 95 % intervals",
-        counted(rows, own),
-        "dotted: chance" if "chance" in handles else "",
-        "open marks are published numbers, under the protocols of their sources"
-        if any(not looks[m].filled for m in models)
-        else "",
-        f"the first {drawn} of {num_models} models" if num_models > drawn else "",
-    )
-    return figure.plot(f"{name}-{table.slug}", title, f"Dots. {summary(rows, own)}", table.slug)
+    return handles
+
+
+def _row_in(dot: float, num_models: int) -> float:
+    return max(_LEAST_IN, _GAP_IN + _APART * dot / 72 * num_models)
 
 
 def _measured(rows: Sequence[Row]) -> str:

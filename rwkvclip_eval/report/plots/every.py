@@ -15,7 +15,7 @@ from rwkvclip_eval.report.plots.gap import gap_plot
 from rwkvclip_eval.report.plots.outcomes import outcome_plots
 from rwkvclip_eval.report.plots.probes import few_shot_plot, regularisation_plot
 from rwkvclip_eval.report.plots.recalls import recall_slopes
-from rwkvclip_eval.report.plots.style import MAX_MODELS, captioned, counted, looks, model_colours
+from rwkvclip_eval.report.plots.style import captioned, counted, looks, model_colours
 from rwkvclip_eval.report.plots.training import UNITS, against_step, training
 from rwkvclip_eval.report.series import final_models, find_series
 
@@ -111,12 +111,12 @@ def _draw(
         own = [m for m in shown if m in table.models]
         drawn = looks(own, list(methods)[:_MOST_PUBLISHED], colours)
         if any(c.value is not None for r in others for m, c in r.cells.items() if m in final):
-            plots.append(dots(table, others, drawn, methods, len(own)))
+            plots += dots(table, others, drawn, methods, len(own))
         plots += _differences(table, others, own, methods, pairs)
         plots += outcome_plots(table, others, looks(own, (), colours), outcomes)
         panels = (
-            few_shot_plot(table, few, shown[:MAX_MODELS], colours),
-            regularisation_plot(table, loaded.regularisation, shown, colours),
+            few_shot_plot(table, few, looks(own, (), colours), len(own)),
+            regularisation_plot(table, loaded.regularisation, looks(own, (), colours), len(own)),
         )
         plots += [plot for plot in panels if plot is not None]
         for dataset in dict.fromkeys(r.title for r in recalls):

@@ -60,7 +60,7 @@ def outcome_plots(
     calibrated = {model: own for model, own in calibrated.items() if own}
     if calibrated:
         yield reliability_plot(table, rows, calibrated, looks)
-        yield _calibration_errors(table, rows, calibrated, looks)
+        yield from _calibration_errors(table, rows, calibrated, looks)
 
 
 def confusion_plot(
@@ -167,7 +167,7 @@ def _calibration_errors(
     rows: Sequence[Row],
     calibrated: Mapping[str, Mapping[str, Outcomes]],
     looks: Mapping[str, Look],
-) -> Plot:
+) -> list[Plot]:
     errors = []
     for title in dict.fromkeys(row.title for row in rows):
         cells = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rwkvclip_eval.report.efficiency import growth, length_of
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MARK, SMALL, Drawing, Plot
+from rwkvclip_eval.report.plots.style import log_ticks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -98,7 +99,7 @@ def latencies(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
         low = min(dot.low for dots in lines.values() for dot in dots) / 1.2
         high = max(dot.high for dots in lines.values() for dot in dots) * 1.2
         axis.set_xlim(low, high)
-        _name_ticks(axis, [n * 10.0**k for k in range(-3, 7) for n in (1, 2, 5)], "{:g}")
+        _name_ticks(axis, log_ticks(low, high), "{:g}")
         axis.set_xlabel("ms\nfaint: noisy")
         name = f"efficiency-latency-{tower}-{precision}{'-compiled' if compiled else ''}"
         yield figure.plot(name, title, _words(title, lines), TABLE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,24 @@ def errors(cells: Sequence[Cell]) -> list[list[float]]:
     below = [100 * ((c.value or 0) - c.low) if c.low is not None else 0.0 for c in cells]
     above = [100 * (c.high - (c.value or 0)) if c.high is not None else 0.0 for c in cells]
     return [[max(0.0, d) for d in below], [max(0.0, d) for d in above]]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers to name on a logarithmic axis: 1, 2, 5 and tenfold, closer ones on a short axis.
+
+    Args:
+        low: where the axis begins, more than 0.
+        high: where it ends.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [n * 10.0**k for k in decades for n in (1, 2, 5)]
+    found = [tick for tick in ticks if low <= tick <= high]
+    if len(found) > 2:
+        return found
+    close = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return [float(tick) for tick in close if low <= tick <= high]
 
 
 def counted(rows: Sequence[Row], models: Iterable[str] | None = None) -> str:

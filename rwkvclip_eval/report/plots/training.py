@@ -81,7 +81,7 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
     figure = Drawing(1.8, len(columns))
     drawn: dict[str, Any] = {}
     for ax, column in zip(figure.axes, columns, strict=True):
-        for curve in curves:
+        for number, curve in enumerate(curves):
             points = [(r["step"], float(r[column])) for r in curve.rows if r.get(column) is not None]
             if not points:
                 continue
@@ -90,7 +90,8 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
             if window > 1:
                 ax.plot(x, y, color=colours[curve.model], alpha=0.25, linewidth=0.7)
             smooth = [sum(y[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(y))]
-            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], linewidth=LINE)
+            style = {"linewidth": LINE, "linestyle": DASHES[number % len(DASHES)]}
+            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], **style)
         ax.set_xlabel("step")
         ax.set_title(
             {"loss": "training loss", "val_loss": "validation loss", "val_metric": "validation metric"}[
