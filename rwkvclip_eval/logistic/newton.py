@@ -9,8 +9,8 @@ A weak λ is approached by way of stronger ones (`follow`): solutions move along
 the line through the last two points begins close to the next (predictor and corrector; Allgower and Georg
 1990, doi:10.1007/978-3-642-61257-2). Of each step from afar a line search would leave little.
 
-Where conjugate gradients come to no end (the same features under several labels, and hardly any λ), and a
-strength has few numbers, the equation is solved exactly.
+Where conjugate gradients come to no end or nowhere (the same features under several labels, and hardly any
+λ), and a strength has few numbers, the equation is solved exactly.
 
 Axes as in `objective.py`.
 """
@@ -40,12 +40,15 @@ MAX_PASSES = 20_000
 _OF_ONE_STEP = 2000
 
 _DENSE = 1024
-"""Most numbers D of a strength of which the Hessian is made whole where conjugate gradients come to no end: D
-products, after which a step is exact."""
+"""Most numbers D of a strength of which the Hessian is made whole, by D products, where conjugate gradients
+come to no end, or half of the patience is gone."""
 
 _SINGULAR = 1e-17
 """Eigenvalue of the Hessian, its diagonal brought to 1, from which on nothing bends: intercepts that all
 classes share."""
+
+_NEAR = 1e6
+"""Estimated relative gap from which on that is not done: λ is then so weak that float64 sees nothing of it."""
 
 _MAX_HALVINGS = 20
 
@@ -128,8 +131,7 @@ def newton(
     point, before, price = theta[None], objective.passes, objective.coupling_price
     value, gradient = objective(point, strength)
     estimate = _estimate(objective, point, value, gradient, l2)
-    # After as many products conjugate gradients would be exact, but for rounding.
-    enough = point.shape[1] if point.shape[1] <= _DENSE else _OF_ONE_STEP
+    whole = not narrow and point.shape[1] <= _DENSE
     first, least, lowest, since = 0.0, float("inf"), float("inf"), 0
     products = price
     if estimate <= relative_gap and solved(point[0]):
@@ -149,12 +151,12 @@ def newton(
             # A step need not lead further than to a hundredth of the gap that is wanted.
             least=(0.01 * relative_gap / estimate) ** 0.5 if estimate > 0 else 1.0,
             dtype=torch.float32 if narrow else torch.float64,
-            most=enough if fresh else 3 * price,
+            most=_OF_ONE_STEP if fresh else 3 * price,
         )
         products += step.products
-        if not step.reached and enough < _OF_ONE_STEP:
-            exact = _exactly(objective.hessian(point, strength), gradient)
-            step = step._replace(vector=exact)
+        endless = fresh and not step.reached
+        if whole and estimate < _NEAR and (endless or since > _PATIENCE // 2):
+            step = step._replace(vector=_exactly(objective.hessian(point, strength), gradient))
         first = first or step.size
         if step.size < least / 2 or float(value) < 0.9 * lowest:
             least, lowest, since = min(least, step.size), float(value), 0

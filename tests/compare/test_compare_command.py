@@ -99,7 +99,7 @@ def test_options_out_of_range_are_refused(run, runs, option):
 
 def test_measurements_of_speed_are_refused_by_name(run, tmp_path, runs):
     speed = Run(tmp_path / "speed")
-    speed.unit("efficiency", "", {TOP1: 0.5}, {}, None)
+    speed.unit("efficiency", "image 224x224", {TOP1: 0.5}, {}, None)
     for pair in ((speed.write(), runs["baseline"]), (runs["baseline"], speed.path)):
         code, out, err = run("compare", *pair)
         assert (code, out) == (2, "")

@@ -173,7 +173,7 @@ def test_report_writes_the_card_of_each_model(tmp_path: Path, run: Run) -> None:
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     name = f"<script>|x\n---\n{END}"
-    run = run_of(tmp_path / "run", record(name, dataset="a|b\n---\n", protocol="p`*_"))
+    run = run_of(tmp_path / "run", record(name, unit="one", dataset="a|b\n---\n", protocol="p`*_"))
     (folder,) = write_model_cards(load_runs([run]), tmp_path / "cards").values()
     card = ModelCard.load(folder / "README.md")
     data: Any = card.data

@@ -141,10 +141,11 @@ def sets_of_images(base: Path, black: int) -> Path:
     """Write a suite of two sets of twelve images; number `black` of the first is black."""
     tasks = []
     for name in ("dark", "light"):
-        (base / name / "only").mkdir(parents=True)
         for i in range(12):
+            folder = base / name / ("only" if i < 6 else "other")
+            folder.mkdir(parents=True, exist_ok=True)
             shade = 0 if (name, i) == ("dark", black) else 100 + i
-            Image.new("RGB", (8, 8), (shade, shade, shade)).save(base / name / "only" / f"{i:02d}.png")
+            Image.new("RGB", (8, 8), (shade, shade, shade)).save(folder / f"{i:02d}.png")
         dataset = {"name": name, "folder": name, "templates": ["{c}"]}
         tasks.append({"task": "zero_shot_classification", "datasets": [dataset]})
     (base / "suite.yaml").write_text(yaml.safe_dump({"name": "shades", "tasks": tasks}))

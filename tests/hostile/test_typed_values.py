@@ -126,8 +126,8 @@ RECIPE = {
         ("data", '[{dataset: digits@, texts: ["a {c}"]}]', "data.0.dataset: expected NAME or NAME@VARIANT"),
         (
             "data",
-            '[{dataset: digits, repeat: 1.0, texts: ["{c}"]}]',
-            "repeat: Input should be a valid integer",
+            '[{dataset: digits, repeat: true, texts: ["{c}"]}]',
+            "repeat: Input should be a valid number",
         ),
         ("data", '[{dataset: digits, texts: ["\\u200b"]}]', "it shows nothing but U+200B"),
         ("data", '[{dataset: digits, texts: ["a\\0 {c}"]}]', "it holds U+0000 ('a\\x00 {c}')"),
