@@ -48,7 +48,7 @@ _SINGULAR = 1e-17
 classes share."""
 
 _NEAR = 1e6
-"""Estimated relative gap from which on that is not done: λ is then so weak that float64 sees nothing of it."""
+"""Estimated relative gap from which on that is not done: of so weak a λ float64 sees nothing."""
 
 _MAX_HALVINGS = 20
 
