@@ -54,6 +54,7 @@ from rwkvclip_eval.cli.options import (
     parse_shard,
     prepare,
 )
+from rwkvclip_eval.cli.outlines import outlined
 from rwkvclip_eval.cli.published import published as published_command
 from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.memory import MEMORY_BUDGET
@@ -394,7 +395,7 @@ def _write_report(
 
 def main() -> None:
     """Run the command line; the entry point of `rwkvclip-eval`."""
-    console.run_app(app)
+    console.run_app(outlined(app, sys.argv[1:]))
 
 
 # `from rwkvclip_eval.cli import main` gave the function; now that is this module.

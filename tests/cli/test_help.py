@@ -6,6 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
+
+from rwkvclip_eval.cli.main import app
+from rwkvclip_eval.cli.outlines import outlined
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,3 +64,44 @@ def test_models_says_each_form_of_a_checkpoint_once(run: Run) -> None:
     assert (out + err).count("averaged weights") == 2  # RWKV-CLIP's and open_clip's differ.
     assert "*.json, rwkv-clip-b16, rwkv-clip-b32 = file" in err
     assert out.splitlines()[0] == "name\tfamily\texample"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "",
+        "run --help",
+        "data --help",
+        "data list --help",
+        "bench --help",
+        "bench ops --help",
+        "lst",
+    ],
+)
+def test_help_is_the_same_where_only_the_command_asked_for_is_built(
+    words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for application in (app, outlined(app, words.split())):
+        code = None
+        try:
+            code = application(args=words.split(), standalone_mode=False)
+        except Exception as error:  # what it is, is compared
+            code = repr(error), str(error)
+        texts.append((code, *capsys.readouterr()))
+    assert texts[0] == texts[1]
+    assert texts[0] != (0, "", "")
+
+
+def test_only_the_command_asked_for_is_built() -> None:
+    built = typer.main.get_group(outlined(app, ["data", "list"]))
+    groups = {
+        name: command
+        for name, command in built.commands.items()
+        if isinstance(command, typer.core.TyperGroup)
+    }
+    assert set(groups) == {"data", "cache", "bench"}
+    with_options = {name for name, command in built.commands.items() if command.params}
+    assert with_options == set()
+    assert {name for name, command in groups["data"].commands.items() if command.params} == {"list"}
