@@ -10,7 +10,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.options import PublishedOption  # noqa: TC001  # typer reads the annotations
-from rwkvclip_eval.errors import OutputError, UserError, joined
+from rwkvclip_eval.errors import OutputError, UserError, joined, name_some
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -274,6 +274,7 @@ def check_runs(runs: Sequence[Path]) -> NoReturn:
     """
     from rwkvclip_eval.compare.rederive import check_run
     from rwkvclip_eval.records.efficiency import is_measurement
+    from rwkvclip_eval.records.reading import without_digest
 
     measurements = [run for run in runs if is_measurement(run)]
     changed = _check_measurements(measurements) if measurements else False
@@ -293,6 +294,11 @@ def check_runs(runs: Sequence[Path]) -> NoReturn:
         raise OutputError(joined(list(damaged)))
     equal = len(found) - len(wrong) - len(untold)
     console.say(f"{equal} of {len(found)} numbers come out of the predictions as recorded.")
+    if bare := [one for run in runs if run not in measurements for one in without_digest(run)]:
+        console.note(
+            "No digest tells whether records and predictions were changed together, since the run is of an "
+            f"older version or did not end: {name_some(map(str, bare))}."
+        )
     raise typer.Exit(1 if wrong or changed else 3 if untold or not found else 0)
 
 

@@ -67,6 +67,19 @@ def read_results(directory: Path) -> list[Record]:
     return records
 
 
+def without_digest(run: Path) -> list[Path]:
+    """Return the run directories in `run` whose `run.json` does not tell what their records were.
+
+    Such are runs of older versions, and runs whose command is at work or did not end.
+    """
+    described = {directory: directory / "run.json" for directory in run_dirs(run)}
+    return [
+        directory
+        for directory, description in described.items()
+        if not (description.exists() and read_run_info(description).results_sha256)
+    ]
+
+
 def parsed_records(content: bytes, path: Path) -> list[Record]:
     """Return the records in the content of a results.jsonl, see `read_records`.
 
