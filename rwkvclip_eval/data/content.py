@@ -1,8 +1,10 @@
 """What tells an image whatever source it comes from: a digest of its content, which pairs runs over one set.
 
-The id of a sample is the first half of the SHA-256 (hex) of its image file; where a source has no file of
-one image alone (arrays, datasets of a user's own) `px-` and the same of mode, size and pixels. An image that
-a split holds several times is `ID`, `ID#2`, …, in order of what it is said to show, then of the split.
+The id of a sample is the first half of the SHA-256 (hex) of its image file where that has lost something of
+the picture (JPEG, most WebP), since decoders differ in the last bit. Of any other file, of arrays and of
+datasets of a user's own it is `px-` and the same of size and RGB pixels, so that an array and PNGs made of
+it are one. An image that a split holds several times is `ID`, `ID#2`, …, in order of what it is said to show,
+then of the split.
 
 Files are read once. What they gave lies in the cache folder, under the fingerprint of the split, which any
 other image changes.
@@ -17,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.data.limit import SubsetDataset
 from rwkvclip_eval.data.reading import TEXT_LIMIT_BYTES
-from rwkvclip_eval.data.samples import SampleDataset, default_cache_dir, targets
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.data.samples import SampleDataset, decode_image, default_cache_dir, targets
+from rwkvclip_eval.errors import DamagedData, OutputError
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.data.types import Dataset
 
 DIGEST_CHARS = 32
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REPORT_EVERY = 500
 
 
@@ -81,15 +83,33 @@ def _digest(dataset: Dataset, index: int) -> str:
     """Return the digest of one image, or nothing where it cannot be read."""
     try:
         content = _content(dataset, index)
-        if isinstance(content, bytes):
-            return hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
-        # Indices into a palette say nothing without it.
-        image = content.convert("RGBA") if content.mode == "P" else content
-        pixels = f"{image.mode} {image.size} ".encode() + image.tobytes()
+        if not isinstance(content, bytes):
+            return _digest_of_pixels(content)
     except MemoryError:
         raise
     except Exception:  # Whatever a source or library raises, the number was made without this image's id.
         return ""
+    if not _is_lossy(content):
+        with contextlib.suppress(DamagedData):
+            return _digest_of_pixels(content)
+    return hashlib.sha256(content).hexdigest()[:DIGEST_CHARS]
+
+
+def _is_lossy(content: bytes) -> bool:
+    """Return whether the content of an image file is JPEG, JPEG 2000 or the lossy kind of WebP."""
+    jpeg = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
+    webp = content[:4] == b"RIFF" and content[8:12] == b"WEBP"
+    return content.startswith(jpeg) or (webp and b"VP8L" not in content[12:64])
+
+
+def _digest_of_pixels(content: bytes | Image) -> str:
+    """Return the digest of a picture as encoders get it.
+
+    Raises:
+        DamagedData: it is none.
+    """
+    image = decode_image(content, "image")
+    pixels = f"{image.size} ".encode() + image.tobytes()
     return f"px-{hashlib.sha256(pixels).hexdigest()[:DIGEST_CHARS]}"
 
 

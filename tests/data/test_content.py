@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def opened(entry, tmp_path):
     return open_dataset(DatasetRef(**entry), data_root=tmp_path, cache_dir=tmp_path / "cache")
 
 
+def told_by_pixels(content):
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    return f"px-{hashlib.sha256(f'{image.size} '.encode() + image.tobytes()).hexdigest()[:32]}"
+
+
 def test_an_image_has_one_id_in_shards_folders_and_by_a_manifest(tmp_path, sources, png):
     datasets = {name: opened(entry, tmp_path) for name, entry in sources.items()}
     ids = {name: content_ids(dataset, tmp_path / "cache") for name, dataset in datasets.items()}
@@ -67,7 +73,7 @@ def test_an_image_has_one_id_in_shards_folders_and_by_a_manifest(tmp_path, sourc
     label_of = [dict(zip(ids[n], d.labels.tolist(), strict=True)) for n, d in datasets.items()]
     assert label_of[0] == label_of[1] == label_of[2]
     assert len(label_of[0]) == len(SAMPLES)
-    digest = [hashlib.sha256(png(shade)).hexdigest()[:32] for shade in range(6)]
+    digest = [told_by_pixels(png(shade)) for shade in range(6)]
     # Repeats are numbered by what they are said to show, then in the order of the split.
     fourth = [ids["shards"][3], ids["shards"][5]]
     assert fourth == [f"{digest[4]}#2", digest[4]]
@@ -153,16 +159,36 @@ def pixels(*images):
     )
 
 
-def test_images_without_a_file_are_told_by_pixels_mode_and_size(tmp_path, png):
+def test_images_without_a_file_are_told_by_size_and_colours(tmp_path):
     grey, wide, tall = Image.new("L", (4, 4), 7), Image.new("L", (8, 2), 7), Image.new("L", (2, 8), 7)
     one, other = (Image.new("P", (2, 2)) for _ in range(2))
     one.putpalette([255, 0, 0] * 256)
     other.putpalette([0, 255, 0] * 256)
-    images = [grey, wide, tall, grey.convert("RGB"), grey.copy(), one, other, png(0)]
-    ids = content_ids(pixels(*images), tmp_path)
-    assert [i for i, one in enumerate(ids) if "#" in one] == [4]
-    assert ids[4] == f"{ids[0]}#2"
-    assert [one.startswith("px-") for one in ids] == [True] * 7 + [False]
+    ids = content_ids(pixels(grey, wide, tall, grey.convert("RGB"), grey.copy(), one, other), tmp_path)
+    assert [i for i, one in enumerate(ids) if "#" in one] == [3, 4]
+    assert ids[3:5] == [f"{ids[0]}#2", f"{ids[0]}#3"]
+    assert all(one.startswith("px-") for one in ids)
+
+
+def test_files_without_loss_have_the_id_of_their_pixels_and_others_that_of_their_bytes(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    palette = picture.quantize(16)
+    (expected, quantized) = content_ids(pixels(picture, palette), tmp_path)
+
+    def stored(image, form, **options):
+        stream = io.BytesIO()
+        image.save(stream, form, **options)
+        return stream.getvalue()
+
+    exact = [("PNG", {"compress_level": level}) for level in (0, 9)]
+    exact += [("WEBP", {"lossless": True}), ("BMP", {}), ("PPM", {}), ("TIFF", {})]
+    for number, (form, options) in enumerate(exact):
+        assert content_ids(pixels(stored(picture, form, **options)), tmp_path / str(number)) == [expected]
+    assert content_ids(pixels(stored(palette, "PNG")), tmp_path / "p") == [quantized]
+    lossy = [stored(picture, "JPEG"), stored(picture, "WEBP", quality=90), stored(picture, "JPEG2000")]
+    damaged = stored(picture, "PNG")[:60]
+    found = content_ids(pixels(*lossy, damaged), tmp_path / "lossy")
+    assert found == [hashlib.sha256(content).hexdigest()[:32] for content in (*lossy, damaged)]
 
 
 def test_a_source_that_decodes_gives_the_bytes_of_files_it_knows(tmp_path, png):

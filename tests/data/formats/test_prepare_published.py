@@ -1,5 +1,7 @@
 """`data prepare` through the command line on every published format of the catalogue."""
 
+import dataclasses
+
 import array_miniatures as arrays
 import captioned_miniatures as captioned
 import miniatures as files
@@ -8,6 +10,7 @@ import pytest
 from clip_benchmark.datasets.builder import all_imagenet_wordnet_ids
 
 from rwkvclip_eval.data.catalogue import catalogue
+from rwkvclip_eval.data.content import content_ids
 from rwkvclip_eval.data.formats import READERS, class_folders, drawn_splits, reader_of
 from rwkvclip_eval.data.open import open_dataset
 from rwkvclip_eval.data.samples import decode_image
@@ -230,6 +233,8 @@ def test_published_files_become_shards_that_open_as_the_catalogue_says(tmp_path,
         for i in {0, count // 2, count - 1}:
             original = decode_image(first.images.read(i), first.images.where(i))
             assert (np.asarray(back.image(i)) == np.asarray(original)).all()
+        published = dataclasses.replace(back, images=first.images)
+        assert content_ids(published, tmp_path / "one") == content_ids(back, tmp_path / "other")
     code, out, err = run("data", "verify", name, "--data-root", data_root)
     assert (code, err) == (0, "")
     assert f"{name}:test: a subset; {counts['test']} images of webdataset wds_" in out
