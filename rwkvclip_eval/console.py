@@ -146,9 +146,13 @@ def run_app(app: typer.Typer) -> NoReturn:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as error:
-        # Only the shell's completion ends so here; else code of a user's own did.
+        # Only the shell's completion ends so; else code of a user's own did.
         if any(name.endswith("_COMPLETE") for name in os.environ):
             raise
+        # So do pages of help that nobody reads to their end.
+        if isinstance(error.__context__, BrokenPipeError):
+            _drop_output()
+            sys.exit(_NO_READER)
         called = f"sys.exit({'' if error.code is None else shown(error.code)})"
         _fail(f"Error: a plugin, a model's code or a library called {called} before the end.", 2)
     except UserError as error:

@@ -261,7 +261,7 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert not {"Error", "Traceback", "Exception"} & set(re.findall(r"\w+", done.stderr))
 
 
-@pytest.mark.parametrize("argument", ["suites", "--version"])
+@pytest.mark.parametrize("argument", ["suites", "--version", "--help"])
 def test_output_that_nobody_reads_ends_without_a_word(argument):
     reader, writer = os.pipe()
     os.close(reader)
