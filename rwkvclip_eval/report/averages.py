@@ -136,6 +136,14 @@ def _meaning(metric: Metric, rows: Sequence[Row]) -> tuple[Metric, str]:
     return replace(metric, unit=unit, better=better), ""
 
 
+def average_ties(cells: Sequence[Cell]) -> tuple[float | None, float | None]:
+    """Return the range of a mean that equal logits leave open; exact numbers stay where they are."""
+    if all(cell.ties_low is None for cell in cells):
+        return None, None
+    lows = [_first(cell.ties_low, cell.value) for cell in cells]
+    return _mean(lows), _mean([_first(cell.ties_high, cell.value) for cell in cells])
+
+
 def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric) -> Cell:
     cells = {name: row.cells[model] for name, row in members.items() if row is not None}
     cells = {name: cell for name, cell in cells.items() if cell.value is not None}
@@ -143,7 +151,7 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric)
     values = [c.value for c in cells.values() if c.value is not None]
     if not values:
         return Cell(metric=metric, status="none", missing=missing, num_datasets=len(members))
-    tied = any(c.ties_low is not None for c in cells.values())
+    ties_low, ties_high = average_ties(list(cells.values()))
     low, high = average_interval(list(cells.values()))
     older = [name for name, cell in cells.items() if cell.older]
     return Cell(
@@ -152,8 +160,8 @@ def _average_cell(members: Mapping[str, Row | None], model: str, metric: Metric)
         low=low,
         high=high,
         chance=_mean([c.chance for c in cells.values()]),
-        ties_low=_mean([_first(c.ties_low, c.value) for c in cells.values()]) if tied else None,
-        ties_high=_mean([_first(c.ties_high, c.value) for c in cells.values()]) if tied else None,
+        ties_low=ties_low,
+        ties_high=ties_high,
         conservative=any(c.conservative for c in cells.values()),
         older=f"that of {', '.join(older)}" if older else "",
         trained=all(c.trained for c in cells.values()),

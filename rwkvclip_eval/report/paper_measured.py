@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.protocols import PROTOCOLS
-from rwkvclip_eval.report.averages import average_interval
+from rwkvclip_eval.report.averages import average_interval, average_ties
 from rwkvclip_eval.report.paper_rows import PaperCell
+from rwkvclip_eval.report.rows import Cell
+from rwkvclip_eval.report.tables import remark
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from rwkvclip_eval.records.schema import Record
     from rwkvclip_eval.report.paper_layout import Column, Key
-    from rwkvclip_eval.report.rows import Cell, Row
+    from rwkvclip_eval.report.rows import Row
     from rwkvclip_eval.report.tables import Table
 
 
@@ -101,6 +103,8 @@ def measured_cell(one: Measured, column: Column) -> PaperCell:
         apart=_apart(cell.entry.record),
         older=bool(cell.older),
         problem=row.problem,
+        ties=cell.ties,
+        remark=remark([cell.entry.record]),
     )
 
 
@@ -115,9 +119,14 @@ def _own_average(one: Measured, column: Column) -> PaperCell:
     cells = [cell for _, cell in members]
     low, high = average_interval(cells)
     records = [cell.entry.record for cell in cells if cell.entry]
+    value = math.fsum(cell.value or 0.0 for cell in cells) / len(cells)
+    tied = average_ties(cells)
     return PaperCell(
-        value=100 * math.fsum(cell.value or 0.0 for cell in cells) / len(cells),
+        value=100 * value,
         status="ok",
+        ties=Cell(
+            metric=column.metric, value=value, low=low, high=high, ties_low=tied[0], ties_high=tied[1]
+        ).ties,
         low=None if low is None else 100 * low,
         high=None if high is None else 100 * high,
         apart=next(filter(None, map(_apart, records)), ""),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.records.published import UNKNOWN, checkpoint_spec
 from rwkvclip_eval.report.paper_rows import RESOLVED
+from rwkvclip_eval.report.tables import TIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -87,6 +88,8 @@ def notes(
         *_protocols(published, measured, alike),
         *_versions(columns, published, measured),
         *_apart(columns, measured),
+        *_ties(columns, measured),
+        *_remarks(columns, measured),
     )
 
 
@@ -171,3 +174,26 @@ def _apart(columns: Sequence[Column], measured: Iterable[PaperRow]) -> Iterator[
                 )
     for reason, names in found.items():
         yield f"Not held against published numbers ({reason}): {', '.join(names)}."
+
+
+def _ties(columns: Sequence[Column], measured: Iterable[PaperRow]) -> Iterator[str]:
+    """Yield which numbers equal logits leave open by more than their intervals tell."""
+    told = [
+        f"{column.title} of {row.label} could be any number in {cell.ties}"
+        for row in measured
+        for column, cell in zip(columns, row.cells, strict=True)
+        if cell.ties
+    ]
+    if told:
+        yield f"{'; '.join(told)}. {TIES}"
+
+
+def _remarks(columns: Sequence[Column], measured: Iterable[PaperRow]) -> Iterator[str]:
+    """Yield how measured numbers differ from what their protocol follows, once a remark."""
+    found: dict[str, dict[str, None]] = {}
+    for row in measured:
+        for column, cell in zip(columns, row.cells, strict=True):
+            if cell.remark:
+                found.setdefault(cell.remark, {})[f"{column.title} ({row.protocol})"] = None
+    for said, names in found.items():
+        yield f"{', '.join(names)}: {said}"

@@ -38,6 +38,8 @@ class PaperCell:
         older: an earlier task version made its interval, so that no lead is claimed from it.
         problem: why numbers of this column must not be compared between models.
         bold: it is better than every other row's by more than their intervals.
+        ties: the range that equal logits leave open, where it reaches beyond the interval.
+        remark: how its making differs from what its protocol follows, and whose images vote.
     """
 
     value: float | None = None
@@ -50,6 +52,8 @@ class PaperCell:
     older: bool = False
     problem: str = ""
     bold: bool = False
+    ties: str = ""
+    remark: str = ""
 
     @property
     def text(self) -> str:

@@ -153,7 +153,7 @@ def _build(
             main = primary or metric.k is not None or metric.shots is not None
             row = _dataset_row(scope, title, metric, models, group, primary, series)
             if main and all(r.title != title for r in rows):
-                row = dataclasses.replace(row, remark=_remark(group))
+                row = dataclasses.replace(row, remark=remark(entry.record for entry in group))
             (rows if main else further).append(row)
     averages, notes = build_averages(scope, rows, further, models, known, named)
     return Table(
@@ -176,11 +176,11 @@ def _build(
     )
 
 
-def _remark(entries: Iterable[Entry]) -> str:
+def remark(records: Iterable[Record]) -> str:
     """Return how a protocol's numbers on a dataset differ from what it follows, and whose images vote."""
     said: dict[str, None] = {}
-    for entry in entries:
-        notes = entry.record.notes
+    for record in records:
+        notes = record.notes
         if notes.get("differences"):
             said[str(notes["differences"])] = None
         if notes.get("bank"):
@@ -234,8 +234,9 @@ def _older_note(entries: Iterable[Entry]) -> list[str]:
         return []
     return [
         "“older version”: an earlier task version made its interval, which can be too narrow where few "
-        "images decide the number, or searched its λ, where it could pass the best one over; no lead is "
-        f"claimed from it: {', '.join(older)}. Running the suite again uses the stored features."
+        "images decide the number, or searched its λ, where it could pass the best one over, or counted the "
+        f"padding of a whole set for a part; no lead is claimed from it: {', '.join(older)}. Running the "
+        "suite again uses the stored features."
     ]
 
 

@@ -1,10 +1,17 @@
-"""Numbers of older task versions whose interval, or search for λ, is made otherwise today."""
+"""Numbers of older task versions whose value, interval, or search for λ, is made otherwise today."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA, MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC
+from rwkvclip_eval.records.metrics import (
+    MAP_11_POINT,
+    MAP_AREA,
+    MEAN_PER_CLASS,
+    MEAN_TOP1_TOP5,
+    ROC_AUC,
+    TOP1_PADDED,
+)
 
 if TYPE_CHECKING:
     from rwkvclip_eval.records.schema import Record
@@ -21,7 +28,7 @@ FIRST_VERSIONS = {
 _OTHER_INTERVAL = {MEAN_PER_CLASS, MEAN_TOP1_TOP5, ROC_AUC, MAP_11_POINT, MAP_AREA}
 """Beside these, retrieval's and few-shot numbers."""
 _FEW = 10
-"""Of fewer hits or misses the interval of a proportion is wider today."""
+"""Of so few hits or misses, or fewer, the interval of a proportion is wider today."""
 
 
 def what_changed(record: Record) -> str:
@@ -30,7 +37,9 @@ def what_changed(record: Record) -> str:
     if record.status != "ok" or record.task_version >= first:
         return ""
     searched = "linear_probe" in record.task and not str(record.notes.get("validation")).startswith("none")
-    changed = ["interval"] if _has_other_interval(record) else []
+    # The padding of a whole set of 50,000 was counted for a part, too.
+    padded = record.measure == TOP1_PADDED and bool(record.subset)
+    changed = ["value"] if padded else ["interval"] if _has_other_interval(record) else []
     changed += ["search for λ"] if searched else []
     return f"{' and '.join(changed)} of before task version {first}" if changed else ""
 
@@ -41,4 +50,4 @@ def _has_other_interval(record: Record) -> bool:
     hits = (record.n or 0) * record.value
     metric = record.measure
     other = metric in _OTHER_INTERVAL or bool(metric.direction) or metric.shots is not None
-    return other or 0 < min(hits, (record.n or 0) - hits) < _FEW
+    return other or 0 < min(hits, (record.n or 0) - hits) <= _FEW

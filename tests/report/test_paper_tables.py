@@ -23,6 +23,7 @@ from rwkvclip_eval.report.paper_layout import (
     key,
 )
 from rwkvclip_eval.report.paper_tables import average_sets, paper_tables
+from rwkvclip_eval.report.tables import TIES
 
 ROOT = Path(__file__).resolve().parents[2]
 RWKV = "RWKV-CLIP B/32, YFCC15M"
@@ -214,6 +215,25 @@ def test_an_empty_measured_cell_keeps_its_reason() -> None:
         *("ok", "not_run", "not_run", "not_run", "not_run", "not_run", "not_run", "missing_data"),
         *("not_run", "not_run", "not_run", "incomplete"),
     ]
+
+
+def test_what_sets_a_number_apart_stands_below_its_table_too() -> None:
+    tied = {"notes": {"ties_worst": 0.2, "ties_best": 0.9}}
+    drawn = {"notes": {"differences": "A split of its own.", "ties_worst": 0.4999, "ties_best": 0.5001}}
+    names = [name for name in ELEVEN if name not in ("cifar10", "sun397")]
+    (table,) = built(
+        scored("a", "cifar10", half=0.01, **tied),
+        scored("a", "sun397", half=0.01, **drawn),
+        *(scored("a", name, half=0.01) for name in names),
+    ).values()
+    said = [note for note in table.notes if "could be any number" in note]
+    assert said == [
+        "CIFAR-10 of a (standard) could be any number in 20.0–90.0; Average of a (standard) could be any "
+        f"number in 47.3–53.6. {TIES}"
+    ]
+    assert "SUN397 (standard): A split of its own." in table.notes
+    (quiet,) = built(scored("a", "sun397", half=0.01)).values()
+    assert not any("could be any" in note or note.startswith("SUN397 (") for note in quiet.notes)
 
 
 def test_numbers_of_training_images_are_no_published_metric() -> None:

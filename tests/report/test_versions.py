@@ -55,13 +55,17 @@ def test_a_proportion_of_few_misses_is_marked_and_one_of_none_is_not() -> None:
     def changed(value: float) -> str:
         return what_changed(record(value=value, n=100, half=0.05, task_version=1))
 
-    assert [bool(changed(value)) for value in (0.8, 0.95, 1.0, 0.0, 0.05)] == [
-        False,
-        True,
-        False,
-        False,
-        True,
-    ]
+    few = (0.01, 0.05, 0.1, 0.9, 0.95)
+    assert {value for value in (*few, 0.0, 0.11, 0.8, 0.89, 1.0) if changed(value)} == set(few)
+
+
+def test_a_padded_value_of_a_part_of_before_is_marked() -> None:
+    def changed(subset: bool, version: int = 1) -> str:
+        how = {"metric": "top1_accuracy_padded", "subset": subset, "task_version": version}
+        return what_changed(record(value=0.5, n=1000, half=0.05, **how))
+
+    assert changed(subset=True) == "value of before task version 2"
+    assert changed(subset=False) == changed(subset=True, version=2) == ""
 
 
 def test_todays_records_are_not_marked() -> None:
