@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import Encoder, EncoderInfo, ImageFeatures
     from rwkvclip_eval.records.reading import load_predictions, load_results
     from rwkvclip_eval.report import write_report
-    from rwkvclip_eval.run.evaluation import Results, evaluate
+    from rwkvclip_eval.run.evaluation import Results, evaluate, expected_numbers
     from rwkvclip_eval.run.options import RunOptions
     from rwkvclip_eval.run.plugins import register_dataset, register_task
     from rwkvclip_eval.run.stored_features import load_features
@@ -46,6 +46,7 @@ _HOME = {
     "Results": "run.evaluation",
     "RunOptions": "run.options",
     "evaluate": "run.evaluation",
+    "expected_numbers": "run.evaluation",
 }
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "as_encoder",
     "evaluate",
     "expand_specs",
+    "expected_numbers",
     "load_encoder",
     "load_features",
     "load_predictions",

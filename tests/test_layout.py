@@ -193,7 +193,10 @@ def test_packages_import_one_way() -> None:
     }
 
 
-TRAINING_MAY_USE = ("data", "encoders.open_clip_config", "encoders.hugging_face_config")
+TRAINING_MAY_USE = (
+    *("data", "plan.suite", "encoders.spec"),
+    *("encoders.open_clip_config", "encoders.hugging_face_config"),
+)
 
 
 def test_training_uses_the_hall_the_public_interface_and_what_the_table_says() -> None:

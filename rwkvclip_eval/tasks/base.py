@@ -306,6 +306,10 @@ class Task(ABC):
         """Return the names of the metrics that it gives on a dataset; empty where only a run tells."""
         return self.gives
 
+    def numbers(self, info: DatasetInfo, protocol: Protocol) -> frozenset[str]:
+        """Return the names under which its numbers can appear; empty where only a run tells."""
+        return self.gives_on(info)
+
     def texts(self, samples: Samples, protocol: Protocol) -> Sequence[str]:
         """Return the m texts to encode, in the order in which `score` expects them; none by default."""
         return ()

@@ -78,6 +78,11 @@ class FewShotLinearProbe(ProbeTask):
         """Return the names of the metrics that it gives on a dataset, without their shots."""
         return self.gives if len(info.class_names) == 2 else self.gives - {ROC_AUC.name}
 
+    def numbers(self, info: DatasetInfo, protocol: Protocol) -> frozenset[str]:
+        """Return the names under which its numbers can appear: the metric's for every number of shots."""
+        shots = FewShotOptions.of(protocol).shots
+        return frozenset(STANDARD[name].of_shots(k).name for name in self.gives_on(info) for k in shots)
+
     def check(self, samples: Samples, fit: Mapping[str, Samples], protocol: Protocol) -> None:
         """Refuse, before any encoding, what cannot be learned from, or has fewer images than shots."""
         super().check(samples, fit, protocol)

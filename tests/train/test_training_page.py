@@ -8,7 +8,7 @@ from test_loop import recipe
 
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_train.cli import main
-from rwkvclip_train.page import MOST_RUNS, PANELS, draw, write_page
+from rwkvclip_train.page import MOST_EVALUATED, MOST_RUNS, PANELS, draw, write_page
 from rwkvclip_train.run_facts import keep_facts, read_facts
 from rwkvclip_train.run_log import find_logs, read_run
 
@@ -99,6 +99,44 @@ def test_several_runs_share_each_drawing(tmp_path):
     shown = titles(page)
     assert shown.count("nano, seed 0") == shown.count("nano, seed 1") > 5
     assert "nano, seed 1: raw" in shown
+
+
+def test_what_was_evaluated_is_drawn_against_the_step_fractions_of_a_dataset_together(tmp_path):
+    path, where = logged(tmp_path), "zero_shot_retrieval/standard/digits_scenes"
+    with path.open("a") as file:
+        for step, value in ((15, 0.25), (30, 0.5)):
+            numbers = {
+                f"{where}/recall@1": value,
+                f"{where}/recall@5": 2 * value,
+                f"{where}/median_rank": 9.0,
+            }
+            numbers |= {"knn_probe/knn/$x_$": None if step == 15 else 0.5}
+            file.write(json.dumps({"step": step, "model": "nano", "seed": 0, "evaluation": numbers}) + "\n")
+            file.write(json.dumps({"step": step, "model": "nano", "seed": 0, "val_loss": 3 - value}) + "\n")
+    run = read_run(path)
+    assert run.curve("loss").steps.tolist() == [10, 20, 30]
+    assert run.curve("val_loss").steps.tolist() == [15, 30]
+    assert [curve.label for curve in run.evaluated[where]] == ["recall@1", "recall@5"]
+    assert run.evaluated[where][1].values.tolist() == [0.5, 1.0]
+    assert run.evaluated[f"{where}/median_rank"][0].values.tolist() == [9.0, 9.0]
+    shown = titles(page_of(tmp_path, tmp_path))
+    assert {where, f"{where}/median_rank", "validation loss (nats)", "recall@5"} <= set(shown)
+    cells = re.findall(r"<td>(.*?)</td>", page_of(tmp_path, tmp_path))
+    assert cells[:3] == ["nano, seed 0", "30", "0.1667"]
+
+
+def test_a_log_that_holds_measures_alone_has_a_page(tmp_path):
+    path = tmp_path / "nano.jsonl"
+    path.write_text('{"step": 5, "val_loss": 2.0, "model": "nano", "seed": 0}\n')
+    assert page_of(tmp_path, path).count("<svg") == 1
+
+
+def test_too_many_evaluations_are_refused(tmp_path):
+    path = tmp_path / "nano.jsonl"
+    numbers = {f"task/protocol/{i}/accuracy": 0.5 for i in range(MOST_EVALUATED + 1)}
+    path.write_text(json.dumps({"step": 5, "evaluation": numbers}) + "\n")
+    with pytest.raises(OutputError, match="drawings of evaluations are too many"):
+        write_page([path], tmp_path / "page.html")
 
 
 def test_a_run_of_before_has_the_panels_that_its_log_allows(tmp_path):

@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     from rwkvclip_train.recipe import Recipe
     from rwkvclip_train.update import Outcome
 
-CHANGEABLE = ("accumulation", "activation_checkpointing", "compile", "keep_last", "keep_best")
+CHANGEABLE = (
+    *("accumulation", "activation_checkpointing", "compile", "keep_last", "keep_best"),
+    *("keep_best_by", "evaluation"),
+)
 """Recipe keys that a run may change when it continues: they change good steps by rounding at most."""
 
 
@@ -50,7 +53,7 @@ class Progress:
         overflowed: of them, those not taken since float16 gradients overflowed at the loss scale of then.
         loss_sum: of the losses since the last regular checkpoint.
         loss_count: how many those are.
-        scores: of regular checkpoints, by step; the lower, the better.
+        scores: of regular checkpoints, by step, their mean loss since the one before.
     """
 
     step: int = 0
@@ -84,6 +87,10 @@ class Checkpoints:
         every: steps from one regular checkpoint to the next.
         keep_last: regular checkpoints that stay; None for all.
         keep_best: further ones that stay, those with the best scores.
+
+    Attributes:
+        scores: of regular checkpoints, by step, the lower, the better, where something else than the loss
+            decides which are best.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Checkpoints:
     ) -> None:
         self.folder, self.identity, self.num_steps, self.every = folder, identity, num_steps, every
         self.keep_last, self.keep_best = keep_last, keep_best
+        self.scores: dict[int, float] | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether a regular checkpoint follows `step` steps."""
@@ -130,10 +138,20 @@ class Checkpoints:
                 "scaler": scaler.state_dict(),
             },
         )
+        self.prune(progress)
+
+    def prune(self, progress: Progress) -> None:
+        """Delete the checkpoints that need not stay; that of `progress` does."""
         stays = self._staying(progress) | {progress.step}
         for path in self.paths():
             if step_of(path) not in stays:
                 path.unlink(missing_ok=True)
+
+    def ranked(self, progress: Progress) -> list[int]:
+        """Return the steps of the regular checkpoints that there are and have a score, the best first."""
+        scores = progress.scores if self.scores is None else self.scores
+        there = [step for path in self.paths() if (step := step_of(path)) in scores and self.is_due(step)]
+        return sorted(there, key=lambda step: (scores[step], step))
 
     def path(self, step: int) -> Path:
         """Return where the weights after `step` steps lie."""
@@ -148,9 +166,7 @@ class Checkpoints:
         steps = [step for path in self.paths() if (step := step_of(path)) is not None and self.is_due(step)]
         if self.keep_last is None:
             return set(steps)
-        scored = [step for step in steps if step in progress.scores]
-        best = sorted(scored, key=lambda step: (progress.scores[step], step))[: self.keep_best]
-        return {*steps[-self.keep_last :], *best}
+        return {*steps[-self.keep_last :], *self.ranked(progress)[: self.keep_best]}
 
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler

@@ -213,6 +213,8 @@ def _train(
         return
     size = f"{trained.num_parameters:,} parameters"
     console.say(f"{trained.name}: {size}, {trained.num_steps} steps, {trained.seconds:.0f} s.")
+    if recipe.keep_best_by != "loss" and trained.best is not None:
+        console.say(f"Best by {recipe.keep_best_by} of the checkpoints that stay: {trained.best}")
     console.say(f"Evaluate it: rwkvclip-eval run SUITE --model {trained.spec}")
 
 

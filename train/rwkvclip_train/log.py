@@ -1,6 +1,6 @@
 """What a run writes down step by step: the log, the record of its samples, the bar on the terminal.
 
-training/NAME.jsonl      a line every `log_every` steps, see `LogLine`
+training/NAME.jsonl      a line every `log_every` steps, and one for each of `MEASURED` when it was measured
 training/NAME.keys       a line a step: step, epoch, digest of the samples' keys in their order
 """
 
@@ -32,6 +32,12 @@ MAX_KEYS_BYTES = 4 << 30
 VARYING = ("data_wait", "memory_bytes", "samples_per_s")
 """Fields of a log line that two runs of the same recipe may differ in; all others are equal to the byte."""
 
+MEASURED = ("val_loss", "evaluation")
+"""Fields that are measured beside training, now and then, and have a line of their own."""
+
+
+_MEASURED = frozenset(MEASURED)
+
 
 class RunLog:
     """Appends to the log and the record of keys.
@@ -39,11 +45,15 @@ class RunLog:
     Args:
         path: of the log.
         writes: False for a rank that reads none and writes none.
+
+    Attributes:
+        measured: the lines that have a field of `MEASURED`, in order; none on a rank that does not write.
     """
 
     def __init__(self, path: Path, *, writes: bool) -> None:
         self.path, self.keys_path = path, path.with_name(f"{path.stem}.keys")
         self._writes = writes
+        self.measured: list[dict[str, Any]] = []
         self._files: list[tuple[Path, IO[bytes]]] = []
 
     def cut(self, last_step: int) -> None:
@@ -54,7 +64,9 @@ class RunLog:
         """
         if not self._writes:
             return
-        write_text(self.path, "".join(read_log(self.path, last_step=last_step)))
+        kept = read_log(self.path, last_step=last_step)
+        self.measured = [row for line in kept if not _MEASURED.isdisjoint(row := json.loads(line))]
+        write_text(self.path, "".join(kept))
         write_text(self.keys_path, "".join(read_keys(self.keys_path, last_step=last_step)))
         # Unbuffered: a line is written once, and no other write follows when the file is closed.
         self._files = [(each, each.open("ab", buffering=0)) for each in (self.path, self.keys_path)]
@@ -73,6 +85,12 @@ class RunLog:
             for key, value in fields.items()
         }
         self._write(0, json.dumps(finite) + "\n")
+        if self._writes and not _MEASURED.isdisjoint(finite):
+            self.measured.append(finite)
+
+    def has(self, field: str, step: int) -> bool:
+        """Whether a line says one of `MEASURED` of a step."""
+        return any(field in row and row["step"] == step for row in self.measured)
 
     def keys(self, step: int, epoch: int, digest: int) -> None:
         """Write the line of a step into the record of keys."""
@@ -186,6 +204,13 @@ class Meter:
         started = time.perf_counter()
         yield
         self._waited += time.perf_counter() - started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the block's time out."""
+        started = time.perf_counter()
+        yield
+        self._started += time.perf_counter() - started
 
     def count(self) -> None:
         """Count a step."""

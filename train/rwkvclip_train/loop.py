@@ -6,6 +6,7 @@ A run writes into its folder
     models/NAME/resume.pt                 what the same command continues from
     training/NAME.jsonl, .keys            what it saw, see `log.py`
     training/NAME.run.json                recipe and machine, see `run_facts.py`
+    evaluation/NAME/step_000300/          results of a checkpoint, see `evaluation.py`
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rwkvclip_train.data.open import open_sources
 from rwkvclip_train.data.pairs import Pairs, load
 from rwkvclip_train.gradients import StepGradients, logit_scale_parameter
 from rwkvclip_train.log import Meter, RunLog, progress_bar
+from rwkvclip_train.measures import Measures
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
 from rwkvclip_train.order import check_shares, key_stream, order_of
@@ -61,6 +63,7 @@ class TrainedModel:
         num_parameters: of both towers.
         num_steps: optimizer steps in all.
         seconds: wall time of this call.
+        best: the best checkpoint that stayed; None where none has a score, and on ranks that do not lead.
         leads: whether this process is the one that speaks for the run.
     """
 
@@ -71,6 +74,7 @@ class TrainedModel:
     num_parameters: int
     num_steps: int
     seconds: float
+    best: Path | None = None
     leads: bool = True
 
 
@@ -149,6 +153,9 @@ def _train(
         keep_last=recipe.keep_last,
         keep_best=recipe.keep_best,
     )
+    measures = Measures(
+        recipe, trainee, ranks, checkpoints, out, data_root=data_root, num_workers=num_workers
+    )
     config, log_path = checkpoints.folder / f"{recipe.name}.json", out / "training" / f"{recipe.name}.jsonl"
     name = f"{trainee.spec_prefix}{recipe.name}"
 
@@ -174,6 +181,7 @@ def _train(
             num_parts=num_parts,
         )
         loader = load(pairs, keys, num_workers=num_workers)
+        measures(state, log)
         meter = Meter(ranks.device, order.batch_size)
         show(state.step, "")
         for step in range(state.step, num_steps):
@@ -211,6 +219,8 @@ def _train(
                     f"{recipe.name}: stopped after step {state.step} of {num_steps}, which is saved; run the "
                     "same command again to continue."
                 )
+            with meter.paused():
+                measures(state, log)
 
     return TrainedModel(
         name=recipe.name,
@@ -220,6 +230,7 @@ def _train(
         num_parameters=trainee.num_parameters,
         num_steps=num_steps,
         seconds=time.perf_counter() - started,
+        best=next((checkpoints.path(step) for step in checkpoints.ranked(state)), None),
         leads=ranks.rank == 0,
     )
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SHEET_LIMIT_BYTES = 32 << 20
 MOST_RUNS = 24
 """Of one page; more cannot be told apart."""
+MOST_EVALUATED = 200
+"""Drawings of what was evaluated."""
+FEW_POINTS = 24
+"""Of a curve, that are marked each."""
 # Okabe and Ito: told apart by those who see colours otherwise.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6773", "#b8a500")
 STYLES = ("-", "--", ":", "-.")
@@ -50,7 +54,7 @@ class Panel(NamedTuple):
 
 PANELS = (
     Panel("loss (nats)", lambda run: [run.curve("loss")]),
-    Panel("validation loss (nats)", lambda run: [run.curve("validation_loss")]),
+    Panel("validation loss (nats)", lambda run: [run.curve("val_loss")]),
     Panel("gradient norm before clipping", lambda run: [run.curve("grad_norm")], logarithmic=True),
     Panel("logit scale", lambda run: [run.curve("logit_scale")]),
     Panel("learning rate", lambda run: [run.curve("lr")]),
@@ -61,6 +65,25 @@ PANELS = (
     Panel("memory (GB)", lambda run: [run.curve("memory_bytes", scale=1e-9)]),
     Panel("scale of float16's loss", lambda run: [run.curve("loss_scale")], logarithmic=True),
 )
+
+
+def evaluation_panels(runs: Sequence[LoggedRun]) -> list[Panel]:
+    """Return the panels of what the runs were evaluated on: metric against step.
+
+    Raises:
+        OutputError: there are too many.
+    """
+    names = list(dict.fromkeys(name for run in runs for name in run.evaluated))
+    if len(names) > MOST_EVALUATED:
+        raise OutputError(
+            f"{len(names)} drawings of evaluations are too many; expected up to {MOST_EVALUATED}."
+        )
+
+    def of(name: str) -> Panel:
+        return Panel(name, lambda run: run.evaluated.get(name, []))
+
+    return [of(name) for name in names]
+
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
@@ -88,7 +111,8 @@ def write_page(places: Sequence[Path], target: Path) -> int:
         raise OutputError(f"{len(runs)} runs are too many for a page; expected up to {MOST_RUNS}.")
     title = ", ".join(dict.fromkeys(run.name for run in runs))
     body = [f"<h1>{_text(title)}</h1>", _summary(runs), "<main>"]
-    body += [f"<figure>{drawing}</figure>" for panel in PANELS if (drawing := draw(panel, runs))]
+    panels = [*PANELS, *evaluation_panels(runs)]
+    body += [f"<figure>{drawing}</figure>" for panel in panels if (drawing := draw(panel, runs))]
     body += ["</main>", *(_sheet(run) for run in runs), *(_facts(run) for run in runs)]
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -123,11 +147,11 @@ def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
                 color=COLOURS[which % len(COLOURS)],
                 linestyle=STYLES[(kind + which // len(COLOURS)) % len(STYLES)],
                 linewidth=1.2,
-                marker="" if len(curve.steps) > 1 else "o",
-                # Nothing that a name holds is a formula to be set.
-                label=one_line(": ".join(names)).replace("$", r"\$") or None,
+                marker="o" if len(curve.steps) <= FEW_POINTS else "",
+                markersize=3,
+                label=_plain(": ".join(names)) or None,
             )
-        axes.set_title(panel.title, loc="left")
+        axes.set_title(_plain(panel.title), loc="left", fontsize=8)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if panel.logarithmic and all(np.nanmin(curve.values) > 0 for _, _, curve in curves):
@@ -150,9 +174,9 @@ def _summary(runs: Sequence[LoggedRun]) -> str:
         rows.append(
             (
                 run.name,
-                str(loss.steps[-1]),
-                _shown(loss.values[-1], ".4f"),
-                _shown(loss.values[lowest], ".4f"),
+                str(run.lines[-1]["step"]),
+                _shown(loss.values[-1], ".4f") if len(loss.values) else "",
+                _shown(loss.values[lowest], ".4f") if known else "",
                 str(loss.steps[lowest]) if known else "",
                 _shown(_median(run.curve("samples_per_s")), ".1f"),
                 _shown(_median(run.curve("data_wait")), ".1%"),
@@ -197,6 +221,11 @@ def _flat(value: Any, key: str) -> list[tuple[str, str]]:
     if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
         return [row for number, inner in enumerate(value) for row in _flat(inner, f"{key}.{number}")]
     return [(one_line(key), str(value))]
+
+
+def _plain(text: str) -> str:
+    """Return a text of which nothing is a formula to be set."""
+    return one_line(text).replace("$", r"\$")
 
 
 def _text(text: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +25,7 @@ from rwkvclip_models.device import resolve_device
 from rwkvclip_train.order import keys_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
@@ -34,7 +35,10 @@ JOIN_S = 300.0
 """How long the processes wait for each other at the start."""
 
 SILENCE_S = 1800.0
-"""How long one waits for the others afterwards: while rank 0 writes a checkpoint or evaluates."""
+"""How long one waits for the others afterwards: while rank 0 writes a checkpoint."""
+
+LED_POLL_S = 0.25
+"""How often one that waits for rank 0 however long it takes asks whether it is done."""
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _AGAIN = "Start the same command again; it goes on from the last checkpoint."
@@ -82,6 +86,14 @@ class Ranks:
     def wait(self) -> None:
         """Wait until every rank is here."""
 
+    def led(self, work: Callable[[], None]) -> None:
+        """Have rank 0 alone do something; the others wait until it has, however long that takes.
+
+        Raises:
+            UserError: rank 0 has failed.
+        """
+        work()
+
     def agree(self, value: Any, what: str) -> None:
         """Refuse to go on where the ranks do not see the same.
 
@@ -105,6 +117,8 @@ class TorchrunRanks(Ranks):
         super().__init__(device)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._store = store
+        self._num_led = 0
+        self._said = False
 
     def data_parallel(self, module: nn.Module, *, unused: bool) -> nn.Module:
         """Return `module` in DistributedDataParallel, its `logit_scale` left out."""
@@ -144,6 +158,32 @@ class TorchrunRanks(Ranks):
         """Wait until every rank is here."""
         self.sum([0.0])
 
+    def led(self, work: Callable[[], None]) -> None:
+        """Have rank 0 alone do something; the others wait until it has, however long that takes.
+
+        They ask the store: no exchange is under way whose time could run out.
+
+        Raises:
+            UserError: rank 0 has failed.
+        """
+        self._num_led += 1
+        done = f"led/{self._num_led}"
+        if self.rank == 0:
+            try:
+                work()
+            except BaseException as error:
+                self.say_once(error)
+                self._store.set(done, "failed")
+                # The store may go with this process: the others are to see it there first.
+                time.sleep(2 * LED_POLL_S)
+                raise
+            self._store.set(done, "done")
+            return
+        while not self._store.check([done]):
+            time.sleep(LED_POLL_S)
+        if self._store.get(done) != b"done":
+            raise UserError(f"Rank {self.rank} of {self.size} lost the others (rank 0 failed). {_AGAIN}")
+
     def agree(self, value: Any, what: str) -> None:
         """Refuse to go on where the ranks do not see the same.
 
@@ -163,6 +203,9 @@ class TorchrunRanks(Ranks):
     def say_once(self, error: BaseException) -> None:
         """Silence this rank where another has said what is wrong."""
         code = getattr(error, "exit_code", 1)
+        if self._said:
+            return
+        self._said = True
         try:
             first = int(self._store.add("failures", 1)) == 1
         except RuntimeError:  # The store went with the process that held it.

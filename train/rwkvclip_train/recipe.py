@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from rwkvclip_eval.data.prompts import MOST_LETTERS
 from rwkvclip_eval.data.types import FolderName, Place, VersionName
 from rwkvclip_eval.errors import UserError, joined, shown
+from rwkvclip_eval.plan.suite import SuiteTask
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import Strict, readable
 from rwkvclip_eval.yaml_file import YAML_LIMIT_BYTES, mistakes, parse_yaml
@@ -123,6 +124,46 @@ class AugmentationRecipe(Strict):
         return self
 
 
+class ValidationRecipe(Strict):
+    """The loss on pairs that training never sees, in eval mode and without augmentation."""
+
+    every: int = Field(gt=0, le=MAX_STEPS, description="steps; also at the end")
+    fraction: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of the pairs of data, how many are held out of training: by a hash of a pair's name and "
+        "the seed",
+    )
+    data: Annotated[tuple[DataRecipe, ...], Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="instead of fraction: sources of their own, in the form of the recipe's data"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.fraction is None) == (self.data is None):
+            raise ValueError("give either fraction or data")
+        return self
+
+
+class EvaluationRecipe(Strict):
+    """Evaluation of checkpoints while training goes on."""
+
+    every: int | None = Field(
+        None,
+        gt=0,
+        le=MAX_STEPS,
+        description="steps, a multiple of checkpoint_every; also at the end; by default at every checkpoint",
+    )
+    tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1, max_length=100)] = Field(
+        description="as a suite's file has them: a list of {task: zero_shot_classification, datasets: "
+        "[digits]}; wds_* folders are under --data-root"
+    )
+    limit: int | None = Field(
+        None, gt=0, le=MAX_STEPS, description="images of a dataset at most, for less time; by default all"
+    )
+
+
 class Recipe(Strict):
     """Everything that decides what a training run computes."""
 
@@ -182,9 +223,17 @@ class Recipe(Strict):
     keep_last: int | None = Field(
         None, gt=0, le=MAX_STEPS, description="checkpoints that stay beside the best; by default all"
     )
-    keep_best: int = Field(
-        1, ge=0, le=MAX_STEPS, description="of the older ones, how many with the least mean loss stay"
+    keep_best: int = Field(1, ge=0, le=MAX_STEPS, description="of the older ones, how many of the best stay")
+    keep_best_by: str = Field(
+        "loss",
+        min_length=1,
+        max_length=1000,
+        description="what the best checkpoints have the best of. loss: the mean of training since the one "
+        "before; val_loss: of validation; val_metric: the mean of the primary metrics of evaluation; "
+        "TASK/PROTOCOL/DATASET/METRIC: a number of evaluation, by its name in the log",
     )
+    validation: ValidationRecipe | None = None
+    evaluation: EvaluationRecipe | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -223,6 +272,25 @@ class Recipe(Strict):
             yield "lock: both towers are, so that there is nothing to train; leave one of them out"
         if self.lock and self.init is None:
             yield "lock: a tower of random weights would stay one; give the checkpoint of it as init"
+        yield from self._misfits_of_measures()
+
+    def _misfits_of_measures(self) -> Iterator[str]:
+        every = self.evaluation.every if self.evaluation else None
+        if every and every % self.checkpoint_every:
+            yield (
+                f"evaluation.every: {every} is no multiple of checkpoint_every {self.checkpoint_every}, and "
+                "checkpoints are what is evaluated"
+            )
+        if self.keep_best_by == "val_loss":
+            if self.validation is None:
+                yield "keep_best_by: there is no validation to have the val_loss of"
+            elif self.checkpoint_every % self.validation.every:
+                yield (
+                    f"keep_best_by: val_loss is measured every {self.validation.every} steps, of which "
+                    f"checkpoint_every {self.checkpoint_every} is no multiple"
+                )
+        elif self.keep_best_by != "loss" and self.evaluation is None:
+            yield f"keep_best_by: there is no evaluation to have {shown(self.keep_best_by)} of"
 
     @property
     def tower_gradient_scale(self) -> float:

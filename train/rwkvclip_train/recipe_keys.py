@@ -50,9 +50,13 @@ def _rows(model: type[BaseModel], before: str) -> Iterator[tuple[str, str, str]]
     for name, field in model.model_fields.items():
         inner = _model_in(field.annotation)
         said = field.description or ""
-        if inner is not None and not said:
+        if said:
+            # It says itself what is in it, or where that stands.
+            inner = None
+        elif inner is not None:
             first = (inner.__doc__ or "").partition("\n")[0].rstrip(".")
-            said = f"{'' if inner is field.annotation else 'a list, each: '}{first[:1].lower()}{first[1:]}"
+            listed = typing.get_origin(field.annotation) is tuple
+            said = f"{'a list, each: ' if listed else ''}{first[:1].lower()}{first[1:]}"
         default = _default(field, inner)
         if model is Quirks:
             default += "; official `True`"

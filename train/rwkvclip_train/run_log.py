@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 256 << 20
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """One quantity of a run over its steps.
 
     Attributes:
         label: of a kind of text; empty where a run has one such curve.
-        steps: [n] int64.
-        values: [n] float64; NaN where the log has none.
+        steps: [n] int64, those that the log says something of.
+        values: [n] float64; NaN where what it says is no number.
     """
 
     label: str
@@ -49,14 +49,30 @@ class LoggedRun:
 
     def curve(self, field: str, *, item: int | str | None = None, scale: float = 1.0) -> Curve:
         """Return a field over the steps, or an item of the list or mapping that it is, times `scale`."""
-        steps = np.array([line["step"] for line in self.lines], dtype=np.int64)
-        values = [_number(_item(line.get(field), item)) * scale for line in self.lines]
+        lines = [line for line in self.lines if field in line]
+        steps = np.array([line["step"] for line in lines], dtype=np.int64)
+        values = [_number(_item(line[field], item)) * scale for line in lines]
         return Curve(item if isinstance(item, str) else "", steps, np.array(values, dtype=np.float64))
 
     def text_kinds(self) -> list[str]:
         """Return the kinds of text whose shares the log has."""
         kinds = (line["texts"] for line in self.lines if isinstance(line.get("texts"), dict))
         return sorted({kind for each in kinds for kind in each})
+
+    @functools.cached_property
+    def evaluated(self) -> dict[str, list[Curve]]:
+        """TASK/PROTOCOL/DATASET → curves of its fractions; by their whole names, other numbers."""
+        found = [line["evaluation"] for line in self.lines if isinstance(line.get("evaluation"), dict)]
+        curves: dict[str, list[Curve]] = {}
+        for name in dict.fromkeys(name for numbers in found for name in numbers):
+            curve = self.curve("evaluation", item=name)
+            where, _, metric = name.rpartition("/")
+            finite = curve.values[np.isfinite(curve.values)]
+            if len(finite) and finite.min() >= 0 and finite.max() <= 1:
+                curves.setdefault(where, []).append(curve._replace(label=metric))
+            elif len(finite):
+                curves.setdefault(name, []).append(curve._replace(label=""))
+        return curves
 
 
 def find_logs(places: Sequence[Path]) -> list[Path]:
