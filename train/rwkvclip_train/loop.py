@@ -21,7 +21,7 @@ import torch
 from rwkvclip_eval.errors import UserError
 from rwkvclip_models.disk import write_text
 from rwkvclip_train.checkpoints import Checkpoints, run_identity
-from rwkvclip_train.data.open import open_sources
+from rwkvclip_train.data.open import open_sources, open_validation
 from rwkvclip_train.data.pairs import Pairs, load
 from rwkvclip_train.gradients import StepGradients, logit_scale_parameter
 from rwkvclip_train.log import Meter, RunLog, progress_bar
@@ -130,6 +130,7 @@ def _train(
 ) -> TrainedModel:
     started = time.perf_counter()
     sources = open_sources(recipe, data_root)
+    held_out = open_validation(recipe, sources, data_root)
     trainee = build_trainee(recipe.model, seed=recipe.seed, device=ranks.device)
     prepare(trainee, recipe)
     pairs = Pairs(
@@ -147,14 +148,14 @@ def _train(
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")
     checkpoints = Checkpoints(
         out / "models" / recipe.name,
-        run_identity(recipe, [source.fingerprint for source in sources]),
+        run_identity(recipe, [part.fingerprint for part in (*sources, *held_out)]),
         num_steps=num_steps,
         every=recipe.checkpoint_every,
         keep_last=recipe.keep_last,
         keep_best=recipe.keep_best,
     )
     measures = Measures(
-        recipe, trainee, ranks, checkpoints, out, data_root=data_root, num_workers=num_workers
+        recipe, trainee, ranks, checkpoints, held_out, out, data_root=data_root, num_workers=num_workers
     )
     config, log_path = checkpoints.folder / f"{recipe.name}.json", out / "training" / f"{recipe.name}.jsonl"
     name = f"{trainee.spec_prefix}{recipe.name}"

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_train.evaluation import Evaluation
+from rwkvclip_train.validation import Validation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rwkvclip_train.checkpoints import Checkpoints, Progress
+    from rwkvclip_train.data.pairs import Part
     from rwkvclip_train.log import RunLog
     from rwkvclip_train.models import Trainee
     from rwkvclip_train.parallel import Ranks
@@ -28,6 +31,7 @@ class Measures:
         trainee: the model.
         ranks: of the run.
         checkpoints: of the run.
+        held_out: pairs of the validation loss; none where it is not asked for.
         out: folder of the run.
         data_root: folder of the datasets.
         num_workers: processes that decode images.
@@ -42,6 +46,7 @@ class Measures:
         trainee: Trainee,
         ranks: Ranks,
         checkpoints: Checkpoints,
+        held_out: Sequence[Part],
         out: Path,
         *,
         data_root: Path | None,
@@ -49,6 +54,9 @@ class Measures:
     ) -> None:
         self.recipe, self.ranks, self.checkpoints = recipe, ranks, checkpoints
         self._line = {"model": f"{trainee.spec_prefix}{recipe.name}", "seed": recipe.seed}
+        self.validation: Validation | None = None
+        if recipe.validation:
+            self.validation = Validation(recipe, trainee, ranks, held_out, num_workers=num_workers)
         self.evaluation: Evaluation | None = None
         if recipe.evaluation and ranks.rank == 0:
             self.evaluation = Evaluation(
@@ -63,7 +71,9 @@ class Measures:
 
     def __call__(self, state: Progress, log: RunLog) -> None:
         """Measure what is due after `state.step` steps and not in the log yet; all ranks call it."""
-        step = state.step
+        step, asked = state.step, self.recipe.validation
+        if asked and self.validation and self._is_due("val_loss", asked.every, step, log):
+            log.line({"step": step, **self._line, "val_loss": self.validation()})
         if self.recipe.evaluation and self._is_due("evaluation", self.recipe.evaluation.every, step, log):
             self.ranks.led(lambda: self._evaluate(step, log))
         if self.recipe.keep_best_by != "loss" and self.ranks.rank == 0:

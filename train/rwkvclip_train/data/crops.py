@@ -70,6 +70,19 @@ def draw_crop(rng: np.random.Generator, size_px: tuple[int, int], augmentation: 
     return Crop((width - wide) // 2, (height - tall) // 2, max(wide, 1), max(tall, 1), flipped)
 
 
+def central_crop(size_px: tuple[int, int], out_px: tuple[int, int]) -> Crop:
+    """Return the largest part in the middle of an image that has the shape of what comes out.
+
+    Args:
+        size_px: (width, height) of the image.
+        out_px: (height, width) of what comes out.
+    """
+    width, height = size_px
+    wide = min(width, max(round(height * out_px[1] / out_px[0]), 1))
+    tall = min(height, max(round(width * out_px[0] / out_px[1]), 1))
+    return Crop((width - wide) // 2, (height - tall) // 2, wide, tall, flipped=False)
+
+
 def reduction(crop: Crop, size_px: tuple[int, int]) -> int:
     """Return 8, 4, 2 or 1: by how much an image may shrink before `crop` is resized to (height, width)."""
     return next((s for s in REDUCTIONS if crop.height >= s * size_px[0] and crop.width >= s * size_px[1]), 1)

@@ -26,7 +26,7 @@ from rwkvclip_eval.schema import Strict
 from rwkvclip_models.files import read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 VERSION = 1
@@ -36,6 +36,7 @@ ABOUT_LIMIT_BYTES = 256 << 20
 FILES = ("pairs.bin", "spans.bin", "keys.bin", "texts.bin")
 MOST_KINDS = 32
 """Kinds of text: as many as a pair has bits for them."""
+KEYS_AT_ONCE = 1 << 16
 NO_ROW = (1 << 64) - 1
 """In place of an offset: the image is a file of its own, which has the pair's name."""
 
@@ -189,6 +190,17 @@ class Index:
     def key(self, index: int) -> str:
         """Return `SHARD:NAME`, unique in the index."""
         return f"{self.about.shards[int(self.pairs['shard'][index])].name}:{self.name(index)}"
+
+    def keys(self) -> Iterator[str]:
+        """Yield the `key` of every pair, many at a time read from disk."""
+        shards = [shard.name for shard in self.about.shards]
+        for start in range(0, len(self), KEYS_AT_ONCE):
+            rows = self.pairs[start : start + KEYS_AT_ONCE + 1]
+            ends, numbers = rows["key"].tolist(), rows["shard"].tolist()
+            names = self._keys[ends[0] : ends[-1]].tobytes()
+            for first, end, number in zip(ends, ends[1:], numbers, strict=False):
+                name = names[first - ends[0] : end - ends[0]].decode("utf-8", "replace")
+                yield f"{shards[number]}:{name}"
 
     def text_bytes(self, offset: int, length: int) -> bytes:
         """Return bytes of texts.bin."""

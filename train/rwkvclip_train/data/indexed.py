@@ -60,6 +60,10 @@ class IndexedPairs:
         """Return `SHARD:KEY`."""
         return self.index.key(index)
 
+    def keys(self) -> Iterator[str]:
+        """Yield the names of all pairs."""
+        return self.index.keys()
+
     def lacking(self, kinds: Sequence[str]) -> Sequence[int]:
         """Return which pairs have a text of none of `kinds`."""
         bits = sum(1 << self.kinds.index(kind) for kind in set(kinds) & set(self.kinds))

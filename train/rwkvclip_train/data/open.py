@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rwkvclip_eval.errors import name_some
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_train.data.build import open_index
 from rwkvclip_train.data.digit_texts import three_kinds
+from rwkvclip_train.data.held_out import HeldOut, WithoutHeldOut, held_out
 from rwkvclip_train.data.indexed import IndexedPairs
 from rwkvclip_train.data.pairs import Part
 from rwkvclip_train.data.source import ImagesWithTexts
@@ -25,17 +27,53 @@ if TYPE_CHECKING:
     from rwkvclip_train.data.source import PairSource
     from rwkvclip_train.recipe import DataRecipe, Recipe
 
+LEAST = 2
+"""Pairs to validate on: no other pair, no loss."""
 DIGIT_KINDS = ("raw", "caption", "description")
 
 
 def open_sources(recipe: Recipe, data_root: Path | None) -> list[Part]:
-    """Open the data of a recipe with the texts it asks for.
+    """Open the data of a recipe with the texts it asks for, without what validation holds out.
 
     Raises:
-        RecipeError: the texts asked for do not exist.
+        RecipeError: the texts asked for do not exist, or a source is held out as a whole.
         DataNotFound, DamagedData, UserError: data are absent, damaged or unknown, or have no index.
     """
-    return [_open_part(part, data_root) for part in recipe.data]
+    parts = [_open_part(part, data_root) for part in recipe.data]
+    if recipe.validation is None or recipe.validation.fraction is None:
+        return parts
+    found = []
+    for asked, part in zip(recipe.data, parts, strict=True):
+        held = held_out(part.source, recipe.validation.fraction, recipe.seed)
+        if len(held) == len(part.source):
+            raise RecipeError(
+                f"validation.fraction: all {len(held)} pairs of {asked.label} are held out: lower it."
+            )
+        found.append(dataclasses.replace(part, source=WithoutHeldOut(part.source, held)))
+    return found
+
+
+def open_validation(recipe: Recipe, sources: Sequence[Part], data_root: Path | None) -> list[Part]:
+    """Open the pairs of which a recipe has the validation loss: held out of `sources`, or of their own.
+
+    Raises:
+        RecipeError: the texts asked for do not exist, or they are not even two pairs.
+        DataNotFound, DamagedData, UserError: data are absent, damaged or unknown, or have no index.
+    """
+    asked = recipe.validation
+    if asked is None:
+        return []
+    if asked.data is not None:
+        parts = [_open_part(part, data_root) for part in asked.data]
+    else:
+        held = [(part, part.source) for part in sources if isinstance(part.source, WithoutHeldOut)]
+        parts = [Part(HeldOut(one.source, one.held), part.weights) for part, one in held if len(one.held)]
+    if (number := sum(map(len, parts))) < LEAST:
+        raise RecipeError(
+            f"Recipe {recipe.name}: validation has {number} pairs; expected at least {LEAST}: raise "
+            "validation.fraction, or give validation.data."
+        )
+    return parts
 
 
 def _open_part(part: DataRecipe, data_root: Path | None) -> Part:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from rwkvclip_eval.errors import UserError
-from rwkvclip_train.data.crops import cropped, draw_crop
+from rwkvclip_train.data.crops import central_crop, cropped, draw_crop
 from rwkvclip_train.data.source import fit_ids, image_damage, unreadable_image_errors
 from rwkvclip_train.order import sample_rng
 
@@ -113,7 +113,7 @@ class Pairs(TorchDataset[Sample]):
         sources: concatenated in order; one that is no `Part` is seen once, all kinds of text equally often.
         image_size_px: (height, width) of the crops.
         tokenize: list of texts → [n, L] int64.
-        augmentation: of images.
+        augmentation: of images; None: their middle, and the texts that the first epoch draws.
         seed: of the recipe.
     """
 
@@ -123,7 +123,7 @@ class Pairs(TorchDataset[Sample]):
         *,
         image_size_px: tuple[int, int],
         tokenize: Callable[[list[str]], Tensor],
-        augmentation: AugmentationRecipe,
+        augmentation: AugmentationRecipe | None,
         seed: int,
     ) -> None:
         self.parts = tuple(s if isinstance(s, Part) else Part(s) for s in sources)
@@ -164,7 +164,11 @@ class Pairs(TorchDataset[Sample]):
         of_kind = texts[kind]
         text = of_kind[int(rng.integers(len(of_kind)))]
         image = source.image(index)
-        crop = draw_crop(rng, image.size, self.augmentation)
+        crop = (
+            draw_crop(rng, image.size, self.augmentation)
+            if self.augmentation
+            else central_crop(image.size, self.image_size_px)
+        )
         try:
             pixels = cropped(image, crop, self.image_size_px)
         except unreadable_image_errors() as error:

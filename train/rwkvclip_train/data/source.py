@@ -18,7 +18,7 @@ from rwkvclip_eval.printable import unreadable
 from rwkvclip_models.tokenizer import VOCABULARY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -54,6 +54,10 @@ class PairSource(Protocol):
 
     def key(self, index: int) -> str:
         """Return what names a pair, unique in the source: `SHARD:KEY`."""
+        ...
+
+    def keys(self) -> Iterator[str]:
+        """Yield the names of all pairs in their order."""
         ...
 
     def image(self, index: int) -> Image:
@@ -107,6 +111,10 @@ class ImagesWithTexts:
         """Return `NAME/SPLIT:KEY`."""
         info = self.dataset.info
         return f"{info.name}/{info.split}:{self.dataset.keys[index]}"
+
+    def keys(self) -> Iterator[str]:
+        """Yield the names of all pairs."""
+        return (self.key(index) for index in range(len(self)))
 
     def image(self, index: int) -> Image:
         """Return the decoded image.

@@ -15,7 +15,7 @@ from rwkvclip_eval.data.reading import open_image
 from rwkvclip_eval.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from PIL.Image import Image
 
@@ -55,6 +55,10 @@ class SyntheticPairs:
     def key(self, index: int) -> str:
         """Return `synthetic:NUMBER`."""
         return f"{NAME}{index}"
+
+    def keys(self) -> Iterator[str]:
+        """Yield the names of all pairs."""
+        return map(self.key, range(self.num_pairs))
 
     def content(self, index: int) -> bytes:
         """Return the bytes of an image file."""
