@@ -194,7 +194,7 @@ def test_packages_import_one_way() -> None:
 
 
 TRAINING_MAY_USE = (
-    *("data", "plan.suite", "encoders.spec"),
+    *("data", "plan.suite", "encoders.spec", "exchange.trackers"),
     *("encoders.open_clip_config", "encoders.hugging_face_config"),
 )
 

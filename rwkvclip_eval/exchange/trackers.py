@@ -43,10 +43,10 @@ def to_tensorboard(loaded: Loaded, out: Path) -> int:
         UserError: tensorboard is not installed, or cannot write.
     """
     # torch's module of this name fails on import without the package.
-    writers = _module("torch.utils.tensorboard", "tensorboard")
+    writers = optional_module("torch.utils.tensorboard", "tensorboard")
     count = 0
     for model in loaded.models:
-        with _explained("tensorboard"), writers.SummaryWriter(str(out / folder_name(model))) as writer:
+        with explained("tensorboard"), writers.SummaryWriter(str(out / folder_name(model))) as writer:
             for record in _numbers(loaded, model):
                 step = record.model_info.get("step") or 0
                 for name, value in scalars(record):
@@ -66,15 +66,15 @@ def to_wandb(loaded: Loaded, out: Path) -> int:
     Raises:
         UserError: wandb is not installed, or refuses.
     """
-    wandb = _module("wandb", "wandb")
-    with _explained("wandb"):
+    wandb = optional_module("wandb", "wandb")
+    with explained("wandb"):
         out.mkdir(parents=True, exist_ok=True)
     count = 0
     for model in loaded.models:
         records = list(_numbers(loaded, model))
         config = dict(records[0].model_info) if records else {}
         started = {"project": PROJECT, "name": model, "dir": str(out), "config": config}
-        with _explained("wandb"), wandb.init(**started) as run:
+        with explained("wandb"), wandb.init(**started) as run:
             rows = [
                 [r.task, r.protocol, dataset_version(r), r.split, r.metric, r.value, r.ci_low, r.ci_high, r.n]
                 for r in records
@@ -93,7 +93,7 @@ def _numbers(loaded: Loaded, model: str) -> Iterable[Record]:
 
 
 @contextlib.contextmanager
-def _explained(package: str) -> Iterator[None]:
+def explained(package: str) -> Iterator[None]:
     """Say in one message what a writer fails with.
 
     Raises:
@@ -107,7 +107,7 @@ def _explained(package: str) -> Iterator[None]:
         ) from error
 
 
-def _module(name: str, package: str) -> Any:
+def optional_module(name: str, package: str) -> Any:
     """Return an optional module.
 
     Raises:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 
 import numpy as np
@@ -18,6 +19,7 @@ from rwkvclip_eval.report import write_report
 from rwkvclip_train import evaluation, log, parallel
 from rwkvclip_train.evaluation import undisturbed
 from rwkvclip_train.loop import train
+from rwkvclip_train.parallel import TorchrunRanks
 from rwkvclip_train.recipe import RecipeError, load_recipe
 
 TASKS = [
@@ -289,18 +291,53 @@ def test_a_dataset_that_fails_on_the_way_is_null_in_the_log_said_once_and_ends_n
     assert trained.best is None
 
 
-def test_other_ranks_wait_for_an_evaluation_longer_than_for_anything_else(tmp_path, monkeypatch):
-    def slow(spec, *_, **__):
-        time.sleep(6)
-        return Found({TOP1: 0.5})
+class Store(dict):
+    """What ranks ask each other by, in one process."""
 
-    monkeypatch.setattr(evaluation, "evaluate", slow)
-    monkeypatch.setattr(parallel, "SILENCE_S", 3.0)
-    recipe = write_recipe(tmp_path, steps=4, checkpoint_every=2, evaluation={"tasks": TASKS, "every": 4})
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+    def set(self, key, value):
+        self[key] = value.encode()
+
+    def add(self, key, value):
+        self[key] = self.get(key, 0) + value
+        return self[key]
+
+
+def test_other_ranks_wait_for_rank_0_without_an_exchange_whose_time_could_run_out(monkeypatch):
+    store, done = Store(), []
+    monkeypatch.setattr(parallel, "LED_POLL_S", 0.01)
+    # No process group is there: an exchange would fail.
+    first, other = (TorchrunRanks.__new__(TorchrunRanks) for _ in range(2))
+    for rank, one in enumerate((first, other)):
+        one.rank, one.size, one._store, one._num_led, one._said = rank, 2, store, 0, False
+    for number in (1, 2):
+        waiting = threading.Thread(
+            target=lambda: (other.led(lambda: done.append("other")), done.append("went on"))
+        )
+        waiting.start()
+        time.sleep(0.1)
+        assert waiting.is_alive()
+        first.led(lambda: done.append("first"))
+        waiting.join(10)
+        assert done == ["first", "went on"] * number
+    with pytest.raises(ZeroDivisionError):
+        first.led(lambda: 1 / 0)
+    with pytest.raises(UserError, match="Rank 1 of 2 lost the others"):
+        other.led(lambda: None)
+
+
+def test_one_of_two_ranks_evaluates(tmp_path, given):
+    given({2: {TOP1: 0.25}, 4: {TOP1: 0.5}})
+    recipe = write_recipe(tmp_path, steps=4, checkpoint_every=2, evaluation={"tasks": TASKS})
     for one in ranks(2, recipe, "--out", tmp_path / "out", output=tmp_path / "said"):
         code, said = one.wait()
         assert code == 0, said
-    assert list(evaluated(tmp_path / "out")) == [4]
+    assert {step: line["evaluation"] for step, line in evaluated(tmp_path / "out").items()} == {
+        2: {TOP1: 0.25},
+        4: {TOP1: 0.5},
+    }
 
 
 def test_an_evaluation_that_fails_ends_all_ranks_with_one_message(tmp_path, monkeypatch):

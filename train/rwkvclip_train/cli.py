@@ -6,6 +6,7 @@ what `--sigterm-exit` says) stopped by SIGTERM with all steps saved.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ import typer.core
 
 from rwkvclip_eval import console
 from rwkvclip_train.data_cli import data_app
+
+
+class Tracker(StrEnum):
+    """What `track` writes."""
+
+    TENSORBOARD = "tensorboard"
+    TRACKIO = "trackio"
 
 
 class _TrainByDefault(typer.core.TyperGroup):
@@ -152,6 +160,35 @@ def page(
     target = out or find_logs(runs)[0].with_name("index.html")
     number = write_page(runs, target)
     console.say(f"{target}: {number} {'run' if number == 1 else 'runs'}.")
+
+
+@app.command(
+    epilog="""
+Examples:
+
+`rwkvclip-train track runs/mine --to tensorboard --out logs` (then `tensorboard --logdir logs`)
+
+`rwkvclip-train track runs/a runs/b --to trackio --project nano` (then `trackio show --project nano`)
+"""
+)
+def track(
+    runs: list[Path] = typer.Argument(help="Folders of runs, under way or finished, or their logs."),
+    to: Tracker = typer.Option(help="Which tool's form."),
+    out: Path | None = typer.Option(None, help="Folder of TensorBoard's events; needed for it."),
+    project: str | None = typer.Option(None, help="Of trackio; rwkvclip-train by default."),
+    debug: bool = typer.Option(False, help="Show the traceback of an error."),
+) -> None:
+    """Hand the logs of runs to a tracker; those of a run under way as far as they go."""
+    from rwkvclip_train.run_log import find_logs, read_run
+    from rwkvclip_train.trackers import PROJECT, to_tensorboard, to_trackio
+
+    if (to is Tracker.TENSORBOARD) is (out is None):
+        raise typer.BadParameter("tensorboard needs it, trackio has none", param_hint="--out")
+    if to is Tracker.TENSORBOARD and project is not None:
+        raise typer.BadParameter("only trackio has projects", param_hint="--project")
+    found = [read_run(path) for path in find_logs(runs)]
+    count = to_trackio(found, project or PROJECT) if out is None else to_tensorboard(found, out)
+    console.say(f"{count} numbers of {len(found)} {'run' if len(found) == 1 else 'runs'}: {out or to.value}")
 
 
 def _list_recipes() -> None:

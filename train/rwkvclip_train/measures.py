@@ -58,7 +58,8 @@ class Measures:
         if recipe.validation:
             self.validation = Validation(recipe, trainee, ranks, held_out, num_workers=num_workers)
         self.evaluation: Evaluation | None = None
-        if recipe.evaluation and ranks.rank == 0:
+
+        def open_evaluation() -> None:
             self.evaluation = Evaluation(
                 recipe,
                 trainee,
@@ -68,6 +69,9 @@ class Measures:
                 num_workers=num_workers,
                 device=ranks.device,
             )
+
+        if recipe.evaluation:
+            ranks.led(open_evaluation)
 
     def __call__(self, state: Progress, log: RunLog) -> None:
         """Measure what is due after `state.step` steps and not in the log yet; all ranks call it."""
