@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_every_number_of_an_evaluation_was_expected_and_says_which_way_is_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    register_splits(monkeypatch, train=ColourDataset(), test=ColourDataset())
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
     few = {"task": "few_shot_linear_probe", "options": {"shots": [1, 2], "num_seeds": 2}}
     asked = task_suite("zero_shot_classification", "knn_probe", few)
     expected, found = rc.expected_numbers(asked), rc.evaluate(ColourEncoder(), asked).numbers()
@@ -67,7 +67,7 @@ def test_what_an_evaluation_keeps_is_a_run_directory(monkeypatch: pytest.MonkeyP
 
 
 def test_the_mean_of_primary_metrics_is_of_fractions_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    register_splits(monkeypatch, train=ColourDataset(), test=ColourDataset())
+    register_splits(monkeypatch, train=ColourDataset(30), test=ColourDataset(12))
     results = rc.evaluate(ColourEncoder(), probe_suite())
     assert results.mean_primary() == results.value("colours")
     assert rc.Results(records=[], predictions={}).mean_primary() is None
