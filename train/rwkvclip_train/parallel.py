@@ -178,11 +178,12 @@ class TorchrunRanks(Ranks):
                 time.sleep(2 * LED_POLL_S)
                 raise
             self._store.set(done, "done")
-            return
         while not self._store.check([done]):
             time.sleep(LED_POLL_S)
         if self._store.get(done) != b"done":
             raise UserError(f"Rank {self.rank} of {self.size} lost the others (rank 0 failed). {_AGAIN}")
+        # Nor may rank 0 end, and the store with it, before all have seen that it is done.
+        self.wait()
 
     def agree(self, value: Any, what: str) -> None:
         """Refuse to go on where the ranks do not see the same.
