@@ -244,7 +244,7 @@ def test_an_evaluation_that_cannot_be_is_refused_before_the_first_step(tmp_path,
             "evaluation.every: 15 is no multiple of checkpoint_every 10",
         ),
         ({"evaluation": {"tasks": []}}, "evaluation.tasks: the list is empty"),
-        ({"evaluation": {"taks": TASKS}}, "Did you mean 'tasks'"),
+        ({"evaluation": {"task": TASKS}}, "Did you mean 'tasks'"),
         (
             {"evaluation": {"tasks": [{"task": "knn_probe", "datasets": ["digits"], "protocol": "best"}]}},
             "Unknown protocol 'best'",
