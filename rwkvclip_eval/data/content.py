@@ -2,7 +2,7 @@
 
 The id of a sample is the first half of the SHA-256 (hex) of its image file where that has lost something of
 the picture (JPEG, most WebP), since decoders differ in the last bit. Of any other file, of arrays and of
-datasets of a user's own it is `px-` and the same of size and RGB pixels, so that an array and PNGs made of
+datasets of a user's own it is `px-` and the same of size and RGB pixels, so that an array and files made of
 it are one. An image that a split holds several times is `ID`, `ID#2`, …, in order of what it is said to show,
 then of the split.
 
