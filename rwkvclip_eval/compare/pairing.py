@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rwkvclip_eval.compare.measured import Measured, PairOfUnits, Unknown
 from rwkvclip_eval.compare.pinned import find_pinned, read_pinned, write_pinned
+from rwkvclip_eval.compare.possible import check_files
 from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import one_line, printable
@@ -16,6 +17,7 @@ from rwkvclip_eval.records.efficiency import TASK as EFFICIENCY
 from rwkvclip_eval.records.metrics import ROC_AUC
 from rwkvclip_eval.records.reading import has_results, nothing_yet, read_results, run_dirs
 from rwkvclip_eval.records.titles import task_title, version_title
+from rwkvclip_models.files import require_regular
 
 if TYPE_CHECKING:
     from rwkvclip_eval.compare.flips import Repeated
@@ -151,6 +153,8 @@ def _read(path: Path, model: str | None) -> tuple[Path, str, _Pairs]:
     """Return where one model's records were read, its name, and the records."""
     if path.is_dir() and not has_results(path):
         path = find_pinned(path) or path
+    elif path.exists() and not path.is_dir():
+        require_regular(path, "baseline", error=OutputError)
     pairs: _Pairs
     if path.is_file():
         records, place = read_pinned(path)
@@ -334,8 +338,12 @@ def _rows(
 
 
 def _pair(unit: UnitKey, baseline: Side, other: Side) -> PairOfUnits:
-    """Return a unit's predictions in two runs; see `check_same_number`."""
+    """Return a unit's predictions in two runs; see `check_same_number` and `check_files`."""
     by = check_same_number(unit, baseline, other)
+    for side in (baseline, other):
+        place, records = side.folders[unit], side.numbers[unit].values()
+        if isinstance(place, Path):
+            check_files(place, next(iter(records)).tables)
     return PairOfUnits((baseline.folders[unit], other.folders[unit]), by)
 
 

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 Place = Path | zipfile.Path
 """Where predictions lie: in a run directory, or in a baseline file."""
 
-MAX_ROWS = 50_000_000
+MAX_ROWS = 10_000_000
+"""Some 200 bytes of memory each."""
 MAX_LIST = 100_000
 """Entries of a list column's row."""
 MAX_CELLS = 1_000_000_000

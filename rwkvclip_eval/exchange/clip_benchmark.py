@@ -197,7 +197,7 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
     pretrained = PurePosixPath(result.pretrained).name
     tool = one_line(result.evaluated_by)
     name = one_line(" ".join(filter(None, (result.model, pretrained, f"({tool})"))))
-    found = {metric: value for metric, value in _numbers(result) if metric is not None}
+    found = {metric: value for metric, value in _numbers(result, what) if metric is not None}
     smallest = min((metric.k for metric in found if metric.k), default=None)
     for metric, value in found.items():
         if wrong := metric.misfit(value, None, None):
@@ -234,10 +234,18 @@ def _records(result: _Result, source: str, what: str) -> Iterable[Record]:
         )
 
 
-def _numbers(result: _Result) -> Iterable[tuple[Metric | None, float]]:
+def _numbers(result: _Result, what: str) -> Iterable[tuple[Metric | None, float]]:
+    """Yield the numbers of a result; None and NaN are top-5 of fewer than five classes.
+
+    Raises:
+        OutputError: a metric is no number.
+    """
     for name, value in result.metrics.items():
+        metric = _metric_of(result.task, name)
         if isinstance(value, float) and not math.isnan(value):
-            yield _metric_of(result.task, name), value
+            yield metric, value
+        elif metric is not None and isinstance(value, bool | str):
+            raise OutputError(f"{what}: {one_line(name)} is {shown(value)}, expected a number.")
 
 
 def _is_number(value: object) -> bool:

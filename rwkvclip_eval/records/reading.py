@@ -174,7 +174,10 @@ def parsed(kind: type[T], content: bytes, what: str) -> T:
         found: T = _adapter(cast("Any", kind)).validate_json(content, strict=True)
     except ValidationError as error:
         raise OutputError(f"{what}: {joined(misfits(error), '; ')}.") from error
-    check_keys(content, what, error=OutputError)
+    try:
+        check_keys(content, "file", error=OutputError)
+    except OutputError as error:
+        raise OutputError(f"{what}. {error}") from error
     return found
 
 

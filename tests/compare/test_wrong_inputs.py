@@ -1,5 +1,6 @@
 """What is no run, half a run or a hostile one ends every command with code 2 and one short message."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,7 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import Run
 
+from rwkvclip_eval.compare import tables
 from rwkvclip_eval.compare.pairing import pin
+from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.reading import parsed, read_records, write_records
 
 
 @pytest.fixture
@@ -121,10 +125,35 @@ def test_what_is_no_run_is_one_message(run, runs, name):
     (runs / "text").write_text("hello")
     shutil.copy(runs / "a" / "results.jsonl", runs / "results")
     said = "is no baseline file" if name in ("text", "results") else "No results in"
-    refused(run, said, "compare", runs / "a", runs / name)
-    refused(run, said, "compare", runs / name, "--write-baseline", runs / "c")
+    at_once = "expected a file, found a device" if name == "/dev/null" else said
+    refused(run, at_once, "compare", runs / "a", runs / name)
+    refused(run, at_once, "compare", runs / name, "--write-baseline", runs / "c")
     refused(run, "No results in", "report", runs / name, "--check")
     refused(run, "No results in", "export", runs / name, "--to", "clip-benchmark", "--out", runs / "ex")
+
+
+def test_a_baseline_that_is_a_pipe_is_not_waited_for(run, runs):
+    os.mkfifo(runs / "pipe")
+    refused(run, "expected a file, found a named pipe", "compare", runs / "pipe", runs / "a")
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_predictions_that_are_not_those_of_their_record_are_not_compared(run, runs, side):
+    results = runs / side / "results.jsonl"
+    digests = {"zero_shot_classification": {"predictions": "0" * 64}}
+    records = [dataclasses.replace(r, tables=digests.get(r.task, {})) for r in read_records(results)]
+    write_records(results, records)
+    refused(run, "is not as it was written", "compare", runs / "a", runs / "b")
+
+
+def test_more_predictions_than_fit_memory_are_refused_before_they_are_read(run, runs, monkeypatch):
+    monkeypatch.setattr(tables, "MAX_ROWS", 399)
+    refused(run, "has 400 rows; at most 399 are compared", "compare", runs / "a", runs / "b")
+
+
+def test_a_key_that_stands_twice_is_said_of_the_file():
+    with pytest.raises(OutputError, match=r"a\.json is no list\. The file holds the key 'a' twice"):
+        parsed(dict, b'{"a": 1, "a": 2}', "a.json is no list")
 
 
 def test_damaged_examples_are_named_by_the_page_alone(run, runs):

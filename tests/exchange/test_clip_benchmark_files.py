@@ -95,6 +95,13 @@ def test_not_a_number_is_no_metric(tmp_path: Path) -> None:
     assert [r.metric for r in read_results([path]).records] == ["top1_accuracy"]
 
 
+@pytest.mark.parametrize("value", ["0.5", True, ""])
+def test_a_metric_that_is_no_number_is_refused_by_name(tmp_path: Path, value: object) -> None:
+    path = written(tmp_path / "a.json", metrics={"acc1": value, "acc5": 0.9, "something": "else"})
+    with pytest.raises(OutputError, match=r"a\.json: acc1 is .*, expected a number"):
+        read_results([path])
+
+
 def test_its_linear_probe_keeps_its_settings_as_notes(tmp_path: Path) -> None:
     metrics = {"lp_acc1": 0.5, "weight_decay": 0.1, "epochs": 10, "fewshot_k": -1, "normalized": True}
     path = written(tmp_path / "a.json", task="linear_probe", metrics=metrics)
