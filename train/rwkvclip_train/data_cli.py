@@ -138,7 +138,7 @@ def data_stats(
     from rwkvclip_models.disk import write_text
     from rwkvclip_train.data.stats import collect
 
-    opened = _opened(source, index)
+    opened = _opened(source, index, digests=False)
     from rwkvclip_eval.progress import Progress
 
     with Progress() as progress:
@@ -325,10 +325,10 @@ def _recipe_step(source: str, data_root: Path | None, step: int, count: int) -> 
     return pairs, batch_keys(order_of(recipe, len(pairs))[0], step)[:count]
 
 
-def _opened(source: str, index: Path | None) -> IndexedPairs | SyntheticPairs:
+def _opened(source: str, index: Path | None, *, digests: bool = True) -> IndexedPairs | SyntheticPairs:
     from rwkvclip_train.data.open import open_pairs
 
-    return open_pairs(source, index)
+    return open_pairs(source, index, digests=digests)
 
 
 def _names(text: str) -> tuple[str, ...]:

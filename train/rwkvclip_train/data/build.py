@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
 from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import read_text
+from rwkvclip_train.data.about import INDEX, About, shard_entry
 from rwkvclip_train.data.formats.arrays import ALL_SHARDS, RowTexts, TokenArray, token_kinds
 from rwkvclip_train.data.formats.record_io import scan_records
 from rwkvclip_train.data.formats.table import scan_table
 from rwkvclip_train.data.formats.tar import scan_tar
-from rwkvclip_train.data.index import INDEX, About, Index, check_root, shard_entry
+from rwkvclip_train.data.index import Index, check_root
 from rwkvclip_train.data.journal import described
 from rwkvclip_train.data.recorder import Recorder
 from rwkvclip_train.data.source import LONGEST
@@ -25,7 +26,7 @@ from rwkvclip_train.data.source import LONGEST
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rwkvclip_train.data.index import ShardEntry
+    from rwkvclip_train.data.about import ShardEntry
 
 Layout = Literal["tar", "rec", "table"]
 SUFFIXES: dict[str, tuple[Layout, str]] = {
@@ -101,6 +102,7 @@ def build_index(
         folder, about, kinds=settings.kinds, longest=settings.longest, without=settings.without
     ) as recorder:
         done, sample, said = 0, 0, 0.0
+        resumed = bool(recorder.done)
         for number, shard in enumerate(shards):
             if number < len(recorder.done):
                 done += shard.size_bytes
@@ -130,14 +132,18 @@ def build_index(
             sample += rows.num_samples
             done += shard.size_bytes
             on_progress(done, total, recorder.num_pairs)
-        return recorder.finish(layout, arrays, settings.image_column)
+        made = recorder.finish(layout, arrays, settings.image_column)
+    if resumed:
+        # What the earlier build left in the files was not looked at.
+        Index(folder, root)
+    return made
 
 
 def _whole(root: Path, folder: Path, settings: str) -> About | None:
     """Return what an undamaged index of the same says; None where there is none."""
     try:
         index = Index(folder, root)
-        kept = index.about if index.about.settings == settings and not index.damaged_files() else None
+        kept = index.about if index.about.settings == settings else None
     except UserError:
         return None
     return kept
@@ -179,18 +185,17 @@ def _arrays(root: Path, shards: Sequence[ShardEntry]) -> list[ShardEntry]:
 
     Raises:
         DamagedData: there is one for all and some for single shards.
+        DataNotFound: one is no regular file.
     """
     beside = [f"{shard.name.rpartition('.')[0]}.npy" for shard in shards]
-    own = [name for name in beside if (root / name).is_file() and name != ALL_SHARDS]
-    whole = [ALL_SHARDS] if (root / ALL_SHARDS).is_file() else []
+    own = [name for name in beside if (root / name).exists() and name != ALL_SHARDS]
+    whole = [ALL_SHARDS] if (root / ALL_SHARDS).exists() else []
     if own and whole:
         raise DamagedData(
             f"{root} holds {ALL_SHARDS} and {own[0]}: which texts are the shards'? Move one away."
         )
-    return [
-        shard_entry(root, name).model_copy(update={"digest": file_digest(root / name)})
-        for name in whole + own
-    ]
+    entries = [shard_entry(root, name) for name in whole + own]
+    return [entry.model_copy(update={"digest": file_digest(root / entry.name)}) for entry in entries]
 
 
 def _rows_of(
@@ -214,12 +219,17 @@ def read_keys(path: Path) -> frozenset[str]:
     return frozenset(line.partition("\t")[0] for line in text.split("\n") if line.strip())
 
 
-def open_index(root: Path, folder: Path | None = None) -> Index:
+def open_index(root: Path, folder: Path | None = None, *, digests: bool = True) -> Index:
     """Return the index of a folder of training data.
+
+    Args:
+        root: the folder.
+        folder: of the index; `root`/index by default.
+        digests: refuse files of the index that are not those that were written.
 
     Raises:
         DataNotFound: there is none, or a shard is missing.
         DamagedData: it is damaged, or of shards that have changed since.
     """
     check_root(root)
-    return Index(folder or root / INDEX, root)
+    return Index(folder or root / INDEX, root, digests=digests)

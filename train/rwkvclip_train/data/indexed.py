@@ -15,13 +15,15 @@ from rwkvclip_train.data.formats.arrays import ALL_SHARDS, TokenArray
 from rwkvclip_train.data.formats.record_io import LABELS_END, labels_at, parse_record
 from rwkvclip_train.data.formats.table import TableImages
 from rwkvclip_train.data.formats.tar import texts_of
-from rwkvclip_train.data.index import NO_ROW, Files
+from rwkvclip_train.data.index import Files
+from rwkvclip_train.data.rows import NO_ROW
 from rwkvclip_train.data.source import CONTEXT, image_damage, unreadable_image_errors, wrong_ids, wrong_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from rwkvclip_train.data.index import Column, Index, PairRow
+    from rwkvclip_train.data.about import Column
+    from rwkvclip_train.data.index import Index, PairRow
     from rwkvclip_train.data.source import Text
 
 
@@ -133,7 +135,7 @@ class IndexedPairs:
                 found += self._read(row, column, offset, length, kind)
             except UserError:
                 raise
-            except (ValueError, LookupError) as error:
+            except (ValueError, LookupError, TypeError, RecursionError) as error:
                 raise DamagedData(
                     f"{self.key(index)}: the text of kind {kind} cannot be read ({error}); index the folder "
                     "again."
@@ -159,6 +161,8 @@ class IndexedPairs:
             if form == "ids":
                 return list(np.frombuffer(content, dtype="<u2").astype(np.int64).reshape(-1, CONTEXT))
             texts = json.loads(content)
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError("no list of texts")
         else:
             content = self._files.read(row.shard, offset, length)
             texts = [t for name, some in texts_of(content, form, column.kind) if name == kind for t in some]

@@ -94,12 +94,15 @@ def _open_part(part: DataRecipe, data_root: Path | None) -> Part:
     return Part(source, weights, part.repeat)
 
 
-def open_pairs(where: str | Path, index: str | Path | None = None) -> IndexedPairs | SyntheticPairs:
+def open_pairs(
+    where: str | Path, index: str | Path | None = None, *, digests: bool = True
+) -> IndexedPairs | SyntheticPairs:
     """Return the pairs of a folder with an index, or of `synthetic:N`.
 
     Args:
         where: the folder, or what is computed.
         index: of the folder; `where`/index by default.
+        digests: refuse files of the index that are not those that were written.
 
     Raises:
         DataNotFound: there is no such folder or no index.
@@ -107,7 +110,7 @@ def open_pairs(where: str | Path, index: str | Path | None = None) -> IndexedPai
         UserError: it is `synthetic:` of nothing.
     """
     made = parse_synthetic(str(where))
-    return made or IndexedPairs(open_index(Path(where), Path(index) if index else None))
+    return made or IndexedPairs(open_index(Path(where), Path(index) if index else None, digests=digests))
 
 
 def check_kinds(source: PairSource, weights: Mapping[str, float], where: str) -> None:

@@ -10,16 +10,18 @@ import hashlib
 import os
 import shutil
 import struct
+import warnings
 from array import array
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from rwkvclip_eval.errors import DamagedData, OutputError, UserError, name_some
+from rwkvclip_eval.errors import DamagedData, DataWarning, OutputError, UserError, name_some
 from rwkvclip_models.disk import file_digest, make_folder, sync_file, sync_folder, write_text
-from rwkvclip_train.data.index import (
+from rwkvclip_train.data.about import (
     ABOUT,
     FILES,
+    MOST_COLUMNS,
     MOST_KINDS,
     VERSION,
     About,
@@ -27,15 +29,19 @@ from rwkvclip_train.data.index import (
     FileEntry,
     ShardEntry,
     fingerprint,
-    names_in,
 )
+from rwkvclip_train.data.index import names_in
 from rwkvclip_train.data.journal import (
     JOURNAL,
+    LOCK,
     Counts,
     State,
     append_state,
     described,
+    own_file,
     read_states,
+    refuse_strangers,
+    take_lock,
     write_states,
 )
 from rwkvclip_train.data.source import wrong_text
@@ -47,7 +53,7 @@ if TYPE_CHECKING:
 _PAIR = struct.Struct("<QQQIII")
 _SPAN = struct.Struct("<QIH")
 _FLUSH_BYTES = 1 << 20
-MOST_COLUMNS = 1 << 16
+_WITHOUT = "in the list of --without"
 
 
 class Recorder:
@@ -93,14 +99,15 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         try:
+            refuse_strangers(self.folder)
+            refuse_strangers(self._partial)
             make_folder(self._partial)
-            self._take_lock()
+            self._lock = take_lock(self._partial, self.folder)
             states = read_states(self._partial, self._settings)
             for name in FILES:
-                path = self._partial / name
-                path.touch()
-                os.truncate(path, states[-1].sizes[name] if states else 0)
-                self._streams[name] = path.open("ab", buffering=0)
+                stream = open(self._partial / name, "ab", buffering=0, opener=own_file)
+                self._streams[name] = stream
+                os.ftruncate(stream.fileno(), states[-1].sizes[name] if states else 0)
             if states:
                 self._restore(states)
             write_states(self._partial, self._settings, states)
@@ -121,22 +128,6 @@ class Recorder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-    def _take_lock(self) -> None:
-        """Refuse to write where another process does.
-
-        Raises:
-            OutputError: one does.
-        """
-        self._lock = os.open(self._partial / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OutputError(f"Another process is making {self.folder}; wait for it.") from error
-        except (ImportError, OSError):
-            pass
 
     def _restore(self, states: list[State]) -> None:
         last = states[-1]
@@ -214,6 +205,13 @@ class Recorder:
                 f"{self.folder.parent} holds no pair of an image and a usable text"
                 f"{f': {reasons}' if reasons else ''}."
             )
+        if (missed := len(self._without) - self._counts.left_out.get(_WITHOUT, 0)) > 0:
+            warnings.warn(
+                f"{missed} of the {len(self._without)} keys in the list of --without are of no pair here; a "
+                "key is SHARD:NAME, as `data stats --broken` writes it.",
+                DataWarning,
+                stacklevel=2,
+            )
         self._put("pairs.bin", _PAIR.pack(0, self._keys_end, self._num_spans, 0, 0, 0))
         try:
             for name in FILES:
@@ -243,7 +241,7 @@ class Recorder:
                 shutil.rmtree(self.folder)
             self._partial.rename(self.folder)
             (self.folder / JOURNAL).unlink()
-            (self.folder / ".lock").unlink(missing_ok=True)
+            (self.folder / LOCK).unlink(missing_ok=True)
             sync_folder(self.folder.parent)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -331,7 +329,7 @@ class Recorder:
             DamagedData: the image has more bytes than an index holds, or none.
         """
         if self._without and self._where(name) in self._without:
-            self.leave_out("in the list of --without", name)
+            self.leave_out(_WITHOUT, name)
             return
         if not kinds:
             self.leave_out("no usable text", name)

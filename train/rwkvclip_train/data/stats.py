@@ -114,7 +114,7 @@ def collect(
         stats.not_drawn, stats.left_out, stats.examples = about.not_drawn, about.left_out, about.examples
         stats.problems = [
             f"{source.index.folder / name} was changed since it was written; index the folder again."
-            for name in source.index.damaged_files()
+            for name in source.index.damaged_files
         ]
     count = min(limit or len(source), len(source))
     chosen = np.linspace(0, len(source) - 1, count).round().astype(np.int64)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.errors import DamagedData, UserError
+from rwkvclip_models.files import require_regular
 from rwkvclip_models.tokenizer import VOCABULARY
-from rwkvclip_train.data.source import CONTEXT, NO_TEXT
+from rwkvclip_train.data.source import CONTEXT, NO_TEXT, wrong_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ ALL_SHARDS = "tokens.npy"
 TOKEN_KINDS = {1: ("raw",), 2: ("raw", "synthetic"), 3: ("raw", "synthetic", "generated")}
 """What 1, 2 or 3 texts of a row or record are called unless somebody says otherwise: the authors' order."""
 _CHUNK_ROWS = 8192
+_MOST = 1 << 40
 
 
 def token_kinds(count: int, named: Sequence[str], where: str) -> Sequence[str]:
@@ -49,6 +51,22 @@ def token_kinds(count: int, named: Sequence[str], where: str) -> Sequence[str]:
     raise UserError(f"{where} has {count} texts a row; say what each is: --token-kinds NAME,NAME,….")
 
 
+def _check_header(path: Path) -> None:
+    """Refuse a shape that NumPy takes and that no array has.
+
+    Raises:
+        ValueError: it holds a negative number, or one that is none.
+    """
+    with path.open("rb") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, _ = read(stream)
+    if not all(type(length) is int and 0 <= length < _MOST for length in shape):
+        raise ValueError(f"a shape of {str(shape)[:80]}")
+
+
 class TokenArray:
     """A token array on disk, read by rows: mapped, its pages would count as this process's memory.
 
@@ -65,9 +83,11 @@ class TokenArray:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        require_regular(path, "token array", error=DamagedData)
         try:
+            _check_header(path)
             found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, OverflowError, TypeError) as error:
             raise DamagedData(f"{path} is no NumPy array that can be mapped: {str(error)[:200]}.") from error
         if (
             found.ndim != 2
@@ -100,12 +120,22 @@ class TokenArray:
         """Return the ids [77] int64 of one text of a row.
 
         Raises:
-            DamagedData: there is no such row.
+            DamagedData: there is no such row, or it has other ids than the vocabulary.
         """
+        if not (0 <= place < self.num_texts and 0 <= row < self.num_rows):
+            raise DamagedData(
+                f"{self._path} has {self.num_rows} rows of {self.num_texts} texts; the index asks for text "
+                f"{place} of row {row}."
+            )
         length = self._row_bytes // self.num_texts
         found = self._read(row * self._row_bytes + place * length, length)
         if len(found) != CONTEXT:
             raise DamagedData(f"{self._path} has no whole row {row}.")
+        if wrong_ids(found) == "damaged":
+            raise DamagedData(
+                f"{self._path}, row {row}: expected ids from 0 to {VOCABULARY - 1}, found others: it was "
+                "changed since it was indexed; index the folder again."
+            )
         return found.astype(np.int64)
 
     def _read(self, offset: int, length: int) -> np.ndarray[Any, Any]:

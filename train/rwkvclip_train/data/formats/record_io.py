@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rwkvclip_eval.errors import DamagedData, shortened
+from rwkvclip_models.files import require_regular
 from rwkvclip_train.data.formats.arrays import token_kinds
 from rwkvclip_train.data.source import CONTEXT, wrong_ids
 
@@ -85,10 +86,17 @@ def scan_records(
         UserError: nobody says what the texts are called.
     """
     size = path.stat().st_size
+    covered = 0
     with path.open("rb") as stream:
         handle = stream.fileno()
         for name, offset in _places(path, handle, size):
             found = _look(path, handle, name, offset, size)
+            # The last record's padding may be cut off.
+            if (covered := covered + found.length) > size + 3:
+                raise DamagedData(
+                    f"{path.with_suffix('.idx')} names records that overlap: those up to {name} have "
+                    f"{covered} bytes of {size}. Fetch it again."
+                )
             spans, kinds = rows.next(name)
             labels = _labels(f"{path}, record {name}", found.start)
             recorder.digest(labels.tobytes())
@@ -110,13 +118,14 @@ def scan_records(
 def _places(path: Path, handle: int, size: int) -> Iterator[tuple[str, int]]:
     """Yield name and offset of each record, in the order of the .idx file or else of the file."""
     listed = path.with_suffix(".idx")
-    if not listed.is_file():
+    if not listed.exists():
         number, offset = 0, 0
         while offset < size:
             yield str(number), offset
             offset += _look(path, handle, str(number), offset, size).length
             number += 1
         return
+    require_regular(listed, "list of records", error=DamagedData)
     with listed.open("rb") as lines:
         for number, line in enumerate(iter(lambda: lines.readline(1000), b""), start=1):
             key, _, place = line.partition(b"\t")
@@ -135,16 +144,16 @@ def _places(path: Path, handle: int, size: int) -> Iterator[tuple[str, int]]:
 def _look(path: Path, handle: int, name: str, offset: int, size: int) -> _Found:
     """Return where a record lies, of which only the heads of its parts and the labels are read."""
     where = f"{path}, record {name} at byte {offset}"
-    at, start, last = offset, b"", -1
+    at, start, last = offset, bytearray(), -1
     while last not in (0, 3):
         content = os.pread(handle, LABELS_END if len(start) < LABELS_END else _PART.size, at)
         kind, length = _part(where, content, at, size, last)
-        if last >= 0:
-            start += _MAGIC
-        start += content[_PART.size : _PART.size + length]
+        if len(start) < LABELS_END:
+            start += _MAGIC if last >= 0 else b""
+            start += content[_PART.size : _PART.size + length]
         at += _PART.size + (length + 3) // 4 * 4
         last = kind
-    return _Found(offset, at - offset, start)
+    return _Found(offset, at - offset, bytes(start))
 
 
 def _part(where: str, content: bytes, at: int, size: int, last: int) -> tuple[int, int]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 import json
+import stat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rwkvclip_eval.data.reading import IMAGE_LIMIT_BYTES, below, csv_rows
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
-from rwkvclip_train.data.index import NO_ROW
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some, shortened
+from rwkvclip_train.data.rows import NO_ROW
 from rwkvclip_train.data.source import CONTEXT, wrong_ids
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 IMAGE_COLUMNS = ("image", "image_path", "path", "file_path", "filepath", "file_name", "filename", "file")
 """What the column with the image is called, first that there is."""
 _ROWS_AT_ONCE = 256
+MOST_ROWS = 10_000
+"""Of one image."""
+MOST_LETTERS = 16 << 20
+"""Of the texts of one image; ids count as one."""
 
 
 def scan_table(
@@ -59,7 +64,7 @@ def scan_table(
     read = _parquet_rows if path.suffix == ".parquet" else _csv_rows
     size = path.stat().st_size
     group: list[dict[str, Any]] = []
-    first = 0
+    first, size_of_group = 0, 0
     last: object = None
     for number, share, row in read(path, image_column, tuple(kinds)):
         image = row[""]
@@ -68,10 +73,23 @@ def scan_table(
             on_bytes(int(share * size))
             group = []
         if not group:
-            first, last = number, image
+            first, last, size_of_group = number, image, 0
+        size_of_group += sum(_letters(value) for value in row.values())
+        if len(group) >= MOST_ROWS or size_of_group > MOST_LETTERS:
+            raise DamagedData(
+                f"{path}, row {number}: the rows of one image ({shortened(ascii(image))}) that follow each "
+                f"other are more than {MOST_ROWS:,}, or have more than {MOST_LETTERS:,} letters and ids."
+            )
         group.append(row)
     if group:
         _add(path, first, last, group, recorder, rows)
+
+
+def _letters(value: object) -> int:
+    """Return about how much of texts and ids a cell holds."""
+    if isinstance(value, list):
+        return sum(len(item) if isinstance(item, str) else 1 for item in value)
+    return len(value) if isinstance(value, str) else 0
 
 
 def _csv_rows(
@@ -107,6 +125,7 @@ def _parquet_rows(
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             schema = file.schema_arrow
             image_column = _image_column(path, schema.names, image_column)
+            _check_image_type(path, image_column, schema.field(image_column).type)
             columns = [
                 field.name
                 for field in schema
@@ -131,7 +150,52 @@ def _is_text(kind: Any) -> bool:
 
     if types.is_list(kind) or types.is_large_list(kind):
         kind = kind.value_type
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    kinds = (types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _check_image_type(path: Path, column: str, kind: Any) -> None:
+    """Refuse a column of images that holds neither paths nor bytes.
+
+    Raises:
+        UserError: it does not.
+    """
+    import pyarrow.types as types
+
+    parts = {"": kind}
+    if types.is_struct(kind):
+        fields = {field.name: field.type for field in kind}
+        parts = {name: fields[name] for name in ("bytes", "path") if name in fields}
+    wrong = [
+        name
+        for name, part in parts.items()
+        if not types.is_null(part)
+        and not (
+            (name != "bytes" and _is_text(part) and not _is_listed(part))
+            or (name != "path" and _is_bytes(part))
+        )
+    ]
+    if wrong or not parts:
+        raise UserError(
+            f"{path}: the column {column} holds {shortened(str(kind))}; expected paths, bytes of image files, "
+            "or a struct of `bytes` and `path`. Name another: --image-column NAME."
+        )
+
+
+def _is_listed(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_list(kind) or types.is_large_list(kind))
 
 
 def _is_ids(kind: Any) -> bool:
@@ -180,9 +244,12 @@ def _add(
         return
     file = below(path.parent, image, f"{path}, row {number}")
     try:
-        size = file.stat().st_size
+        state = file.stat()
     except OSError as error:
         raise DataNotFound(f"{path}, row {number}: cannot read {file}: {error.strerror}.") from error
+    if not stat.S_ISREG(state.st_mode):
+        raise DamagedData(f"{path}, row {number}: {file} is no file; expected the file of an image.")
+    size = state.st_size
     if not 0 < size <= IMAGE_LIMIT_BYTES:
         recorder.leave_out("an image without bytes" if not size else "an image file too large", name)
         return

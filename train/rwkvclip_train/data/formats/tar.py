@@ -115,7 +115,7 @@ def texts_of(content: bytes, form: str, kind: str) -> list[tuple[str, list[str]]
     """Return kinds and texts of a .txt (`lines`) or .json member.
 
     Raises:
-        ValueError: it is not UTF-8, or no mapping; the text says which.
+        ValueError: it is not UTF-8, or no mapping, or holds a key twice; the text says which.
     """
     try:
         text = content.decode("utf-8")
@@ -125,12 +125,25 @@ def texts_of(content: bytes, form: str, kind: str) -> list[tuple[str, list[str]]
         lines = text_lines(text)
         return [(kind, [line for line in lines if line.strip()] or [""])]
     try:
-        found = json.loads(text)
+        found = json.loads(text, object_pairs_hook=_once)
+    except _Twice:
+        raise ValueError("JSON that holds a key twice") from None
     except (ValueError, RecursionError) as error:
         raise ValueError("not JSON") from error
     if not isinstance(found, dict):
         raise ValueError("JSON that is no mapping")
     return [(key, texts) for key, value in found.items() if (texts := _as_texts(value)) is not None]
+
+
+class _Twice(Exception):
+    """A key stands twice in a mapping: of which text is the pair?"""
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _Twice
+    return found
 
 
 def _as_texts(value: object) -> list[str] | None:
