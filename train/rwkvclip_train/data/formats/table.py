@@ -187,8 +187,8 @@ def _check_image_type(path: Path, column: str, kind: Any) -> None:
     ]
     if wrong or not parts:
         raise UserError(
-            f"{path}: the column {column} holds {shortened(str(kind))}; expected paths, bytes of image files, "
-            "or a struct of `bytes` and `path`. Name another: --image-column NAME."
+            f"{path}: the column {column} holds {shortened(str(kind))}; expected paths, bytes of image "
+            "files, or a struct of `bytes` and `path`. Name another: --image-column NAME."
         )
 
 
