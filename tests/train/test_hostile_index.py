@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from pair_files import MAGIC, as_csv, as_rec, as_tar, jpeg, pairs, write_tar
+from pair_files import MAGIC, as_csv, as_npy, as_parquet, as_rec, as_tar, jpeg, pairs, write_tar
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, DataWarning, OutputError, UserError
 from rwkvclip_train.data import build
@@ -151,6 +151,8 @@ BAD_LINES = {
         line, num_pairs=10**9, sizes=dict.fromkeys(json.loads(line)["sizes"], 0)
     ),
     "another shard": lambda line: edited(line, shard={**json.loads(line)["shard"], "name": "/etc/passwd"}),
+    "a shard of another time": lambda line: edited(line, shard={**json.loads(line)["shard"], "mtime_ns": 1}),
+    "a shard of more pairs": lambda line: edited(line, shard={**json.loads(line)["shard"], "num_pairs": 2}),
     "other columns": lambda line: edited(line, columns=[]),
     "fewer bytes": lambda line: edited(line, sizes={**json.loads(line)["sizes"], "keys.bin": 0}),
 }
@@ -220,6 +222,23 @@ def test_an_index_that_says_other_things_of_itself_is_refused(change, tmp_path):
     assert build_index(tmp_path) == whole
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/etc/passwd", "expected a path below the folder"),
+        ("a/../../b", "expected a path below the folder"),
+        ("a\0b", "expected a name without control characters"),
+        ("\x1b[31m", "expected a name without control characters"),
+    ],
+)
+def test_a_shard_of_a_name_that_no_shard_has_is_refused(name, said, tmp_path):
+    as_tar(tmp_path, pairs())
+    build_index(tmp_path)
+    rewritten(tmp_path, lambda about: about["shards"][0].update(name=name))
+    with pytest.raises(DamagedData, match=rf"shards\.0\.name: {said}"):
+        open_pairs(tmp_path)
+
+
 def test_a_key_twice_in_about_json_is_refused(tmp_path):
     as_tar(tmp_path, pairs())
     build_index(tmp_path)
@@ -229,8 +248,8 @@ def test_a_key_twice_in_about_json_is_refused(tmp_path):
         open_pairs(tmp_path)
 
 
-def fitting(folder, name, change):
-    """Change a file of an index, and let about.json fit it."""
+def fitting(folder, name, change, also=lambda said: None):
+    """Change a file of an index, and what about.json says, and let the rest of about.json fit it."""
     import hashlib
 
     from rwkvclip_train.data.about import Column, FileEntry, ShardEntry, fingerprint
@@ -239,6 +258,7 @@ def fitting(folder, name, change):
     path.write_bytes(change(path.read_bytes()))
 
     def follow(said):
+        also(said)
         said["files"][name] = {
             "size_bytes": path.stat().st_size,
             "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -296,6 +316,24 @@ def test_a_row_that_leads_elsewhere_is_refused_when_the_index_is_opened(name, ch
             open_pairs(tmp_path, digests=digests)
 
 
+@pytest.mark.parametrize("write", [as_rec, as_parquet, as_npy])
+def test_ids_that_are_not_whole_texts_are_refused(write, tmp_path):
+    write(tmp_path, pairs())
+    build_index(tmp_path)
+    fitting(tmp_path, "spans.bin", row(SPAN, 3, length=76))
+    with pytest.raises(DamagedData, match=r"spans\.bin: row 3: length out of bounds"):
+        open_pairs(tmp_path)
+
+
+def test_a_pair_that_moved_to_another_shard_is_refused(tmp_path):
+    for number in range(2):
+        write_tar(tmp_path / f"{number}.tar", [(f"{number}.jpg", jpeg(number)), (f"{number}.txt", b"a")])
+    build_index(tmp_path)
+    fitting(tmp_path, "pairs.bin", row(PAIR, 0, shard=1))
+    with pytest.raises(DamagedData, match=r"pairs\.bin: its rows are of other shards"):
+        open_pairs(tmp_path)
+
+
 def test_bounds_are_looked_at_in_every_piece(tmp_path, monkeypatch):
     as_tar(tmp_path, pairs())
     build_index(tmp_path)
@@ -324,3 +362,11 @@ def test_texts_of_the_index_that_are_none_are_refused_with_the_pair(texts, tmp_p
     fitting(tmp_path, "spans.bin", row(SPAN, 0, offset=size - len(texts), length=len(texts)))
     with pytest.raises(DamagedData, match=r"pairs\.csv:images/p0\.jpg: the text of kind raw cannot be read"):
         open_pairs(tmp_path).texts(0)["raw"]
+
+
+def test_a_text_that_no_row_of_an_array_has_is_refused_with_the_row(tmp_path):
+    as_npy(tmp_path, pairs())
+    build_index(tmp_path)
+    fitting(tmp_path, "pairs.bin", lambda old: old, also=lambda said: said["columns"][0].update(place=2))
+    with pytest.raises(DamagedData, match="has 5 rows of 2 texts; the index asks for text 2 of row 1"):
+        open_pairs(tmp_path).texts(1)["raw"]
