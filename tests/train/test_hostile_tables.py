@@ -98,6 +98,12 @@ def test_rows_of_one_image_have_a_limit_in_the_message(limit, tmp_path, monkeypa
         build_index(tmp_path, None, Settings(longest=99))
 
 
+def test_rows_without_an_image_are_samples_of_their_own(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(0))
+    (tmp_path / "pairs.csv").write_text("image,raw\na.jpg,x\n" + ",y\n" * 3)
+    assert build_index(tmp_path).left_out == {"no image": 3}
+
+
 # What passed in silence.
 
 

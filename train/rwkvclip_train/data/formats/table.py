@@ -68,7 +68,7 @@ def scan_table(
     last: object = None
     for number, share, row in read(path, image_column, tuple(kinds)):
         image = row[""]
-        if group and (isinstance(image, int) or image != last):
+        if group and (isinstance(image, int) or not image or image != last):
             _add(path, first, last, group, recorder, rows)
             on_bytes(int(share * size))
             group = []
