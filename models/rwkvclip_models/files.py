@@ -6,7 +6,7 @@ import json
 import math
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, AnyStr, NoReturn
 
 from rwkvclip_models.errors import UserError, shortened
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 TEXT_LIMIT_BYTES = 16 << 20
 """Of a file that people or programs write as text: a suite, a configuration, prompts."""
+MOST_LINES = 300_000
+"""Of a log; each becomes an object of many times its size."""
+LINE_LIMIT_BYTES = 1 << 20
+"""Of a line of a log; characters of a text."""
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -106,6 +110,35 @@ def read_text(
             f"The {what} {path} is not UTF-8 text: byte {problem.start} is 0x{content[problem.start]:02x}."
         ) from problem
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def whole_lines(
+    text: AnyStr, where: str, *, most: int = MOST_LINES, error: type[UserError] = UserError
+) -> list[AnyStr]:
+    """Return the lines of a log without their ends.
+
+    What stands behind the last line end is none: a process that was killed, or runs, left it unfinished.
+
+    Args:
+        text: the whole log.
+        where: what holds it, for messages: "training log a.jsonl".
+        most: lines that it may have.
+        error: class of what is raised.
+
+    Raises:
+        UserError: there are more lines, or one is longer than `LINE_LIMIT_BYTES`.
+    """
+    end = "\n" if isinstance(text, str) else b"\n"
+    if (number := text.count(end)) > most:
+        raise error(f"The {where} has {number} lines; at most {most} are read. Shorten or delete it.")
+    lines = text.split(end)[:-1]
+    if (longest := max(map(len, lines), default=0)) > LINE_LIMIT_BYTES:
+        number = next(i for i, line in enumerate(lines, start=1) if len(line) == longest)
+        raise error(
+            f"The {where}, line {number}, has {longest} characters; at most {LINE_LIMIT_BYTES} are read. "
+            "Shorten or delete it."
+        )
+    return lines
 
 
 def read_json(

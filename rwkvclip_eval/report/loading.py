@@ -18,7 +18,7 @@ from rwkvclip_eval.records.schema import Average, Count, Number, Record, RunInfo
 from rwkvclip_eval.report.columns import column_of, column_titles
 from rwkvclip_eval.report.curves import read_curves
 from rwkvclip_eval.report.entries import Entry, Run
-from rwkvclip_models.files import read_bytes
+from rwkvclip_models.files import read_bytes, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -323,7 +323,11 @@ def _read_curves(run: Run) -> list[TrainingCurve]:
     for path in sorted((run.path / "training").glob("*.jsonl")):
         by_model: dict[str, list[dict[str, Any]]] = {}
         content = read_bytes(path, limit=LOG_LIMIT_BYTES, what="training log", error=OutputError)
-        for number, line in enumerate(content.split(b"\n"), start=1):
+        # Of a report, a line without an end is one, too.
+        content += b"" if content.endswith(b"\n") else b"\n"
+        lines = whole_lines(content, f"training log {path}", error=OutputError)
+        del content
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 row = parsed(_LogLine, line, f"{path}:{number}: not a training log line")
                 model = printable(path.stem if row.model is None else row.model)

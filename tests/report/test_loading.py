@@ -3,11 +3,15 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 from report_runs import CAPTIONS, record, without_number, write_curve, write_examples, write_run
 
 from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.report import write_report
-from rwkvclip_eval.report.loading import load_runs
+from rwkvclip_eval.report.loading import TrainingCurve, load_runs
+from rwkvclip_eval.report.plots.drawing import Drawing
+from rwkvclip_eval.report.plots.training import MOST_BINS, training
+from rwkvclip_models.files import LINE_LIMIT_BYTES, MOST_LINES
 
 
 def test_members_of_a_job_array_merge_and_equal_duplicates_collapse(tmp_path: Path) -> None:
@@ -114,6 +118,37 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str, says: str
     (run / name).write_text(text, encoding="utf-8")
     with pytest.raises(OutputError, match=says):
         load_runs([run])
+
+
+def test_a_training_log_has_at_most_so_many_lines_of_such_a_length(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", [record("a")])
+    path = run / "training" / "a.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"step": 1}\n' * 20_000 + "\n" * (MOST_LINES - 20_000))
+    assert len(load_runs([run]).curves[0].rows) == 20_000
+    path.write_text('{"step": 1}\n' + "\n" * MOST_LINES)
+    with pytest.raises(OutputError, match=f"has {MOST_LINES + 1} lines; at most {MOST_LINES} are read"):
+        load_runs([run])
+    path.write_text('{"step": 1, "a": "' + "x" * LINE_LIMIT_BYTES + '"}')
+    with pytest.raises(OutputError, match=r"a\.jsonl, line 1, has \d+ characters; at most"):
+        load_runs([run])
+
+
+def test_a_long_training_curve_is_drawn_with_its_ends_its_extremes_and_its_running_mean(monkeypatch) -> None:
+    rows = [{"step": i, "loss": 9.0 if i == 54_321 else float(i % 2)} for i in range(100_000)]
+    drawn: list[tuple[list[int], list[float]]] = []
+    monkeypatch.setattr(Axes, "plot", lambda _axes, x, y, **_: drawn.append((x, y)) or [None])
+    monkeypatch.setattr(Drawing, "legend", lambda *_: None)
+    monkeypatch.setattr(Drawing, "plot", lambda *_: None)
+    for number in (100_000, 100):
+        training([TrainingCurve(model="a", rows=tuple(rows[:number]))], {"a": "k"})
+    (steps, losses), (mean_steps, means), (few_steps, few), (_, few_means) = drawn
+    assert len(steps) < 2.1 * MOST_BINS and steps[0] == 0 and steps[-1] == 99_999
+    assert losses[steps.index(54_321)] == 9
+    assert means[mean_steps.index(99_999)] == 0.5
+    assert max(means) == pytest.approx(0.5 + 9 / 4000, abs=1e-3)
+    assert few_steps == list(range(100)) and few == [float(i % 2) for i in few_steps]
+    assert few_means == [sum(few[max(0, i - 3) : i + 1]) / min(i + 1, 4) for i in few_steps]
 
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:

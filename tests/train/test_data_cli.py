@@ -10,7 +10,7 @@ from test_loop import recipe
 from test_train_cli import Result
 
 from rwkvclip_train.cli import main
-from rwkvclip_train.data.build import build_index
+from rwkvclip_train.data.build import Settings, build_index
 
 
 @pytest.fixture
@@ -187,6 +187,55 @@ def test_stats_find_broken_images_and_copies_and_index_leaves_them_out(tmp_path,
     again = run("data", "stats", tmp_path)
     assert again.exit_code == 0, again.output
     assert "0.tar:b = 1.tar:c" in again.output
+
+
+OTHERS = {
+    "a shard": "0.tar",
+    "a link to a shard": "link.tar",
+    "a file of the index": "index/keys.bin",
+    "an empty file of the index": "index/texts.bin",
+    "what the index says": "index/about.json",
+    "a picture": "picture.jpg",
+    "a text": "notes.txt",
+    "a table": "pairs.csv",
+    "a list of keys alone": "keys.txt",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_stats_replace_only_a_list_of_broken_images(tmp_path, run, what):
+    broken_jpeg(tmp_path)
+    build_index(tmp_path)
+    (tmp_path / "link.tar").symlink_to("0.tar")
+    (tmp_path / "picture.jpg").write_bytes(jpeg(3))
+    (tmp_path / "notes.txt").write_text("a line\nand another\n")
+    (tmp_path / "pairs.csv").write_text("image,text\na.jpg,b: c\n")
+    (tmp_path / "keys.txt").write_text("0.tar:a\n")
+    path = tmp_path / OTHERS[what]
+    before = path.read_bytes()
+    result = run("data", "stats", tmp_path, "--broken", path)
+    assert result.exit_code == 2
+    assert "is there and no list of broken images: it was left as it is" in " ".join(result.output.split())
+    assert path.read_bytes() == before
+
+
+def test_stats_replace_the_list_of_before_and_an_empty_one(tmp_path, run):
+    broken_jpeg(tmp_path)
+    build_index(tmp_path)
+    path = tmp_path / "broken.txt"
+    path.touch()
+    for _ in range(2):
+        assert run("data", "stats", tmp_path, "--broken", path).exit_code == 1
+        assert path.read_text().startswith("0.tar:a\t")
+
+
+def test_a_table_that_looks_like_a_list_of_broken_images_is_no_such_list(tmp_path, run):
+    (tmp_path / "a:b.jpg").write_bytes(jpeg(1))
+    path = tmp_path / "pairs.csv"
+    path.write_text("image,caption:\ty\na:b.jpg,x\ty\n")
+    build_index(tmp_path, settings=Settings(layout="csv", image_column="image"))
+    result = run("data", "stats", tmp_path, "--broken", path)
+    assert result.exit_code == 2 and path.read_text().startswith("image,")
 
 
 def test_stats_say_that_an_index_was_changed(tmp_path, run):

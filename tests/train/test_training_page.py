@@ -3,14 +3,27 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 from test_loop import recipe
 
 from rwkvclip_eval.errors import OutputError, UserError
+from rwkvclip_models import files
+from rwkvclip_train import run_log
 from rwkvclip_train.cli import main
-from rwkvclip_train.page import MOST_EVALUATED, MOST_RUNS, PANELS, draw, write_page
+from rwkvclip_train.page import (
+    MOST_BINS,
+    MOST_CURVES,
+    MOST_EVALUATED,
+    MOST_NAMED,
+    MOST_RUNS,
+    PANELS,
+    draw,
+    thinned,
+    write_page,
+)
 from rwkvclip_train.run_facts import keep_facts, read_facts
-from rwkvclip_train.run_log import find_logs, read_run
+from rwkvclip_train.run_log import Curve, find_logs, read_run
 
 
 def line(step, **fields):
@@ -217,3 +230,75 @@ def test_the_command_writes_the_page_beside_the_log(tmp_path, monkeypatch, capsy
     assert ended.value.code == 0
     assert f"{target}: 1 run." in capsys.readouterr().out
     assert target.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("name", ["tiny.jsonl", "tiny.run.json", "page", "page.html.txt"])
+def test_a_page_replaces_nothing_that_is_not_called_a_page(tmp_path, name):
+    path = logged(tmp_path, "tiny")
+    target = path.with_name(name)
+    before = target.read_bytes() if target.exists() else None
+    with pytest.raises(OutputError, match=r"give a name that ends in \.html"):
+        write_page([tmp_path], target)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+def test_facts_of_any_depth_are_shown(tmp_path):
+    path = tmp_path / "tiny.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    deep = '{"recipe":' * 900 + '{"a": [1, [2]], "b": {}, "c": [{"d": 3}, 4]}' + "}" * 900
+    path.with_name("tiny.run.json").write_text(deep)
+    page = page_of(tmp_path, path)
+    assert re.search(r"<td>…[^<]{,250}\.recipe\.a</td><td>\[1, \[2\]\]</td>", page)
+    assert "recipe.b</td><td>{}</td>" in page
+    assert page.index("recipe.c.0.d</td><td>3</td>") < page.index("recipe.c.1</td><td>4</td>")
+
+
+def kinds(number):
+    return {f"kind{i:04d}": 0.5 for i in range(number)}
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_legend_of_many_and_long_names_leaves_room_for_the_drawing(tmp_path):
+    path = logged(tmp_path, texts=kinds(MOST_CURVES), evaluation={"x" * 5000 + "/a": 0.5, "y" * 5000: 0.5})
+    found = titles(page_of(tmp_path, path))
+    assert f"and {MOST_CURVES - MOST_NAMED} more" in found
+    assert f"kind{MOST_NAMED - 1:04d}" in found and f"kind{MOST_NAMED:04d}" not in found
+    assert max(map(len, found)) < 200
+    path = logged(tmp_path, texts={"k" * 5000: 0.5})
+    assert "k" * 59 + "…" in titles(page_of(tmp_path, path))
+
+
+def test_more_curves_than_can_be_told_apart_are_refused(tmp_path):
+    path = logged(tmp_path, texts=kinds(MOST_CURVES + 1))
+    with pytest.raises(OutputError, match=f"{MOST_CURVES + 1} curves of 'share of texts by kind' are too"):
+        page_of(tmp_path, path)
+
+
+def test_a_log_of_too_many_lines_names_or_of_nested_values_is_refused(tmp_path, monkeypatch):
+    path = logged(tmp_path, texts={"a": {"b": 1}})
+    with pytest.raises(OutputError, match=r"nano\.jsonl:1: 'texts' is nested"):
+        read_run(path)
+    path = logged(tmp_path, texts=kinds(40))
+    monkeypatch.setattr(run_log, "MOST_CELLS", 119)
+    with pytest.raises(OutputError, match="3 lines with texts of 40 names are too many to draw"):
+        read_run(path).curves("texts")
+    monkeypatch.setattr(run_log, "MOST_NAMES", 40)
+    with pytest.raises(OutputError, match=r"nano\.jsonl:1: the log names more than 40 fields and kinds"):
+        read_run(path)
+    path.write_text('{"step": 1}\n' * (files.MOST_LINES + 1))
+    with pytest.raises(OutputError, match=f"lines; at most {files.MOST_LINES} are read"):
+        read_run(path)
+
+
+def test_a_long_curve_is_drawn_with_its_extremes_its_ends_and_its_gaps():
+    values = np.sin(np.arange(100_000.0))
+    values[[12_345, 54_321]] = 9, -9
+    values[70_000:70_200] = np.nan
+    steps, drawn = thinned(Curve("", np.arange(100_000), values))
+    assert len(steps) < 2.1 * MOST_BINS
+    assert steps[0] == 0 and steps[-1] == 99_999 and (np.diff(steps) > 0).all()
+    assert drawn[steps == 12_345] == 9 and drawn[steps == 54_321] == -9
+    assert np.isnan(drawn[(steps >= 70_000) & (steps < 70_200)]).all()
+    assert np.isnan(drawn).any()
+    short = Curve("", np.arange(5), np.arange(5.0))
+    assert thinned(short) == (short.steps, short.values)

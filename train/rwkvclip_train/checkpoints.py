@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rwkvclip_eval.errors import CheckpointError, OutputError, shortened
+from rwkvclip_eval.errors import CheckpointError, OutputError, shortened, shown
 from rwkvclip_models.checkpoint import checkpoint_sha256, fit_state_dict, read_checkpoint, save_state_dict
 from rwkvclip_models.disk import atomic_path, file_digest, make_folder
 from rwkvclip_models.torch_file import read_torch_file
+from rwkvclip_train.resume import read_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -175,7 +176,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: a file cannot be read, or the weights do not fit the model.
-            OutputError: the state belongs to another recipe or other data, or is none.
+            OutputError: the state belongs to another recipe or other data, or does not fit, see `read_state`.
         """
         path = self.folder / "resume.pt"
         if not path.exists():
@@ -186,27 +187,25 @@ class Checkpoints:
                 f"{self.folder} holds a run of another recipe or of other data under the same name: choose "
                 "another --out folder, or delete that one to start over."
             )
+        fitted = read_state(state, path, optimizer, scaler, num_steps=self.num_steps)
+        del state
+        progress = Progress(**fitted.progress.model_dump())
+        weights = self.path(progress.step)
         try:
-            progress = Progress(**state["progress"])
-            if type(progress.step) is not int or not 0 < progress.step <= self.num_steps:
-                raise ValueError(f"step {progress.step!r:.40}; expected 1 to {self.num_steps}")
-            weights = self.path(progress.step)
-            if state["weights"] != weights.name:
-                raise ValueError(f"weights {state['weights']!r:.60}; expected {weights.name}")
+            if fitted.weights != weights.name:
+                raise ValueError(f"weights {shown(fitted.weights)}; expected {weights.name}")
             if not weights.exists():
                 raise ValueError(f"its weights {weights.name} are gone")
-            if file_digest(weights) != state["weights_sha256"]:
+            if file_digest(weights) != fitted.weights_sha256:
                 raise ValueError(f"its weights {weights.name} have changed since")
-            model.load_state_dict(fit_state_dict(read_checkpoint(weights), model.state_dict(), str(weights)))
-            optimizer.load_state_dict(state["optimizer"])
-            scaler.load_state_dict(state["scaler"])
-        except CheckpointError:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError) as error:
+        except (ValueError, OSError) as error:
             raise OutputError(
-                f"{path} is no state that training can continue from ({type(error).__name__}: "
-                f"{shortened(str(error), 300)}); delete {self.folder} to start over."
+                f"{path} is no state that training can continue from ({shortened(str(error), 300)}); delete "
+                f"{self.folder} to start over."
             ) from error
+        model.load_state_dict(fit_state_dict(read_checkpoint(weights), model.state_dict(), str(weights)))
+        optimizer.load_state_dict(dict(fitted.optimizer))
+        scaler.load_state_dict(fitted.scaler)
         return progress
 
     @contextlib.contextmanager

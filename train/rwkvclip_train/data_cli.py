@@ -136,9 +136,11 @@ def data_stats(
     - `rwkvclip-train data stats DATA/cc3m --limit 10000 --json`
     """
     from rwkvclip_models.disk import write_text
-    from rwkvclip_train.data.stats import collect
+    from rwkvclip_train.data.stats import collect, require_replaceable
 
     opened = _opened(source, index, digests=False)
+    if broken is not None:
+        require_replaceable(broken, opened)
     from rwkvclip_eval.progress import Progress
 
     with Progress() as progress:

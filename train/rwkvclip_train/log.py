@@ -18,7 +18,7 @@ from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.progress import Progress
 from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.disk import write_text
-from rwkvclip_models.files import parse_json, read_text
+from rwkvclip_models.files import MOST_LINES, parse_json, read_text, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 
     import torch
 
+    from rwkvclip_train.recipe import Recipe
+
 MAX_LOG_BYTES = 256 << 20
-MAX_KEYS_BYTES = 4 << 30
+MAX_LOG_LINES = MOST_LINES - 10_000
+"""Of what a recipe asks for; each stop on the way adds one."""
+MAX_KEYS_LINES = 10_000_000
+MAX_KEYS_BYTES = 320 << 20
 
 VARYING = ("data_wait", "memory_bytes", "samples_per_s")
 """Fields of a log line that two runs of the same recipe may differ in; all others are equal to the byte."""
@@ -116,18 +121,42 @@ class RunLog:
             ) from error
 
 
+def require_room(recipe: Recipe, num_steps: int) -> None:
+    """Refuse a run whose log or record of keys would be too long to be read again when it goes on.
+
+    Raises:
+        OutputError: it is.
+    """
+    measured = [part.every for part in (recipe.validation, recipe.evaluation) if part is not None]
+    num_lines = sum(
+        num_steps // (every or recipe.checkpoint_every) for every in (recipe.log_every, *measured)
+    )
+    if num_lines > MAX_LOG_LINES:
+        raise OutputError(
+            f"{recipe.name}: the log of {num_steps} steps would have {num_lines} lines; at most "
+            f"{MAX_LOG_LINES} are read again. Raise log_every ({recipe.log_every}), or every of "
+            "validation and evaluation."
+        )
+    if num_steps > MAX_KEYS_LINES:
+        raise OutputError(
+            f"{recipe.name}: {num_steps} steps are more than a record of keys holds; expected at most "
+            f"{MAX_KEYS_LINES}. Raise batch_size, or lower steps or epochs."
+        )
+
+
 def read_log(path: Path, *, last_step: int) -> list[str]:
     """Return the lines of a training log up to `last_step`; later ones are of work that was lost.
 
     Raises:
-        OutputError: it is no training log.
+        OutputError: it is no training log, or too long for one, see `require_room`.
     """
     if not path.exists():
         return []
     text = read_text(path, what="training log", limit=MAX_LOG_BYTES, error=OutputError)
     kept = []
-    # What stands behind the last line end is a line that a killed run has left unfinished.
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    lines = whole_lines(text, f"training log {path}", error=OutputError)
+    del text
+    for number, line in enumerate(lines, start=1):
         row = parse_json(line, f"training log {path}, line {number},", error=OutputError)
         step = row.get("step") if isinstance(row, dict) else None
         if not isinstance(step, int):
@@ -141,13 +170,15 @@ def read_keys(path: Path, *, last_step: int) -> list[str]:
     """Return the lines of a record of keys up to `last_step`.
 
     Raises:
-        OutputError: it is none.
+        OutputError: it is none, or too long for one.
     """
     if not path.exists():
         return []
     text = read_text(path, what="record of keys", limit=MAX_KEYS_BYTES, error=OutputError)
     kept = []
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    lines = whole_lines(text, f"record of keys {path}", most=MAX_KEYS_LINES, error=OutputError)
+    del text
+    for number, line in enumerate(lines, start=1):
         step = whole_number(line.partition(" ")[0])
         if step is None:
             raise OutputError(f"{path}:{number}: not the keys of a step; delete the file to start over.")

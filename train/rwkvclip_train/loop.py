@@ -24,7 +24,7 @@ from rwkvclip_train.checkpoints import Checkpoints, run_identity
 from rwkvclip_train.data.open import open_sources, open_validation
 from rwkvclip_train.data.pairs import Pairs, load
 from rwkvclip_train.gradients import StepGradients, logit_scale_parameter
-from rwkvclip_train.log import Meter, RunLog, progress_bar
+from rwkvclip_train.log import Meter, RunLog, progress_bar, require_room
 from rwkvclip_train.measures import Measures
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
@@ -106,7 +106,8 @@ def train(
         RecipeError: the recipe and its data do not fit.
         DataNotFound, DamagedData: of a dataset.
         ConfigError: of the model.
-        OutputError: `out` cannot be written, is in use, or holds another recipe's run under the same name.
+        OutputError: `out` cannot be written, is in use, or holds another recipe's run under the same name, or
+            the run's log would be too long.
         TrainingError: the loss is not finite; the weights are those of the last good step.
         Stopped: the process got SIGTERM; the steps that it had done are saved.
     """
@@ -143,6 +144,7 @@ def _train(
     kinds = sorted({kind for part in pairs.parts for kind in part.source.kinds})
     order, num_parts = order_of(recipe, len(pairs))
     num_steps = recipe.num_steps(len(pairs))
+    require_room(recipe, num_steps)
     check_shares(recipe.name, order.batch_size, ranks.size, num_parts)
     optimizer = make_optimizer(trainee.module, recipe)
     scaler = torch.amp.GradScaler(ranks.device.type, enabled=recipe.precision == "fp16")

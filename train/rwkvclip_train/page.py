@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import OutputError, shortened, shown
 from rwkvclip_eval.printable import html_table, one_line
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
@@ -31,11 +31,25 @@ MOST_RUNS = 24
 """Of one page; more cannot be told apart."""
 MOST_EVALUATED = 200
 """Drawings of what was evaluated."""
+MOST_CURVES = 200
+"""Of a run in one drawing."""
+MOST_NAMED = 24
+"""Curves that a legend names; the others are counted."""
 FEW_POINTS = 24
 """Of a curve, that are marked each."""
+MOST_BINS = 2000
+"""Stretches of a long curve; of each the least and the greatest value are drawn."""
+LONGEST_KEY = 200
+"""Letters of the keys above a leaf of the recipe; the last ones are shown."""
+LONGEST_TITLE, LONGEST_NAME = 120, 60
+"""Letters of a drawing; longer ones would leave no room for it."""
 # Okabe and Ito: told apart by those who see colours otherwise.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6773", "#b8a500")
 STYLES = ("-", "--", ":", "-.")
+
+
+def _label(curve: Curve) -> str:
+    return curve.label
 
 
 class Panel(NamedTuple):
@@ -59,7 +73,7 @@ PANELS = (
     Panel("logit scale", lambda run: [run.curve("logit_scale")]),
     Panel("learning rate", lambda run: [run.curve("lr")]),
     Panel("first beta", lambda run: [run.curve("betas", item=0)]),
-    Panel("share of texts by kind", lambda run: [run.curve("texts", item=kind) for kind in run.text_kinds()]),
+    Panel("share of texts by kind", lambda run: sorted(run.curves("texts"), key=_label)),
     Panel("share of time waiting for data", lambda run: [run.curve("data_wait")]),
     Panel("pairs per second", lambda run: [run.curve("samples_per_s")]),
     Panel("memory (GB)", lambda run: [run.curve("memory_bytes", scale=1e-9)]),
@@ -104,8 +118,11 @@ def write_page(places: Sequence[Path], target: Path) -> int:
 
     Raises:
         UserError: a place has no log.
-        OutputError: a log cannot be read, there are too many, or the page cannot be written.
+        OutputError: a log cannot be read, there are too many, the page cannot be written, or its name
+            does not end in .html.
     """
+    if target.suffix.lower() != ".html":
+        raise OutputError(f"Cannot write {target}: give a name that ends in .html.")
     runs = [read_run(path) for path in find_logs(places)]
     if len(runs) > MOST_RUNS:
         raise OutputError(f"{len(runs)} runs are too many for a page; expected up to {MOST_RUNS}.")
@@ -129,7 +146,7 @@ def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    curves = [(i, run, curve) for i, run in enumerate(runs) for curve in panel.curves(run)]
+    curves = [(i, run, curve) for i, run in enumerate(runs) for curve in _curves(panel, run)]
     curves = [(i, run, curve) for i, run, curve in curves if np.isfinite(curve.values).any()]
     if not curves:
         return ""
@@ -141,27 +158,59 @@ def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
             # Of one run, colours tell its kinds apart; of several the runs, and dashes the kinds.
             which, kind = (i, kinds.index(curve.label)) if len(runs) > 1 else (kinds.index(curve.label), 0)
             names = [*([run.name] if len(runs) > 1 else []), *([curve.label] if curve.label else [])]
+            steps, values = thinned(curve)
             axes.plot(
-                curve.steps,
-                curve.values,
+                steps,
+                values,
                 color=COLOURS[which % len(COLOURS)],
                 linestyle=STYLES[(kind + which // len(COLOURS)) % len(STYLES)],
                 linewidth=1.2,
                 marker="o" if len(curve.steps) <= FEW_POINTS else "",
                 markersize=3,
-                label=_plain(": ".join(names)) or None,
+                label=_plain(shortened(": ".join(names), LONGEST_NAME)) or None,
             )
-        axes.set_title(_plain(panel.title), loc="left", fontsize=8)
+        axes.set_title(_plain(shortened(panel.title, LONGEST_TITLE)), loc="left", fontsize=8)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         if panel.logarithmic and all(np.nanmin(curve.values) > 0 for _, _, curve in curves):
             axes.set_yscale("log")
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize=7)
+        handles, labels = axes.get_legend_handles_labels()
+        if labels:
+            more = f"and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else None
+            legend = axes.legend(handles[:MOST_NAMED], labels[:MOST_NAMED], fontsize=7, title=more)
+            # A long one would leave no room for the drawing.
+            legend.set_in_layout(False)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     drawing = file.getvalue()
     return drawing[drawing.index("<svg") :]
+
+
+def _curves(panel: Panel, run: LoggedRun) -> list[Curve]:
+    curves = panel.curves(run)
+    if len(curves) > MOST_CURVES:
+        raise OutputError(
+            f"{run.path}: {len(curves)} curves of {shown(panel.title)} are too many for a drawing; expected "
+            f"up to {MOST_CURVES}."
+        )
+    return curves
+
+
+def thinned(curve: Curve) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the steps and values of a curve that are drawn: of a long one, the extremes of each stretch."""
+    if len(curve.steps) <= 2 * MOST_BINS:
+        return curve.steps, curve.values
+    taken = {0, len(curve.steps) - 1}
+    for places in np.array_split(np.arange(len(curve.steps)), MOST_BINS):
+        values = curve.values[places]
+        known = np.isfinite(values)
+        if known.any():
+            taken |= {int(places[np.nanargmin(values)]), int(places[np.nanargmax(values)])}
+        if not known.all():
+            # The gap stays.
+            taken.add(int(places[~known][0]))
+    kept = np.array(sorted(taken))
+    return curve.steps[kept], curve.values[kept]
 
 
 def _summary(runs: Sequence[LoggedRun]) -> str:
@@ -208,19 +257,27 @@ def _sheet(run: LoggedRun) -> str:
 def _facts(run: LoggedRun) -> str:
     parts = []
     for what, facts in read_facts(run.path).items():
-        rows = [(key, one_line(value)) for key, value in _flat(facts, "")]
+        rows = [(key, one_line(value)) for key, value in _flat(facts)]
         table = html_table((one_line(what), ""), rows)
         parts.append(f"<details><summary>{_text(f'{run.name}: {what}')}</summary>{table}</details>")
     return "\n".join(parts)
 
 
-def _flat(value: Any, key: str) -> list[tuple[str, str]]:
-    """Return the leaves of a JSON value with the keys that lead to them."""
-    if isinstance(value, dict) and value:
-        return [row for name, inner in value.items() for row in _flat(inner, f"{key}.{name}".lstrip("."))]
-    if isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
-        return [row for number, inner in enumerate(value) for row in _flat(inner, f"{key}.{number}")]
-    return [(one_line(key), str(value))]
+def _flat(value: Any) -> list[tuple[str, str]]:
+    """Return the leaves of a JSON value with the keys that lead to them, in its order, however deep it is."""
+    rows, waiting = [], [("", value)]
+    while waiting:
+        key, one = waiting.pop()
+        inner: list[tuple[Any, Any]] = []
+        if isinstance(one, dict):
+            inner = list(one.items())
+        elif isinstance(one, list) and any(isinstance(each, dict) for each in one):
+            inner = list(enumerate(one))
+        leading = key if len(key) <= LONGEST_KEY else f"…{key[1 - LONGEST_KEY :]}"
+        waiting += [(f"{leading}.{name}".lstrip("."), each) for name, each in reversed(inner)]
+        if not inner:
+            rows.append((one_line(key), str(one)))
+    return rows
 
 
 def _plain(text: str) -> str:

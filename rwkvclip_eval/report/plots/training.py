@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rwkvclip_eval.report.plots.drawing import GRID, INK, LINE, MARK, Drawing, Plot
 from rwkvclip_eval.report.plots.style import DASHES, MARKERS, captioned, counted, summary
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from rwkvclip_eval.report.loading import TrainingCurve
     from rwkvclip_eval.report.tables import Table
 
+MOST_BINS = 2000
+"""Stretches of a long curve; of each the least and the greatest value are drawn."""
 UNITS = {"step": "training step", "epoch": "epoch", "": "training step or epoch"}
 """What checkpoints' numbers count → how an axis says it; steps and epochs share none."""
 
@@ -88,10 +92,11 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
             x, y = zip(*points, strict=True)
             window = max(1, len(y) // 25)
             if window > 1:
-                ax.plot(x, y, color=colours[curve.model], alpha=0.25, linewidth=0.7)
-            smooth = [sum(y[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(y))]
+                ax.plot(*_thinned(x, y), color=colours[curve.model], alpha=0.25, linewidth=0.7)
+            sums = np.convolve(y, np.ones(window))[: len(y)]
+            smooth = _thinned(x, sums / np.minimum(np.arange(1, len(y) + 1), window))
             style = {"linewidth": LINE, "linestyle": DASHES[number % len(DASHES)]}
-            (drawn[curve.model],) = ax.plot(x, smooth, color=colours[curve.model], **style)
+            (drawn[curve.model],) = ax.plot(*smooth, color=colours[curve.model], **style)
         ax.set_xlabel("step")
         ax.set_title(
             {"loss": "training loss", "val_loss": "validation loss", "val_metric": "validation metric"}[
@@ -110,3 +115,15 @@ def training(curves: Sequence[TrainingCurve], colours: Mapping[str, str]) -> Plo
             ends.append(f"{curve.model}: loss {before:.3g} at step {first}, {after:.3g} at step {last}")
     title = "Loss and metric of training logs against step; strong lines are running means"
     return figure.plot("training", title, f"Lines. {'; '.join(ends)}", "")
+
+
+def _thinned(x: Sequence[int], y: Sequence[float] | np.ndarray[Any, Any]) -> tuple[list[int], list[float]]:
+    """Return the points of a curve that are drawn: of a long one, ends and extremes of stretches."""
+    kept = {0, len(x) - 1}
+    if len(x) <= 2 * MOST_BINS:
+        kept = set(range(len(x)))
+    else:
+        for places in np.array_split(np.arange(len(x)), MOST_BINS):
+            values = np.asarray(y[places[0] : places[-1] + 1])
+            kept |= {int(places[values.argmin()]), int(places[values.argmax()])}
+    return [x[i] for i in sorted(kept)], [float(y[i]) for i in sorted(kept)]

@@ -11,6 +11,7 @@ import numpy as np
 
 from rwkvclip_eval.data.reading import below, open_image, read_image
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError
+from rwkvclip_train.data.about import ABOUT
 from rwkvclip_train.data.formats.arrays import ALL_SHARDS, TokenArray
 from rwkvclip_train.data.formats.record_io import LABELS_END, labels_at, parse_record
 from rwkvclip_train.data.formats.table import TableImages
@@ -20,6 +21,8 @@ from rwkvclip_train.data.rows import NO_ROW
 from rwkvclip_train.data.source import CONTEXT, image_damage, unreadable_image_errors, wrong_ids, wrong_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
     from rwkvclip_train.data.about import Column
@@ -44,6 +47,13 @@ class IndexedPairs:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return IndexedPairs, (self.index,)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Shards, token arrays and the files of the index."""
+        about = self.index.about
+        arrays = [self.index.root / entry.name for entry in about.arrays]
+        return [*self._paths, *arrays, *(self.index.folder / name for name in (ABOUT, *about.files))]
 
     @property
     def fingerprint(self) -> str:

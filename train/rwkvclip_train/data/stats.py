@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from array import array
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.errors import NAMES_SHOWN, DamagedData
+from rwkvclip_eval.errors import NAMES_SHOWN, DamagedData, OutputError
 from rwkvclip_train.data.indexed import IndexedPairs
 from rwkvclip_train.data.source import NO_TEXT, image_damage, unreadable_image_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rwkvclip_train.data.synthetic import SyntheticPairs
 
+LIST_BEGINS_BYTES = 1 << 20
+_LISTED = re.compile(rb"[^\t\0]*:[^\t\0]*\t[^\0]*")
+"""A line of a list of broken images: SHARD:KEY, and why."""
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
@@ -152,6 +157,26 @@ def collect(
     stats.same_image, groups = _copies(image_hashes)
     stats.copies = [[source.key(int(chosen[i])) for i in group] for group in groups]
     return stats
+
+
+def require_replaceable(path: Path, source: IndexedPairs | SyntheticPairs) -> None:
+    """Refuse a place for the list of broken images where something else is than such a list.
+
+    Raises:
+        OutputError: a file of the source or of its index is there, or one that is no such list.
+    """
+    # Folders, pipes and devices are refused by what writes.
+    if not path.is_file():
+        return
+    ours = source.paths if isinstance(source, IndexedPairs) else ()
+    begins = b""
+    with path.open("rb") as file:
+        begins = file.read(LIST_BEGINS_BYTES)
+    listed = all(map(_LISTED.fullmatch, begins.split(b"\n")[:-1])) and (not begins or b"\n" in begins)
+    if not listed or any(each.exists() and path.samefile(each) for each in ours):
+        raise OutputError(
+            f"{path} is there and no list of broken images: it was left as it is. Choose another name."
+        )
 
 
 def _in_order(
