@@ -138,7 +138,7 @@ def test_a_key_twice_in_json_is_refused_wherever_it_stands(
     line = b'{"unit": "a", "status": "ok", "model": "a", "model_info": {}, "task": "t", "task_version": 1,'
     line += b' "dataset": "x", "protocol": "standard"'
     assert parsed(Record, line + b"}", "line").dataset == "x"
-    with pytest.raises(OutputError, match="line holds the key 'dataset' twice"):
+    with pytest.raises(OutputError, match=r"line\. The file holds the key 'dataset' twice"):
         parsed(Record, line + b', "dataset": "y"}', "line")
 
 
