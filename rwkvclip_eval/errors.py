@@ -147,7 +147,7 @@ def users_code(what: str, *, failing: bool = False) -> Iterator[None]:
         if not str(error).strip():
             error.args = (f"{what} raised {type(error).__name__} without a text; let it say what is wrong.",)
         raise
-    except BaseException as error:
+    except BaseException as error:  # a plugin may raise anything
         if isinstance(error, Exception) and not failing:
             raise
         kind = "failed with" if isinstance(error, Exception) else "raised what is no Exception,"

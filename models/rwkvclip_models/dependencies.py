@@ -32,7 +32,7 @@ def run_main(module: str) -> NoReturn:
             _fail_traced()
         sys.stderr.write(f"Error: {text}\n")
         sys.exit(EXIT_CODE)
-    except Exception:
+    except Exception:  # whatever loading it raised is shown as it is
         _fail_traced()
     sys.exit(command.main())
 

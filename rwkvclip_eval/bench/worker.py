@@ -69,7 +69,7 @@ class Worker:
             self.facts = self._answer(TIMEOUT_S)
             self.baseline_bytes = self.resident_bytes()
             self._peak = _Peak(self._process.pid)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no process stays behind.
             self.close()
             raise
 

@@ -83,7 +83,7 @@ class RunDirectory:
         try:
             self.info = self._continue(info)
             self._write_info()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no lock stays behind.
             self._lock.release()
             raise
 

@@ -171,7 +171,7 @@ class TorchrunRanks(Ranks):
         if self.rank == 0:
             try:
                 work()
-            except BaseException as error:
+            except BaseException as error:  # Ctrl-C too: the others must not wait for this one.
                 self.say_once(error)
                 self._store.set(done, "failed")
                 # The store may go with this process: the others are to see it there first.
@@ -265,7 +265,7 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         )
         ranks = TorchrunRanks(own, store)
         yield ranks
-    except BaseException as error:
+    except BaseException as error:  # Ctrl-C too: the others are told whatever ended this one.
         lost = _as_lost(error, rank, size)
         if ranks is not None:
             ranks.say_once(lost)

@@ -114,7 +114,7 @@ class Recorder:
         except OSError as error:
             self._close()
             raise self._unwritable(error) from error
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no file stays open.
             self._close()
             raise
         return self
