@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.metrics.ratios import geometric_mean
@@ -20,7 +21,7 @@ from rwkvclip_eval.records.reading import read_records
 from rwkvclip_eval.records.schema import Record, folder_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from rwkvclip_eval.records.efficiency import Block, Measured
@@ -117,7 +118,7 @@ def check_records(run: Path) -> tuple[int, list[list[str]]]:
         recorded[key] = _facts(record)
     for key in dict.fromkeys((*recorded, *derived)):
         one, other = recorded.get(key, {}), derived.get(key, {})
-        if names := [name for name in other or one if one.get(name) != other.get(name)]:
+        if names := [name for name in {**one, **other} if one.get(name) != other.get(name)]:
             wrong.append([*key, _told(one, names), _told(other, names)])
     return len(records), wrong
 
@@ -127,8 +128,13 @@ def _facts(record: Record) -> dict[str, str]:
     said = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
     metric, _ = said.pop("metric_info"), said.pop("schema_version")
     said |= {"unit of measure": metric and metric.unit, "better": metric and metric.better}
+    facts: dict[str, object] = {}
+    for name, value in said.items():
+        facts |= (
+            {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        )
     # Of numbers as many digits as no rounding of a logarithm changes.
-    return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in said.items()}
+    return {name: f"{value:.9g}" if isinstance(value, float) else str(value) for name, value in facts.items()}
 
 
 def _told(facts: Mapping[str, str], names: Sequence[str]) -> str:

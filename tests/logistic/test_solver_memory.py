@@ -43,8 +43,8 @@ print(status("VmHWM") - before)
 
 
 def peak_bytes(budget, dtype):
-    # Libraries hold memory per thread.
-    few = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "MALLOC_ARENA_MAX": "1"}
+    # Libraries hold memory per thread, and threads that wait for a busy core take minutes.
+    few = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     command = [sys.executable, "-c", SCRIPT, str(budget), dtype]
     run = subprocess.run(command, env=os.environ | few, capture_output=True, text=True, check=True)
     return int(run.stdout)

@@ -11,6 +11,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.errors import UserError, name_some
+from rwkvclip_eval.printable import one_line
 
 if TYPE_CHECKING:
     from rwkvclip_train.data.indexed import IndexedPairs
@@ -106,7 +107,7 @@ def data_index(
         return
     console.say(
         f"{folder}: {about.num_pairs:,} pairs in {len(about.shards):,} shards; kinds of text: "
-        f"{', '.join(about.kinds)}"
+        f"{one_line(', '.join(about.kinds))}"
     )
     _say_counts(about.not_drawn, about.left_out, about.examples)
     console.say(f"  fingerprint {about.fingerprint}")
