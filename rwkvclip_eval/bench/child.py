@@ -216,6 +216,7 @@ class _Server:
         if self._device.startswith("cuda"):
             import torch
 
+            # torch declares no types for it.
             events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]  # type: ignore[no-untyped-call]
             events[0].record()
             for event in events[1:]:

@@ -195,6 +195,7 @@ def main(
     model: Annotated[
         str, typer.Option(help="configuration: a shipped name or a JSON file")
     ] = "rwkv-clip-b16",
+    # typer hands out a copy of the default.
     tokens: Annotated[list[int], typer.Option(help="patches of the image; may be repeated")] = list(TOKENS),  # noqa: B006
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     precision: Annotated[str, typer.Option(help="fp32, or bf16 for autocast")] = "fp32",

@@ -96,6 +96,7 @@ class Subject:
             return cell.batch * _counted(self.call(single))
         pixels, tokens = self._inputs(single)
         step = TrainingStep(self.towers, pixels, tokens, cell.precision)
+        # torch declares no types for it.
         with_loss = _counted(lambda: step.loss().backward())  # type: ignore[no-untyped-call]
         # Logits of B × B and their two gradients.
         products = 3 * 2 * self.info.embed_dim

@@ -207,9 +207,9 @@ def _beside(floor: Floor, record: Record, value: float) -> Held:
     metric = record.measure
     least = floor.floor / 100 if metric.in_percent else floor.floor
     below = value < least if metric.better == "higher" else value > least
-    known_ends = record.ci_low is not None and record.ci_high is not None
-    within = known_ends and record.ci_low <= least <= record.ci_high  # type: ignore[operator]
-    return Held(floor=floor, record=record, state="fails" if below else "fine", within=bool(within))
+    low, high = record.ci_low, record.ci_high
+    within = low is not None and high is not None and low <= least <= high
+    return Held(floor=floor, record=record, state="fails" if below else "fine", within=within)
 
 
 def exit_code(found: Sequence[Held], code: int) -> int:

@@ -152,6 +152,7 @@ def _plot(result: Result, gated: list[Row]) -> Plot:
     import matplotlib as mpl
 
     parts = []
+    # The gate takes no row without a difference.
     for row in sorted(gated, key=lambda row: -row.compared.found.difference.value):  # type: ignore[union-attr]
         difference = row.compared.found.difference
         assert difference is not None
