@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import TypeAdapter
 
-from rwkvclip_eval.data.reading import below, check_captions, check_spellings, csv_rows, plain_name, read_json
+from rwkvclip_eval.data.reading import (
+    below,
+    check_captions,
+    check_spellings,
+    csv_rows,
+    numbers_in_order,
+    plain_name,
+    read_json,
+)
 from rwkvclip_eval.data.samples import IMAGE_SUFFIXES, FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, DataWarning, NoSuchSplit, UserError, name_some
@@ -54,9 +62,10 @@ def open_folder(
             f"{path} has no folder {split!r}; without such folders it is any of {', '.join(SPLITS)}."
         )
     source = f"folder {path.name}" + (f"/{split}" if root != path else "")
-    for name in ("captions.csv", "captions.json"):
-        if (root / name).is_file():
-            return _with_captions(root, root / name, source, cache_dir)
+    if files := [root / name for name in ("captions.csv", "captions.json") if (root / name).is_file()]:
+        if len(files) > 1:
+            raise DamagedData(f"{root} holds captions.csv and captions.json: which is it? Move one away.")
+        return _with_captions(root, files[0], source, cache_dir)
     # A class that one split lacks must not move the labels of the others.
     splits = [path / s for s in SPLITS if (path / s).is_dir()] if root != path else [root]
     return _with_classes(root, sorted(set(splits) | {root}), source, class_names, cache_dir)
@@ -83,7 +92,9 @@ def _with_classes(
         if folder not in here:
             continue
         found = sorted(
-            p for p in (root / folder).rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir()
+            p
+            for p in (root / folder).rglob("*")
+            if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()
         )
         if not found:
             raise DamagedData(
@@ -109,9 +120,9 @@ def _class_folders(root: Path) -> list[str]:
 
 
 def _label_order(folders: list[str], class_names: Sequence[str] | None, root: Path) -> list[str]:
-    """Return the folders in label order."""
+    """Return the folders in label order: that of the class names given, of numbers, or of the alphabet."""
     if class_names is None or not set(class_names) & set(folders):
-        return folders
+        return numbers_in_order(folders)
     if twice := [name for name, times in Counter(class_names).items() if times > 1 and name in folders]:
         raise UserError(
             f"{root}: class names that are folders stand for one class each, but {name_some(twice)} is there "
@@ -136,7 +147,9 @@ def _with_captions(root: Path, file: Path, source: str, cache_dir: Path | None) 
         raise DamagedData(f"{file} names {len(missing)} images that are not there: {name_some(missing)}.")
     keys, captions = list(by_image), list(by_image.values())
     # A folder may hold more than the set: the images of others beside it, or some that captions forgot.
-    there = sum(p.suffix.lower() in SUFFIXES and p.is_file() for p in root.rglob("*"))
+    there = sum(
+        p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file() for p in root.rglob("*")
+    )
     if there > len(paths):
         part = f"{len(paths)} of the {there} images there, those that {file.name} names"
         warnings.warn(f"{root}: {part}, are the set.", DataWarning, stacklevel=2)

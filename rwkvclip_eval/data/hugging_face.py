@@ -15,7 +15,14 @@ import numpy as np
 
 from rwkvclip_eval.data.formats.robustness import imagenet_names
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import IMAGE_LIMIT_BYTES, MOST_CLASSES, MOST_SAMPLES, read_image
+from rwkvclip_eval.data.reading import (
+    IMAGE_LIMIT_BYTES,
+    MOST_CLASSES,
+    MOST_SAMPLES,
+    is_no_class_id,
+    numbers_in_order,
+    read_image,
+)
 from rwkvclip_eval.data.samples import (
     Split,
     check_unique,
@@ -23,8 +30,9 @@ from rwkvclip_eval.data.samples import (
     remembered_fingerprint,
     targets,
 )
-from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
+from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some, shown
 from rwkvclip_eval.registry import unknown_name
+from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.files import expanded, require_regular
 
 if TYPE_CHECKING:
@@ -232,7 +240,7 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
         is_local = "://" not in source.data_files and not local.exists()
         glob = str(base_dir / source.data_files) if is_local else source.data_files
         data_files = {split.partition("[")[0].partition("+")[0]: glob}
-    _refuse_pipes(local, data_files)
+    _check_files(local, data_files)
     try:
         with _quiet(), _offline() if offline else contextlib.nullcontext():
             return datasets.load_dataset(path, source.config, split=split, data_files=data_files)
@@ -251,12 +259,14 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
         ) from error
 
 
-def _refuse_pipes(local: Path, data_files: dict[str, str] | None) -> None:
-    """Refuse local files that the library would wait for.
+def _check_files(local: Path, data_files: dict[str, str] | None) -> None:
+    """Refuse local files that the library would wait for, or take at their word.
 
     Raises:
-        DamagedData: one is a pipe, a socket or a device.
+        DamagedData: one is a pipe, a socket or a device, or leads elsewhere; see `check_card`.
     """
+    from rwkvclip_eval.data.hugging_face_card import check_card
+
     found: Iterator[Path]
     if local.is_dir():
         found = (Path(folder, name) for folder, _, names in os.walk(local) for name in names)
@@ -269,6 +279,9 @@ def _refuse_pipes(local: Path, data_files: dict[str, str] | None) -> None:
         # A folder that a pattern finds, or a link to nothing, is the library's to judge.
         if path.exists() and not path.is_file() and not path.is_dir():
             require_regular(path, "data file", error=DamagedData)
+        # Of cards the one at the top is read.
+        if path.is_file() and (path.suffix == ".parquet" or path.parent == local):
+            check_card(path)
 
 
 @contextlib.contextmanager
@@ -318,13 +331,28 @@ def _captions(column: Any, name: str) -> list[list[str]]:
 
 
 def _labels(texts: Any, column: str, name: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...] | None]:
-    """Return [n] int64 and the names a ClassLabel feature holds; texts are numbered in sorted order."""
+    """Return [n] int64 and the names a ClassLabel feature holds.
+
+    Texts are class ids where all are digits, as in a manifest; else names, numbered in sorted order.
+    """
     values = list(texts[column])
     class_names = getattr(texts.features[column], "names", None)
-    if values and all(isinstance(value, str) for value in values):
+    if values and all(isinstance(value, str) and value.isdecimal() for value in values):
+        values = [whole_number(value) for value in values]
+    elif values and all(isinstance(value, str) for value in values):
+        if odd := next((value for value in values if is_no_class_id(value)), None):
+            raise DamagedData(
+                f"{name}: label {shown(odd)} in column {column!r} is a number, but class ids are whole "
+                "numbers from 0 in all rows."
+            )
         class_names = sorted(set(values))
         number = {c: i for i, c in enumerate(class_names)}
         values = [number[v] for v in values]
+    elif class_names and class_names == sorted(class_names):
+        # Of folders the library numbers 10 before 2.
+        class_names, before = numbers_in_order(class_names), class_names
+        place = [class_names.index(name) for name in before] if class_names != before else range(len(before))
+        values = [place[v] if isinstance(v, int) and 0 <= v < len(place) else v for v in values]
     bad = [str(i) for i, v in enumerate(values) if not (isinstance(v, int) and 0 <= v < MOST_CLASSES)]
     if bad:
         raise DamagedData(

@@ -14,20 +14,19 @@ names, in the order of the suite's `class_names` or sorted. Classes are numbered
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rwkvclip_eval.data.reading import MOST_CLASSES, below, check_spellings, csv_rows
+from rwkvclip_eval.data.reading import MOST_CLASSES, below, check_spellings, csv_rows, is_no_class_id
 from rwkvclip_eval.data.samples import FileReader, Split, fingerprint_files, targets
 from rwkvclip_eval.data.types import SPLITS
 from rwkvclip_eval.errors import DamagedData, DataNotFound, NoSuchSplit, UserError, shortened, shown
 from rwkvclip_eval.printable import unreadable
 from rwkvclip_eval.registry import unknown_name
-from rwkvclip_eval.schema import plain_number, whole_number
+from rwkvclip_eval.schema import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -193,14 +192,6 @@ def _captions(path: Path, rows: Sequence[_Row]) -> tuple[list[_Row], list[list[s
     return [same[0] for same in by_key.values()], [[row.text for row in same] for same in by_key.values()]
 
 
-def _is_no_id(text: str) -> bool:
-    """Whether a label is a number that no class has: −1 or 1.0. Digits alone may be a name among others."""
-    try:
-        return not text.isdecimal() and math.isfinite(plain_number(text))
-    except ValueError:
-        return False
-
-
 def _labels(
     path: Path, rows: Sequence[_Row], chosen: Sequence[_Row], class_names: Sequence[str] | None
 ) -> tuple[np.ndarray[Any, Any], Sequence[str] | None]:
@@ -223,7 +214,7 @@ def _labels(
                 f"{'class names' if known else 'classes at most'}, which are numbered from 0."
             )
     else:
-        odd = [row for row in rows if not known and any(map(_is_no_id, parts[row.line]))]
+        odd = [row for row in rows if not known and any(map(is_no_class_id, parts[row.line]))]
         if odd:
             raise DamagedData(
                 f"{path}, line {odd[0].line}: label {shown(odd[0].text)} is a number, but class ids are "

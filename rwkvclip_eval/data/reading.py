@@ -10,6 +10,7 @@ import contextlib
 import csv
 import functools
 import io
+import math
 import posixpath
 import warnings
 from collections import Counter
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some
 from rwkvclip_eval.printable import unreadable, visible
+from rwkvclip_eval.schema import plain_number, whole_number
 from rwkvclip_models.files import check_keys, read_bytes, require_regular
 
 if TYPE_CHECKING:
@@ -223,6 +225,21 @@ def check_captions(captions: Iterable[tuple[str, Sequence[str]]], where: str) ->
         raise DamagedData(
             f"{where}: {len(wrong)} images have a caption that cannot be read: {name_some(wrong)}."
         )
+
+
+def is_no_class_id(label: str) -> bool:
+    """Whether a label is a number that no class has: −1 or 1.0. Digits alone may be a name among others."""
+    try:
+        return not label.isdecimal() and math.isfinite(plain_number(label))
+    except ValueError:
+        return False
+
+
+def numbers_in_order(names: Iterable[str]) -> list[str]:
+    """Return names of classes sorted: by value where all are whole numbers, so that 10 comes after 9."""
+    names = sorted(names)
+    numbers = {name: whole_number(name) for name in names}
+    return names if None in numbers.values() else sorted(names, key=lambda name: numbers[name] or 0)
 
 
 def is_text(name: str) -> bool:

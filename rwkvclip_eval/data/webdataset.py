@@ -165,7 +165,7 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
         others = sorted(p.parent.name for p in folder.glob("*/*.tar"))
         has = f" It has: {', '.join(dict.fromkeys(others))}." if others else ""
         raise NoSuchSplit(f"{folder} has no split {split!r} (a folder with .tar shards).{has}")
-    found = sorted(where.glob("*.tar"), key=_numbers_first)
+    found = sorted((p for p in where.glob("*.tar") if not p.name.startswith(".")), key=_numbers_first)
     count_file = where / "nshards.txt"
     if not count_file.is_file():
         if not found:

@@ -83,6 +83,7 @@ def decoded_batches(
     from torch.utils.data import DataLoader
     from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+    num_workers = min(num_workers, len(batches))
     loader: DataLoader[Any] = DataLoader(
         _Decoder(dataset, encoder.preprocess),  # type: ignore[arg-type]  # map-style by protocol
         batch_sampler=batches,  # type: ignore[arg-type]  # ranges serve as lists of indices

@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,32 @@ def test_other_class_names_name_the_sorted_folders(birds):
     dataset = open_birds(birds, class_names=("European robin", "Eurasian wren"))
     assert dataset.info.class_names == ("European robin", "Eurasian wren")
     assert dataset.labels.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_folders_that_are_numbers_are_labels_in_their_order(first, tmp_path, png):
+    for number in range(12):
+        (tmp_path / "birds" / str(first + number)).mkdir(parents=True)
+        (tmp_path / "birds" / str(first + number) / "a.png").write_bytes(png(number))
+    dataset = open_birds(tmp_path, class_names=tuple(f"class {i}" for i in range(12)))
+    told = {Path(key).parent.name: label for key, label in zip(dataset.keys, dataset.labels, strict=True)}
+    assert told == {str(first + number): number for number in range(12)}
+    assert open_birds(tmp_path).info.class_names == tuple(str(first + number) for number in range(12))
+
+
+def test_hidden_files_are_no_images(birds):
+    for name in ("._1.png", ".tmp.png"):
+        (birds / "birds" / "wren" / name).write_bytes(b"of a file manager")
+    assert len(open_birds(birds)) == 3
+
+
+def test_captions_in_two_files_are_refused(tmp_path, png):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "a.png").write_bytes(png(1))
+    (tmp_path / "birds" / "captions.csv").write_text("image,caption\na.png,a robin\n")
+    (tmp_path / "birds" / "captions.json").write_text('{"a.png": "a wren"}')
+    with pytest.raises(DamagedData, match=r"captions\.csv and captions\.json: which is it"):
+        open_birds(tmp_path)
 
 
 def test_class_names_that_fit_in_part_or_in_number_are_refused(birds):

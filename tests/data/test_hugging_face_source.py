@@ -1,6 +1,7 @@
 import io
 import pickle
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -110,6 +111,37 @@ def test_the_validation_split_is_found_under_either_of_its_names(tmp_path, png, 
 def test_unknown_columns_suggest_near_ones(parquet):
     with pytest.raises(UserError, match=r"Unknown column 'imag'. Did you mean 'image'"):
         open_hf(parquet, path="parquet", data_files="files/*.parquet", image="imag")
+
+
+def labelled(folder, png, labels):
+    rows = {"image": [{"bytes": png(i), "path": None} for i in range(len(labels))], "label": labels}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / "text.parquet")
+    source = HuggingFaceSource(kind="hugging_face", path="parquet", data_files="text.parquet")
+    names = tuple(f"class {i}" for i in range(12))
+    reference = DatasetRef(name="birds", source=source, templates=("a {c}",), class_names=names)
+    return open_dataset(reference, data_root=None, base_dir=folder, offline=True, cache_dir=folder)
+
+
+def test_class_ids_written_as_text_are_ids(tmp_path, png):
+    ids = [str(i) for i in range(11, -1, -1)]
+    assert labelled(tmp_path, png, ids).labels.tolist() == [int(text) for text in ids]
+
+
+@pytest.mark.parametrize("odd", ["-1", "1.0"])
+def test_numbers_as_text_that_are_no_ids_are_refused(odd, tmp_path, png):
+    with pytest.raises(DamagedData, match=f"label '{odd}' in column 'label' is a number, but class ids are"):
+        labelled(tmp_path, png, ["0", odd, "2"])
+
+
+def test_folders_that_are_numbers_are_labels_in_their_order(tmp_path, png):
+    for number in range(12):
+        (tmp_path / "num" / str(number)).mkdir(parents=True)
+        (tmp_path / "num" / str(number) / "a.png").write_bytes(png(number))
+    dataset = open_hf(tmp_path, path="num", split="train")
+    order = [dataset.image(row).getpixel((0, 0)) for row in np.argsort(dataset.labels)]
+    assert dataset.info.class_names == tuple(map(str, range(12)))
+    assert order == [Image.open(tmp_path / "num" / str(i) / "a.png").getpixel((0, 0)) for i in range(12)]
 
 
 def test_hidden_labels_are_refused(parquet):

@@ -32,6 +32,8 @@ def test_shards_are_read_in_numerical_order_without_nshards(tmp_path, write_shar
             tmp_path / "wds_x" / "test" / f"{number}.tar",
             [(f"k{number}.png", png(number)), (f"k{number}.cls", b"0")],
         )
+    # A file manager's of another system.
+    (tmp_path / "wds_x" / "test" / "._1.tar").write_bytes(b"no shard")
     assert open_webdataset(tmp_path / "wds_x", "test").keys == ["k1", "k9", "k10"]
 
 

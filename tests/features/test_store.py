@@ -122,6 +122,22 @@ def test_worker_processes_give_the_same_features(tmp_path: Path) -> None:
     assert here.missing == workers.missing
 
 
+def test_no_more_processes_decode_than_there_are_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    loader = torch.utils.data.DataLoader
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        started.append(kwargs["num_workers"])
+        return loader(*args, **kwargs)
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", counted)
+    options = engine(batch_size=30, num_workers=1024)
+    assert not FeatureStore(tmp_path).images(ColourEncoder(), ColourDataset(), options).missing
+    assert started == [1]
+
+
 def test_a_decoding_process_that_is_killed_is_said_and_the_batches_before_it_are_kept(tmp_path: Path) -> None:
     class Deadly(ColourDataset):
         def image(self, index: int) -> Any:

@@ -31,6 +31,16 @@ def test_an_array_of_an_odd_shape_is_refused(shape, tmp_path):
         build_index(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["tokens.npy", "0.npy"])
+def test_an_array_of_more_rows_than_the_shards_have_bytes_is_not_read(name, tmp_path):
+    as_tar(tmp_path, pairs(), texts="")
+    path, rows = tmp_path / name, (2**40) // (154 * 4)
+    path.write_bytes(header(f"({rows}, 154)"))
+    os.truncate(path, len(header(f"({rows}, 154)")) - 5 * 154 * 4 + rows * 154 * 4)
+    with pytest.raises(DamagedData, match=rf"{name} has {rows} rows of texts; the shards it belongs to are"):
+        build_index(tmp_path)
+
+
 @pytest.mark.parametrize(("dtype", "value"), [("float32", np.nan), ("int32", 49408), ("int32", -1)])
 def test_ids_that_changed_since_are_refused_when_they_are_read(dtype, value, tmp_path):
     as_npy(tmp_path, pairs(), dtype=dtype)

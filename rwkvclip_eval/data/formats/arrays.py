@@ -18,7 +18,7 @@ from rwkvclip_eval.data.formats.array_pickle import load_pickle
 from rwkvclip_eval.data.formats.image_arrays import ArrayReader, H5Reader, MappedReader, array_split
 from rwkvclip_eval.data.formats.image_files import image_split, locate, need, need_split
 from rwkvclip_eval.data.prompts import shipped
-from rwkvclip_eval.data.reading import MAX_PIXELS, csv_rows, read_text
+from rwkvclip_eval.data.reading import MAX_PIXELS, MOST_SAMPLES, csv_rows, read_text
 from rwkvclip_eval.errors import DamagedData, DataNotFound
 from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.files import read_bytes, require_regular
@@ -231,6 +231,8 @@ def open_pcam(root: Path, split: str, variant: str, cache_dir: Path | None) -> S
     shape, count = x.shape, x.shape[0] if x.shape else 0
     if len(shape) != 4 or shape[3] != 3 or x.dtype != np.uint8 or shape[1] * shape[2] > MAX_PIXELS:
         raise DamagedData(f"{images} holds x of {x.dtype} {shape}; expected uint8 [n, 96, 96, 3].")
+    if not 0 < count <= MOST_SAMPLES:
+        raise DamagedData(f"{images} holds {count} images; expected 1 to {MOST_SAMPLES}.")
     if y.dtype.kind not in "iu" or math.prod(y.shape) != count:
         raise DamagedData(f"{images} holds x of shape {shape} for y of {y.dtype} {y.shape}. Fetch it again.")
     labels = y.read()

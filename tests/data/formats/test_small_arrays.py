@@ -167,6 +167,18 @@ def test_pcam_reads_hdf5_of_each_split(tmp_path):
         opened("pcam", tmp_path, "val")
 
 
+def test_pcam_that_claims_images_without_end_is_refused_before_they_are_read(tmp_path):
+    import h5py
+
+    arrays.pcam(tmp_path)
+    shapes = {"x": (10**9, 96, 96, 3), "y": (10**9, 1, 1, 1)}
+    for part, shape in shapes.items():
+        with h5py.File(tmp_path / f"camelyonpatch_level_2_split_test_{part}.h5", "w") as file:
+            file.create_dataset(part, shape, "u1", chunks=(1, *shape[1:]), compression="gzip")
+    with pytest.raises(DamagedData, match="holds 1000000000 images; expected 1 to"):
+        opened("pcam", tmp_path, "test")
+
+
 def test_counts_of_the_catalogue_add_up():
     def train_and_val(name):
         counts = next(iter(catalogue()[name].variants.values())).counts

@@ -195,6 +195,16 @@ def _arrays(root: Path, shards: Sequence[ShardEntry]) -> list[ShardEntry]:
             f"{root} holds {ALL_SHARDS} and {own[0]}: which texts are the shards'? Move one away."
         )
     entries = [shard_entry(root, name) for name in whole + own]
+    of_shards = {f"{shard.name.rpartition('.')[0]}.npy": shard.size_bytes for shard in shards}
+    for entry in entries:
+        # Before anything is read: a file of zeros may claim any length.
+        rows = TokenArray(root / entry.name).num_rows
+        most = sum(of_shards.values()) if entry.name == ALL_SHARDS else of_shards[entry.name]
+        if rows > most:
+            raise DamagedData(
+                f"{root / entry.name} has {rows} rows of texts; the shards it belongs to are {most} "
+                "bytes and hold fewer samples than that."
+            )
     return [entry.model_copy(update={"digest": file_digest(root / entry.name)}) for entry in entries]
 
 
