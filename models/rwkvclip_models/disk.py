@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING
 from rwkvclip_models.errors import OutputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 APP = "rwkvclip-eval"
 """Name of the folder in the user's cache."""
 
 UNTOUCHED_S = 86400.0
 """Where files cannot be locked, or were left by a version that locked none: this old, nobody works on it."""
+_LOOKED_AT = 1 << 24
+"""Bytes at the beginning of a file in which a mark of ours stands."""
 _RANDOM = "[a-z0-9_]{8}"
 """What `tempfile` puts into names."""
 
@@ -90,6 +92,25 @@ def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         # A name of other bytes than UTF-8 brings half a surrogate pair, which no text file can hold.
         temporary.write_bytes(text.encode("utf-8", "replace"))
+
+
+def refuse_others(folder: Path, marks: Mapping[str, str]) -> None:
+    """Refuse to write where files of somebody else have the names of ours.
+
+    Args:
+        folder: where the files will be written.
+        marks: name → a text that every file of ours with this name holds.
+
+    Raises:
+        OutputError: a file of such a name holds it not; which one.
+    """
+    for name, mark in marks.items():
+        path = folder / name
+        if path.is_file() and mark not in path.read_bytes()[:_LOOKED_AT].decode("utf-8", "replace"):
+            raise OutputError(
+                f"{path} is there and was not written by this program; it would be replaced. Name another "
+                "folder, or move it away."
+            )
 
 
 def sync_file(path: Path) -> None:

@@ -239,8 +239,9 @@ def give(written: Mapping[Format, Callable[[], str]], format: Format, out: Path 
     if format in written:
         console.say(written[format]().rstrip("\n"))
     if out:
-        from rwkvclip_models.disk import write_text
+        from rwkvclip_models.disk import refuse_others, write_text
 
+        refuse_others(out, {"comparison.html": "rwkvclip-eval", "comparison.json": '"exit_code"'})
         out.mkdir(parents=True, exist_ok=True)
         for name, text in written.items():
             write_text(out / f"comparison.{ENDINGS[name]}", text())

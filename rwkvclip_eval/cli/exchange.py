@@ -42,7 +42,7 @@ def export(runs: _RunsArgument, to: _ToOption, out: _FolderOption) -> None:
     Example:  rwkvclip-eval export runs/b32 --to clip-benchmark --out results
     """
     from rwkvclip_eval.report.loading import load_runs
-    from rwkvclip_models.disk import write_text
+    from rwkvclip_models.disk import refuse_others, write_text
 
     loaded = load_runs(runs)
     if to is Format.CLIP_BENCHMARK:
@@ -54,6 +54,7 @@ def export(runs: _RunsArgument, to: _ToOption, out: _FolderOption) -> None:
                 "These runs have no result for CLIP_benchmark: subsets, imported numbers and tasks that it "
                 "does not have are left out."
             )
+        refuse_others(out, {"benchmark.csv": "dataset_fingerprint"})
         for name, text in files.items():
             write_text(out / name, text)
         write_text(out / "benchmark.csv", table)

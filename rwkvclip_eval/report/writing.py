@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.records.schema import folder_name
-from rwkvclip_models.disk import atomic_path, write_text
+from rwkvclip_models.disk import atomic_path, refuse_others, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,6 +63,10 @@ def check_source_date() -> None:
         )
 
 
+_MARKS = {"index.html": "rwkvclip-eval", "report.md": "rwkvclip-eval", "results.csv": "dataset_fingerprint"}
+"""Of files that are often somebody's own: what ours hold."""
+
+
 def write_report(
     runs: Sequence[Path],
     out: Path,
@@ -78,11 +82,13 @@ def write_report(
         pairs: models or published methods whose difference to draw, see `draw_plots`.
 
     Raises:
-        OutputError: a run holds no results or contradicts another, or `out` cannot be written.
+        OutputError: a run holds no results or contradicts another, or `out` cannot be written or has such
+            files of somebody else.
         UserError: a file of published numbers does not fit, there is no such model or method, or
             `SOURCE_DATE_EPOCH` is no time.
     """
     check_source_date()
+    refuse_others(out, _MARKS)
     from rwkvclip_eval.records.efficiency import is_measurement
     from rwkvclip_eval.records.published import read_published
     from rwkvclip_eval.report.conformance import conformance
@@ -215,7 +221,8 @@ def write_efficiency(run: Path, out: Path) -> Path:
         out: folder.
 
     Raises:
-        OutputError: there is no measurement, one is not as it was written, or `out` cannot be written.
+        OutputError: there is no measurement, one is not as it was written, or `out` cannot be written or has
+            such files of somebody else.
     """
     from rwkvclip_eval.records.efficiency import read_blocks
     from rwkvclip_eval.records.reading import read_run_info
@@ -229,6 +236,7 @@ def write_efficiency(run: Path, out: Path) -> Path:
     from rwkvclip_eval.report.plots.efficiency import efficiency_plots
     from rwkvclip_eval.report.plots.parts import part_plots
 
+    refuse_others(out, _MARKS)
     blocks, info = read_blocks(run), read_run_info(run / "run.json")
     rows, device = speed_rows(blocks), blocks[0].device
     plots = [*efficiency_plots(rows), *part_plots(blocks)]

@@ -264,6 +264,11 @@ def test_the_command_prints_and_writes_it(run: Command, runs: Path, tmp_path: Pa
     assert (code, err) == (1, "")
     assert out.strip() == (tmp_path / "o" / "comparison.html").read_text().strip()
     harmless(out)
+    (tmp_path / "o" / "comparison.html").write_text("mine")
+    code, _, err = run("compare", runs / "main", runs / "new", "--out", tmp_path / "o")
+    assert (code, "comparison.html is there and was not written by this program" in err) == (2, True)
+    assert (tmp_path / "o" / "comparison.html").read_text() == "mine"
+    (tmp_path / "o" / "comparison.html").unlink()
     # No data is there of that name.
     code, out, err = run(
         "compare", runs / "main", runs / "new", "--format", "html", "--data-root", tmp_path / "o"

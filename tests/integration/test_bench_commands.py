@@ -74,6 +74,10 @@ def test_the_report_of_a_measurement_is_the_page_of_speed(run, tmp_path):
     assert f"Report: {path / 'report' / 'index.html'}" in out
     assert "<h1>Speed and memory</h1>" in (path / "report" / "index.html").read_text()
     assert (path / "report" / "efficiency.csv").is_file()
+    assert run("report", path)[0] == 0, "its own page is replaced"
+    (path / "report" / "index.html").write_text("mine")
+    code, _, err = run("report", path)
+    assert (code, "was not written by this program" in err) == (2, True)
 
 
 def test_measurements_keep_to_themselves_beside_accuracies(run, tmp_path):

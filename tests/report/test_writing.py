@@ -195,6 +195,21 @@ def test_a_report_is_written_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("name", ["index.html", "report.md", "results.csv"])
+def test_files_of_somebody_else_are_not_replaced(run, tmp_path: Path, name: str) -> None:
+    path = write_run(tmp_path / "run", [record("a")])
+    own = tmp_path / "site" / name
+    own.parent.mkdir()
+    own.write_text("mine")
+    code, _, err = run("report", path, "--out", own.parent)
+    assert code == 2
+    assert f"{own} is there and was not written by this program" in err
+    assert [p.name for p in own.parent.iterdir()] == [name] and own.read_text() == "mine"
+    own.unlink()
+    for _ in range(2):
+        assert run("report", path, "--out", own.parent)[0] == 0
+
+
 def test_importing_reports_loads_no_plotting_library() -> None:
     code = (
         "import sys, rwkvclip_eval.report; "
