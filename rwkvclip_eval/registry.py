@@ -67,6 +67,7 @@ class Registry(Generic[T]):
 
 
 _PREFIX = "rwkvclip_plugin_"
+_PLUGIN_LIMIT_BYTES = 1 << 24
 
 
 def run_plugin(path: Path) -> bool:
@@ -77,6 +78,10 @@ def run_plugin(path: Path) -> bool:
     """
     if not path.is_file():
         raise UserError(f"The plugin {path} is not a file.")
+    if (size := path.stat().st_size) > _PLUGIN_LIMIT_BYTES:
+        raise UserError(
+            f"The plugin {path} has {size} bytes; a Python file has at most {_PLUGIN_LIMIT_BYTES}."
+        )
     name = f"{_PREFIX}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return False

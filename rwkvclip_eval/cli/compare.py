@@ -81,7 +81,10 @@ def compare(
     data_root: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of the datasets, for pictures of samples that flipped in HTML."
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Folder of the datasets, for pictures of samples that flipped in HTML.",
         ),
     ] = None,
     write_baseline: Annotated[

@@ -111,6 +111,15 @@ class PairOfUnits:
             return self._retrieval(metric)
         raise Unknown(metric.title)
 
+    def queries(self, metric: Metric) -> int | None:
+        """Return how many predictions a number is a mean over; None where it is no plain mean of hits."""
+        if metric in (TOP1, TOP5):
+            return self._read("predictions", CLASSIFICATION_COLUMNS)[0].num_rows
+        if metric.direction:
+            name = "image_to_text" if metric.direction == "image→text" else "text_to_image"
+            return self._read(name, RETRIEVAL_COLUMNS)[0].num_rows
+        return None
+
     def repeated(self) -> Repeated | None:
         """Return which images of the split are equal; None where the predictions read do not tell."""
         sides = next(iter(self._tables.values()), None)

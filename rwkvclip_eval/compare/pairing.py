@@ -14,7 +14,7 @@ from rwkvclip_eval.compare.tables import SamplesDiffer
 from rwkvclip_eval.errors import OutputError, name_some
 from rwkvclip_eval.printable import one_line, printable
 from rwkvclip_eval.records.efficiency import TASK as EFFICIENCY
-from rwkvclip_eval.records.metrics import ROC_AUC
+from rwkvclip_eval.records.metrics import ROC_AUC, known
 from rwkvclip_eval.records.reading import has_results, nothing_yet, read_results, run_dirs
 from rwkvclip_eval.records.titles import task_title, version_title
 from rwkvclip_models.files import require_regular
@@ -315,8 +315,11 @@ def _rows(
         for one, other, side in zip(found, others, sides, strict=True):
             if other is None:
                 raise OtherNumber(f"only the baseline has {record.measure.title}")
-            require_value(record, one.baseline, baseline.folders[unit])
-            require_value(other, one.candidate, side.folders[unit])
+            if other.primary != record.primary:
+                raise OtherNumber(f"{record.measure.title} is the main number in one run only")
+            n = pairs[0].queries(known(record.metric))
+            require_value(record, one.baseline, baseline.folders[unit], n)
+            require_value(other, one.candidate, side.folders[unit], n)
         more: tuple[str, ...] = () if found[0].difference else ("one seed, so no interval and no verdict",)
         same = same or pairs[0].repeated()
         # What a check of the data found is of decoded pixels, and more.
@@ -382,8 +385,13 @@ def _notes(unit: UnitKey, baseline: Side, candidate: Side) -> tuple[str, ...]:
     return tuple(found)
 
 
-def require_value(record: Record, derived: float, folder: Place) -> None:
-    """Raise OutputError where predictions do not give the number that their record has."""
+def require_value(record: Record, derived: float, folder: Place, n: int | None = None) -> None:
+    """Raise OutputError where predictions do not give the number that their record has, or are not n."""
+    if None not in (n, record.n) and n != record.n:
+        raise OutputError(
+            f"{folder} holds {n} predictions of {record.measure.title}, its record says n {record.n}: one of "
+            "them was changed. Run the suite again."
+        )
     close = _CLOSE_AREA if record.measure.name.startswith(ROC_AUC.name) else _CLOSE
     if record.value is not None and not math.isclose(derived, record.value, rel_tol=0, abs_tol=close):
         raise OutputError(

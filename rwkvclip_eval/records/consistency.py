@@ -39,6 +39,15 @@ def misfit(record: Record) -> str:
         return "status is 'ok' without a value"
     if record.metric_info is not None and record.metric_info.name != record.metric:
         return f"metric is {shown(record.metric)}, metric_info of {shown(record.metric_info.name)}"
+    usual, info = standard(record.metric), record.metric_info
+    if usual is not None and info is not None:
+        said, known = (
+            {name: getattr(one, name) for name in ("unit", "better", "shots", "k", "direction")}
+            for one in (info, usual)
+        )
+        if wrong := [name for name in said if said[name] != known[name]]:
+            told = ", ".join(f"{name} {said[name]}" for name in wrong)
+            return f"metric_info of {shown(record.metric)} says {told}, which it is not"
     if record.n == 0 and record.value is not None:
         return "n is 0 beside a value"
     metric = record.metric_info or standard(record.metric)

@@ -80,8 +80,8 @@ class Metric:
                 before there was schema version 2 do not.
         """
         given = [number for number in (value, low, high) if number is not None]
-        if not all(map(math.isfinite, given)):
-            return f"{shortened(self.name)} and its interval are finite numbers, got {given}"
+        if not all(map(is_finite, given)):
+            return f"{shortened(self.name)} and its interval are finite numbers, got {shortened(str(given))}"
         if value is not None and self.unit == "fraction" and not -_ROUNDING <= value <= 1 + _ROUNDING:
             return f"{shortened(self.name)} is a fraction from 0 to 1, got {value:g}"
         if low is not None and high is not None and low > high + _ROUNDING:
@@ -156,6 +156,14 @@ _RECALL = re.compile(r"^(image|text)_retrieval_recall@([1-9][0-9]{0,5})$")
 _MEDIAN_RANK = re.compile(r"^(image|text)_retrieval_median_rank$")
 _FRACTION = re.compile(r"accuracy|recall|auc|precision|_map|\bmap|f1")
 _LOWER = re.compile(r"rank|loss|error|latency|seconds|bytes|memory")
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is finite and no larger than floats are."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # Python's whole numbers have no largest.
+        return False
 
 
 def standard(name: str) -> Metric | None:

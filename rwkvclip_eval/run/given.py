@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.data.reading import plain_name
 from rwkvclip_eval.errors import UserError, shown
 from rwkvclip_eval.printable import unreadable
+from rwkvclip_eval.records.metrics import is_finite
 from rwkvclip_eval.tasks.base import MetricValue, TaskResult
 
 if TYPE_CHECKING:
     from rwkvclip_eval.tasks.base import Task
+
+
+_MOST_COUNTED = 1 << 53
+"""Whole numbers up to it are exact as floats."""
 
 
 def check_texts(task: Task, texts: object) -> None:
@@ -47,8 +52,10 @@ def check_result(task: Task, result: object) -> None:
         for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, Real):
                 raise UserError(f"{where}: expected a number as {name}, got {number!r:.200}.")
-        if one.n < 1:
-            raise UserError(f"{where}: expected one sample or more, got n {one.n}.")
+        if not 1 <= one.n <= _MOST_COUNTED:
+            raise UserError(f"{where}: expected one sample or more, got n {shown(one.n)}.")
+        if not is_finite(one.value):
+            raise UserError(f"{where}: expected a finite number, got {shown(one.value)}.")
         if why := unreadable(one.metric.title):
             raise UserError(f"{where}: its title {why}.")
         if one.name in seen:

@@ -39,11 +39,13 @@ class Run:
     def unit(self, task, dataset, values, tables, primary, **change):
         unit = folder_name(self.model, task, dataset)
         for metric, value in values.items():
+            asked = {"image→text": "image_to_text", "text→image": "text_to_image"}.get(metric.direction)
+            n = NUM if metric.shots else tables[asked or "predictions"].num_rows
             fields = {
                 "unit": unit, "status": "ok", "model": self.model, "task": task, "task_version": 2,
                 "model_info": {"name": self.model, "spec": self.model, "fingerprint": "f"},
                 "dataset": dataset, "protocol": "standard", "metric": metric.name, "metric_info": metric,
-                "value": float(value), "n": NUM, "primary": metric == primary, "prompt_hash": "p",
+                "value": float(value), "n": n, "primary": metric == primary, "prompt_hash": "p",
                 "dataset_fingerprint": dataset,
             }  # fmt: skip
             self.records.append(Record(**(fields | change)))

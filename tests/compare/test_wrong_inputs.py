@@ -151,6 +151,34 @@ def test_more_predictions_than_fit_memory_are_refused_before_they_are_read(run, 
     refused(run, "has 400 rows; at most 399 are compared", "compare", runs / "a", runs / "b")
 
 
+def changed(change):
+    def apply(lines):
+        records = [json.loads(line) for line in lines.splitlines()]
+        for one in records:
+            change(one)
+        return "\n".join(map(json.dumps, records))
+
+    return results(apply)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda one: one.update(n=one["n"] - 1), "its record says n"),
+        (lambda one: one.update(primary=False), "is the main number in one run only"),
+        (lambda one: one["metric_info"].update(better="lower"), "says better lower, which it is not"),
+    ],
+)
+def test_records_that_contradict_their_predictions_or_each_other_are_not_compared(run, runs, change, said):
+    changed(change)(runs)
+    refused(run, said, "compare", runs / "a", runs / "b")
+    refused(run, said, "compare", runs / "b", runs / "a")
+
+
+def test_a_folder_of_data_that_is_not_there_is_said(run, runs):
+    refused(run, "does not exist", "compare", runs / "a", runs / "b", "--data-root", runs / "zzz")
+
+
 def test_a_key_that_stands_twice_is_said_of_the_file():
     with pytest.raises(OutputError, match=r"a\.json is no list\. The file holds the key 'a' twice"):
         parsed(dict, b'{"a": 1, "a": 2}', "a.json is no list")

@@ -38,6 +38,14 @@ def test_a_plugin_that_ends_in_an_odd_way_is_named(run: Any, tmp_path: Path, cod
     assert "Traceback" not in err and len(err) < 2000
 
 
+def test_a_plugin_without_end_is_not_read(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.py"
+    path.touch()
+    os.truncate(path, 5 << 30)
+    ended, _, err = run("validate", "smoke", "--plugin", path)
+    assert (ended, "has 5368709120 bytes; a Python file has at most" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_what_a_plugin_closed_is_opened_again_and_said(
     monkeypatch: pytest.MonkeyPatch, name: str, tmp_path: Path

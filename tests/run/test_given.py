@@ -52,6 +52,12 @@ def test_a_table_that_would_be_written_elsewhere_is_refused(name):
         (replace(RESULT, metrics=[replace(VALUE, value=True)]), "expected a number as value"),
         (replace(RESULT, metrics=[replace(VALUE, n="4")]), "expected a number as n"),
         (replace(RESULT, metrics=[replace(VALUE, n=-1)]), "one sample or more, got n -1"),
+        (replace(RESULT, metrics=[replace(VALUE, n=2**70)]), "one sample or more, got n 118059162071"),
+        (
+            replace(RESULT, metrics=[replace(VALUE, value=10**400)]),
+            "expected a finite number, got a number of more",
+        ),
+        (replace(RESULT, metrics=[replace(VALUE, value=-np.inf)]), "expected a finite number, got -inf"),
         (replace(RESULT, metrics=[replace(VALUE, metric=replace(TOP1, title="\u200b"))]), "its title shows"),
         (replace(RESULT, predictions=[1]), "a mapping of tables"),
         (replace(RESULT, predictions={"a": {"key": ["a"]}}), "a pyarrow Table as a, got dict"),
