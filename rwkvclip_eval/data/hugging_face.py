@@ -31,6 +31,7 @@ from rwkvclip_eval.data.samples import (
     targets,
 )
 from rwkvclip_eval.errors import DamagedData, DataNotFound, UserError, name_some, shown
+from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_eval.schema import whole_number
 from rwkvclip_models.files import expanded, require_regular
@@ -117,6 +118,8 @@ def open_hugging_face(
     for column in wanted_columns:
         if column not in rows.column_names:
             raise UserError(f"{source.path}: {unknown_name('column', column, rows.column_names)}")
+    if not len(rows):
+        raise DamagedData(f"{source.path}: the split {shown(source.split or split)} has no rows.")
     if len(rows) > MOST_SAMPLES:
         raise DamagedData(f"{source.path}: {len(rows)} rows; at most {MOST_SAMPLES} are read.")
     loaded_fingerprint = rows._fingerprint
@@ -232,6 +235,11 @@ def _load(source: HuggingFaceSource, split: str, base_dir: Path, offline: bool) 
     import datasets
     import datasets.exceptions
 
+    parts = [part.partition("[")[0].strip() for part in split.split("+")]
+    if len(set(parts)) < len(parts):
+        raise UserError(
+            f"{source.path}: split {shown(split)} names a split twice: an image could count twice."
+        )
     local = base_dir / expanded(source.path)
     path = str(local) if local.exists() else source.path
     data_files = None
@@ -345,6 +353,8 @@ def _labels(texts: Any, column: str, name: str) -> tuple[np.ndarray[Any, Any], t
                 f"{name}: label {shown(odd)} in column {column!r} is a number, but class ids are whole "
                 "numbers from 0 in all rows."
             )
+        if odd := next((value for value in values if one_line(value) != value), None):
+            raise DamagedData(f"{name}: label {shown(odd)} in column {column!r} is no line of text.")
         class_names = sorted(set(values))
         number = {c: i for i, c in enumerate(class_names)}
         values = [number[v] for v in values]

@@ -249,7 +249,7 @@ def fingerprint_files(
 
     # The folder itself, too: sets of bitmaps unpacked from archives can agree in names, sizes and times.
     about = hashlib.sha256(json.dumps([str(root.resolve()), list(keys), list(wanted)]).encode()).hexdigest()
-    return remembered_fingerprint(stat_signature(paths, root, about), cache_dir, compute)
+    return remembered_fingerprint(stat_signature(paths, root, about, moved=True), cache_dir, compute)
 
 
 def _read(path: Path) -> bytes:
@@ -306,10 +306,17 @@ def default_cache_dir() -> Path:
     return user_cache()
 
 
-def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:
+def stat_signature(files: Iterable[Path], root: Path, *parts: object, moved: bool = False) -> str:
     """Return a SHA-256 (hex) of names below `root`, sizes and times (ns) of `files`, and of `parts`.
 
     It tells whether a file was touched without reading it, and holds no path of this machine.
+
+    Args:
+        files: to look at.
+        root: folder that they lie in.
+        parts: what else there is to tell.
+        moved: the time of the last renaming counts, too: files of one size and time may change places.
+            Copying changes it, so that what is kept beside the files and copied with them does not know it.
 
     Raises:
         DataNotFound: one of them cannot be looked at.
@@ -324,7 +331,9 @@ def stat_signature(files: Iterable[Path], root: Path, *parts: object) -> str:
         if not stat.S_ISREG(state.st_mode):
             require_regular(path, "data file", error=DamagedData)
         name = path.relative_to(root).as_posix()
-        total.update(f"{name}|{state.st_size}|{state.st_mtime_ns}\n".encode(errors="backslashreplace"))
+        times = (state.st_mtime_ns, state.st_ctime_ns) if moved else (state.st_mtime_ns,)
+        line = "|".join(map(str, (name, state.st_size, *times)))
+        total.update(f"{line}\n".encode(errors="backslashreplace"))
     return total.hexdigest()
 
 

@@ -23,7 +23,7 @@ from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters_of, read_config
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
 from rwkvclip_eval.encoders.weights import seeded
-from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
+from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened, shown
 from rwkvclip_models.checkpoint import fit_state_dict
 from rwkvclip_models.checkpoint_family import refuse_other_family
 from rwkvclip_models.disk import file_digest
@@ -175,13 +175,16 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _towers(folder: Path, config: Any, model: Any, spec: EncoderSpec) -> Towers:
     image, text, context = _calls(model, config)
+    tokenize = PaddedTokenizer(folder, context) if context is not None else None
+    if tokenize is not None and config.model_type == "clip":
+        _check_end(config, tokenize)
     return Towers(
         family="hf",
         module=model,
         image=image,
         preprocess=ProcessorTransform(folder),
         text=text,
-        tokenize=PaddedTokenizer(folder, context) if context is not None else None,
+        tokenize=tokenize,
         logit_scale=float(model.logit_scale.detach().exp().item()) if text else None,
         logit_bias=float(model.logit_bias.detach().item()) if hasattr(model, "logit_bias") else None,
         implementation=lambda: str(model.config._attn_implementation or "torch"),
@@ -233,6 +236,16 @@ def _end_of(config: Any) -> Callable[[Tensor], Tensor]:
     if end == 2:
         return lambda tokens: tokens.argmax(dim=-1)
     return lambda tokens: (tokens == end).int().argmax(dim=-1)
+
+
+def _check_end(config: Any, tokenize: PaddedTokenizer) -> None:
+    """Refuse an end of texts that no text has: all would have the embedding of their first token."""
+    end, ids = config.text_config.eos_token_id, tokenize(["a"])[0].tolist()
+    if end not in (2, *ids):
+        raise ConfigError(
+            f"config.json: text_config.eos_token_id is {shown(end)}, but the tokenizer makes of the text 'a' "
+            f"the ids {shown(ids[:8])}: the tower reads a text at its end. Take both from one model."
+        )
 
 
 class ProcessorTransform:

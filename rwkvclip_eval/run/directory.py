@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.errors import DataWarning, OutputError, name_some
 from rwkvclip_eval.records.reading import read_records, read_results, read_run_info, write_records
 from rwkvclip_eval.run.identity import differences
 from rwkvclip_models.disk import atomic_path, file_digest, write_text
@@ -57,7 +58,24 @@ def read_run(out: Path, info: RunInfo) -> tuple[list[Record], RunInfo | None]:
             f"{out} holds another run ({'; '.join(said)}). Choose another --out, or the same options."
         )
     # Without records nothing is lost that is not made again.
-    return (read_results(out) if records else records), before
+    return (_with_tables(out, read_results(out)) if records else records), before
+
+
+def _with_tables(out: Path, records: list[Record]) -> list[Record]:
+    """Return the records of units whose predictions are as they were written; the others are made again."""
+    wrong: dict[str, bool] = {}
+    for record in records:
+        if record.unit not in wrong:
+            paths = {out / "predictions" / record.unit / f"{n}.parquet": d for n, d in record.tables.items()}
+            wrong[record.unit] = any(not p.is_file() or file_digest(p) != d for p, d in paths.items())
+    if lost := [unit for unit, is_wrong in wrong.items() if is_wrong]:
+        warnings.warn(
+            f"{out}: predictions are gone or not as they were written, of {len(lost)} units "
+            f"({name_some(lost)}); they are made again.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return [record for record in records if not wrong[record.unit]]
 
 
 class RunDirectory:

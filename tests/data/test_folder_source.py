@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ def test_folders_that_are_numbers_are_labels_in_their_order(first, tmp_path, png
     told = {Path(key).parent.name: label for key, label in zip(dataset.keys, dataset.labels, strict=True)}
     assert told == {str(first + number): number for number in range(12)}
     assert open_birds(tmp_path).info.class_names == tuple(str(first + number) for number in range(12))
+
+
+def test_files_of_one_size_and_time_that_change_places_are_noticed(birds, png):
+    for folder, name in (("wren", "2.png"), ("wren", "1.PNG")):
+        os.utime(birds / "birds" / folder / name, ns=(10**18, 10**18))
+    one, two = birds / "birds" / "wren" / "1.PNG", birds / "birds" / "wren" / "2.png"
+    assert one.stat().st_size == two.stat().st_size
+    before = open_birds(birds).info.fingerprint
+    assert open_birds(birds).info.fingerprint == before
+    time.sleep(0.01)
+    one.rename(birds / "aside")
+    two.rename(one)
+    (birds / "aside").rename(two)
+    assert open_birds(birds).info.fingerprint != before
 
 
 def test_hidden_files_are_no_images(birds):

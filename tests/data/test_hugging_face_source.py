@@ -144,6 +144,23 @@ def test_folders_that_are_numbers_are_labels_in_their_order(tmp_path, png):
     assert order == [Image.open(tmp_path / "num" / str(i) / "a.png").getpixel((0, 0)) for i in range(12)]
 
 
+@pytest.mark.parametrize("split", ["train+train", "train[:2] + train[1:]"])
+def test_a_split_twice_is_refused(parquet, split):
+    with pytest.raises(UserError, match="names a split twice: an image could count twice"):
+        open_hf(parquet, path="parquet", data_files="files/*.parquet", split=split)
+
+
+@pytest.mark.parametrize("odd", ["a\nb", "\x1b[31mred"])
+def test_labels_that_are_no_line_of_text_are_refused(odd, tmp_path, png):
+    with pytest.raises(DamagedData, match="is no line of text"):
+        labelled(tmp_path, png, ["owl", odd])
+
+
+def test_a_slice_without_rows_is_said(parquet):
+    with pytest.raises(DamagedData, match=r"the split 'train\[50%:10%\]' has no rows"):
+        open_hf(parquet, path="parquet", data_files="files/*.parquet", split="train[50%:10%]")
+
+
 def test_hidden_labels_are_refused(parquet):
     with pytest.raises(DamagedData, match="1 rows have no class id from 0 in column 'hidden'"):
         open_hf(parquet, path="parquet", data_files="files/*.parquet", label="hidden")

@@ -41,6 +41,18 @@ def test_clip_equals_transformers_own_processor_and_model(hf_clip: Path, image: 
     assert info.logit_bias is None and info.spec == info.name == "hf:tiny_clip"
 
 
+def test_an_end_that_no_text_has_is_refused(hf_clip: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(hf_clip, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError, match="eos_token_id is 3, but the tokenizer makes of the text 'a' the ids"
+    ):
+        load_encoder(f"hf:{folder}")
+
+
 def test_siglip_equals_transformers_with_texts_padded_to_the_full_context(
     hf_siglip: Path, image: Image.Image
 ) -> None:

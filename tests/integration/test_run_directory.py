@@ -13,7 +13,7 @@ from PIL import Image
 from toy import COLOURS
 
 import rwkvclip_eval as rc
-from rwkvclip_eval.errors import DataNotFound, OutputError, SuiteError, UserError
+from rwkvclip_eval.errors import DataNotFound, DataWarning, OutputError, SuiteError, UserError
 from rwkvclip_eval.records.reading import read_records, write_records
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.run.directory import RunDirectory
@@ -121,6 +121,27 @@ def test_numbers_of_an_earlier_version_of_a_task_are_made_again(
     assert {(r.task_version, r.value) for r in read_records(results)} == {
         (r.task_version, r.value) for r in first.records
     }
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_a_unit_whose_predictions_are_not_as_they_were_written_is_made_again(
+    run: Callable[..., RunSummary], suite: Callable[..., Path], tmp_path: Path, damage: str
+) -> None:
+    path = suite("two", GOOD, GOOD.replace("name: colours", "name: again"))
+    first = run(path)
+    table = next((tmp_path / "run" / "predictions").glob("*again*/predictions.parquet"))
+    before = table.read_bytes()
+    if damage == "gone":
+        shutil.rmtree(table.parent)
+    else:
+        table.write_bytes(before[:-50])
+    with pytest.warns(
+        DataWarning, match=r"predictions are gone or not as they were .*, of 1 units \(.*again"
+    ):
+        summary = run(path)
+    assert (summary.exit_code, summary.num_skipped) == (0, 1)
+    assert table.read_bytes() == before
+    assert len(read_records(tmp_path / "run" / "results.jsonl")) == len(first.records)
 
 
 def test_a_member_of_a_job_array_without_work_is_no_error(

@@ -65,7 +65,7 @@ def array_split(
         rows = range(len(keys))
         return fingerprint_samples((keys[i], _digest(images.read(i)), int(labels[i])) for i in rows)
 
-    signature = stat_signature(files, root, str(root.resolve()), name, *about)
+    signature = stat_signature(files, root, str(root.resolve()), name, *about, moved=True)
     return Split(
         kind="classification",
         keys=keys,

@@ -195,7 +195,7 @@ def _crops(base: Path, ids: list[str], objects: list[list[ObjectBox]], cache_dir
         )
         return fingerprint_samples(zip(keys, digests, labels.tolist(), strict=True))
 
-    signature = stat_signature(sorted(set(paths)), base, str(base), keys, boxes, labels.tolist())
+    signature = stat_signature(sorted(set(paths)), base, str(base), keys, boxes, labels.tolist(), moved=True)
     return Split(
         kind="classification",
         keys=keys,
