@@ -133,9 +133,24 @@ def test_what_was_evaluated_is_drawn_against_the_step_fractions_of_a_dataset_tog
     assert run.evaluated[where][1].values.tolist() == [0.5, 1.0]
     assert run.evaluated[f"{where}/median_rank"][0].values.tolist() == [9.0, 9.0]
     shown = titles(page_of(tmp_path, tmp_path))
-    assert {where, f"{where}/median_rank", "validation loss (nats)", "recall@5"} <= set(shown)
+    said = "Zero-shot retrieval, standard: Digit scenes"
+    assert {said, f"{said}, median_rank", "validation loss (nats)", "recall@5"} <= set(shown)
     cells = re.findall(r"<td>(.*?)</td>", page_of(tmp_path, tmp_path))
     assert cells[:3] == ["nano, seed 0", "30", "0.1667"]
+
+
+def test_numbers_have_their_titles_and_a_scale_of_one_no_drawing(tmp_path):
+    path, where = logged(tmp_path), "zero_shot_retrieval/standard/digits_scenes"
+    with path.open("a") as file:
+        numbers = {f"{where}/image_retrieval_recall@5": 0.5, f"{where}/text_retrieval_median_rank": 9.0}
+        file.write(json.dumps({"step": 30, "model": "nano", "seed": 0, "evaluation": numbers}) + "\n")
+    shown = titles(page_of(tmp_path, tmp_path))
+    said = "Zero-shot retrieval, standard: Digit scenes"
+    assert {"text→image R@5", f"{said}, image→text median rank"} <= set(shown)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for scale, drawn in ((1024.0, True), (1.0, False)):
+        path.write_text("".join(json.dumps(line | {"loss_scale": scale}) + "\n" for line in lines))
+        assert any("scale of float16" in title for title in titles(page_of(tmp_path, tmp_path))) is drawn
 
 
 def test_a_log_that_holds_measures_alone_has_a_page(tmp_path):

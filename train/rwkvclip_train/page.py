@@ -15,6 +15,8 @@ import numpy as np
 
 from rwkvclip_eval.errors import OutputError, shortened, shown
 from rwkvclip_eval.printable import html_table, one_line
+from rwkvclip_eval.records.metrics import standard
+from rwkvclip_eval.records.titles import task_title, version_title
 from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_bytes
 from rwkvclip_train.run_facts import read_facts
@@ -52,6 +54,12 @@ def _label(curve: Curve) -> str:
     return curve.label
 
 
+def _scales(run: LoggedRun) -> list[Curve]:
+    """Return the scale of the loss, unless it is one throughout, as in every precision but float16."""
+    curve = run.curve("loss_scale")
+    return [] if (curve.values == 1).all() else [curve]
+
+
 class Panel(NamedTuple):
     """One drawing of the page.
 
@@ -77,7 +85,7 @@ PANELS = (
     Panel("share of time waiting for data", lambda run: [run.curve("data_wait")]),
     Panel("pairs per second", lambda run: [run.curve("samples_per_s")]),
     Panel("memory (GB)", lambda run: [run.curve("memory_bytes", scale=1e-9)]),
-    Panel("scale of float16's loss", lambda run: [run.curve("loss_scale")], logarithmic=True),
+    Panel("scale of float16's loss", _scales, logarithmic=True),
 )
 
 
@@ -94,9 +102,27 @@ def evaluation_panels(runs: Sequence[LoggedRun]) -> list[Panel]:
         )
 
     def of(name: str) -> Panel:
-        return Panel(name, lambda run: run.evaluated.get(name, []))
+        def curves(run: LoggedRun) -> list[Curve]:
+            found = run.evaluated.get(name, [])
+            return [curve._replace(label=_metric_title(curve.label)) for curve in found]
+
+        return Panel(_evaluated_title(name), curves)
 
     return [of(name) for name in names]
+
+
+def _evaluated_title(name: str) -> str:
+    """Return TASK/PROTOCOL/DATASET, maybe with /METRIC, as a reader has it; other names as they are."""
+    parts = name.split("/")
+    if len(parts) not in (3, 4):
+        return name
+    title = f"{task_title(parts[0])}, {parts[1]}: {version_title(parts[2])}"
+    return ", ".join([title, *map(_metric_title, parts[3:])])
+
+
+def _metric_title(name: str) -> str:
+    metric = standard(name)
+    return metric.title if metric else name
 
 
 _STYLE = """
