@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from rwkvclip_eval.errors import OutputError, name_some
+from rwkvclip_eval.errors import NAMES_SHOWN, OutputError, name_some
 from rwkvclip_eval.printable import one_line
 from rwkvclip_eval.records.reading import parsed
 from rwkvclip_models.files import require_regular
@@ -360,7 +360,13 @@ def _shared_codes(
 
 
 def _some_names(names: pa.Array, ids: NDArray[np.int64], rows: NDArray[Any]) -> str:
-    return name_some(dict.fromkeys(str(names[int(ids[row])]) for row in rows[:20]))
+    return _first(names, np.unique(ids[rows]))
+
+
+def _first(names: pa.Array, ids: NDArray[np.int64]) -> str:
+    """Return the names of the first few of `ids`, and how many more there are."""
+    shown = name_some(str(names[int(one)]) for one in ids[:NAMES_SHOWN])
+    return shown + (f" and {len(ids) - NAMES_SHOWN} more" if len(ids) > NAMES_SHOWN else "")
 
 
 def _require_same(ids: tuple[NDArray[Any], NDArray[Any]], names: pa.Array, sides: Sequence[Table]) -> None:
@@ -373,8 +379,9 @@ def _require_same(ids: tuple[NDArray[Any], NDArray[Any]], names: pa.Array, sides
     for sign, whose in ((1, "baseline"), (-1, "candidate")):
         only = np.flatnonzero(sign * surplus > 0)
         if len(only):
-            shown = name_some(str(names[int(i)]) for i in only[:20])
-            told.append(f"{len(only)} of {sides[sign < 0].num_rows} only in the {whose} ({shown})")
+            told.append(
+                f"{len(only)} of {sides[sign < 0].num_rows} only in the {whose} ({_first(names, only)})"
+            )
     raise SamplesDiffer(
         f"the samples differ: {'; '.join(told)}. Images encoded again are other images: their bytes differ"
     )

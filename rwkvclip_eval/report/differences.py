@@ -16,6 +16,7 @@ from rwkvclip_eval.errors import OutputError
 from rwkvclip_eval.metrics.intervals import Z, wilson
 from rwkvclip_eval.records.metrics import MAP_11_POINT, MAP_AREA
 from rwkvclip_eval.records.published import counterparts
+from rwkvclip_eval.report.paper_measured import meant_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,11 @@ def published_numbers(table: Table, published: Sequence[PublishedRow]) -> Publis
     for line in of_task:
         row = own.get((line.dataset.partition("@")[0], line.metric))
         number = line.number
-        if row is None or number is None or ("@" in line.dataset and line.dataset != row.version):
+        if row is None or number is None:
+            continue
+        # As in the tables: a protocol may mean a version that its rows do not name.
+        version = line.dataset if "@" in line.dataset else meant_version(line.protocol, row.dataset)
+        if version and version != row.version:
             continue
         value = number / 100 if row.metric.in_percent else number
         found.setdefault(line.who, {}).setdefault((row.dataset, row.metric.title), value)

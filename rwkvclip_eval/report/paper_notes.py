@@ -37,7 +37,8 @@ def reading(tables: Sequence[PaperTable]) -> tuple[str, ...]:
         )
     if bold:
         said.append(
-            "Bold: measured here, and better than every other row's number by more than their intervals."
+            "Bold: of several models measured here, better than every other row's number by more than their "
+            "intervals; over a published one no win is claimed."
         )
     return tuple(said)
 

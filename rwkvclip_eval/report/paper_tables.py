@@ -257,9 +257,15 @@ def _difference(own: PaperCell, theirs: PaperCell, column: Column) -> Difference
 def _with_bold(ours: Sequence[PaperRow], published: Sequence[PaperRow]) -> list[PaperRow]:
     """Return measured rows with the numbers in bold that are better than every other row's, intervals apart.
 
-    Subsets are compared with nothing; nor are numbers of several versions of a dataset.
+    Subsets are compared with nothing; nor are numbers of several versions of a dataset. Where one model alone
+    was measured nothing is in bold: that would claim a win over what others published.
     """
-    rows = [*published, *(row for row in ours if not row.subset)]
+    judged = [row for row in ours if not row.subset]
+    rows = [*published, *judged]
+    rivals = [
+        sum(row.trained and row.cells[i].value is not None for row in judged) > 1
+        for i in range(len(judged[0].cells) if judged else 0)
+    ]
     return [
         dataclasses.replace(
             row,
@@ -268,6 +274,7 @@ def _with_bold(ours: Sequence[PaperRow], published: Sequence[PaperRow]) -> list[
                     cell,
                     bold=row.trained
                     and not row.subset
+                    and rivals[i]
                     and _leads(cell, [other.cells[i] for other in rows if other is not row]),
                 )
                 for i, cell in enumerate(row.cells)

@@ -3,14 +3,16 @@
 import math
 
 import pytest
-from paper_runs import built, measured, rows_of, scored, texts
+from paper_runs import built, measured, rows_of, scored, tables, texts
 from report_runs import record
 
 from rwkvclip_eval.metrics.intervals import Z
+from rwkvclip_eval.report.differences import published_numbers
 from rwkvclip_eval.report.paper_layout import ELEVEN
 from rwkvclip_eval.report.paper_rows import RESOLVED
 
 RWKV = "RWKV-CLIP B/32, YFCC15M"
+CALTECH = "mean_per_class_accuracy"
 ALIP = "ALIP ViT-B/32, YFCC15M"
 
 
@@ -118,8 +120,16 @@ def bold(table) -> dict[str, list[str]]:
 def test_bold_is_what_beats_every_other_row_by_more_than_the_intervals() -> None:
     rows = rows_of({"value": "79.8"}, {"method": "Other", "value": "70"})
     for value, half, leads in ((0.81, 0.01, True), (0.81, 0.013, False), (0.79, 0.001, False)):
-        (table,) = built(record("a", "cifar10", value, half=half), rows=rows).values()
-        assert bold(table) == {"a (standard)": ["cifar10.top1_accuracy"] if leads else []}
+        one, rival = record("a", "cifar10", value, half=half), scored("c", "cifar10", 0.3)
+        (table,) = built(one, rival, rows=rows).values()
+        assert bold(table)["a (standard)"] == (["cifar10.top1_accuracy"] if leads else [])
+
+
+def test_no_number_is_bold_beside_published_ones_alone() -> None:
+    untrained = scored("c", "cifar10", 0.1, model_info={"trained": False})
+    for records in ((), (untrained,), (scored("c", "cifar10", 0.3, subset=True),)):
+        (table,) = built(scored("a", "cifar10", 0.99), *records, rows=rows_of({"value": "50"})).values()
+        assert not any(bold(table).values())
 
 
 def test_bold_needs_the_other_models_intervals_to_lie_apart_too() -> None:
@@ -135,25 +145,31 @@ def test_bold_needs_the_other_models_intervals_to_lie_apart_too() -> None:
 
 def test_nothing_is_bold_that_is_alone_untrained_of_an_older_version_or_not_comparable() -> None:
     other = {"dataset_fingerprint": "other"}
-    alone = scored("a", "cifar10", 0.9)
+    alone, rival = scored("a", "cifar10", 0.9), scored("c", "cifar10", 0.3)
     untrained = scored("a", "cifar10", 0.9, model_info={"trained": False})
     older = scored("a", "pets", 0.9, task_version=1)
     for records, rows in (
         ((alone,), rows_of({"dataset": "dtd"})),
-        ((untrained,), rows_of({})),
-        ((older,), rows_of({"dataset": "pets", "metric": "mean_per_class_accuracy"})),
+        ((untrained, rival), rows_of({})),
+        (
+            (older, scored("c", "pets", 0.3)),
+            rows_of({"dataset": "pets", "metric": "mean_per_class_accuracy"}),
+        ),
         ((alone, scored("b", "cifar10", 0.5, **other)), rows_of({})),
     ):
         (table,) = built(*records, rows=rows).values()
-        assert not any(bold(table).values())
-    (table,) = built(alone, rows=rows_of({})).values()
+        assert not any(names for label, names in bold(table).items() if label.startswith("a "))
+    (table,) = built(alone, rival, rows=rows_of({})).values()
     assert bold(table)["a (standard)"]
 
 
 def test_subsets_are_competitors_of_nothing() -> None:
     subset = scored("b", "cifar10", 0.99, subset=True)
-    (table,) = built(scored("a", "cifar10", 0.9), subset, rows=rows_of({})).values()
-    assert bold(table) == {"a (standard)": ["cifar10.top1_accuracy"], "b (standard, subset)": []}
+    rival = scored("c", "cifar10", 0.3)
+    (table,) = built(scored("a", "cifar10", 0.9), rival, subset, rows=rows_of({})).values()
+    assert (
+        bold(table)["a (standard)"] == ["cifar10.top1_accuracy"] and bold(table)["b (standard, subset)"] == []
+    )
 
 
 def test_two_protocols_of_a_model_are_two_rows_and_the_other_one_is_said() -> None:
@@ -168,6 +184,15 @@ def test_two_protocols_of_a_model_are_two_rows_and_the_other_one_is_said() -> No
     )
     (own,) = built(scored("rwkv-clip-b32", "cifar10", 0.8, protocol="official-rwkv-clip")).values()
     assert not any("protocol" in note for note in own.notes)
+
+
+def test_plots_hold_a_number_against_those_that_the_tables_do() -> None:
+    for variant, drawn in (("clip-benchmark", False), ("seed3072", True)):
+        measured_one = scored("rwkv-clip-b32", "caltech101", 0.8, variant=variant)
+        (table,) = tables(measured_one)
+        theirs = {"dataset": "caltech101", "metric": CALTECH, "protocol": "official-rwkv-clip"}
+        numbers = published_numbers(table, rows_of(theirs))
+        assert bool(numbers) is drawn, variant
 
 
 def test_a_protocol_that_nobody_says_is_said_to_be_unknown() -> None:
