@@ -11,7 +11,7 @@ from rwkvclip_eval.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from rwkvclip_eval.compare.gate import Rule, SetVerdict
+    from rwkvclip_eval.compare.gate import Judgement, Rule, SetVerdict
     from rwkvclip_eval.compare.pairing import Side
     from rwkvclip_eval.compare.result import Result, Row
     from rwkvclip_eval.records.metrics import Metric
@@ -87,7 +87,7 @@ def summary(result: Result) -> list[str]:
     lines = [
         f"{judged.verdict}: {judged.why}.",
         f"Mean difference {points(judged.mean)} points, interval [{points(judged.low)}, "
-        f"{points(judged.high)}]." + ("" if judged.noise is None else f" Noise {100 * judged.noise:.2f}."),
+        f"{points(judged.high)}].{_noise(judged)}",
         result.stated,
         READING,
         *meanings({row.verdict for row in result.rows}, result.rule),
@@ -95,6 +95,13 @@ def summary(result: Result) -> list[str]:
         result.scope,
     ]
     return [*lines, *beside(result), *result.comparison.notes]
+
+
+def _noise(judged: Judgement) -> str:
+    if judged.noise is None:
+        return ""
+    within = ", within which the difference lies" if 0 < judged.noise >= abs(judged.mean) else ""
+    return f" Noise {100 * judged.noise:.2f}{within}."
 
 
 def meanings(verdicts: Collection[str | None], rule: Rule) -> list[str]:

@@ -121,6 +121,16 @@ def test_noise_that_was_not_measured_is_null_and_measured_none_is_zero(tmp_path)
     assert "Noise" not in said[0] and said[1].endswith("Noise 0.00.")
 
 
+@pytest.mark.parametrize(
+    ("mean", "noise", "within"), [(0.001, 0.002, True), (-0.003, 0.002, False), (0, 0, False)]
+)
+def test_a_difference_within_the_noise_is_said_to_be(result, mean, noise, within):
+    judged = dataclasses.replace(result.judgement, mean=mean, noise=noise)
+    said = formats.summary(dataclasses.replace(result, judgement=judged))[1]
+    assert f"Noise {100 * noise:.2f}" in said
+    assert ("within which the difference lies" in said) is within
+
+
 def test_a_p_that_draws_cannot_show_is_given_as_a_bound(result):
     least = 1 / (significance.NUM_FLIPS + 1)
     lost = significance.of_flips(-np.repeat([0.01, 0.02], 40))
