@@ -40,7 +40,8 @@ class Run:
         unit = folder_name(self.model, task, dataset)
         for metric, value in values.items():
             asked = {"image→text": "image_to_text", "text→image": "text_to_image"}.get(metric.direction)
-            n = NUM if metric.shots else tables[asked or "predictions"].num_rows
+            table = None if metric.shots else tables.get(asked or "predictions")
+            n = NUM if table is None else table.num_rows
             fields = {
                 "unit": unit, "status": "ok", "model": self.model, "task": task, "task_version": 2,
                 "model_info": {"name": self.model, "spec": self.model, "fingerprint": "f"},

@@ -155,7 +155,8 @@ def test_two_processes_twice_into_one_folder_are_refused_with_one_message(tmp_pa
     ends = [one.wait() for one in ranks(2, recipe, "--out", out, output=tmp_path / "second")]
     assert all(code != 0 for code, _ in ends)
     assert sum(said.count("Another process is training into") for _, said in ends) == 1
-    assert sum(said.count("Error") for _, said in ends) == 1
+    # Where torch was loaded before, as here, its own log may tell of the peer that ended first.
+    assert sum(said.count("Error: ") for _, said in ends) == 1
     assert [one.wait()[0] for one in first] == [0, 0]
     assert keys_done(out) == 30
 
