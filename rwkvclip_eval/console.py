@@ -167,6 +167,10 @@ def run_app(app: typer.Typer) -> NoReturn:
             _drop_output()
             what = "read a file or write" if error.errno == errno.EIO else "write"
             _fail(f"Error: cannot {what} the output: {error.strerror}.", UserError.exit_code)
+        if not debug and error.filename is None and error.errno == errno.ENOENT:
+            # Python's own search for a place; libraries make it as they are imported.
+            free = "Free some space there, or set TMPDIR to a folder that has it."
+            _fail(f"Error: {error.strerror}. {free}", UserError.exit_code)
         if debug or error.filename is None:
             _fail_internal(error, debug=debug)
         # A file that cannot be read or written, whoever tried: the name and the reason are what helps.
