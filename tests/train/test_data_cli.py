@@ -265,12 +265,12 @@ def test_peek_of_a_recipe_is_what_the_step_takes(tmp_path, run, monkeypatch):
     assert run(path, "--out", tmp_path / "out", "--quiet", "--threads", "1").exit_code == 0
     from rwkvclip_models import tokenize
 
-    for step in (0, 3):
+    for step in (1, 4):
         shown = run("data", "peek", path, "--step", step, "-o", tmp_path / "sheet.html", "--json")
         assert shown.exit_code == 0, shown.output
         texts = [pair["text"] for pair in json.loads(shown.output)]
-        assert tokenize(texts, context_length=16).tolist() == seen[step].tolist()
-    assert run("data", "peek", path, "--step", "4", "-o", tmp_path / "x.png").exit_code == 2
+        assert tokenize(texts, context_length=16).tolist() == seen[step - 1].tolist()
+    assert run("data", "peek", path, "--step", "5", "-o", tmp_path / "x.png").exit_code == 2
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.html"])

@@ -142,6 +142,29 @@ def test_another_recipe_may_not_continue_a_run(tmp_path):
         train(recipe("open_clip", steps=1, lr=0.5), tmp_path, progress=False)
 
 
+def test_kinds_of_text_in_another_order_are_another_recipe_and_keys_in_another_are_not():
+    from rwkvclip_train.checkpoints import run_identity
+
+    def identity(**source):
+        data = [{"path": "pairs", **source}]
+        return run_identity(recipe("open_clip", data=data, init=None), ["of the data"])
+
+    first = identity(texts={"raw": 1, "synthetic": 2}, repeat=2)
+    assert identity(repeat=2, texts={"raw": 1, "synthetic": 2}) == first
+    # A text is drawn by the place of its kind.
+    assert identity(texts={"synthetic": 2, "raw": 1}, repeat=2) != first
+
+
+def test_a_run_leaves_a_sheet_of_what_it_saw_first(tmp_path):
+    from PIL import Image
+
+    trained = train(recipe("open_clip", steps=1), tmp_path, progress=False)
+    with Image.open(trained.log.with_suffix(".png")) as sheet:
+        assert sheet.format == "PNG"
+        # Four pictures of 224 px beside each other.
+        assert sheet.width > 4 * 224
+
+
 def test_workers_change_nothing(tmp_path):
     alone = train(recipe("open_clip", steps=2), tmp_path / "alone", progress=False)
     helped = train(recipe("open_clip", steps=2), tmp_path / "helped", num_workers=1, progress=False)

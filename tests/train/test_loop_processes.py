@@ -103,6 +103,22 @@ def test_a_locked_tower_stays_and_the_other_learns_in_two_processes(tmp_path):
     assert not any(name.startswith("image_model.") for name in moved)
 
 
+def test_a_locked_text_tower_keeps_the_weights_that_official_parameters_would_round(tmp_path):
+    code, said = Run(
+        write_recipe(tmp_path, steps=3), "--out", tmp_path / "first", output=tmp_path / "said"
+    ).wait()
+    assert code == 0, said
+    first = tmp_path / "first" / "models" / "tiny" / "step_000003.safetensors"
+    before = load_file(first)
+    decays = [name for name in before if name.startswith("text_model.") and name.endswith("time_decay")]
+    assert any(not torch.equal(before[name], before[name].bfloat16().float()) for name in decays)
+    recipe = write_recipe(tmp_path, steps=1, init=str(first), lock=["text"], flavour="official")
+    code, said = Run(recipe, "--out", tmp_path / "out", output=tmp_path / "said").wait()
+    assert code == 0, said
+    after = load_file(tmp_path / "out" / "models" / "tiny" / "step_000001.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("text_model."))
+
+
 def test_two_processes_killed_at_step_20_go_on_as_one(tmp_path):
     recipe = write_recipe(tmp_path, steps=30)
     code, said = Run(recipe, "--out", tmp_path / "whole", output=tmp_path / "said").wait()
@@ -130,6 +146,7 @@ def test_when_one_of_two_is_killed_the_other_ends_and_the_last_checkpoint_loads(
     assert code not in (0, 143)
     assert "lost the others" in said
     assert "Traceback" not in said
+    assert "FutureWarning" not in said
     code, said = Run(recipe, "--out", out, output=tmp_path / "said").wait()
     assert code == 0, said
     assert [line["step"] for line in lines(out)] == list(range(1, 31))
@@ -245,3 +262,12 @@ def test_train_called_outside_the_main_thread_listens_to_no_signal(tmp_path):
     thread.join()
     assert left[0].num_steps == 1
     assert loop.StopSignal().requested is False
+
+
+def test_when_the_first_of_two_is_killed_the_other_says_so(tmp_path):
+    recipe = write_recipe(tmp_path, steps=30, checkpoint_every=5)
+    leader, other = ranks(2, recipe, "--out", tmp_path / "out", output=tmp_path / "said", dies_at={0: 13})
+    assert leader.wait()[0] == -signal.SIGKILL
+    code, said = other.wait(60)
+    assert code not in (0, 143)
+    assert "lost the others" in said

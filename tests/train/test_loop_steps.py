@@ -13,6 +13,7 @@ from train_runs import lines, write_recipe
 from rwkvclip_eval.errors import CheckpointError
 from rwkvclip_models import load_model
 from rwkvclip_train import gradients, loop
+from rwkvclip_train.data.open import open_sources
 from rwkvclip_train.loop import TrainingError, train
 from rwkvclip_train.order import GlobalOrder, batch_keys
 from rwkvclip_train.recipe import load_recipe
@@ -47,7 +48,10 @@ def test_a_loss_that_is_not_finite_names_its_step_and_samples(tmp_path, spoilt, 
     said = str(caught.value)
     assert "the loss is nan" in said
     assert "at step 2 of 4; the step was not taken" in said
-    assert f"1 of 8 pairs have embeddings that are not finite, (epoch, sample): {spoilt}." in said
+    # A sample's place in the only source is its own.
+    source = open_sources(load_recipe(tmp_path / "tiny.yaml"), None)[0].source
+    named = f"{source.key(spoilt[1])} {spoilt}"
+    assert f"1 of 8 pairs have embeddings that are not finite, with (epoch, sample): {named}." in said
     assert [line["step"] for line in lines(tmp_path / "out")] == [1]
 
 

@@ -160,6 +160,25 @@ def damage_idx(folder):
     (folder / "train.idx").write_text("0\t0\n1\t99999999\n")
 
 
+def listed(folder, *places):
+    """A .idx that has only some lines of the whole."""
+    as_rec(folder, pairs())
+    lines = (folder / "train.idx").read_text().splitlines(keepends=True)
+    (folder / "train.idx").write_text("".join(lines[place] for place in places))
+
+
+def cut_idx(folder):
+    listed(folder, 0, 1, 2)
+
+
+def gap_in_idx(folder):
+    listed(folder, 4, 0, 1, 3)
+
+
+def no_first_in_idx(folder):
+    listed(folder, 1, 2, 3, 4)
+
+
 def damage_labels(folder):
     folder.mkdir(exist_ok=True)
     content = struct.pack("<IfQQ", 78, 0, 0, 0) + np.zeros(78, "<f4").tobytes() + pairs()[0].jpeg
@@ -188,6 +207,11 @@ def damage_ids(folder):
     np.save(folder / "tokens.npy", rows)
 
 
+def damage_order(folder):
+    as_npy(folder, pairs())
+    np.save(folder / "tokens.npy", np.asfortranarray(np.stack([pair.ids for pair in pairs()])))
+
+
 def damage_pickle(folder):
     as_npy(folder, pairs())
     np.save(folder / "tokens.npy", np.array([{"a": 1}], dtype=object))
@@ -210,11 +234,15 @@ def damage_nothing(folder):
         (damage_rec, r"train\.rec, record 1 at byte \d+ is cut off"),
         (damage_chain, r"train\.rec, record 1 at byte \d+: no RecordIO part begins"),
         (damage_idx, r"train\.idx, line 2: expected a key, a tab and a place in train\.rec"),
+        (cut_idx, r"train\.idx lacks records of train\.rec .* ends at byte \d+ and the next begins at \d+"),
+        (gap_in_idx, r"train\.idx lacks records of train\.rec"),
+        (no_first_in_idx, r"train\.idx lacks records of train\.rec .* one ends at byte 0 and"),
         (damage_labels, r"train\.rec, record 0: expected a header and K · 77 labels.*found 78"),
         (damage_parquet, r"0\.parquet is cut off or damaged"),
         (damage_rows, r"tokens\.npy has 4 rows, but p4 is sample 5"),
         (damage_more_rows, r"tokens\.npy has 6 rows, the shards have 5 samples"),
         (damage_ids, r"tokens\.npy, row 3: expected ids from 0 to 49407, found 50000"),
+        (damage_order, r"tokens\.npy: expected rows of 77 .* stored column by column"),
         (damage_pickle, r"tokens\.npy is no NumPy array that can be mapped"),
         (damage_twice, r"0\.tar: 1 samples have the key of another: a"),
         (damage_nothing, r"holds no pair of an image and a usable text.*no usable text \(0\.tar:a\)"),
@@ -233,4 +261,52 @@ def test_an_image_that_a_table_names_and_is_not_there_is_refused(tmp_path):
         build_index(tmp_path)
     (tmp_path / "pairs.csv").write_text("image,raw\n../up.jpg,x\n")
     with pytest.raises(DamagedData, match="no path below"):
+        build_index(tmp_path)
+
+
+def test_a_record_named_twice_in_the_place_of_one_as_long_is_refused(tmp_path):
+    one = pairs()[0]
+    as_rec(tmp_path, [one, one, one])
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    again = lines[0].replace("0\t", "1\t", 1)
+    (tmp_path / "train.idx").write_text("".join([lines[0], again, lines[2]]))
+    with pytest.raises(DamagedData, match=r"train\.idx lacks records of train\.rec or names some twice"):
+        build_index(tmp_path)
+
+
+def test_records_may_stand_in_any_order_in_the_idx_and_the_last_padding_may_lack(tmp_path):
+    as_rec(tmp_path, pairs())
+    lines = (tmp_path / "train.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "train.idx").write_text("".join(reversed(lines)))
+    rec = tmp_path / "train.rec"
+    rec.write_bytes(rec.read_bytes().rstrip(b"\0"))
+    build_index(tmp_path)
+    assert len(open_pairs(tmp_path)) == len(pairs())
+
+
+def write_parquet(folder, raw):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = pairs()[0].jpeg
+    (folder / "a.jpg").write_bytes(image)
+    table = pa.table({"image": ["a.jpg"] * len(raw), "raw": pa.array(raw, pa.list_(pa.int32()))})
+    pq.write_table(table, folder / "0.parquet")
+
+
+def test_an_image_whose_first_row_has_no_ids_keeps_those_of_the_next(tmp_path):
+    ids = pairs()[0].ids[:77].tolist()
+    write_parquet(tmp_path, [[], ids])
+    build_index(tmp_path)
+    [text] = open_pairs(tmp_path).texts(0)["raw"]
+    assert text.tolist() == ids
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_ids_with_one_left_out_are_counted_in_the_message(tmp_path, place):
+    ids = pairs()[0].ids[:77].tolist()
+    ids[place] = None
+    write_parquet(tmp_path, [ids])
+    said = r"row 0: expected 77 whole numbers in raw, found 76 among 77 values"
+    with pytest.raises(DamagedData, match=said):
         build_index(tmp_path)

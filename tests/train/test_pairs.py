@@ -1,5 +1,7 @@
+import functools
 import io
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -204,3 +206,17 @@ def test_texts_are_read_only_of_the_kind_that_is_drawn(tmp_path, monkeypatch):
     assert len(read) == 1
     with pytest.raises(KeyError):
         source.texts(1)["synthetic"]
+
+
+def test_a_tokenizer_is_made_once_and_not_in_every_worker(tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+
+    @functools.cache
+    def make():
+        (made / str(os.getpid())).touch()
+        return tokenize
+
+    some = of(indexed(tmp_path / "pairs"), tokens=lambda texts: make()(texts))
+    assert len(list(load(some, iter([[(0, 0)], [(0, 1)]]), num_workers=2))) == 2
+    assert [path.name for path in made.iterdir()] == [str(os.getpid())]

@@ -317,3 +317,29 @@ def test_a_long_curve_is_drawn_with_its_extremes_its_ends_and_its_gaps():
     assert np.isnan(drawn).any()
     short = Curve("", np.arange(5), np.arange(5.0))
     assert thinned(short) == (short.steps, short.values)
+
+
+def test_a_kind_that_was_not_drawn_in_a_step_has_a_share_of_0_and_no_gap(tmp_path):
+    path = logged(tmp_path)
+    path.write_text(line(1, texts={"raw": 1.0}) + line(2, texts={"generated": 1.0}))
+    [panel] = [panel for panel in PANELS if panel.title == "share of texts by kind"]
+    shares = {curve.label: curve.values.tolist() for curve in panel.curves(read_run(path))}
+    assert shares == {"generated": [0.0, 1.0], "raw": [1.0, 0.0]}
+
+
+def test_six_curves_of_two_runs_are_told_apart_and_named_below_the_drawing(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+
+    def watched(self, *arguments, **look):
+        drawn.append(tuple(look[key] for key in ("color", "linestyle", "marker")))
+        return plot(self, *arguments, **look)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    texts = {f"kind{i}": 1 / 6 for i in range(6)}
+    runs = [read_run(logged(tmp_path / name, name, texts=texts)) for name in ("one", "two")]
+    [panel] = [panel for panel in PANELS if panel.title == "share of texts by kind"]
+    drawing = draw(panel, runs)
+    assert len(set(drawn)) == 12
+    assert drawing.count("kind5") == 2

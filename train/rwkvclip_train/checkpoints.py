@@ -261,6 +261,10 @@ def run_identity(recipe: Recipe, fingerprints: Iterable[str]) -> str:
     free = set(CHANGEABLE) - ({"accumulation"} if recipe.quirks.accumulation_drops_batches else set())
     content = recipe.model_dump(mode="json", exclude=free)
     first = None if recipe.init is None else checkpoint_sha256(recipe.init)
+    # A text is drawn by the place of its kind, so that the order of kinds counts; that of keys does not.
+    for source in content["data"]:
+        if isinstance(source.get("texts"), dict):
+            source["texts"] = list(source["texts"].items())
     text = json.dumps([content, list(fingerprints), first], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -279,7 +283,7 @@ def save_weights(model: nn.Module, path: Path) -> None:
     try:
         save_state_dict(state, path)
     except CheckpointError as error:
-        raise OutputError(f"{error} The last checkpoint is whole.") from error
+        raise OutputError(f"{error} What was saved before is whole.") from error
 
 
 def save_state(path: Path, content: dict[str, Any]) -> None:
@@ -297,7 +301,7 @@ def save_state(path: Path, content: dict[str, Any]) -> None:
             # Torch's archive writer hides what the system said.
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise OutputError(
-                f"Cannot write {path}: {shortened(str(reason), 300)}. The last checkpoint is whole; free "
+                f"Cannot write {path}: {shortened(str(reason), 300)}. What was saved before is whole; free "
                 "space, then run the same command again."
             ) from error
 

@@ -193,7 +193,7 @@ def data_peek(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The sheet: a .png or .html file.")
     ] = Path("peek.html"),
-    step: Annotated[int, typer.Option(min=0, max=10**9, help="Which step, from 0.")] = 0,
+    step: Annotated[int, typer.Option(min=1, max=10**9, help="Which step, from 1 as in the log.")] = 1,
     count: Annotated[
         int, typer.Option("--pairs", min=1, max=1024, metavar="N", help="The step's first N.")
     ] = 16,
@@ -219,9 +219,9 @@ def data_peek(
     from rwkvclip_train.data.peek import look, write_sheet
 
     if Path(source).is_dir() or source.startswith("synthetic:"):
-        pairs, keys = _folder_step(source, index, size, texts, seed, step, count)
+        pairs, keys = _folder_step(source, index, size, texts, seed, step - 1, count)
     else:
-        pairs, keys = _recipe_step(source, data_root, step, count)
+        pairs, keys = _recipe_step(source, data_root, step - 1, count)
     seen = look(pairs, keys)
     write_sheet(out, seen, f"{source}, step {step}")
     if json_output:
@@ -324,7 +324,7 @@ def _recipe_step(source: str, data_root: Path | None, step: int, count: int) -> 
         seed=recipe.seed,
     )
     if step >= (most := recipe.num_steps(len(pairs))):
-        raise UserError(f"{recipe.name} has {most} steps, numbered from 0; got --step {step}.")
+        raise UserError(f"{recipe.name} has {most} steps; got --step {step + 1}.")
     return pairs, batch_keys(order_of(recipe, len(pairs))[0], step)[:count]
 
 

@@ -116,8 +116,8 @@ class RunLog:
                 raise OSError(0, "the disk is full")
         except OSError as error:
             raise OutputError(
-                f"Cannot write {path}: {error.strerror or error}. The last checkpoint is whole; free space, "
-                "then run the same command again."
+                f"Cannot write {path}: {error.strerror or error}. What was saved before is whole; free "
+                "space, then run the same command again."
             ) from error
 
 

@@ -28,9 +28,9 @@ from rwkvclip_train.log import Meter, RunLog, progress_bar, require_room
 from rwkvclip_train.measures import Measures
 from rwkvclip_train.models import build_trainee, text_decay_to_bfloat16
 from rwkvclip_train.optim.adamw import make_optimizer, set_schedule
-from rwkvclip_train.order import check_shares, key_stream, order_of
+from rwkvclip_train.order import batch_keys, check_shares, key_stream, order_of
 from rwkvclip_train.parallel import StopSignal, join_ranks, shared_facts
-from rwkvclip_train.run_facts import keep_facts
+from rwkvclip_train.run_facts import keep_facts, keep_sheet
 from rwkvclip_train.update import Update, not_finite
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ def _train(
         if ranks.rank == 0:
             write_text(config, json.dumps(trainee.config, indent=2) + "\n")
             keep_facts(log_path, recipe)
+            if state.step == 0:
+                keep_sheet(log_path, pairs, batch_keys(order, 0))
         log.cut(state.step)
         step_gradients = StepGradients(trainee, ranks, recipe, scaler)
         update = Update(trainee.module, optimizer, scaler, recipe.clip_norm)
@@ -196,7 +198,7 @@ def _train(
             outcome, grad_norm = update(loss)
             if outcome == "bad" and state.skipped >= skip_bad:
                 raise TrainingError(
-                    not_finite(recipe, ranks, step, num_steps, batches, loss, grad_norm, finite)
+                    not_finite(recipe, pairs, ranks, step, num_steps, batches, loss, grad_norm, finite)
                 )
             state.count(outcome, loss)
             facts = shared_facts(ranks, batches, order.batch_size, kinds, stop)

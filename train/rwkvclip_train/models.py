@@ -105,10 +105,12 @@ def text_decay_to_bfloat16(model: nn.Module) -> None:
     """Make time_decay and time_faaaa of an RWKV-CLIP's text tower bfloat16, as the official parameters are.
 
     Their initial values are bfloat16 numbers in any case. AdamW's steps are below half of the last digit
-    where |p| ≥ 0.5, and change nothing there. Call it before an optimizer is given the parameters.
+    where |p| ≥ 0.5, and change nothing there. A locked tower stays as it is. Call it before an optimizer is
+    given the parameters.
     """
     for name, parameter in model.named_parameters():
-        if name.startswith("text_model.") and name.endswith(("time_decay", "time_faaaa")):
+        kept = name.startswith("text_model.") and name.endswith(("time_decay", "time_faaaa"))
+        if kept and parameter.requires_grad:
             parameter.data = parameter.data.bfloat16()
 
 

@@ -1,7 +1,7 @@
 """A page of training runs: their curves, what they saw, the recipe and the machine, in one HTML file.
 
 Made of what lies in a run's folder and nothing else: training/NAME.jsonl, and where they are there
-training/NAME.run.json (recipe and environment) and training/NAME.png (a picture sheet of `data peek`).
+training/NAME.run.json (recipe and environment) and training/NAME.png (a picture sheet of its first pairs).
 """
 
 from __future__ import annotations
@@ -47,11 +47,19 @@ LONGEST_TITLE, LONGEST_NAME = 120, 60
 """Letters of a drawing; longer ones would leave no room for it."""
 # Okabe and Ito: told apart by those who see colours otherwise.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5c6773", "#b8a500")
-STYLES = ("-", "--", ":", "-.")
+STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
+MOST_INSIDE = 4
+"""Names that a legend has within the drawing; more stand below it."""
 
 
 def _label(curve: Curve) -> str:
     return curve.label
+
+
+def _shares(run: LoggedRun) -> list[Curve]:
+    """Return the share of each kind of text; a line of the log names those that were drawn."""
+    curves = [curve._replace(values=np.nan_to_num(curve.values)) for curve in run.curves("texts")]
+    return sorted(curves, key=_label)
 
 
 def _scales(run: LoggedRun) -> list[Curve]:
@@ -81,7 +89,7 @@ PANELS = (
     Panel("logit scale", lambda run: [run.curve("logit_scale")]),
     Panel("learning rate", lambda run: [run.curve("lr")]),
     Panel("first beta", lambda run: [run.curve("betas", item=0)]),
-    Panel("share of texts by kind", lambda run: sorted(run.curves("texts"), key=_label)),
+    Panel("share of texts by kind", _shares),
     Panel("share of time waiting for data", lambda run: [run.curve("data_wait")]),
     Panel("pairs per second", lambda run: [run.curve("samples_per_s")]),
     Panel("memory (GB)", lambda run: [run.curve("memory_bytes", scale=1e-9)]),
@@ -185,13 +193,17 @@ def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
             which, kind = (i, kinds.index(curve.label)) if len(runs) > 1 else (kinds.index(curve.label), 0)
             names = [*([run.name] if len(runs) > 1 else []), *([curve.label] if curve.label else [])]
             steps, values = thinned(curve)
+            # Marks go on where dashes are used up.
+            style, few = kind + which // len(COLOURS), len(curve.steps) <= FEW_POINTS
+            marker = MARKERS[style // len(STYLES) % len(MARKERS)] if few or style >= len(STYLES) else ""
             axes.plot(
                 steps,
                 values,
                 color=COLOURS[which % len(COLOURS)],
-                linestyle=STYLES[(kind + which // len(COLOURS)) % len(STYLES)],
+                linestyle=STYLES[style % len(STYLES)],
                 linewidth=1.2,
-                marker="o" if len(curve.steps) <= FEW_POINTS else "",
+                marker=marker,
+                markevery=1 if few else max(len(steps) // 10, 1),
                 markersize=3,
                 label=_plain(shortened(": ".join(names), LONGEST_NAME)) or None,
             )
@@ -203,9 +215,12 @@ def draw(panel: Panel, runs: Sequence[LoggedRun]) -> str:
         handles, labels = axes.get_legend_handles_labels()
         if labels:
             more = f"and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else None
-            legend = axes.legend(handles[:MOST_NAMED], labels[:MOST_NAMED], fontsize=7, title=more)
-            # A long one would leave no room for the drawing.
-            legend.set_in_layout(False)
+            handles, labels = handles[:MOST_NAMED], labels[:MOST_NAMED]
+            if len(labels) <= MOST_INSIDE:
+                axes.legend(handles, labels, fontsize=7, title=more).set_in_layout(False)
+            else:
+                figure.set_figheight(2.8 + 0.16 * len(labels))
+                figure.legend(handles, labels, fontsize=7, title=more, loc="outside lower left")
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     drawing = file.getvalue()

@@ -37,6 +37,9 @@ JOIN_S = 300.0
 SILENCE_S = 1800.0
 """How long one waits for the others afterwards: while rank 0 writes a checkpoint."""
 
+LOOK_S = 3.0
+"""How long one that failed waits for the others to see that it has said why."""
+
 LED_POLL_S = 0.25
 """How often one that waits for rank 0 however long it takes asks whether it is done."""
 
@@ -209,10 +212,17 @@ class TorchrunRanks(Ranks):
         self._said = True
         try:
             first = int(self._store.add("failures", 1)) == 1
-        except RuntimeError:  # The store went with the process that held it.
-            first = self.rank == 0
+        except RuntimeError:  # The store went with the first process, which held it.
+            first = self.rank <= 1
         if not first and code:
             console.silence()
+
+    def leave(self) -> None:
+        """After an error, keep the store, which may be this process's, until all have looked into it."""
+        end = time.monotonic() + LOOK_S
+        with contextlib.suppress(RuntimeError):
+            while self._said and time.monotonic() < end and int(self._store.add("failures", 0)) < self.size:
+                time.sleep(0.02)
 
 
 def nn_parallel(module: nn.Module, device: torch.device, *, unused: bool) -> nn.Module:
@@ -276,6 +286,8 @@ def join_ranks(device: str) -> Iterator[Ranks]:
         if dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+        if ranks is not None:
+            ranks.leave()
 
 
 def _store(rank: int, size: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a run was started with, kept beside its log: training/NAME.run.json."""
+"""What a run was started with, kept beside its log: training/NAME.run.json and a sheet of its first pairs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from rwkvclip_models.disk import write_text
 from rwkvclip_models.files import read_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from rwkvclip_train.data.pairs import Key, Pairs
     from rwkvclip_train.recipe import Recipe
+
+SHEET_PAIRS = 16
+"""On the sheet."""
 
 LIMIT_BYTES = 4 << 20
 
@@ -31,6 +36,23 @@ def keep_facts(log: Path, recipe: Recipe) -> None:
     """
     facts = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
     write_text(facts_path(log), json.dumps(facts, indent=2) + "\n")
+
+
+def keep_sheet(log: Path, pairs: Pairs, keys: Sequence[Key]) -> None:
+    """Write a picture sheet of the first pairs that a run sees beside its log.
+
+    Args:
+        log: of the run.
+        pairs: of the run.
+        keys: of its first step.
+
+    Raises:
+        DamagedData: a pair cannot be read; it is named.
+        OutputError: the file cannot be written.
+    """
+    from rwkvclip_train.data.peek import look, write_sheet
+
+    write_sheet(log.with_suffix(".png"), look(pairs, keys[:SHEET_PAIRS]), f"{log.stem}, step 1")
 
 
 def read_facts(log: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from rwkvclip_train.data.pairs import Batch
+    from rwkvclip_train.data.pairs import Batch, Pairs
     from rwkvclip_train.parallel import Ranks
     from rwkvclip_train.recipe import Recipe
 
@@ -71,6 +71,7 @@ class Update:
 
 def not_finite(
     recipe: Recipe,
+    pairs: Pairs,
     ranks: Ranks,
     step: int,
     num_steps: int,
@@ -82,13 +83,14 @@ def not_finite(
     """Return what to say of a step whose loss or gradient is not finite; all ranks ask."""
     keys = torch.cat([batch.keys for batch in batches]).to(ranks.device)
     rows = ranks.gather(torch.cat([keys, finite[:, None].to(keys)], dim=1)).tolist()
-    bad = [f"({epoch}, {sample})" for epoch, sample, is_finite in rows if not is_finite]
+    bad = [(epoch, sample) for epoch, sample, is_finite in rows if not is_finite]
+    named = [f"{pairs.name(key)} {key}" for key in (bad or [(rows[0][0], rows[0][1])])[:8]]
     which = (
-        f"{len(bad)} of {len(rows)} pairs have embeddings that are not finite, (epoch, sample): "
-        f"{', '.join(bad[:8])}{', …' if len(bad) > 8 else ''}"
+        f"{len(bad)} of {len(rows)} pairs have embeddings that are not finite, with (epoch, sample): "
+        f"{', '.join(named)}{', …' if len(bad) > 8 else ''}"
         if bad
-        else f"the embeddings of all {len(rows)} pairs are finite; the first is (epoch, sample) "
-        f"({rows[0][0]}, {rows[0][1]})"
+        else f"the embeddings of all {len(rows)} pairs are finite; the first, with (epoch, sample), is "
+        f"{named[0]}"
     )
     return (
         f"{recipe.name}: the loss is {loss:g} and the norm of its gradient {grad_norm:g} at step {step + 1} "

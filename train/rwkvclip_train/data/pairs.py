@@ -240,6 +240,9 @@ def load(pairs: Pairs, keys: Iterable[list[Key]], *, num_workers: int = 0) -> It
         DamagedData: an image or text cannot be read; the text names the pair.
         DataNotFound: a file or its disk cannot be read now.
     """
+    if num_workers:
+        # Made here, a tokenizer is there in every worker that is started: they are copies of this process.
+        pairs.tokenize([""])
     # The dataset gives a batch or an error at once, which the loader's type cannot say. The keys may be a
     # generator: those of a long run would not fit into memory.
     loader: DataLoader[Any] = DataLoader(

@@ -25,6 +25,11 @@ MIN_CHUNK_ROWS = 256
 """Products of fewer rows are slow; the logits of these take less than the embeddings of any model in use."""
 PART_BYTES = 1 << 20
 """Of logits, that a CPU takes through all elementwise work at once."""
+# torch 2.14 calls them otherwise, and warns of the old names.
+_ALL_GATHER: Any = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gather_into_tensor", None)
+_REDUCE_SCATTER: Any = getattr(dist, "reduce_scatter_single", None) or getattr(
+    dist, "reduce_scatter_tensor", None
+)
 
 
 def global_contrastive_loss(
@@ -84,7 +89,7 @@ class _Ranks:
         if self.num == 1:
             return x
         whole = x.new_empty((self.num * len(x), *x.shape[1:]))
-        dist.all_gather_into_tensor(whole, x.contiguous(), group=self.group)
+        _ALL_GATHER(whole, x.contiguous(), group=self.group)
         return whole
 
     def own(self, x: Tensor) -> Tensor:
@@ -102,7 +107,7 @@ class _Ranks:
         if self.num == 1:
             return x
         own = torch.empty_like(self.own(x))
-        dist.reduce_scatter_tensor(own, x, group=self.group)
+        _REDUCE_SCATTER(own, x, group=self.group)
         return own
 
     def log_sum_exp(self, x: Tensor) -> Tensor:

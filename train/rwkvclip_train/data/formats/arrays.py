@@ -98,7 +98,8 @@ class TokenArray:
         ):
             raise DamagedData(
                 f"{path}: expected rows of {CONTEXT} token ids a text, found {found.dtype} "
-                f"{list(found.shape)}."
+                f"{list(found.shape)}{'' if found.flags.c_contiguous else ' stored column by column'}. Save "
+                "it anew, such as by numpy.save(path, numpy.ascontiguousarray(array))."
             )
         self.num_rows, self.num_texts = found.shape[0], found.shape[1] // CONTEXT
         self._dtype, self._row_bytes = found.dtype, found.shape[1] * found.itemsize

@@ -5,7 +5,7 @@ A .rec file is a chain of parts, each padded with zeros to 4 bytes:
 of kind 0 (a whole record) or 1, 2, …, 2, 3 (first, middle, last part of one). A record that holds the magic
 at a multiple of 4 is split there by the writer, which leaves the magic out; the reader puts it back between
 parts. A record is a header `IfQQ` (flag, label, id, id2), `flag` float32 labels and the image file. Here the
-labels are K · 77 token ids. A .idx file beside it has a line `KEY <tab> OFFSET` for each record; without one
+labels are K · 77 token ids. A .idx file beside it has a line `KEY <tab> OFFSET` for every record; without one
 the chain is followed from the start, and records are called by their number.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -87,6 +88,7 @@ def scan_records(
     """
     size = path.stat().st_size
     covered = 0
+    offsets, ends = array("Q"), array("Q")
     with path.open("rb") as stream:
         handle = stream.fileno()
         for name, offset in _places(path, handle, size):
@@ -97,6 +99,8 @@ def scan_records(
                     f"{path.with_suffix('.idx')} names records that overlap: those up to {name} have "
                     f"{covered} bytes of {size}. Fetch it again."
                 )
+            offsets.append(offset)
+            ends.append(offset + found.length)
             spans, kinds = rows.next(name)
             labels = _labels(f"{path}, record {name}", found.start)
             recorder.digest(labels.tobytes())
@@ -113,6 +117,26 @@ def scan_records(
                 kinds |= bit
             recorder.add(name, offset, found.length, spans, kinds)
             on_bytes(offset)
+    _require_all(path, size, np.sort(np.asarray(offsets)), np.sort(np.asarray(ends)))
+
+
+def _require_all(
+    path: Path,
+    size: int,
+    offsets: np.ndarray[Any, np.dtype[np.uint64]],
+    ends: np.ndarray[Any, np.dtype[np.uint64]],
+) -> None:
+    """Check that each record begins where the one before it ends, the last one ending with the file."""
+    starts = np.append(offsets, np.uint64(size))
+    # The last record's padding may be cut off.
+    reached = np.append(np.uint64(0), np.minimum(ends, np.uint64(size)))
+    wrong = np.flatnonzero(starts != reached)
+    if len(wrong):
+        raise DamagedData(
+            f"{path.with_suffix('.idx')} lacks records of {path.name} or names some twice: of those that it "
+            f"names, one ends at byte {reached[wrong[0]]} and the next begins at {starts[wrong[0]]}. Fetch "
+            "it again, or delete it: the records are found without it."
+        )
 
 
 def _places(path: Path, handle: int, size: int) -> Iterator[tuple[str, int]]:

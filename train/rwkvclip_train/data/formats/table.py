@@ -227,8 +227,8 @@ def _add(
         bit = recorder.kind(column) if column else 0
         if not bit:
             continue
-        values = [row[column] for row in group if row[column] is not None]
-        if values and isinstance(values[0], list) and values[0] and isinstance(values[0][0], int):
+        values = [row[column] for row in group if row[column] is not None and row[column] != []]
+        if values and isinstance(values[0], list) and any(isinstance(item, int) for item in values[0]):
             put = _ids(path, number, column, name, values, recorder)
             form = "ids"
         else:
@@ -271,7 +271,11 @@ def _ids(
     for value in values:
         ids = np.asarray(value)
         if ids.shape != (CONTEXT,) or ids.dtype.kind not in "iu":
-            raise DamagedData(f"{path}, row {number}: {column} has {len(value)} ids, expected {CONTEXT}.")
+            whole = sum(isinstance(item, int) for item in value)
+            raise DamagedData(
+                f"{path}, row {number}: expected {CONTEXT} whole numbers in {column}, found {whole} among "
+                f"{len(value)} values."
+            )
         if why := wrong_ids(ids):
             recorder.count_text(column, why, name)
         else:
