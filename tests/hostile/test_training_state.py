@@ -105,6 +105,23 @@ def test_a_damaged_state_is_a_message(world):
         world.load()
 
 
+@pytest.mark.parametrize("steps", [(40,), (7, 10)])
+def test_checkpoints_without_a_state_are_not_begun_over(world, steps):
+    (world.folder / "resume.pt").unlink()
+    weights = world.checkpoints.path(7)
+    for step in steps:
+        world.checkpoints.path(step).write_bytes(weights.read_bytes())
+    before = sorted(path.name for path in world.folder.iterdir())
+    with pytest.raises(OutputError, match=r"and no resume\.pt to continue from"):
+        world.load()
+    assert sorted(path.name for path in world.folder.iterdir()) == before
+
+
+def test_a_kill_between_the_first_weights_and_their_state_begins_over(world):
+    (world.folder / "resume.pt").unlink()
+    assert world.load().step == 0
+
+
 @pytest.mark.parametrize("line", ["3", "{}", '{"step": "x"}', "{", "[" * 100_000, '{"step": NaN}'])
 def test_a_log_of_another_form_is_a_message(tmp_path, line):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n' + line + "\n")

@@ -180,6 +180,13 @@ class Checkpoints:
         """
         path = self.folder / "resume.pt"
         if not path.exists():
+            # A run that was killed while it wrote its first state leaves the weights of that step alone.
+            steps = [step_of(left) or 0 for left in self.paths()]
+            if len(steps) > 1 or max(steps, default=0) > self.every:
+                raise OutputError(
+                    f"{self.folder} has checkpoints up to step {max(steps)} and no {path.name} to continue from: "
+                    "put it back, choose another --out folder, or delete that one to start over."
+                )
             return Progress()
         state = read_torch_file(path)
         if not isinstance(state, dict) or state.get("identity") != self.identity:
