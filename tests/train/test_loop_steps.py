@@ -70,6 +70,21 @@ def test_skipped_steps_are_counted_and_move_nothing(tmp_path, spoilt, monkeypatc
     assert state["progress"]["skipped"] == 1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_infinite_gradient_of_a_finite_loss_stops_where_no_scaler_could_help(
+    tmp_path, monkeypatch, precision
+):
+    update = loop.Update.__call__
+
+    def spoilt(self, loss):
+        self._parameters[0].grad.view(-1)[0] = math.inf
+        return update(self, loss)
+
+    monkeypatch.setattr(loop.Update, "__call__", spoilt)
+    with pytest.raises(TrainingError, match="the norm of its gradient inf at step 1 of 4; the step was not"):
+        run(tmp_path, "out", precision=precision)
+
+
 @pytest.fixture
 def too_large_a_scale(monkeypatch):
     scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**30)

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from train_runs import write_recipe
 
 from rwkvclip_train.order import (
     GlobalOrder,
@@ -14,9 +15,10 @@ from rwkvclip_train.order import (
     drop_path_draws,
     key_stream,
     keys_digest,
+    order_of,
     sample_rng,
 )
-from rwkvclip_train.recipe import RecipeError
+from rwkvclip_train.recipe import RecipeError, load_recipe
 
 
 def test_an_epoch_sees_every_image_once_and_a_continued_run_the_same_order():
@@ -149,3 +151,13 @@ def test_the_generator_of_a_sample_is_a_function_of_seed_epoch_and_sample():
     drawn = Counter(sample_rng(*key).integers(2**62) for key in keys)
     assert max(drawn.values()) == 1
     assert sample_rng(1, 2, 3).integers(2**62) == sample_rng(1, 2, 3).integers(2**62)
+
+
+@pytest.mark.parametrize("world_size", [2, 8])
+def test_the_official_flavour_cuts_the_data_into_as_many_shards_as_the_recipe_says(tmp_path, world_size):
+    recipe = load_recipe(write_recipe(tmp_path, batch_size=16, flavour="official", world_size=world_size))
+    order, _ = order_of(recipe, 1003)
+    expected = OfficialOrder(1003, 16, recipe.seed, world_size)
+    for step in (0, 40, 70):
+        assert batch_keys(order, step) == batch_keys(expected, step)
+    assert load_recipe("yfcc15m-b32", ["flavour=official"]).world_size == 8
