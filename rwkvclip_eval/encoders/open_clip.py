@@ -23,7 +23,7 @@ from open_clip.model import (
     set_model_preprocess_cfg,
 )
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
 
 from rwkvclip_eval.encoders.hub import fetch, hub_error, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
@@ -35,6 +35,7 @@ from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
 from rwkvclip_eval.registry import unknown_name
 from rwkvclip_models.checkpoint import checkpoint_file, fit_state_dict, read_checkpoint
+from rwkvclip_models.device import resolve_device
 from rwkvclip_models.disk import file_digest
 from rwkvclip_models.files import expanded
 from rwkvclip_models.limits import check_memory, check_parameters, num_parameters
@@ -102,6 +103,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         model = _build_model(architecture, spec.seed, offline=offline)
     if spec.seed is None:
         model.load_state_dict(weights or _fitted(model, path, spec, architecture))
+    if precision != "fp32" and resolve_device(device).type == "cpu":
+        _lay_tokens_first(model)
     result = towers(
         model,
         preprocess=None,
@@ -111,6 +114,21 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         trained=spec.seed is None,
     )
     return build(result, spec, device=device, precision=precision)
+
+
+def _lay_tokens_first(model: nn.Module) -> None:
+    """Have the transformers keep their tokens as [L, B, D]: the same values, in less time.
+
+    Of [B, L, D] torch's attention takes a transposed view, for which a CPU's products of low precision copy
+    the weights once a token (measured: twelve times the time of a ViT-B/32, batch 8, bfloat16).
+    """
+    for transformer in model.modules():
+        if not (isinstance(transformer, Transformer) and transformer.batch_first):
+            continue
+        blocks = list(transformer.resblocks)
+        if all(type(block) is ResidualAttentionBlock for block in blocks):
+            for module in (transformer, *(block.attn for block in blocks)):
+                module.batch_first = False
 
 
 def prefetch(spec: EncoderSpec) -> list[str]:

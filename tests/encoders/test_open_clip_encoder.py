@@ -302,6 +302,20 @@ def test_half_precision_stays_near_float32(in_tmp: Path, precision: str, toleran
     assert float((full.encode_text(tokens) - half.encode_text(tokens)).abs().max()) < tolerance
 
 
+def test_no_weight_is_copied_for_each_token_in_low_precision(in_tmp: Path) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    encoder = load_encoder(f"{SPEC}=random:0", precision="bf16")
+    pixels, tokens = torch.randn(3, 3, 32, 32), encoder.tokenize(TEXTS)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        encoder.encode_image(pixels)
+        encoder.encode_text(tokens)
+    ran = {event.key for event in profiled.key_averages()}
+    assert "aten::addmm" in ran
+    # A product for each token, of weights that are expanded to as many.
+    assert "aten::bmm" not in ran
+
+
 def test_an_untrained_image_tower_takes_images_of_the_size_asked_for() -> None:
     tower = untrained_image_tower("ViT-B-32", 64)
     with torch.no_grad():

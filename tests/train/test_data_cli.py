@@ -95,7 +95,9 @@ def beside_a_good_one(folder, name, image):
 
 
 def broken_jpeg(folder):
-    beside_a_good_one(folder, "a.jpg", jpeg(0)[:400])
+    # Its head is whole, so that it breaks while it is decoded.
+    whole = jpeg(0)
+    beside_a_good_one(folder, "a.jpg", whole[: (len(whole) + whole.index(b"\xff\xda")) // 2])
 
 
 def bomb(folder):

@@ -184,8 +184,8 @@ class Checkpoints:
             steps = [step_of(left) or 0 for left in self.paths()]
             if len(steps) > 1 or max(steps, default=0) > self.every:
                 raise OutputError(
-                    f"{self.folder} has checkpoints up to step {max(steps)} and no {path.name} to continue from: "
-                    "put it back, choose another --out folder, or delete that one to start over."
+                    f"{self.folder} has checkpoints up to step {max(steps)} and no {path.name} to continue "
+                    "from: put it back, choose another --out folder, or delete that one to start over."
                 )
             return Progress()
         state = read_torch_file(path)

@@ -158,7 +158,7 @@ def data_stats(
     else:
         console.say(f"{source}: {stats.pairs:,} pairs, {stats.looked_at:,} of them looked at")
         console.table(
-            ["kind", "pairs", "texts seen", "least", "5 %", "median", "95 %", "most"],
+            ["kind", "pairs", "texts seen", "least, letters or ids", "5 %", "median", "95 %", "most"],
             [[k, v["pairs"], v["texts"], *(f"{q:g}" for q in v["length"])] for k, v in stats.kinds.items()],
         )
         console.table(

@@ -319,9 +319,9 @@ def _dynamic_lerp_flops(
 
 
 @register_flop_formula(torch.ops.rwkvclip.dynamic_lerp_backward)
-def _dynamic_lerp_backward_flops(_: Any, *shapes: Any, **others: Any) -> int:
+def _dynamic_lerp_backward_flops(_: Any, *shapes: Any, **__: Any) -> int:
     """Those of two products: for low_rank and for up; weights made again count nothing."""
-    return 2 * _dynamic_lerp_flops(*shapes, **others)
+    return 2 * _dynamic_lerp_flops(*shapes)
 
 
 @register_flop_formula(torch.ops.rwkvclip.bi_wkv6_backward)
