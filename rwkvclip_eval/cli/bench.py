@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import sys
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,6 +16,7 @@ from rwkvclip_eval.cli.options import (
     DeviceOption,
     ImplementationOption,
     PluginOption,
+    command_line,
     prepare,
 )
 from rwkvclip_eval.errors import UserError, name_some
@@ -222,7 +221,7 @@ def measure(
             plan,
             out,
             options=options,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            command=command_line(),
             grid=name if loaded.name == SUITE else f"{loaded.name} {name}",
             on_cell=lambda cell, done, left: progress.say(
                 f"{done + 1} of {len(plan.cells)}: {cell.label}; about {_minutes(left)} left"

@@ -7,7 +7,6 @@ interrupted; 141 nobody read the output to its end.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,6 +49,7 @@ from rwkvclip_eval.cli.options import (
     ShotsOption,
     SuiteArgument,
     WorkersOption,
+    command_line,
     parse_pair,
     parse_shard,
     prepare,
@@ -203,7 +203,7 @@ def run(
                 context=context,
                 ranks=ranks,
                 shard=parse_shard(shard),
-                command=_command_line(),
+                command=command_line(),
             )
             progress.clear()
             print_summary(summary)
@@ -372,13 +372,6 @@ def quickstart(
 
     result = run_quickstart(out, device=device)
     console.say(result.text)
-
-
-def _command_line() -> str:
-    program = Path(sys.argv[0]).name
-    return shlex.join(
-        [*(["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]), *sys.argv[1:]]
-    )
 
 
 def _write_report(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,3 +257,10 @@ def parse_pair(text: str) -> tuple[str, str]:
             f"--difference {shown(text)}: expected ONE..OTHER, such as rwkv-clip-b32..alip-vit-b32."
         )
     return one, other
+
+
+def command_line() -> str:
+    """Return the command as it was typed, for the record."""
+    program = Path(sys.argv[0]).name
+    called = ["python", "-m", "rwkvclip_eval"] if program == "__main__.py" else [program]
+    return shlex.join([*called, *sys.argv[1:]])
