@@ -37,8 +37,13 @@ def bench_step(recipe: str, folder: Path) -> tuple[Subject, Cell]:
     return Subject(load_encoder(f"{trainee.spec_prefix}{path}=random:0")), cell
 
 
-def own_step(recipe: str) -> Callable[[], None]:
-    """Return a call of what the loop does in a step, but for its data and log."""
+def own_step(recipe: str, *, clipped: bool) -> Callable[[], None]:
+    """Return a call of what the loop does in a step, but for its data and log.
+
+    Args:
+        recipe: its name.
+        clipped: with the norm of the gradient and its clipping, which are no part of `bench`'s step.
+    """
     loaded = load_recipe(recipe)
     trainee = build_trainee(loaded.model, seed=0, device=torch.device("cpu"))
     prepare(trainee, loaded)
@@ -58,6 +63,9 @@ def own_step(recipe: str) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss, _ = gradients(0, [batch])
-        update(loss)
+        if clipped:
+            update(loss)
+        else:
+            optimizer.step()
 
     return step
