@@ -5,7 +5,7 @@ A run writes into its folder
     models/NAME/step_000300.safetensors   checkpoints of that family, see `checkpoints.py`
     models/NAME/resume.pt                 what the same command continues from
     training/NAME.jsonl, .keys            what it saw, see `log.py`
-    training/NAME.run.json                recipe and machine, see `run_facts.py`
+    training/NAME.run.json, .png          recipe and machine; its first pairs: see `run_facts.py`
     evaluation/NAME/step_000300/          results of a checkpoint, see `evaluation.py`
 """
 
