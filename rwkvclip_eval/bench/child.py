@@ -149,8 +149,8 @@ class _Server:
         self._timed(1)
         return {}
 
-    def do_parts(self, cell: dict[str, Any]) -> dict[str, Any]:
-        """Take a prepared forward pass apart; nothing can be measured afterwards."""
+    def do_parts(self, cell: dict[str, Any], calls: int) -> dict[str, Any]:
+        """Take so many of a prepared forward pass apart; nothing can be measured afterwards."""
         from rwkvclip_eval.bench.parts import bytes_of, seconds_of
         from rwkvclip_eval.records.efficiency import Cell
 
@@ -160,7 +160,7 @@ class _Server:
             self._wait()
             return time.perf_counter()
 
-        seconds = seconds_of(self._call, module, clock)
+        seconds = seconds_of(self._call, module, clock, calls)
         moved = bytes_of(self._call, module)
         self._subject.drop_weights()
         flops = self._subject.flops_by_part(Cell(**cell))

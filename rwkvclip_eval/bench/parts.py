@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 REST = "rest"
 """What no part takes: additions between them, pooling, and the loop over blocks."""
-CALLS = 5
 
 METHODS = {
     "SpatialMix": {
@@ -117,7 +116,7 @@ def shares_of(call: Callable[[], object], module: nn.Module, count: Callable[[],
 
 
 def seconds_of(
-    call: Callable[[], object], module: nn.Module, clock: Callable[[], float], calls: int = CALLS
+    call: Callable[[], object], module: nn.Module, clock: Callable[[], float], calls: int
 ) -> dict[str, float]:
     """Return part → seconds, of the call of median length among so many.
 

@@ -106,7 +106,9 @@ class Plan:
             begin = self.starts.get(index, 10.0) + 3 * call + COMPILE_S * cell.compiled
             slow = call > 3 * effort.turn_s
             each = call if slow else 2 * max(effort.turn_s, min(3 * call, 3 * effort.turn_s))
-            total += starts * begin + effort.repeats * each
+            # Once more for the bytes that its parts move.
+            apart = turns.calls_apart(cell, call)
+            total += starts * begin + effort.repeats * each + (apart + 1 if apart else 0) * call
         return total
 
     def total_seconds(self, effort: turns.Effort) -> float:

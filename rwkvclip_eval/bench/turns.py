@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 MOST_AGAIN = 3
 """Times that a repeat is measured again because others were busy meanwhile."""
+CALLS_APART = 5
+"""Forward passes that are taken apart, the one of median length counting…"""
+LONG_CALL_S = 1.0
+"""…of those that take no longer than this, and one of others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,13 @@ class Effort:
     most_repeats: int = 10
     fresh: bool = False
     gate_s: float = 10.0
+
+
+def calls_apart(cell: Cell, call_s: float) -> int:
+    """Return how many calls that take so many seconds each are taken apart: eager ones of one tower."""
+    if cell.tower not in ("image", "text") or cell.compiled:
+        return 0
+    return CALLS_APART if call_s <= LONG_CALL_S else 1
 
 
 @dataclass
@@ -127,10 +138,11 @@ class _Contender:
 
     def take_apart(self, cell: Cell) -> None:
         """Ask where the time of an eager forward pass of one tower goes; its process ends with that."""
-        if self.worker is None or cell.tower not in ("image", "text") or cell.compiled:
+        calls = calls_apart(cell, self.call_s)
+        if self.worker is None or not calls:
             return
         try:
-            answer = self.worker.ask("parts", cell=dataclasses.asdict(cell))
+            answer = self.worker.ask("parts", cell=dataclasses.asdict(cell), calls=calls)
         except WorkerFailed as failed:
             # Its times stand.
             self.measured = dataclasses.replace(self.measured, parts_note=failed.reason)

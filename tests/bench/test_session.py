@@ -191,13 +191,14 @@ def test_an_estimate_goes_by_the_pace_and_the_start_that_were_measured():
     effort = Effort(turn_s=0.5, repeats=5)
     given = plan(cells=CELLS[:1], models=("a",))
     at_pace = dataclasses.replace(given, paces={(0, "fp32", False): 1e9}, starts={0: 4.0})
-    # A call of one second: three to warm up, then turns of three in each of five repeats, forth and back.
-    assert at_pace.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 3 + 5 * 2 * 1.5)
-    # One of ten seconds is made once a repeat.
+    # A call of one second: three to warm up, turns of three in each of five repeats, forth and back, six to
+    # take it apart.
+    assert at_pace.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 3 + 5 * 2 * 1.5 + 6)
+    # One of ten seconds is made once a repeat, and twice to take it apart.
     slow = dataclasses.replace(at_pace, paces={(0, "fp32", False): 1e8})
-    assert slow.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 30 + 5 * 10)
+    assert slow.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 30 + 5 * 10 + 20)
     fresh = dataclasses.replace(effort, fresh=True)
-    assert at_pace.seconds(CELLS[0], fresh) == pytest.approx(5 * LOOK_S + 5 * 7 + 5 * 2 * 1.5)
+    assert at_pace.seconds(CELLS[0], fresh) == pytest.approx(5 * LOOK_S + 5 * 7 + 5 * 2 * 1.5 + 6)
 
 
 def test_a_cell_that_a_model_is_spared_costs_no_time_of_it():

@@ -17,7 +17,7 @@ class Stage:
     """Workers with scripted times, and what was asked of them in order."""
 
     def __init__(self, monkeypatch, times, loads=(0.0,), fails=()):
-        self.log, self.loads, self.fails = [], itertools.cycle(loads), dict(fails)
+        self.log, self.apart, self.loads, self.fails = [], [], itertools.cycle(loads), dict(fails)
         self.first = {name: series[0] for name, series in times.items()}
         self.times = {name: itertools.cycle(series) for name, series in times.items()}
         monkeypatch.setattr(turns, "Worker", self.worker)
@@ -38,6 +38,7 @@ class Stage:
 
             def ask(self, do, **what):
                 stage.log.append((name, do))
+                stage.apart += [what["calls"]] if do == "parts" else []
                 if stage.fails.get(name) == do:
                     raise WorkerFailed("out_of_memory", "no memory left.")
                 if do == "prepare":
@@ -76,6 +77,12 @@ def test_a_call_longer_than_a_turn_is_made_once_a_repeat(monkeypatch):
     stage = Stage(monkeypatch, {"a": [0.1], "b": [0.4]})
     run()
     assert [name for name, do in stage.log if do == "measure"] == ["a", "b", "b", "a"] * 2 + ["a", "b"]
+
+
+def test_a_long_call_is_taken_apart_once(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [1.0], "b": [1.1]})
+    run()
+    assert stage.apart == [5, 1]
 
 
 def test_a_repeat_during_which_others_were_busy_is_measured_again(monkeypatch):
