@@ -195,7 +195,7 @@ def test_packages_import_one_way() -> None:
 
 TRAINING_MAY_USE = (
     *("data", "plan.suite", "encoders.spec", "exchange.trackers", "records.metrics", "records.titles"),
-    *("encoders.open_clip_config", "encoders.hugging_face_config"),
+    *("encoders.open_clip_config", "encoders.hugging_face_config", "encoders.tokens_first"),
 )
 
 

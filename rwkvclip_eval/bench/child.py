@@ -82,6 +82,7 @@ class _Server:
             run_plugin(Path(path))
         torch.set_num_threads(threads)
         self._device = device
+        uuid = torch.cuda.get_device_properties(device).uuid if device.startswith("cuda") else ""
         start = time.perf_counter()
         encoder = load_encoder(spec, device, precision, implementation=implementation, offline=True)
         self._subject = Subject(encoder)
@@ -95,6 +96,7 @@ class _Server:
             "image_size_px": list(info.image_size_px),
             "context_length": info.context_length,
             "patch_px": self._subject.patch_px,
+            "gpu_uuid": str(uuid),
         }
         self._call: Callable[[], object] = lambda: None
 
@@ -113,20 +115,31 @@ class _Server:
 
     def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
         """Make a cell's call, and make it until its times are stable."""
+        from rwkvclip_eval.bench.parts import attention_kernels
         from rwkvclip_eval.records.efficiency import Cell
 
         start = time.perf_counter()
         self._call = self._subject.call(Cell(**cell))
         times = self._timed(1)
         first = time.perf_counter() - start
+        kernels: list[str] = []
         began = time.perf_counter()
+        if not cell["compiled"]:
+            kernels = attention_kernels(self._call)
+            self._wait()
+            times.append(time.perf_counter() - began)
         while True:
             times += self._timed(1)
             steady = len(times) > 2 and abs(times[-1] - times[-2]) <= STABLE * times[-2]
             if steady or time.perf_counter() - began > WARM_UP_S:
                 break
         self._reset_peak()
-        return {"first_call_s": first, "warm_up_calls": len(times), "seconds": times[-1]}
+        return {
+            "first_call_s": first,
+            "warm_up_calls": len(times),
+            "seconds": times[-1],
+            "attention_kernels": ", ".join(kernels),
+        }
 
     def do_measure(self, seconds: float) -> dict[str, Any]:
         """Make the call for so long, or up to three times as long for three calls; at least once."""

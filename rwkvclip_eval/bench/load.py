@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 DISTURBED = 0.05
-"""Share of all processors that others may use beside a measurement."""
+"""Share of all processors, or of a GPU, that others may use beside a measurement."""
 GATE_S, LOOK_S = 10.0, 0.5
 """A measurement waits at most this long for a quiet machine, looking this long each time."""
 
@@ -51,13 +51,21 @@ class OtherLoad:
         return every, every - idle, own
 
 
-def wait_for_quiet(own: Sequence[int] = (), seconds: float = GATE_S) -> bool:
-    """Wait until others leave the processors alone; return whether they did within so many seconds."""
+def wait_for_quiet(
+    own: Sequence[int] = (), seconds: float = GATE_S, gpu_share: Callable[[], float] = lambda: 0.0
+) -> bool:
+    """Wait until others leave the processors alone; return whether they did within so many seconds.
+
+    Args:
+        own: process numbers that are not others, beside this one.
+        seconds: to wait.
+        gpu_share: of a GPU's time that is used, though none of ours uses it now.
+    """
     deadline = time.monotonic() + seconds
     while True:
         load = OtherLoad(own)
         time.sleep(LOOK_S)
-        if load.share() <= DISTURBED:
+        if max(load.share(), gpu_share()) <= DISTURBED:
             return True
         if time.monotonic() > deadline:
             return False

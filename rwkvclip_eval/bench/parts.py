@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,37 @@ def bytes_of(call: Callable[[], object], module: nn.Module) -> dict[str, float]:
         return shares_of(call, module, lambda: traffic.total)
 
 
+def attention_kernels(call: Callable[[], object]) -> list[str]:
+    """Return what torch chose for attention in one call, as it names its choices; nothing where none ran."""
+    with _Attention() as seen:
+        call()
+    return sorted(seen.kernels)
+
+
+class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types for it
+    """Keeps the names of attention's kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.kernels: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        _, _, name = func.name().partition("scaled_dot_product_")
+        if name and "backward" not in name:
+            with self:
+                # The choice is made within the operator of attention itself, which is no kernel.
+                made = NotImplemented if "_math" in name else func.decompose(*args, **kwargs)
+            if made is not NotImplemented:
+                return made
+            self.kernels.add(name)
+        elif any(whole in func.name() for whole in ("native_multi_head_attention", "encoder_layer_fwd")):
+            self.kernels.add(func.name().partition("::")[2])
+        return func(*args, **kwargs)
+
+
 class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types for it
     """Counts the bytes of tensors that operators take and give."""
 
@@ -160,5 +192,15 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         )
         own = {x.untyped_storage()._cdata for x in taken}
         if func._schema.is_mutable or any(x.untyped_storage()._cdata not in own for x in given):
-            self.total += sum(x.numel() * x.element_size() for x in (*taken, *given))
+            read = sum(_held(x) for x in taken)
+            if "embedding" in func.name():
+                # Of the table the rows that are looked up.
+                read += sum(_held(x) for x in given) - _held(taken[0])
+            self.total += read + sum(_held(x) for x in given)
         return out
+
+
+def _held(x: torch.Tensor) -> int:
+    """Return the bytes of a tensor; what is expanded is there once."""
+    sizes = (n for n, stride in zip(x.shape, x.stride(), strict=True) if stride)
+    return math.prod(sizes) * x.element_size()

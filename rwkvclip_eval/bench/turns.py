@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ import numpy as np
 
 from rwkvclip_eval.bench.energy import NOT_MEASURED, Meter, meter_of
 from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, wait_for_quiet
+from rwkvclip_eval.bench.watch import HEAT, Watch, source_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, margin_of, paired_ratio
 from rwkvclip_eval.records.efficiency import Block, Measured, Part, Repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rwkvclip_eval.records.efficiency import Cell
 
@@ -68,6 +70,7 @@ class _Contender:
         times: of all calls that count, seconds.
         repeats: that count.
         call_s: time of a call in the warm-up; 0 before.
+        gpu_uuid: of the GPU that its process uses; empty on a CPU.
         joules: of all turns in which a counter moved, those that did not count among them.
         metered: calls of these turns.
     """
@@ -79,6 +82,7 @@ class _Contender:
     times: list[float] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)
     call_s: float = 0.0
+    gpu_uuid: str = ""
     joules: float = 0.0
     metered: int = 0
 
@@ -99,7 +103,7 @@ class _Contender:
         except WorkerFailed as failed:
             self.fail(failed)
             return
-        self.call_s = prepared["seconds"]
+        self.call_s, self.gpu_uuid = prepared["seconds"], facts.get("gpu_uuid", "")
         if self.measured.load_s is None:
             self.measured = dataclasses.replace(
                 self.measured,
@@ -107,11 +111,12 @@ class _Contender:
                 num_parameters=facts["num_parameters"],
                 load_s=facts["load_s"],
                 first_call_s=prepared["first_call_s"],
+                attention_kernels=prepared.get("attention_kernels", ""),
                 baseline_bytes=self.worker.baseline_bytes,
             )
 
-    def turn(self, seconds: float) -> list[float]:
-        """Return the times of the calls of one turn; none where it failed."""
+    def turn(self, seconds: float, watch: Watch) -> list[float]:
+        """Return the times of the calls of one turn, after which `watch` looks; none where it failed."""
         worker = self.worker
         assert worker is not None
         try:
@@ -119,10 +124,12 @@ class _Contender:
         except WorkerFailed as failed:
             self.fail(failed)
             return []
+        watch.look()
         peaks = {
             "peak_bytes": worker.peak_bytes(),
             "allocated_bytes": answer.get("allocated_bytes"),
             "reserved_bytes": answer.get("reserved_bytes"),
+            "device_bytes": watch.source.bytes_of(worker.pid),
         }
         larger: dict[str, Any] = {
             name: value
@@ -210,7 +217,8 @@ def measure(
     """
     meter = meter_of(device)
     contenders = [_Contender(dict(a), m, meter) for a, m in zip(arguments, models, strict=True)]
-    disturbed = 0
+    disturbed: Counter[str] = Counter()
+    watch: Watch | None = None
     with contextlib.ExitStack() as stack:
         for contender in contenders:
             stack.callback(contender.stop)
@@ -221,7 +229,10 @@ def measure(
                 contender.stop()
                 if contender.runs:
                     contender.start(cell)
-            disturbed += not _repeat(contenders, effort, back=done % 2 > 0)
+            if watch is None:
+                uuid = next((c.gpu_uuid for c in contenders if c.gpu_uuid), "")
+                watch = Watch(source_of(device, uuid))
+            disturbed.update(_repeat(contenders, effort, watch, back=done % 2 > 0))
             on_repeat(done + 1)
             if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
                 break
@@ -234,37 +245,50 @@ def measure(
         ceiling_flops=ceiling_flops,
         ceiling_bytes=ceiling_bytes,
         noisy=_noise(contenders, disturbed, margin_of(device)),
+        watched=watch.source.note if watch else "",
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _repeat(contenders: Sequence[_Contender], effort: Effort, *, back: bool) -> bool:
-    """Measure one repeat; return whether the machine was quiet meanwhile.
+def _repeat(contenders: Sequence[_Contender], effort: Effort, watch: Watch, *, back: bool) -> list[str]:
+    """Measure one repeat; return in words what disturbed it.
 
     Args:
         contenders: the models.
         effort: how long.
+        watch: of the device.
         back: whether to begin with the last model.
     """
     for attempt in range(MOST_AGAIN + 1):
         running = [c for c in contenders if c.runs]
         own = [c.worker.pid for c in running if c.worker is not None]
-        wait_for_quiet(own, effort.gate_s)
+        wait_for_quiet(own, effort.gate_s, watch.source.busy_share)
         times: dict[int, list[float]] = {id(c): [] for c in running}
+        # None of ours runs yet.
+        used = watch.source.busy_share()
+        watch.begin()
         load = OtherLoad(own)
         order = running[::-1] if back else running
         for turn, contender in enumerate((*order, *order[::-1])):
             if contender.runs and (turn < len(order) or not any(c.is_slow(effort) for c in order)):
-                times[id(contender)] += contender.turn(effort.turn_s)
-        share = load.share()
-        if share <= DISTURBED or attempt == MOST_AGAIN:
+                times[id(contender)] += contender.turn(effort.turn_s, watch)
+        share, seen = load.share(), watch.seen()
+        disturbances = {
+            f"other processes took more than {DISTURBED:.0%} of the processors": share > DISTURBED,
+            f"others used the GPU for more than {DISTURBED:.0%} of the time": used > DISTURBED,
+            "the device slowed down for heat": HEAT in (seen.held_back or ""),
+        }
+        if not any(disturbances.values()) or attempt == MOST_AGAIN:
             break
     for contender in contenders:
         if contender.runs and (found := times.get(id(contender))):
             contender.times += found
             median = statistics.median(found)
-            contender.repeats.append(Repeat(seconds=median, calls=len(found), other_load=round(share, 4)))
-    return share <= DISTURBED
+            told = dataclasses.asdict(seen)
+            contender.repeats.append(
+                Repeat(seconds=median, calls=len(found), other_load=round(share, 4), **told)
+            )
+    return [words for words, true in disturbances.items() if true]
 
 
 def _narrow(contenders: Sequence[_Contender], margin: float) -> bool:
@@ -276,14 +300,9 @@ def _narrow(contenders: Sequence[_Contender], margin: float) -> bool:
     return all(estimate.half_width <= np.log1p(margin) for estimate in estimates)
 
 
-def _noise(contenders: Sequence[_Contender], disturbed: int, margin: float) -> str:
-    said = []
+def _noise(contenders: Sequence[_Contender], disturbed: Mapping[str, int], margin: float) -> str:
     repeats = max((len(c.repeats) for c in contenders), default=0)
-    if disturbed:
-        said.append(
-            f"other processes took more than {DISTURBED:.0%} of the processors in {disturbed} of {repeats} "
-            "repeats"
-        )
+    said = [f"{words} in {count} of {repeats} repeats" for words, count in disturbed.items()]
     if any(c.runs for c in contenders) and not _narrow(contenders, margin):
         said.append(f"intervals stayed wider than ±{margin:.0%} after {repeats} repeats")
     return " and ".join(said)

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from rwkvclip_eval.errors import OutputError, joined, name_some
 from rwkvclip_eval.metrics.ratios import Estimate, geometric_mean, paired_ratio
 from rwkvclip_eval.printable import unreadable
+from rwkvclip_eval.records.conditions import CONDITIONS, conditions
 from rwkvclip_eval.records.efficiency import (
-    CONDITIONS,
     Batch,
     Cell,
     CellStatus,
@@ -23,7 +23,6 @@ from rwkvclip_eval.records.efficiency import (
     Side,
     Tower,
     checked_cell,
-    conditions,
     is_measurement,
     read_blocks,
 )

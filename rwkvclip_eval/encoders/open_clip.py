@@ -23,13 +23,14 @@ from open_clip.model import (
     set_model_preprocess_cfg,
 )
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
-from open_clip.transformer import ResidualAttentionBlock, Transformer, VisionTransformer
+from open_clip.transformer import VisionTransformer
 
 from rwkvclip_eval.encoders.hub import fetch, hub_error, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_text_model
 from rwkvclip_eval.encoders.open_clip_config import read_open_clip_config
 from rwkvclip_eval.encoders.open_clip_sizes import sizes_taker
 from rwkvclip_eval.encoders.open_clip_text import open_clip_text
+from rwkvclip_eval.encoders.tokens_first import lay_tokens_first
 from rwkvclip_eval.encoders.towers import Towers, attention_implementation, build, scalar
 from rwkvclip_eval.encoders.weights import need_checkpoint, seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened
@@ -103,8 +104,8 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         model = _build_model(architecture, spec.seed, offline=offline)
     if spec.seed is None:
         model.load_state_dict(weights or _fitted(model, path, spec, architecture))
-    if precision != "fp32" and resolve_device(device).type == "cpu":
-        _lay_tokens_first(model)
+    if resolve_device(device).type == "cpu":
+        lay_tokens_first(model)
     result = towers(
         model,
         preprocess=None,
@@ -114,21 +115,6 @@ def load(spec: EncoderSpec, *, device: str, precision: str, implementation: str,
         trained=spec.seed is None,
     )
     return build(result, spec, device=device, precision=precision)
-
-
-def _lay_tokens_first(model: nn.Module) -> None:
-    """Have the transformers keep their tokens as [L, B, D]: the same values, in less time.
-
-    Of [B, L, D] torch's attention takes a transposed view, for which a CPU's products of low precision copy
-    the weights once a token (measured: twelve times the time of a ViT-B/32, batch 8, bfloat16).
-    """
-    for transformer in model.modules():
-        if not (isinstance(transformer, Transformer) and transformer.batch_first):
-            continue
-        blocks = list(transformer.resblocks)
-        if all(type(block) is ResidualAttentionBlock for block in blocks):
-            for module in (transformer, *(block.attn for block in blocks)):
-                module.batch_first = False
 
 
 def prefetch(spec: EncoderSpec) -> list[str]:

@@ -27,8 +27,6 @@ from rwkvclip_models.files import read_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rwkvclip_eval.records.schema import RunInfo
-
 BLOCK_VERSION = 1
 BLOCK_LIMIT_BYTES = 16 << 20
 TASK = SPEED
@@ -44,6 +42,8 @@ Name = Annotated[Short, AfterValidator(readable)]
 Note = Annotated[str, Field(max_length=4000)]
 CallSeconds = Annotated[float, Field(allow_inf_nan=False, ge=1e-9, le=1e9)]
 """Of a call: no clock tells less than a nanosecond."""
+Reading = Annotated[float, Field(allow_inf_nan=False, ge=-1e3, le=1e9)]
+"""Of a sensor."""
 Pace = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e24)]
 POINTS = ("p50", "p90", "p95", "p99")
 
@@ -122,11 +122,20 @@ class Repeat:
         calls: how many were timed.
         other_load: share of the machine's processors that others used meanwhile, in [0, 1]; None where
             the system does not tell.
+        clock_mhz: of the device at the end of a turn, mean of all models' turns; None, here and below, where
+            the system does not tell.
+        power_w: that it drew then, likewise.
+        temperature_c: the highest then.
+        held_back: what kept its clock down meanwhile, `heat` or `power limit`; empty where nothing did.
     """
 
     seconds: CallSeconds
     calls: Annotated[int, Field(ge=1, le=10**15)]
     other_load: Annotated[float, Field(allow_inf_nan=False, ge=0, le=1)] | None = None
+    clock_mhz: Reading | None = None
+    power_w: Reading | None = None
+    temperature_c: Reading | None = None
+    held_back: Annotated[Short, AfterValidator(empty_or_readable)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +177,9 @@ class Measured:
         peak_bytes: most memory of the process, read from outside, from the first call to the last.
         allocated_bytes: most that torch had in use on a GPU after warm-up; None on a CPU.
         reserved_bytes: most that torch held there; None on a CPU.
+        device_bytes: most that the process held of a GPU after a turn, by the driver: context and kernels
+            too; None on a CPU and where the driver does not tell.
+        attention_kernels: that torch chose for attention; empty where none ran.
         energy_j: of a call; None where nothing measures it.
         energy_note: what measured it, or why nothing did.
         largest_batch: that fits; 0 where not even one sample does, None where it was not looked for.
@@ -191,6 +203,8 @@ class Measured:
     peak_bytes: Bytes | None = None
     allocated_bytes: Bytes | None = None
     reserved_bytes: Bytes | None = None
+    device_bytes: Bytes | None = None
+    attention_kernels: Annotated[Short, AfterValidator(empty_or_readable)] = ""
     energy_j: Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e15)] | None = None
     energy_note: Note = ""
     largest_batch: Count | None = None
@@ -253,6 +267,7 @@ class Block:
             device was seen to do; None where that was not measured.
         ceiling_bytes: read and written a second by the copy of a large block; None where not measured.
         noisy: why these times are not to be trusted; empty where they are.
+        watched: what told of clock, power and heat, or why nothing did.
         created_utc: ISO 8601, when the block ended.
         version: of this form.
     """
@@ -267,6 +282,7 @@ class Block:
     ceiling_flops: Pace | None = None
     ceiling_bytes: Pace | None = None
     noisy: Annotated[Note, AfterValidator(empty_or_readable)] = ""
+    watched: Annotated[Note, AfterValidator(empty_or_readable)] = ""
     created_utc: Short = ""
     version: Version = BLOCK_VERSION
 
@@ -354,37 +370,3 @@ def read_blocks(run: Path) -> list[Block]:
 def is_measurement(run: Path) -> bool:
     """Return whether a folder is a run directory of measurements."""
     return (run / "run.json").is_file() and any((run / "cells").glob("*.json"))
-
-
-CONDITIONS = ("device", "hardware", "threads", "torch", "cuda", "driver", "python", "version", "commit")
-"""What a time depends on beside model and cell."""
-
-
-def conditions(info: RunInfo) -> dict[str, str]:
-    """Return what a measurement was made on and with: a text for each of `CONDITIONS`, empty where unknown.
-
-    Args:
-        info: of its run.
-    """
-    facts = info.environment
-    cpu, packages, git = (_mapping(facts.get(name)) for name in ("cpu", "packages", "git"))
-    device = str(info.identity.get("device") or "")
-    listed = facts.get("gpus")
-    gpus = [str(_mapping(gpu).get("name")) for gpu in listed] if isinstance(listed, list) else []
-    processor = f"{cpu['model']}, {cpu.get('num_cores')} cores" if cpu.get("model") else None
-    found = {
-        "device": device,
-        "hardware": ", ".join(gpus) if gpus and not device.startswith("cpu") else processor,
-        "threads": info.identity.get("threads"),
-        "torch": packages.get("torch"),
-        "cuda": facts.get("cuda"),
-        "driver": facts.get("nvidia_driver"),
-        "python": facts.get("python"),
-        "version": packages.get("rwkvclip-eval"),
-        "commit": str(git.get("commit") or "")[:12] + ("" if git.get("clean", True) else " with changes"),
-    }
-    return {name: "" if found[name] is None else str(found[name]) for name in CONDITIONS}
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}

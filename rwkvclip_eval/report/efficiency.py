@@ -36,6 +36,7 @@ class SpeedRow:
         speed_up: the last model's time by this one's; None for the last model and where either lacks.
         verdict: FASTER, SLOWER, SAME or AMBIGUOUS; empty without a ratio.
         noisy: why the times are not to be trusted; empty where they are.
+        watched: what told of clock, power and heat, or why nothing did.
         share: of the device's ceiling that the FLOPs a second are; None where unknown.
     """
 
@@ -45,6 +46,7 @@ class SpeedRow:
     speed_up: Estimate | None
     verdict: str
     noisy: str
+    watched: str
     share: float | None
 
     @property
@@ -98,6 +100,7 @@ def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
                     speed_up=speed_up,
                     verdict=verdict,
                     noisy=block.noisy,
+                    watched=block.watched,
                     share=share,
                 )
             )

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from rwkvclip_eval.bench import operator_table, operators
 from rwkvclip_eval.bench.operators import Timing
@@ -32,6 +33,29 @@ def test_published_times_stand_beside_the_same_shape_dtype_and_pass_alone():
     ]
     assert operator_table.published_lines([timing(dtype="float32")]) == []
     assert operator_table.published_lines([timing(problem="no kernel")]) == []
+
+
+def test_operands_are_cold_where_a_cache_would_hold_them(monkeypatch):
+    operands = [torch.zeros(100) for _ in range(5)]
+    seen = []
+
+    def build(copy):
+        return lambda: seen.append(copy[0].data_ptr())
+
+    def calls(cache, times=6):
+        monkeypatch.setattr(operators, "cache_bytes", lambda device: cache)
+        seen.clear()
+        call = operators.cold(build, operands, "cuda")
+        for _ in range(times):
+            call()
+        return seen
+
+    # 2,000 bytes: between two uses of a copy the others, as large as the cache in all, are used.
+    assert len(set(calls(3000))) == 3
+    assert seen[:3] == seen[3:]
+    assert set(calls(500)) == {operands[0].data_ptr()}
+    assert set(calls(0)) == {operands[0].data_ptr()}
+    assert len(set(calls(501))) == 2
 
 
 def test_the_shape_of_the_published_figures_is_timed():

@@ -82,6 +82,25 @@ def test_bytes_of_a_linear_layer_are_its_operands_and_result():
         assert bytes_of(lambda: model["mlp"](x), model)["MLP"] == 4 * (3 * 8 + 8 * 4 + 3 * 4)
 
 
+def test_what_is_expanded_is_read_once():
+    class MLP(nn.Module):
+        def forward(self, x):
+            return torch.bmm(x, torch.ones(8, 4).expand(16, 8, 4))
+
+    module = nn.ModuleDict({"mlp": MLP()})
+    with torch.inference_mode():
+        weights = 4 * 8 * 4
+        found = bytes_of(lambda: module["mlp"](torch.ones(16, 3, 8)), module)["MLP"]
+        assert found == weights + 4 * (16 * 3 * 8 + 16 * 3 * 4) + weights  # made, read, read and written
+
+
+def test_of_an_embedding_the_rows_that_are_looked_up_are_read():
+    module = nn.ModuleDict({"tokens": nn.Embedding(1000, 8)})
+    with torch.inference_mode():
+        found = bytes_of(lambda: module["tokens"](torch.zeros(5, dtype=torch.int64)), module)
+        assert found["token embedding"] == 5 * 8 + 2 * (5 * 8 * 4)
+
+
 def test_views_move_nothing():
     model = nn.ModuleDict({"mlp": nn.Flatten()})
     with torch.inference_mode():

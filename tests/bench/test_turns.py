@@ -6,6 +6,7 @@ import pytest
 
 from rwkvclip_eval.bench import turns
 from rwkvclip_eval.bench.turns import Effort, measure
+from rwkvclip_eval.bench.watch import HEAT, Blind, Look
 from rwkvclip_eval.bench.worker import WorkerFailed
 from rwkvclip_eval.records.efficiency import Cell, Measured
 
@@ -16,13 +17,14 @@ FAST = Effort(turn_s=0.1, repeats=5, most_repeats=7, gate_s=0)
 class Stage:
     """Workers with scripted times, and what was asked of them in order."""
 
-    def __init__(self, monkeypatch, times, loads=(0.0,), fails=()):
+    def __init__(self, monkeypatch, times, loads=(0.0,), fails=(), source=None):
         self.log, self.apart, self.loads, self.fails = [], [], itertools.cycle(loads), dict(fails)
         self.first = {name: series[0] for name, series in times.items()}
         self.times = {name: itertools.cycle(series) for name, series in times.items()}
         monkeypatch.setattr(turns, "Worker", self.worker)
-        monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds: True)
+        monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds, gpu_share: True)
         monkeypatch.setattr(turns, "OtherLoad", lambda own: self)
+        monkeypatch.setattr(turns, "source_of", lambda device, uuid: source or Blind("not watched"))
 
     def share(self):
         return next(self.loads)
@@ -42,7 +44,8 @@ class Stage:
                 if stage.fails.get(name) == do:
                     raise WorkerFailed("out_of_memory", "no memory left.")
                 if do == "prepare":
-                    return {"first_call_s": 2.0, "seconds": stage.first[name]}
+                    chosen = {"attention_kernels": "flash"} if name == "b" else {}
+                    return {"first_call_s": 2.0, "seconds": stage.first[name], **chosen}
                 if do == "parts":
                     return {"parts": [{"name": "rest", "seconds": 0.1, "flops": 3, "bytes": 4}]}
                 return {"seconds": [next(stage.times[name])] * 3}
@@ -96,6 +99,52 @@ def test_a_repeat_during_which_others_were_busy_is_measured_again(monkeypatch):
 def test_a_machine_that_stays_busy_is_said_to_be_so(monkeypatch):
     Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, loads=(0.5,))
     assert "other processes took more than 5% of the processors in 5 of 5 repeats" in run().noisy
+
+
+class Device(Blind):
+    """Scripted readings: clocks and watts look after look, counts and use after use."""
+
+    def __init__(self, clocks=(1000.0,), heat=(0,), used=(0.0,)):
+        super().__init__("scripted")
+        self.clocks, self.heat, self.used = map(itertools.cycle, (clocks, heat, used))
+
+    def look(self):
+        return Look(clock_mhz=next(self.clocks), power_w=300.0, temperature_c=60.0)
+
+    def held_back(self):
+        return {HEAT: next(self.heat)}
+
+    def busy_share(self):
+        return next(self.used)
+
+    def bytes_of(self, pid):
+        return 900 + pid
+
+
+def test_a_repeat_keeps_what_the_device_did_meanwhile(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, source=Device(clocks=(1000.0, 1400.0)))
+    block = run()
+    first = block.models[0].repeats[0]
+    assert (first.clock_mhz, first.power_w, first.temperature_c, first.held_back) == (1200.0, 300.0, 60.0, "")
+    assert (block.models[0].device_bytes, block.watched, block.noisy) == (901, "scripted", "")
+    assert [m.attention_kernels for m in block.models] == ["", "flash"]
+
+
+def test_a_repeat_that_heat_slowed_down_is_measured_again(monkeypatch):
+    # Counts at the begin and the end of a try: the first of two rises.
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, source=Device(heat=(0, 7, 7, 7)))
+    assert run().noisy == ""
+    assert sum(do == "measure" for _, do in stage.log) == 2 * 4 * 5
+
+
+def test_a_device_that_stays_hot_is_said_to_be_so(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, source=Device(heat=range(1000)))
+    assert run().noisy == "the device slowed down for heat in 5 of 5 repeats"
+
+
+def test_a_gpu_that_others_use_is_said_to_be_so(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, source=Device(used=(0.3,)))
+    assert run().noisy == "others used the GPU for more than 5% of the time in 5 of 5 repeats"
 
 
 def test_wide_intervals_are_measured_longer_and_then_said_to_be_so(monkeypatch):

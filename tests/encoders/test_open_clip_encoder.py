@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from rwkvclip_eval.bench.parts import attention_kernels
 from rwkvclip_eval.encoders import load_encoder, make_fingerprint, prefetch
 from rwkvclip_eval.encoders.open_clip import towers, untrained_image_tower
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
@@ -314,6 +315,14 @@ def test_no_weight_is_copied_for_each_token_in_low_precision(in_tmp: Path) -> No
     assert "aten::addmm" in ran
     # A product for each token, of weights that are expanded to as many.
     assert "aten::bmm" not in ran
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_attention_on_a_processor_is_torchs_fused_one(in_tmp: Path, precision: str) -> None:
+    encoder = load_encoder(f"{SPEC}=random:0", precision=precision)
+    pixels, tokens = torch.randn(3, 3, 32, 32), encoder.tokenize(TEXTS)
+    for call in (lambda: encoder.encode_image(pixels), lambda: encoder.encode_text(tokens)):
+        assert attention_kernels(call) == ["flash_attention_for_cpu"]
 
 
 def test_an_untrained_image_tower_takes_images_of_the_size_asked_for() -> None:

@@ -98,6 +98,10 @@ def build_trainee(model: ModelRecipe, *, seed: int, device: torch.device) -> Tra
     build = _rwkv_clip if model.family == "rwkv-clip" else _open_clip
     trainee = build(dict(model.config), seed)
     trainee.module.to(device)
+    if trainee.family == "open_clip" and device.type == "cpu":
+        from rwkvclip_eval.encoders.tokens_first import lay_tokens_first
+
+        lay_tokens_first(trainee.module)
     return trainee
 
 

@@ -9,12 +9,13 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.printable import csv_cell
-from rwkvclip_eval.records.efficiency import CONDITIONS, conditions
+from rwkvclip_eval.records.conditions import CONDITIONS, conditions
 from rwkvclip_eval.records.published_speed import tower_speeds
 from rwkvclip_eval.report.efficiency import growth, why_ambiguous
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
 from rwkvclip_eval.report.formats.parts import HEAD as PARTS_HEAD
 from rwkvclip_eval.report.formats.parts import part_rows
+from rwkvclip_eval.report.formats.readings import readings, watched
 from rwkvclip_eval.report.plots.drawing import themed
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ CSV_HEAD = (
     *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
     *("share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation", "noisy", "reason"),
     *("joules_per_sample", "energy_note", "largest_batch", "largest_batch_note"),
+    *("attention_kernels", "process_device_mb", "clock_mhz", "power_w", "temperature_c", "held_back"),
     *CONDITIONS,
 )
 
@@ -75,7 +77,8 @@ def efficiency_csv(rows: Sequence[SpeedRow], info: RunInfo) -> str:
             *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9, row.share),
             *(m.num_parameters, m.load_s, m.first_call_s, m.implementation, row.noisy, m.reason),
             *(None if m.energy_j is None else m.energy_j / cell.batch, m.energy_note),
-            *(m.largest_batch, m.largest_note),
+            *(m.largest_batch, m.largest_note, m.attention_kernels),
+            *(None if m.device_bytes is None else m.device_bytes / 1e6, *readings(m)),
             *(told[name] for name in CONDITIONS),
         )
         writer.writerow([csv_cell("" if value is None else value) for value in content])
@@ -116,7 +119,24 @@ def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
             said.append(f"{row.measured.model}, {row.cell.label}: {row.measured.reason}")
         elif why := why_ambiguous(row, device):
             said.append(f"{row.measured.model}, {row.cell.label}: no verdict, {why}.")
-    return [*said, *_largest(rows), *_energy(rows), *_growths(rows), *_published(rows)]
+    return [
+        *said,
+        *watched(rows),
+        *_attention(rows),
+        *_largest(rows),
+        *_energy(rows),
+        *_growths(rows),
+        *_published(rows),
+    ]
+
+
+def _attention(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return which kernels attention ran as, of each model."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if kernels := row.measured.attention_kernels:
+            found.setdefault(row.measured.model, {})[kernels] = None
+    return [f"{model}: torch ran attention as {', '.join(kernels)}." for model, kernels in found.items()]
 
 
 def _published(rows: Sequence[SpeedRow]) -> list[str]:

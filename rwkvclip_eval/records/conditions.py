@@ -1,0 +1,43 @@
+"""What a measurement of speed was made on and with, out of the facts of its run. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rwkvclip_eval.records.schema import RunInfo
+
+CONDITIONS = ("device", "hardware", "threads", "torch", "cuda", "driver", "python", "version", "commit")
+"""What a time depends on beside model and cell."""
+
+
+def conditions(info: RunInfo) -> dict[str, str]:
+    """Return what a measurement was made on and with: a text for each of `CONDITIONS`, empty where unknown.
+
+    Args:
+        info: of its run.
+    """
+    facts = info.environment
+    cpu, packages, git = (_mapping(facts.get(name)) for name in ("cpu", "packages", "git"))
+    device = str(info.identity.get("device") or "")
+    listed = facts.get("gpus")
+    gpus = [str(_mapping(gpu).get("name")) for gpu in listed] if isinstance(listed, list) else []
+    processor = f"{cpu['model']}, {cpu.get('num_cores')} cores" if cpu.get("model") else None
+    found = {
+        "device": device,
+        "hardware": ", ".join(gpus) if gpus and not device.startswith("cpu") else processor,
+        "threads": info.identity.get("threads"),
+        "torch": packages.get("torch"),
+        "cuda": facts.get("cuda"),
+        "driver": facts.get("nvidia_driver"),
+        "python": facts.get("python"),
+        "version": packages.get("rwkvclip-eval"),
+        "commit": str(git.get("commit") or "")[:12] + ("" if git.get("clean", True) else " with changes"),
+    }
+    return {name: "" if found[name] is None else str(found[name]) for name in CONDITIONS}
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, dict) else {}
