@@ -93,6 +93,7 @@ class _Server:
             "spec": info.spec,
             "implementation": info.implementation,
             "num_parameters": info.num_parameters,
+            "fingerprint": info.fingerprint,
             "image_size_px": list(info.image_size_px),
             "context_length": info.context_length,
             "patch_px": self._subject.patch_px,

@@ -69,6 +69,7 @@ def _record(block: Block, measured: Measured, metric: Metric | None, **fields: o
         "flops": measured.flops,
         "implementation": measured.implementation,
         "energy": measured.energy_note,
+        "beyond the trained": measured.beyond,
         "largest_batch": measured.largest_note,
     }
     return Record(

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import random
 import statistics
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rwkvclip_eval.bench import turns
+from rwkvclip_eval.bench.directory import begin_or_continue, kept_blocks, run_info, write_all
 from rwkvclip_eval.bench.largest import with_largest_batch
 from rwkvclip_eval.bench.load import LOOK_S
-from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.encoders.spec import expand_specs
-from rwkvclip_eval.environment import environment
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.records.efficiency import TASK, Measured, read_block, write_block
-from rwkvclip_eval.records.reading import read_run_info, write_records
-from rwkvclip_eval.records.schema import RunInfo
-from rwkvclip_models.disk import write_text
+from rwkvclip_eval.records.efficiency import Measured, write_block
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,6 +75,8 @@ class Plan:
         copying: bytes read and written a second by a copy; None where not measured.
         paces: model, precision, and whether of texts → FLOP/s, measured on one cell of the grid.
         starts: model → seconds that its process takes to start and load, measured.
+        fingerprints: of each model.
+        began: when looking ahead did, by `time.monotonic`.
     """
 
     cells: Sequence[Cell]
@@ -90,6 +87,8 @@ class Plan:
     copying: float | None = None
     paces: Mapping[tuple[int, str, bool], float] = field(default_factory=dict)
     starts: Mapping[int, float] = field(default_factory=dict)
+    fingerprints: Sequence[str] = ()
+    began: float = field(default_factory=time.monotonic)
 
     def seconds(self, cell: Cell, effort: turns.Effort) -> float:
         """Return about how long a cell takes."""
@@ -129,10 +128,19 @@ class Summary:
     left: Sequence[Cell]
 
     @property
+    def lost(self) -> list[str]:
+        """What has no number though it should, with the reason."""
+        return [
+            f"{m.model}, {block.cell.label}: {m.reason}"
+            for block in self.blocks
+            for m in block.models
+            if m.status in ("out_of_memory", "crashed")
+        ]
+
+    @property
     def exit_code(self) -> int:
         """0 where every model has its numbers in every cell it can do; 3 where something is lacking."""
-        lost = any(m.status in ("out_of_memory", "crashed") for b in self.blocks for m in b.models)
-        return 3 if self.left or lost else 0
+        return 3 if self.left or self.lost else 0
 
 
 def look_ahead(
@@ -158,6 +166,8 @@ def look_ahead(
     ceilings: dict[str, float] = {}
     copying: float | None = None
     starts: dict[int, float] = {}
+    fingerprints: list[str] = []
+    began = time.monotonic()
     pacing: dict[tuple[int, str, bool], tuple[Cell, float]] = {}
     precisions = sorted({cell.precision for cell in cells})
     for index, spec in enumerate(specs):
@@ -187,6 +197,7 @@ def look_ahead(
         name = expanded[index].name
         model = Measured(model=name, spec=facts["spec"], num_parameters=facts["num_parameters"])
         models.append(model)
+        fingerprints.append(facts["fingerprint"])
         for cell, answer in zip(cells, found, strict=True):
             known[index, cell.key] = _before(model, cell, answer, facts, most_patches)
     paces = {
@@ -203,6 +214,8 @@ def look_ahead(
         copying=copying,
         paces=paces,
         starts=starts,
+        fingerprints=fingerprints,
+        began=began,
     )
 
 
@@ -240,7 +253,15 @@ def _before(
     if most_patches is not None and patches > most_patches:
         reason = f"not in the default grid: {patches} patches an image, beyond {most_patches}"
         return dataclasses.replace(model, status="not_in_grid", reason=reason)
-    return dataclasses.replace(model, flops=answer["flops"])
+    return dataclasses.replace(model, flops=answer["flops"], beyond=_beyond(cell, facts))
+
+
+def _beyond(cell: Cell, facts: dict[str, Any]) -> str:
+    """Return the sizes that a model was made for where a cell's are larger, and outputs mean nothing."""
+    (height, width), length = facts["image_size_px"], facts["context_length"] or 0
+    large = f"{height}×{width} px" if cell.height > height or cell.width > width else ""
+    long = f"{length} tokens" if cell.tokens > length else ""
+    return " and ".join(part for part in (large, long) if part)
 
 
 def _arguments(spec: str, precision: str, options: BenchOptions) -> dict[str, Any]:
@@ -278,7 +299,7 @@ def run_bench(
     """
     from filelock import FileLock, Timeout
 
-    info = _info(plan, options, command, grid)
+    info = run_info(plan, options, command, grid)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock")
@@ -290,14 +311,15 @@ def run_bench(
     except OSError as error:
         raise OutputError(f"Cannot write the run directory {out}: {error.strerror or error}.") from error
     with lock:
-        _continue(out, info)
+        begin_or_continue(out, info)
         start = time.monotonic()
-        blocks = {cell.key: block for cell, block in _kept(plan, out)}
+        over = plan.began + 60 * (math.inf if options.max_minutes is None else options.max_minutes)
+        blocks = {cell.key: block for cell, block in kept_blocks(plan, out, options.device)}
         waiting = [cell for cell in plan.cells if cell.key not in blocks]
         random.Random(options.seed).shuffle(waiting)
         left: list[Cell] = []
         for index, cell in enumerate(waiting):
-            if options.max_minutes is not None and time.monotonic() - start > 60 * options.max_minutes:
+            if time.monotonic() > over:
                 left = waiting[index:]
                 break
             ahead = sum(plan.seconds(one, options.effort) for one in waiting[index:])
@@ -306,8 +328,8 @@ def run_bench(
             on_cell(cell, len(blocks), ahead * ((time.monotonic() - start) / behind if behind else 1))
             blocks[cell.key] = _measure(plan, cell, options)
             write_block(out / "cells" / f"{cell.key}.json", blocks[cell.key])
-            _write_records(plan, out, blocks)
-        _write_records(plan, out, blocks)
+            write_all(plan, out, blocks)
+        write_all(plan, out, blocks)
     ordered = [blocks[cell.key] for cell in plan.cells if cell.key in blocks]
     return Summary(blocks=ordered, left=left)
 
@@ -332,64 +354,3 @@ def _measure(plan: Plan, cell: Cell, options: BenchOptions) -> Block:
         for model, of in zip(block.models, arguments, strict=True)
     ]
     return dataclasses.replace(block, models=models)
-
-
-def _kept(plan: Plan, out: Path) -> Iterator[tuple[Cell, Block]]:
-    """Yield the cells that are measured already; a file that is not as it was written is measured again."""
-    for cell in plan.cells:
-        path = out / "cells" / f"{cell.key}.json"
-        if path.exists():
-            try:
-                yield cell, read_block(path)
-            except OutputError:
-                continue
-
-
-def _write_records(plan: Plan, out: Path, blocks: dict[str, Block]) -> None:
-    ordered = [blocks[cell.key] for cell in plan.cells if cell.key in blocks]
-    write_records(out / "results.jsonl", [record for block in ordered for record in records_of(block)])
-
-
-def _info(plan: Plan, options: BenchOptions, command: str, grid: str) -> RunInfo:
-    cells = [dataclasses.asdict(cell) for cell in plan.cells]
-    identity = {
-        "suite": TASK,
-        "cells": sorted(cell.key for cell in plan.cells),
-        "models": [model.spec for model in plan.models],
-        "device": options.device,
-        "implementation": options.implementation,
-        "threads": options.threads,
-        "effort": dataclasses.asdict(options.effort),
-        "largest_batch": options.largest_batch,
-    }
-    return RunInfo(
-        command=command,
-        suite_name=f"{TASK}: {grid}" if grid else TASK,
-        suite_text=json.dumps(cells),
-        suite_sha256="",
-        models=[model.spec for model in plan.models],
-        identity=identity,
-        environment=environment(),
-        started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _continue(out: Path, info: RunInfo) -> None:
-    """Write run.json, after checking that what the directory holds is the same measurement.
-
-    Raises:
-        OutputError: it holds another run.
-    """
-    path = out / "run.json"
-    if path.exists():
-        before = read_run_info(path)
-        # Lists and tuples are one in JSON.
-        given = json.loads(json.dumps(info.identity))
-        other = [name for name, value in given.items() if before.identity.get(name) != value]
-        if other:
-            raise OutputError(
-                f"{out} holds another run (other {', '.join(other)}). Choose another --out, or the same "
-                "options."
-            )
-        info = dataclasses.replace(info, started_utc=before.started_utc, num_commands=before.num_commands + 1)
-    write_text(path, json.dumps(dataclasses.asdict(info), indent=1, ensure_ascii=False))

@@ -55,6 +55,7 @@ class Worker:
         pinned = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
         paths = [path for path in sys.path if Path(path).is_absolute()]
         environment = {**os.environ, **pinned, "PYTHONPATH": os.pathsep.join(paths)}
+        self._killed_before = _killed_for_memory()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         text = json.dumps({**arguments, "threads": threads})
         self._process = subprocess.Popen(
@@ -149,6 +150,11 @@ class Worker:
     def _ended(self) -> WorkerFailed:
         code = self._process.wait()
         if code == -signal.SIGKILL:
+            before, now = self._killed_before, _killed_for_memory()
+            if before is not None and before == now:
+                return WorkerFailed(
+                    "crashed", "its process was killed (SIGKILL), not by the system for memory."
+                )
             return WorkerFailed(
                 "out_of_memory", "its process was killed (SIGKILL), which the system does when memory ends."
             )
@@ -157,6 +163,15 @@ class Worker:
         self._said.seek(0)
         said = self._said.read()[-4000:].decode(errors="replace").strip().rpartition("\n")[2]
         return WorkerFailed("crashed", f"its process ended with exit code {code}: {shortened(said, 300)}")
+
+
+def _killed_for_memory(path: Path = Path("/proc/vmstat")) -> int | None:
+    """Return how many processes Linux has ended for lack of memory; None where it does not tell."""
+    try:
+        lines = path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
 
 
 class _Peak:

@@ -139,7 +139,7 @@ def bench(
                 "its name."
             )
         return
-    if not model or out is None:
+    if not model or (out is None and not list_cells and not dry_run):
         raise UserError(
             "Expected at least one --model and --out DIR, such as `rwkvclip-eval bench -m "
             "rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`; or `rwkvclip-eval bench "
@@ -177,7 +177,7 @@ def bench(
 
 def measure(
     models: Sequence[str],
-    out: Path,
+    out: Path | None,
     options: BenchOptions,
     *,
     suite: str = SUITE,
@@ -191,7 +191,7 @@ def measure(
 
     Args:
         models: specs.
-        out: run directory.
+        out: run directory; None where nothing is measured.
         options: how.
         suite: name or file.
         quick: its quick grid.
@@ -213,7 +213,7 @@ def measure(
     name, grids = choose_grid(loaded.grids, options.device, quick=quick)
     grids = narrowed(grids, given)
     plan = look_ahead(models, grids.cells(), options, most_patches=grids.most_patches)
-    if list_cells or dry_run:
+    if out is None or list_cells or dry_run:
         _print_plan(plan, options, cells=list_cells)
         raise typer.Exit
     with Progress() as progress:
@@ -232,6 +232,8 @@ def measure(
         from rwkvclip_eval.report.writing import write_efficiency
 
         console.say(f"Report: {write_efficiency(out, out / 'report')}")
+    if summary.lost:
+        console.note(f"No number of {name_some(summary.lost)}")
     if summary.left:
         console.note(f"{len(summary.left)} cells are left; the same command continues.")
     raise typer.Exit(summary.exit_code)

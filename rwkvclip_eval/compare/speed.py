@@ -125,12 +125,17 @@ def compare_speed(
         of: rates, or the speed-ups beside the last model of each run.
 
     Raises:
-        OutputError: they have no cell in common that both have numbers of.
+        OutputError: they have no cell in common that both have numbers of, or their speed-ups are beside
+            other models.
     """
     if margin is None:
         margin = margin_of(baseline.conditions["device"])
     pairs = _pairs(baseline, candidate)
     again = {(one.cell, one.model): other for one, other in _pairs(baseline, repeat)} if repeat else {}
+    if of == "speed-up":
+        _check_references(baseline, candidate)
+        # The model that others are beside has none.
+        pairs = [pair for pair in pairs if any(line.speed_up or line.rate is None for line in pair)]
     rows = _rows(pairs, again, margin, of)
     lost = [other for one, other in pairs if one.rate is not None and other.rate is None]
     if not rows and not lost:
@@ -155,6 +160,20 @@ def compare_speed(
         rows=rows,
         notes=tuple(_notes(baseline, candidate, pairs)),
     )
+
+
+def _check_references(baseline: SpeedSide, candidate: SpeedSide) -> None:
+    """Check that speed-ups are beside the same model.
+
+    Raises:
+        OutputError: they are not.
+    """
+    first, second = (side.models[-1] for side in (baseline, candidate))
+    if first != second:
+        raise OutputError(
+            f"{baseline.path} and {candidate.path} have speed-ups beside other models, {first} and {second}. "
+            "Name the same model last in both, or compare --of rate."
+        )
 
 
 def _pairs(baseline: SpeedSide, candidate: SpeedSide) -> list[tuple[Line, Line]]:

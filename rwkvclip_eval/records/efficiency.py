@@ -167,6 +167,8 @@ class Measured:
         reason: why there is no number; empty when status is ok.
         implementation: what ran of Bi-WKV or attention.
         num_parameters: of both towers.
+        beyond: the sizes that the model was made for, where the cell's are larger and the cell is for speed
+            only; empty elsewhere.
         flops: of a call: twice the multiply-adds of products, Bi-WKV and attention; elementwise work counts
             nothing. None where it could not be counted.
         load_s: time to load the model, imports not counted.
@@ -194,6 +196,7 @@ class Measured:
     reason: Note = ""
     implementation: Annotated[Short, AfterValidator(empty_or_readable)] = ""
     num_parameters: Count = 0
+    beyond: Annotated[Short, AfterValidator(empty_or_readable)] = ""
     flops: Annotated[int, Field(ge=0, le=10**18)] | None = None
     load_s: Seconds | None = None
     first_call_s: Seconds | None = None

@@ -6,17 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from rwkvclip_eval.bench import session
+from rwkvclip_eval.bench import worker as workers
 from rwkvclip_eval.bench.load import LOOK_S
 from rwkvclip_eval.bench.session import BenchOptions, Plan, run_bench
 from rwkvclip_eval.bench.turns import Effort
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.errors import OutputError, UserError
-from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_block
+from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_block, write_block
 from rwkvclip_eval.records.reading import read_records
 
 CELLS = [Cell(tower="image", batch=4, height=side, width=side) for side in (32, 64)]
@@ -64,6 +66,62 @@ def test_the_same_command_measures_what_is_left(tmp_path, measured):
     again = run_bench(plan(), tmp_path, options=BenchOptions())
     assert (len(measured), len(again.blocks)) == (2, 2)
     assert json.loads((tmp_path / "run.json").read_text())["num_commands"] == 3
+
+
+def test_a_configuration_that_changed_under_its_name_is_another_measurement(tmp_path, measured):
+    run_bench(dataclasses.replace(plan(), fingerprints=["1", "2"]), tmp_path, options=BenchOptions())
+    with pytest.raises(OutputError, match=r"another run \(other fingerprints\)"):
+        run_bench(dataclasses.replace(plan(), fingerprints=["1", "3"]), tmp_path, options=BenchOptions())
+
+
+@pytest.mark.parametrize("foreign", [{"device": "cuda"}, {"models": 1}, {"spec": "c=random:0"}])
+def test_a_cell_of_another_measurement_is_measured_again(tmp_path, measured, foreign):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    path = tmp_path / "cells" / f"{CELLS[0].key}.json"
+    block = read_block(path)
+    first, *others = block.models
+    models = {"models": [first], "spec": [dataclasses.replace(first, spec="c=random:0"), *others]}
+    kind, value = next(iter(foreign.items()))
+    change = {"device": value} if kind == "device" else {"models": models[kind]}
+    write_block(path, dataclasses.replace(block, **change))
+    measured.clear()
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    assert measured == [CELLS[0]]
+
+
+@pytest.mark.parametrize(("status", "again"), [("crashed", 1), ("out_of_memory", 0), ("not_possible", 0)])
+def test_a_cell_in_which_a_process_ended_is_measured_again(tmp_path, measured, status, again):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    path = tmp_path / "cells" / f"{CELLS[0].key}.json"
+    block = read_block(path)
+    lost = dataclasses.replace(block.models[0], status=status, reason="it did", repeats=[], latency_s={})
+    write_block(path, dataclasses.replace(block, models=[lost, block.models[1]]))
+    measured.clear()
+    summary = run_bench(plan(), tmp_path, options=BenchOptions())
+    assert len(measured) == again
+    assert summary.lost == ([f"a, {CELLS[0].label}: it did"] if status == "out_of_memory" else [])
+
+
+def test_minutes_are_counted_from_looking_ahead(tmp_path, measured):
+    early = dataclasses.replace(plan(), began=time.monotonic() - 120)
+    assert len(run_bench(early, tmp_path, options=BenchOptions(max_minutes=1)).left) == len(CELLS)
+    assert not run_bench(early, tmp_path, options=BenchOptions(max_minutes=60)).left
+
+
+@pytest.mark.parametrize(
+    ("cell", "beyond"),
+    [
+        ({"tower": "image", "height": 224, "width": 224}, ""),
+        ({"tower": "image", "height": 224, "width": 225}, "224×224 px"),
+        ({"tower": "text", "tokens": 77}, ""),
+        ({"tower": "text", "tokens": 78}, "77 tokens"),
+        ({"tower": "both", "height": 448, "width": 224, "tokens": 256}, "224×224 px and 77 tokens"),
+    ],
+)
+def test_what_is_beyond_the_sizes_of_a_model_is_marked(cell, beyond):
+    facts = {"image_size_px": [224, 224], "context_length": 77, "patch_px": 32}
+    model = session._before(Measured(model="a", spec="a"), Cell(**cell), {"flops": 1}, facts, None)
+    assert model.beyond == beyond
 
 
 def test_a_cell_whose_file_was_changed_is_measured_again(tmp_path, measured):
@@ -158,11 +216,23 @@ def test_the_peak_that_is_read_holds_what_a_cell_allocates(worker):
     assert worker.peak_bytes() - before > pixels
 
 
-def test_a_process_that_was_killed_is_told_from_one_that_ended(worker):
+def test_a_process_that_was_killed_for_memory_is_told_from_one_that_somebody_killed(worker, monkeypatch):
     os.kill(worker.pid, signal.SIGKILL)
-    with pytest.raises(WorkerFailed, match="SIGKILL") as failed:
+    with pytest.raises(WorkerFailed, match="SIGKILL"):
         worker.ask("measure", seconds=0.01)
-    assert failed.value.status == "out_of_memory"
+    for before, now, status in ((3, 4, "out_of_memory"), (3, 3, "crashed"), (None, None, "out_of_memory")):
+        monkeypatch.setattr(worker, "_killed_before", before)
+        monkeypatch.setattr(workers, "_killed_for_memory", lambda now=now: now)
+        assert worker._ended().status == status
+
+
+def test_what_linux_killed_for_memory_is_counted(tmp_path):
+    path = tmp_path / "vmstat"
+    assert workers._killed_for_memory(path) is None
+    path.write_text("pgfault 7\noom_kill 3\nother 1\n")
+    assert workers._killed_for_memory(path) == 3
+    path.write_text("pgfault 7\n")
+    assert workers._killed_for_memory(path) is None
 
 
 def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_measured(tmp_path):

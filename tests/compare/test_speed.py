@@ -1,6 +1,7 @@
 """A verdict on a candidate's speed, from two measurements."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -73,6 +74,23 @@ def test_what_slows_a_whole_machine_falls_out_of_speed_ups(tmp_path):
     ]
     assert compared(tmp_path / "a", two_models(), slow).verdict == "SLOWER"
     assert compared(tmp_path / "b", two_models(), slow, of="speed-up").verdict == "SAME"
+
+
+def test_of_speed_ups_the_model_that_others_are_beside_is_no_cell(tmp_path):
+    after = two_models()
+    after[0] = block(after[0].cell.height, *after[0].models, noisy="others were busy")
+    found = compared(tmp_path, two_models(), after, of="speed-up")
+    assert {row.baseline.model for row in found.rows} == {"ours"}
+    assert (len(found.rows), found.verdict) == (3, "SAME")
+
+
+def test_speed_ups_beside_other_models_are_not_compared(tmp_path):
+    after = [
+        block(one.cell.height, one.models[0], dataclasses.replace(one.models[1], model="another"))
+        for one in two_models()
+    ]
+    with pytest.raises(OutputError, match="speed-ups beside other models, theirs and another"):
+        compared(tmp_path, two_models(), after, of="speed-up")
 
 
 def test_a_cell_that_the_candidate_lost_is_slower(tmp_path):

@@ -63,7 +63,7 @@ def quick_turns(monkeypatch):
     """No waiting for a quiet machine, of which tests have none."""
     from rwkvclip_eval.bench import turns
 
-    monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds: True)
+    monkeypatch.setattr(turns, "wait_for_quiet", lambda own, seconds, gpu_share: True)
     monkeypatch.setattr(turns, "MOST_AGAIN", 0)
 
 
