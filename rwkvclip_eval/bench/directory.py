@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from rwkvclip_eval.bench.session import BenchOptions, Plan
+    from rwkvclip_eval.bench.ahead import BenchOptions, Plan
     from rwkvclip_eval.records.efficiency import Block, Cell
 
 

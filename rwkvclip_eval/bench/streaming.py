@@ -8,7 +8,6 @@ Axes: T patches, C width.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import math
 import multiprocessing
@@ -24,6 +23,7 @@ import torch
 import typer
 
 from rwkvclip_eval import console
+from rwkvclip_eval.bench.heap import trim_heap
 from rwkvclip_eval.errors import UserError
 from rwkvclip_models import PixelRows, encode_image_streaming, load_config, load_model
 
@@ -170,8 +170,7 @@ def _start_counting(device: str) -> int | None:
     if not _CLEAR_PEAK.exists():
         return None
     # What was freed but kept by the allocator would hide as much of what is taken.
-    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+    trim_heap()
     _CLEAR_PEAK.write_text("5", encoding="ascii")
     return _status_bytes("VmRSS")
 

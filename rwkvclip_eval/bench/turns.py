@@ -232,7 +232,9 @@ def measure(
             if watch is None:
                 uuid = next((c.gpu_uuid for c in contenders if c.gpu_uuid), "")
                 watch = Watch(source_of(device, uuid))
-            disturbed.update(_repeat(contenders, effort, watch, back=done % 2 > 0))
+            # Who did not leave within one repeat's tries is not waited for in every other.
+            again = 0 if disturbed else MOST_AGAIN
+            disturbed.update(_repeat(contenders, effort, watch, again=again, back=done % 2 > 0))
             on_repeat(done + 1)
             if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
                 break
@@ -250,16 +252,19 @@ def measure(
     )
 
 
-def _repeat(contenders: Sequence[_Contender], effort: Effort, watch: Watch, *, back: bool) -> list[str]:
+def _repeat(
+    contenders: Sequence[_Contender], effort: Effort, watch: Watch, *, again: int, back: bool
+) -> list[str]:
     """Measure one repeat; return in words what disturbed it.
 
     Args:
         contenders: the models.
         effort: how long.
         watch: of the device.
+        again: times that it is measured again while it is disturbed.
         back: whether to begin with the last model.
     """
-    for attempt in range(MOST_AGAIN + 1):
+    for attempt in range(again + 1):
         running = [c for c in contenders if c.runs]
         own = [c.worker.pid for c in running if c.worker is not None]
         wait_for_quiet(own, effort.gate_s, watch.source.busy_share)
@@ -278,7 +283,7 @@ def _repeat(contenders: Sequence[_Contender], effort: Effort, watch: Watch, *, b
             f"others used the GPU for more than {DISTURBED:.0%} of the time": used > DISTURBED,
             "the device slowed down for heat": HEAT in (seen.held_back or ""),
         }
-        if not any(disturbances.values()) or attempt == MOST_AGAIN:
+        if not any(disturbances.values()) or attempt == again:
             break
     for contender in contenders:
         if contender.runs and (found := times.get(id(contender))):

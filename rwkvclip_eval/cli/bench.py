@@ -24,7 +24,7 @@ from rwkvclip_eval.errors import UserError, name_some
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rwkvclip_eval.bench.session import BenchOptions, Plan
+    from rwkvclip_eval.bench.ahead import BenchOptions, Plan
 
 SUITE = "efficiency"
 NOTHING_GIVEN: Mapping[str, str | None] = MappingProxyType({})
@@ -145,7 +145,7 @@ def bench(
             "rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`; or `rwkvclip-eval bench "
             "compare BASELINE CANDIDATE`."
         )
-    from rwkvclip_eval.bench.session import BenchOptions
+    from rwkvclip_eval.bench.ahead import BenchOptions
     from rwkvclip_eval.bench.turns import Effort
     from rwkvclip_models.device import num_cores
 
@@ -200,8 +200,9 @@ def measure(
         dry_run: say how long it takes.
         report: write one.
     """
+    from rwkvclip_eval.bench.ahead import look_ahead
     from rwkvclip_eval.bench.cells import choose_grid, narrowed
-    from rwkvclip_eval.bench.session import look_ahead, run_bench
+    from rwkvclip_eval.bench.session import run_bench
     from rwkvclip_eval.plan.suite import load_suite
     from rwkvclip_eval.progress import Progress
     from rwkvclip_models.device import resolve_device
@@ -254,7 +255,7 @@ def measure_suite(
     Raises:
         UserError: `run` was given an option that is for accuracies.
     """
-    from rwkvclip_eval.bench.session import BenchOptions
+    from rwkvclip_eval.bench.ahead import BenchOptions
     from rwkvclip_models.device import num_cores
 
     known = {"suite", "model", "out", "device", "implementation", "plugin", "dry_run", "report"}

@@ -45,6 +45,7 @@ class EncoderFamily:
         family: shown by `models`.
         checkpoint: what CHECKPOINT may be, for `models`.
         example: a whole spec, for `models`.
+        adapter: module that `load` imports when it is first called; empty where there is none.
     """
 
     load: LoadFunction
@@ -52,6 +53,7 @@ class EncoderFamily:
     family: str = "plugin"
     checkpoint: str = "optional"
     example: str = ""
+    adapter: str = ""
 
 
 ENCODERS: Registry[EncoderFamily] = Registry("model")
@@ -129,7 +131,12 @@ def _built_in(names: dict[str, str], module: str, family: str, checkpoint: str) 
 
     for name, example in names.items():
         entry = EncoderFamily(
-            load=load, prefetch=prefetch, family=family, checkpoint=checkpoint, example=example
+            load=load,
+            prefetch=prefetch,
+            family=family,
+            checkpoint=checkpoint,
+            example=example,
+            adapter=path,
         )
         ENCODERS.register(name, entry)
 

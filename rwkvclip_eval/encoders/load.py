@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.encoders.families import family_of
@@ -47,6 +48,18 @@ def load_encoder(
         parsed, device=target, precision=precision, implementation=implementation, offline=offline
     )
     return encoder if isinstance(encoder, CheckedEncoder) else adopt(encoder, parsed)
+
+
+def import_adapter(spec: str) -> None:
+    """Import what loading `spec` would, so that loading takes no longer than it must.
+
+    Raises:
+        UserError: the spec names no model.
+    """
+    from rwkvclip_eval.encoders import checked, python_factory  # noqa: F401  # as `load_encoder` does
+
+    if adapter := family_of(_one(spec)).adapter:
+        importlib.import_module(adapter)
 
 
 def prefetch(spec: str | EncoderSpec) -> list[str]:

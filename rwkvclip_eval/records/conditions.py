@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
     from rwkvclip_eval.records.schema import RunInfo
 
-CONDITIONS = ("device", "hardware", "threads", "torch", "cuda", "driver", "python", "version", "commit")
+CONDITIONS = (
+    *("device", "hardware", "threads", "torch", "cuda", "driver", "open_clip", "transformers"),
+    *("python", "version", "commit"),
+)
 """What a time depends on beside model and cell."""
 
 
@@ -32,6 +35,8 @@ def conditions(info: RunInfo) -> dict[str, str]:
         "torch": packages.get("torch"),
         "cuda": facts.get("cuda"),
         "driver": facts.get("nvidia_driver"),
+        "open_clip": packages.get("open_clip_torch"),
+        "transformers": packages.get("transformers"),
         "python": facts.get("python"),
         "version": packages.get("rwkvclip-eval"),
         "commit": str(git.get("commit") or "")[:12] + ("" if git.get("clean", True) else " with changes"),

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.bench import session
+from rwkvclip_eval.bench import ahead, session
 from rwkvclip_eval.bench import worker as workers
+from rwkvclip_eval.bench.ahead import BenchOptions, Plan
 from rwkvclip_eval.bench.load import LOOK_S
-from rwkvclip_eval.bench.session import BenchOptions, Plan, run_bench
+from rwkvclip_eval.bench.session import run_bench
 from rwkvclip_eval.bench.turns import Effort
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.errors import OutputError, UserError
@@ -120,7 +121,7 @@ def test_minutes_are_counted_from_looking_ahead(tmp_path, measured):
 )
 def test_what_is_beyond_the_sizes_of_a_model_is_marked(cell, beyond):
     facts = {"image_size_px": [224, 224], "context_length": 77, "patch_px": 32}
-    model = session._before(Measured(model="a", spec="a"), Cell(**cell), {"flops": 1}, facts, None)
+    model = ahead._before(Measured(model="a", spec="a"), Cell(**cell), {"flops": 1}, facts, None)
     assert model.beyond == beyond
 
 
@@ -175,8 +176,8 @@ def arguments(spec):
 
 
 @pytest.fixture(scope="module")
-def worker(tmp_path_factory):
-    """A process with a tiny CLIP."""
+def tiny_spec(tmp_path_factory):
+    """A tiny CLIP."""
     config = {
         "embed_dim": 24,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
@@ -184,7 +185,13 @@ def worker(tmp_path_factory):
     }
     path = tmp_path_factory.mktemp("worker") / "tiny.json"
     path.write_text(json.dumps(config))
-    with Worker(**arguments(f"open_clip:{path}=random:0")) as made:
+    return f"open_clip:{path}=random:0"
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_spec):
+    """A process with it."""
+    with Worker(**arguments(tiny_spec)) as made:
         yield made
 
 
@@ -235,9 +242,35 @@ def test_what_linux_killed_for_memory_is_counted(tmp_path):
     assert workers._killed_for_memory(path) is None
 
 
+def test_a_model_whose_process_ends_while_it_is_paced_is_planned_all_the_same(tiny_spec, monkeypatch):
+    asked = Worker.ask
+
+    def ask(self, do, **what):
+        if do == "measure":
+            os.kill(self.pid, signal.SIGKILL)
+        return asked(self, do, **what)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    found = ahead.look_ahead([tiny_spec], CELLS[:1], BenchOptions())
+    assert found.paces == {}
+    assert found.known[0, CELLS[0].key].flops > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux' high-water marks")
+def test_what_loading_left_in_the_heap_hides_no_memory(tmp_path):
+    code = (
+        "import sys; from rwkvclip_eval.bench.heap import trim_heap\n"
+        "rss = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "kept = [bytearray(100_000) for _ in range(2000)]; end = bytearray(100_000); del kept\n"
+        "before = rss(); trim_heap(); print(before - rss())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(said) > 150_000_000
+
+
 def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_measured(tmp_path):
     with pytest.raises(UserError, match="rwkv-clip-b33"):
-        session.look_ahead(["rwkv-clip-b33=random:0"], CELLS, BenchOptions())
+        ahead.look_ahead(["rwkv-clip-b33=random:0"], CELLS, BenchOptions())
 
 
 def test_other_processes_are_seen():
@@ -291,6 +324,6 @@ def test_the_time_left_is_corrected_by_what_cells_took(tmp_path, measured, monke
 def test_the_cell_that_is_timed_before_is_the_largest_that_is_small():
     cells = [Cell(tower="image", batch=b, height=s, width=s) for b in (1, 8, 32) for s in (224, 448)]
     cells.append(Cell(tower="text", batch=64, tokens=1024))
-    found = list(session._pace_cells(cells, "fp32", "cpu"))
+    found = list(ahead._pace_cells(cells, "fp32", "cpu"))
     assert [(c.tower, c.batch, c.height) for c in found] == [("image", 8, 224), ("text", 64, 0)]
-    assert list(session._pace_cells(cells, "bf16", "cpu")) == []
+    assert list(ahead._pace_cells(cells, "bf16", "cpu")) == []

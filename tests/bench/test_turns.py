@@ -101,6 +101,12 @@ def test_a_machine_that_stays_busy_is_said_to_be_so(monkeypatch):
     assert "other processes took more than 5% of the processors in 5 of 5 repeats" in run().noisy
 
 
+def test_who_does_not_leave_is_waited_for_in_one_repeat_alone(monkeypatch):
+    stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, loads=(0.5,))
+    run()
+    assert sum(do == "measure" for _, do in stage.log) == 4 * (5 + turns.MOST_AGAIN)
+
+
 class Device(Blind):
     """Scripted readings: clocks and watts look after look, counts and use after use."""
 

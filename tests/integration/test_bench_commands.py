@@ -121,7 +121,7 @@ def test_a_suite_of_ones_own_is_measured_by_either_command(run, tmp_path, tiny, 
     assert [path.stem for path in (tmp_path / "out" / "cells").iterdir()] == ["image-32x32-batch2-fp32"]
     assert "mine cpu" in (tmp_path / "out" / "run.json").read_text()
 
-    from rwkvclip_eval.bench import session
+    from rwkvclip_eval.bench import ahead
 
     asked = []
 
@@ -129,7 +129,7 @@ def test_a_suite_of_ones_own_is_measured_by_either_command(run, tmp_path, tiny, 
         asked.append((models, [cell.key for cell in cells], options))
         raise UserError("that is enough")
 
-    monkeypatch.setattr(session, "look_ahead", look_ahead)
+    monkeypatch.setattr(ahead, "look_ahead", look_ahead)
     for command in (("bench", "--suite", suite), ("run", suite)):
         assert run(*command, "-m", tiny, "-o", tmp_path / "other")[0] == 2
     assert asked[0] == asked[1]
@@ -184,7 +184,8 @@ def test_a_dry_run_goes_by_what_was_measured_here(run, tmp_path, tiny):
 def test_a_measurement_beside_a_busy_process_is_never_clean(tmp_path, tiny):
     import subprocess
 
-    from rwkvclip_eval.bench.session import BenchOptions, look_ahead, run_bench
+    from rwkvclip_eval.bench.ahead import BenchOptions, look_ahead
+    from rwkvclip_eval.bench.session import run_bench
     from rwkvclip_eval.bench.turns import Effort
     from rwkvclip_eval.records.efficiency import Cell
     from rwkvclip_eval.report.efficiency import speed_rows
