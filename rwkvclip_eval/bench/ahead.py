@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from rwkvclip_eval.records.efficiency import Cell
+    from rwkvclip_eval.records.grid import Grids
 
 
 ASSUMED_SHARE = 0.35
@@ -112,7 +113,7 @@ class Plan:
 
 
 def look_ahead(
-    specs: Sequence[str], cells: Sequence[Cell], options: BenchOptions, *, most_patches: int | None = None
+    specs: Sequence[str], cells: Sequence[Cell], options: BenchOptions, *, limits: Grids | None = None
 ) -> Plan:
     """Return what a measurement will do: which cells each model can take, their FLOPs, the device's ceiling.
 
@@ -120,7 +121,7 @@ def look_ahead(
         specs: of the models, each of one checkpoint.
         cells: of the grid.
         options: how.
-        most_patches: image cells of more are left out of the grid; None for no limit.
+        limits: cells beyond its own are left out; None for no limit.
 
     Raises:
         UserError: a model cannot be loaded, is given twice, or there is no cell.
@@ -166,7 +167,7 @@ def look_ahead(
         models.append(model)
         fingerprints.append(facts["fingerprint"])
         for cell, answer in zip(cells, found, strict=True):
-            known[index, cell.key] = _before(model, cell, answer, facts, most_patches)
+            known[index, cell.key] = _before(model, cell, answer, facts, limits)
     paces = {
         key: flops / seconds
         for key, (cell, seconds) in pacing.items()
@@ -221,15 +222,21 @@ def _pace(worker: Worker, cell: Cell) -> float | None:
 
 
 def _before(
-    model: Measured, cell: Cell, answer: dict[str, Any], facts: dict[str, Any], most_patches: int | None
+    model: Measured, cell: Cell, answer: dict[str, Any], facts: dict[str, Any], limits: Grids | None
 ) -> Measured:
     if "failed" in answer:
         return dataclasses.replace(model, status=answer["failed"], reason=answer["reason"])
     patches, patch = 0, facts["patch_px"]
     if cell.height and patch:
         patches = -(-cell.height // patch) * -(-cell.width // patch)
-    if most_patches is not None and patches > most_patches:
-        reason = f"not in the default grid: {patches} patches an image, beyond {most_patches}"
+    positions = cell.batch * max(patches, cell.tokens)
+    left = ""
+    if limits and limits.most_patches and patches > limits.most_patches:
+        left = f"{patches} patches an image, beyond {limits.most_patches}"
+    elif limits and limits.most_positions and positions > limits.most_positions:
+        left = f"{positions} patches or tokens a batch, beyond {limits.most_positions}"
+    if left:
+        reason = f"not in the default grid: {left}"
         return dataclasses.replace(model, status="not_in_grid", reason=reason)
     return dataclasses.replace(model, flops=answer["flops"], beyond=_beyond(cell, facts))
 

@@ -62,8 +62,9 @@ def narrowed(grids: Grids, given: Mapping[str, str | None]) -> Grids:
             parts.append(part.model_copy(update={**changes, "towers": tuple(own)}))
     if not parts:
         parts = [grids.parts[0].model_copy(update={**changes, "towers": tuple(towers)})]
-    most = None if "sizes" in changes else grids.most_patches
-    return Grids(parts=tuple(parts), most_patches=most)
+    patches = None if "sizes" in changes else grids.most_patches
+    positions = None if changes.keys() & {"sizes", "lengths", "batches"} else grids.most_positions
+    return Grids(parts=tuple(parts), most_patches=patches, most_positions=positions)
 
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:

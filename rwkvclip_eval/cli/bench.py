@@ -213,7 +213,7 @@ def measure(
     resolve_device(options.device)
     name, grids = choose_grid(loaded.grids, options.device, quick=quick)
     grids = narrowed(grids, given)
-    plan = look_ahead(models, grids.cells(), options, most_patches=grids.most_patches)
+    plan = look_ahead(models, grids.cells(), options, limits=grids)
     if out is None or list_cells or dry_run:
         _print_plan(plan, options, cells=list_cells)
         raise typer.Exit

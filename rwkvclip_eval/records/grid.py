@@ -71,6 +71,12 @@ class Grids(Strict):
         le=10**9,
         description="image cells of more patches an image are left out for that model, and said so",
     )
+    most_positions: int | None = Field(
+        None,
+        ge=1,
+        le=10**12,
+        description="cells of more patches, or tokens, a batch are left out for that model, and said so",
+    )
 
     def cells(self) -> list[Cell]:
         """Return the cells of all parts, each once."""

@@ -63,13 +63,18 @@ def test_the_default_grid_of_a_cpu_is_what_the_documents_say():
     assert {c.tokens for c in cells if c.tower == "text"} == {16, 77, 256, 1024}
     assert {c.height for c in cells if c.tower == "train"} == {224}
     assert GRIDS["cpu"].most_patches == (896 // 32) ** 2 == (448 // 16) ** 2
+    assert GRIDS["cpu"].most_positions == 32 * 256 == 8 * 1024 > 8 * (896 // 32) ** 2
 
 
 def test_the_command_line_stands_in_the_place_of_the_suite():
     grids = narrowed(GRIDS["cpu"], {"tower": "image", "size": "64,32x96", "batch-size": "2", "mode": "eager"})
     assert [(c.height, c.width, c.batch) for c in grids.cells()] == [(64, 64, 2), (32, 96, 2)] * 2
     assert grids.most_patches is None
+    assert grids.most_positions is None
     assert narrowed(GRIDS["cpu"], {}) == GRIDS["cpu"]
+    for own in ("size", "batch-size", "tokens"):
+        assert narrowed(GRIDS["cpu"], {own: "8"}).most_positions is None
+    assert narrowed(GRIDS["cpu"], {"precision": "fp32"}).most_positions == 8192
 
 
 def test_a_tower_that_the_grid_leaves_out_can_be_asked_for():

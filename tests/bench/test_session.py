@@ -20,6 +20,7 @@ from rwkvclip_eval.bench.turns import Effort
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.errors import OutputError, UserError
 from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, read_block, write_block
+from rwkvclip_eval.records.grid import Grid, Grids
 from rwkvclip_eval.records.reading import read_records
 
 CELLS = [Cell(tower="image", batch=4, height=side, width=side) for side in (32, 64)]
@@ -107,6 +108,33 @@ def test_minutes_are_counted_from_looking_ahead(tmp_path, measured):
     early = dataclasses.replace(plan(), began=time.monotonic() - 120)
     assert len(run_bench(early, tmp_path, options=BenchOptions(max_minutes=1)).left) == len(CELLS)
     assert not run_bench(early, tmp_path, options=BenchOptions(max_minutes=60)).left
+
+
+OVER = "patches or tokens a batch, beyond 10"
+
+
+@pytest.mark.parametrize(
+    ("cell", "left"),
+    [
+        ({"tower": "image", "batch": 2, "height": 64, "width": 64}, ""),
+        ({"tower": "image", "batch": 1, "height": 64, "width": 96}, "6 patches an image, beyond 4"),
+        (
+            {"tower": "image", "batch": 3, "height": 64, "width": 64},
+            "12 patches or tokens a batch, beyond 10",
+        ),
+        ({"tower": "text", "batch": 2, "tokens": 5}, ""),
+        ({"tower": "text", "batch": 1, "tokens": 11}, f"11 {OVER}"),
+    ],
+)
+def test_cells_beyond_the_limits_of_a_grid_are_left_out_with_a_reason(cell, left):
+    part = Grid(towers=["image"], batches=[1], sizes=[[32, 32]])
+    limits = Grids(parts=[part], most_patches=4, most_positions=10)
+    facts = {"image_size_px": [64, 64], "context_length": 77, "patch_px": 32}
+    one = Measured(model="a", spec="a")
+    model = ahead._before(one, Cell(**cell), {"flops": 1}, facts, limits)
+    assert model.reason == (f"not in the default grid: {left}" if left else "")
+    assert model.status == ("not_in_grid" if left else "ok")
+    assert ahead._before(one, Cell(**cell), {"flops": 1}, facts, None).status == "ok"
 
 
 @pytest.mark.parametrize(
