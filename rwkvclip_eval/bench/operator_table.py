@@ -23,11 +23,11 @@ HEAD = (
     *("ms", "of scan", "of copy", "eager ms", "repeats", "clock"),
 )
 LEGEND = (
-    "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. "
-    "*of scan*: ratio to one plain sequential pass per direction in float32. *of copy*: time to copy the "
-    "bytes that must be read and written, by the operator's time; 1 is the limit that bandwidth sets. "
-    "*eager ms*: of our own on a GPU, calls in a row with what it takes to dispatch them. "
-    "The reference is the definition, not meant to run, and is not timed."
+    "Milliseconds, median (quartiles), all alternatives of a shape in turns; shapes B × T × H × N. *of "
+    "scan*: ratio to one plain sequential pass per direction in float32, which has no backward pass on a "
+    "CPU. *of copy*: time to copy the bytes that must be read and written, by the operator's time; 1 is "
+    "the limit that bandwidth sets. *eager ms*: of our own on a GPU, calls in a row with what it takes to "
+    "dispatch them. The reference is the definition, not meant to run, and is not timed."
 )
 
 

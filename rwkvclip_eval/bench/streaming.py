@@ -1,7 +1,6 @@
 """Peak memory and time of the image tower's streaming form beside the parallel form, against image size.
 
-`python -m rwkvclip_eval.bench.streaming` prints the curve; on a pipe as tab-separated values. Every point has
-a process of its own, so that one that runs out of memory costs itself alone.
+Every point has a process of its own, so that one that runs out of memory costs itself alone.
 
 Axes: T patches, C width.
 """
@@ -14,17 +13,15 @@ import multiprocessing
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import typer
 
-from rwkvclip_eval import console
 from rwkvclip_eval.bench.heap import trim_heap
-from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.errors import UserError, name_some
+from rwkvclip_eval.records.streaming import FORMS, StreamingPoint
 from rwkvclip_models import PixelRows, encode_image_streaming, load_config, load_model
 
 if TYPE_CHECKING:
@@ -34,42 +31,9 @@ if TYPE_CHECKING:
 
     from rwkvclip_models import RWKVCLIP
 
-FORMS = ("streaming", "parallel")
 PRECISIONS = ("fp32", "bf16")
 TOKENS = (1024, 4096, 16384)
 _STATUS, _CLEAR_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One form at one image size.
-
-    Attributes:
-        form: one of `FORMS`.
-        tokens: T, patches of the image.
-        height_px: of the image.
-        width_px: of the image.
-        device: kind of device.
-        precision: fp32, or bf16 for autocast.
-        threads: of torch.
-        seconds: of one call, after one of the model's own image size.
-        peak_bytes: most memory during that call beyond what was held before it, weights and, for the parallel
-            form, pixels; of the process on a CPU, of torch's allocator on a GPU.
-        token_bytes: of the two arrays [T, C] in float32 that the streaming form holds.
-        problem: why there are no numbers; empty when there are.
-    """
-
-    form: str
-    tokens: int
-    height_px: int
-    width_px: int
-    device: str
-    precision: str
-    threads: int
-    seconds: float | None = None
-    peak_bytes: int | None = None
-    token_bytes: int
-    problem: str = ""
 
 
 def memory_curve(
@@ -80,7 +44,7 @@ def memory_curve(
     precision: str = "fp32",
     rows_per_chunk: int | None = None,
     forms: Iterable[str] = FORMS,
-) -> Iterator[Point]:
+) -> Iterator[StreamingPoint]:
     """Yield every form at every size, with random weights and pixels, each measured in a new process.
 
     Args:
@@ -92,9 +56,12 @@ def memory_curve(
         forms: of `FORMS`.
 
     Raises:
-        UserError: an unknown precision, device or number of tokens, or no such configuration.
+        UserError: an unknown form, precision, device or number of tokens, or no such configuration.
     """
     checked = load_config(config)
+    forms = list(forms)
+    if unknown := [form for form in forms if form not in FORMS]:
+        raise UserError(f"A form is one of {', '.join(FORMS)}, got {name_some(map(repr, unknown))}.")
     if precision not in PRECISIONS:
         raise UserError(f"The precision is one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
@@ -106,7 +73,7 @@ def memory_curve(
         columns = math.isqrt(count)
         grid = -(-count // columns), columns
         for form in forms:
-            point = Point(
+            point = StreamingPoint(
                 form=form,
                 tokens=math.prod(grid),
                 height_px=grid[0] * checked.image_patch_size,
@@ -119,7 +86,9 @@ def memory_curve(
             yield _in_a_new_process(point, checked.to_dict(), rows_per_chunk)
 
 
-def _in_a_new_process(point: Point, config: dict[str, Any], rows_per_chunk: int | None) -> Point:
+def _in_a_new_process(
+    point: StreamingPoint, config: dict[str, Any], rows_per_chunk: int | None
+) -> StreamingPoint:
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -130,7 +99,7 @@ def _in_a_new_process(point: Point, config: dict[str, Any], rows_per_chunk: int 
         return dataclasses.replace(point, problem=f"{type(error).__name__}: {error}".splitlines()[0])
 
 
-def _measured(point: Point, config: dict[str, Any], rows_per_chunk: int | None) -> Point:
+def _measured(point: StreamingPoint, config: dict[str, Any], rows_per_chunk: int | None) -> StreamingPoint:
     torch.set_num_threads(point.threads)
     model = load_model(config, device=point.device)
     encode: Callable[[Any], Tensor] = model.encode_image
@@ -184,62 +153,3 @@ def _peak(device: str) -> int | None:
 def _status_bytes(field: str) -> int:
     lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
-
-
-@app.command()
-def main(
-    model: Annotated[
-        str, typer.Option(help="configuration: a shipped name or a JSON file")
-    ] = "rwkv-clip-b16",
-    # typer hands out a copy of the default.
-    tokens: Annotated[list[int], typer.Option(help="patches of the image; may be repeated")] = list(TOKENS),  # noqa: B006
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    precision: Annotated[str, typer.Option(help="fp32, or bf16 for autocast")] = "fp32",
-    rows_per_chunk: Annotated[int | None, typer.Option(min=1, help="rows of patches in a strip")] = None,
-) -> None:
-    """Print peak memory and time of the image tower's streaming and parallel forms.
-
-    A pipe gets every column as tab-separated values.
-    """
-    points = []
-    for point in memory_curve(
-        model, tokens, device=device, precision=precision, rows_per_chunk=rows_per_chunk
-    ):
-        console.note(f"{point.form}, {point.tokens} tokens: {_in_words(point)}")
-        points.append(point)
-    columns = [field.name for field in dataclasses.fields(Point)]
-    console.table(columns, [dataclasses.astuple(point) for point in points], brief=_brief(points))
-
-
-def _in_words(point: Point) -> str:
-    return point.problem or f"{point.seconds:.2f} s"
-
-
-def _brief(points: list[Point]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows for a terminal: a row for each size."""
-    rows = []
-    for streaming, parallel in zip(points[::2], points[1::2], strict=True):
-        rows.append(
-            [
-                f"{streaming.tokens} ({streaming.height_px}×{streaming.width_px} px)",
-                _mib(streaming.token_bytes),
-                *(_mib(point.peak_bytes) for point in (streaming, parallel)),
-                *(_in_words(point) for point in (streaming, parallel)),
-                f"{streaming.seconds / parallel.seconds:.2f}"
-                if streaming.seconds and parallel.seconds
-                else "",
-            ]
-        )
-    names = ["tokens", "token arrays, MiB", *(f"{form}, peak MiB" for form in FORMS), *FORMS, "time ratio"]
-    return names, rows
-
-
-def _mib(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:.0f}"
-
-
-if __name__ == "__main__":
-    console.run_app(app)

@@ -12,6 +12,7 @@ import typer
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.bench_compare import bench_compare
 from rwkvclip_eval.cli.bench_ops import bench_ops
+from rwkvclip_eval.cli.bench_streaming import bench_streaming
 from rwkvclip_eval.cli.options import (
     DeviceOption,
     ImplementationOption,
@@ -30,9 +31,10 @@ SUITE = "efficiency"
 NOTHING_GIVEN: Mapping[str, str | None] = MappingProxyType({})
 _GRID = "Grid"
 
-bench_app = typer.Typer(rich_markup_mode="markdown", subcommand_metavar="[compare | ops]")
+bench_app = typer.Typer(rich_markup_mode="markdown", subcommand_metavar="[compare | ops | streaming]")
 bench_app.command("compare")(bench_compare)
 bench_app.command("ops")(bench_ops)
+bench_app.command("streaming")(bench_streaming)
 
 
 def _grid_option(name: str, takes: str, said: str) -> object:
@@ -122,7 +124,8 @@ def bench(
 
     Every model runs in a process of its own; in each cell of the grid they take turns, repeat after repeat,
     so that their ratio has an interval. Times while others use the processors are measured again or marked.
-    `bench compare BASELINE CANDIDATE` says whether a change made them slower; `bench ops` times the operator.
+    `bench compare BASELINE CANDIDATE` says whether a change made them slower; `bench ops` times the operator,
+    `bench streaming` measures long images in constant memory.
 
     Examples:
     - `rwkvclip-eval bench -m rwkv-clip-b32=random:0 -m clip-vit-b32=random:0 --quick -o runs/speed`

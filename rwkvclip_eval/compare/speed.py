@@ -279,7 +279,7 @@ def _verdict(
         told = [f"{line.model}, {line.cell.label} ({line.reason or line.status})" for line in lost]
         return "SLOWER", f"of what the baseline has, {_count(lost, 'cell')} lost: {name_some(told)}"
     if slow:
-        return "SLOWER", f"{len(slow)} of {_count(judged, 'cell')} are slower: {name_some(slow)}"
+        return "SLOWER", f"slower in {len(slow)} of {_count(judged, 'cell')}: {name_some(slow)}"
     if mean is None or 2 * len(judged) < len(rows):
         why = name_some(dict.fromkeys(row.why for row in rows if not row.judged))
         return "AMBIGUOUS", f"{len(judged)} of {_count(rows, 'cell')} can be judged; {why}"

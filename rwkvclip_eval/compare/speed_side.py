@@ -103,6 +103,11 @@ def read_speed_side(path: Path) -> SpeedSide:
         lines = [line for block in read_blocks(path) for line in _lines(block)]
         info = read_run_info(path / "run.json")
         return _side(path, lines, conditions(info), _planned(path, info))
+    if (path / "run.json").is_file():
+        raise OutputError(
+            f"{path} is a run directory that holds no measured cell (cells/*.json). Measure again, or name "
+            "the efficiency.csv of its report."
+        )
     tables = [at for at in (path / "efficiency.csv", path / "report" / "efficiency.csv") if at.is_file()]
     if tables:
         return _from_csv(tables[0])

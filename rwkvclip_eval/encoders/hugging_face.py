@@ -21,6 +21,7 @@ import torch
 
 from rwkvclip_eval.encoders.hub import fetch_folder, hub_mode
 from rwkvclip_eval.encoders.hugging_face_config import check_folder, num_parameters_of, read_config
+from rwkvclip_eval.encoders.hugging_face_sizes import ClipSizes
 from rwkvclip_eval.encoders.towers import Towers, build, cut_at_end
 from rwkvclip_eval.encoders.weights import seeded
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError, shortened, shown
@@ -174,7 +175,8 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _towers(folder: Path, config: Any, model: Any, spec: EncoderSpec) -> Towers:
-    image, text, context = _calls(model, config)
+    sizes = ClipSizes(model) if config.model_type == "clip" else None
+    image, text, context = _calls(model, config, sizes)
     tokenize = PaddedTokenizer(folder, context) if context is not None else None
     if tokenize is not None and config.model_type == "clip":
         _check_end(config, tokenize)
@@ -191,17 +193,19 @@ def _towers(folder: Path, config: Any, model: Any, spec: EncoderSpec) -> Towers:
         config=_plain(config.to_dict()),
         checkpoint_sha256=file_digest(*_weight_files(folder)) if spec.seed is None else None,
         trained=spec.seed is None,
+        take_sizes=sizes.take if sizes else None,
     )
 
 
 def _calls(
-    model: Any, config: Any
+    model: Any, config: Any, sizes: ClipSizes | None
 ) -> tuple[Callable[[Tensor], tuple[Tensor, Tensor]], Callable[[Tensor], Tensor] | None, int | None]:
     """Return the image call, the text call and the context length in tokens."""
     if config.model_type == "clip":
 
         def clip_image(pixels: Tensor) -> tuple[Tensor, Tensor]:
-            probe = model.vision_model(pixel_values=pixels).pooler_output
+            other = sizes is not None and sizes.interpolate
+            probe = model.vision_model(pixel_values=pixels, interpolate_pos_encoding=other).pooler_output
             return model.visual_projection(probe), probe
 
         def clip_text(tokens: Tensor) -> Tensor:

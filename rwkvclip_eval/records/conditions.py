@@ -22,16 +22,20 @@ def conditions(info: RunInfo) -> dict[str, str]:
     Args:
         info: of its run.
     """
-    facts = info.environment
+    return told_conditions(info.environment, info.identity)
+
+
+def told_conditions(facts: Mapping[str, object], identity: Mapping[str, object]) -> dict[str, str]:
+    """Return the same of an environment's facts, and of an identity that names device and threads."""
     cpu, packages, git = (_mapping(facts.get(name)) for name in ("cpu", "packages", "git"))
-    device = str(info.identity.get("device") or "")
+    device = str(identity.get("device") or "")
     listed = facts.get("gpus")
     gpus = [str(_mapping(gpu).get("name")) for gpu in listed] if isinstance(listed, list) else []
     processor = f"{cpu['model']}, {cpu.get('num_cores')} cores" if cpu.get("model") else None
     found = {
         "device": device,
         "hardware": ", ".join(gpus) if gpus and not device.startswith("cpu") else processor,
-        "threads": info.identity.get("threads"),
+        "threads": identity.get("threads"),
         "torch": packages.get("torch"),
         "cuda": facts.get("cuda"),
         "driver": facts.get("nvidia_driver"),

@@ -1,17 +1,13 @@
-"""What measurements of speed say: rates, ratios with their verdicts, crossovers, how time grows. No torch."""
+"""What measurements of speed say: rates, and ratios with their verdicts. No torch."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rwkvclip_eval.metrics.ratios import (
     LEAST_REPEATS,
-    MARGIN,
     Estimate,
     geometric_mean,
     margin_of,
@@ -36,6 +32,7 @@ class SpeedRow:
         speed_up: the last model's time by this one's; None for the last model and where either lacks.
         verdict: FASTER, SLOWER, SAME or AMBIGUOUS; empty without a ratio.
         noisy: why the times are not to be trusted; empty where they are.
+        margin: relative difference that is of no consequence on the device.
         watched: what told of clock, power and heat, or why nothing did.
         share: of the device's ceiling that the FLOPs a second are; None where unknown.
     """
@@ -46,8 +43,16 @@ class SpeedRow:
     speed_up: Estimate | None
     verdict: str
     noisy: str
+    margin: float
     watched: str
     share: float | None
+
+    @property
+    def gflops_per_second(self) -> float | None:
+        """FLOPs that it does in a second, in 10⁹; None where they were not counted."""
+        if self.rate is None or self.measured.flops is None:
+            return None
+        return self.measured.flops * self.rate.value / self.cell.batch / 1e9
 
     @property
     def megabytes(self) -> float | None:
@@ -58,19 +63,6 @@ class SpeedRow:
         if m.peak_bytes is None or m.baseline_bytes is None:
             return None
         return max(0, m.peak_bytes - m.baseline_bytes) / 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """How a model's time grows with the tokens of an input.
-
-    Attributes:
-        exponent: of time against tokens: 1 is linear, 2 quadratic, 0 a constant.
-        crossovers: tokens or px at which it becomes as fast as the last model, between two measured sizes.
-    """
-
-    exponent: Estimate | None
-    crossovers: Sequence[float]
 
 
 def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
@@ -100,6 +92,7 @@ def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
                     speed_up=speed_up,
                     verdict=verdict,
                     noisy=block.noisy,
+                    margin=margin_of(block.device),
                     watched=block.watched,
                     share=share,
                 )
@@ -107,7 +100,7 @@ def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
     return rows
 
 
-def why_ambiguous(row: SpeedRow, device: str) -> str:
+def why_ambiguous(row: SpeedRow) -> str:
     """Return why there is no verdict on a ratio, in words; empty where there is one."""
     if row.verdict != "AMBIGUOUS" or row.speed_up is None:
         return ""
@@ -115,59 +108,6 @@ def why_ambiguous(row: SpeedRow, device: str) -> str:
         return f"the machine was too noisy: {row.noisy}"
     if row.speed_up.n < LEAST_REPEATS:
         return f"{row.speed_up.n} repeats; a verdict needs {LEAST_REPEATS}"
-    if row.speed_up.half_width > math.log1p(margin_of(device)):
+    if row.speed_up.half_width > math.log1p(row.margin):
         return "the machine was too noisy: the interval is wide"
     return "the interval holds 1 and reaches beyond the margin"
-
-
-def length_of(cell: Cell) -> int:
-    """Return what a cell's input grows in: pixels of an image, tokens of a text."""
-    return cell.height * cell.width or cell.tokens
-
-
-def growth(rows: Sequence[SpeedRow], model: str, other: str) -> Growth:
-    """Return how time grows over the rows of one tower, batch and precision, which differ in size alone.
-
-    The exponent is the slope of a straight line through log time against log size, fitted in each repeat,
-    with the t interval over repeats. A crossover is where the ratio of times, straight between two sizes on
-    logarithmic axes, is 1; sizes at which the two differ by less than 3 % decide nothing.
-
-    Args:
-        rows: of all models.
-        model: whose.
-        other: what it is beside.
-    """
-    of = {
-        name: sorted(
-            (r for r in rows if r.measured.model == name and r.rate is not None),
-            key=lambda r: length_of(r.cell),
-        )
-        for name in (model, other)
-    }
-    own = of[model]
-    exponent = None
-    repeats = min((len(r.measured.repeats) for r in own), default=0)
-    if len(own) >= 3 and repeats >= 2:
-        x = np.log([length_of(r.cell) for r in own])
-        slopes = [
-            float(np.polyfit(x, np.log([r.measured.seconds[i] for r in own]), 1)[0]) for i in range(repeats)
-        ]
-        from scipy.stats import t
-
-        half = float(t.ppf(0.975, repeats - 1)) * float(np.std(slopes, ddof=1)) / math.sqrt(repeats)
-        mean = float(np.mean(slopes))
-        exponent = Estimate(value=mean, low=mean - half, high=mean + half, n=repeats)
-    times = {length_of(r.cell): r.cell.batch / r.rate.value for r in of[other] if r.rate}
-    points = [
-        (math.log(length_of(r.cell)), math.log(r.cell.batch / r.rate.value / times[length_of(r.cell)]))
-        for r in own
-        if r.rate and length_of(r.cell) in times
-    ]
-    # The lines of two equal models would cross at every size.
-    points = [point for point in points if abs(point[1]) > math.log1p(MARGIN)]
-    found = [
-        math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))
-        for (x0, y0), (x1, y1) in itertools.pairwise(points)
-        if y0 * y1 < 0
-    ]
-    return Growth(exponent=exponent, crossovers=found)

@@ -123,7 +123,7 @@ def write_report(
     speeds = _speeds(measurements, shown_headline)
     plots += speed_plots(speeds, shown)
 
-    pictures = _write_plots(plots, out)
+    pictures = write_plots(plots, out)
     task_csvs = []
     for task in dict.fromkeys(t.task for t in tables):
         path = out / f"{folder_name(task)}.csv"
@@ -167,7 +167,8 @@ def _speeds(measurements: Sequence[Path], headline: Headline) -> list[AccuracySp
     return [accuracy_speed(groups, headline.models, read_blocks(run)) for run in measurements]
 
 
-def _write_plots(plots: Sequence[Plot], out: Path) -> list[Path]:
+def write_plots(plots: Sequence[Plot], out: Path) -> list[Path]:
+    """Write plots into `out`/plots, each wide and narrow as SVG, PNG and PDF; return the files."""
     pictures = []
     for plot in plots:
         for name, picture in ((plot.name, plot.wide), (f"{plot.name}-narrow", plot.narrow)):
@@ -238,12 +239,12 @@ def write_efficiency(run: Path, out: Path) -> Path:
 
     refuse_others(out, _MARKS)
     blocks, info = read_blocks(run), read_run_info(run / "run.json")
-    rows, device = speed_rows(blocks), blocks[0].device
+    rows = speed_rows(blocks)
     plots = [*efficiency_plots(rows), *part_plots(blocks)]
-    _write_plots(plots, out)
+    write_plots(plots, out)
     write_text(out / "parts.csv", parts_csv(rows))
     write_text(out / "efficiency.csv", efficiency_csv(rows, info))
-    write_text(out / "efficiency.md", efficiency_markdown(rows, info, device))
+    write_text(out / "efficiency.md", efficiency_markdown(rows, info))
     page = out / "index.html"
-    write_text(page, efficiency_page(rows, info, device, plots))
+    write_text(page, efficiency_page(rows, info, plots))
     return page

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.bench.streaming import FORMS, memory_curve
+from rwkvclip_eval.bench.streaming import memory_curve
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.records.streaming import FORMS
 
 MIB = 1 << 20
 CONFIG = {
@@ -45,6 +46,7 @@ def test_a_point_without_memory_says_so_and_the_next_is_measured() -> None:
         ({"precision": "fp8"}, "fp32, bf16, got 'fp8'"),
         ({"device": "tpu"}, "got 'tpu'"),
         ({"tokens": [4, 0]}, "at least 1, got 0"),
+        ({"forms": ["streaming", "both"]}, "streaming, parallel, got 'both'"),
         ({"config": "rwkv-clip-b33"}, "Did you mean"),
     ],
 )

@@ -42,7 +42,7 @@ def test_one_slow_cell_is_enough_whatever_the_mean(tmp_path):
     after[1] = two_models(1.3)[1]
     found = compared(tmp_path, before, after)
     assert (found.verdict, found.exit_code) == ("SLOWER", 1)
-    assert "1 of 6 cells are slower: ours, image tower, 448×448 px" in found.why
+    assert "slower in 1 of 6 cells: ours, image tower, 448×448 px" in found.why
 
 
 def test_noisy_cells_are_judged_by_none_and_without_others_there_is_no_verdict(tmp_path):
@@ -74,6 +74,24 @@ def test_what_slows_a_whole_machine_falls_out_of_speed_ups(tmp_path):
     ]
     assert compared(tmp_path / "a", two_models(), slow).verdict == "SLOWER"
     assert compared(tmp_path / "b", two_models(), slow, of="speed-up").verdict == "SAME"
+
+
+@pytest.mark.parametrize(("noisy", "verdict"), [(1, "SAME"), (2, "AMBIGUOUS")])
+def test_half_of_the_cells_must_be_judged(tmp_path, noisy, verdict):
+    after = two_models()
+    for i in range(noisy):
+        after[i] = block(after[i].cell.height, *after[i].models, noisy="others were busy")
+    assert compared(tmp_path, two_models(), after).verdict == verdict
+
+
+def test_a_run_that_holds_no_cell_is_not_read_from_an_old_report(tmp_path):
+    run = write_run(tmp_path / "run", *two_models())
+    (run / "report").mkdir()
+    (run / "report" / "efficiency.csv").write_text("model\n")
+    for path in (run / "cells").iterdir():
+        path.unlink()
+    with pytest.raises(OutputError, match="holds no measured cell"):
+        read_speed_side(run)
 
 
 def test_of_speed_ups_the_model_that_others_are_beside_is_no_cell(tmp_path):
@@ -267,7 +285,7 @@ def test_the_command_says_it_in_every_form(run, tmp_path):
     after = write_run(tmp_path / "after", *two_models(1.25))
     code, out, _ = run("bench", "compare", before, after, "--out", tmp_path / "out")
     assert code == 1
-    assert "SLOWER: 3 of 6 cells are slower" in out
+    assert "SLOWER: slower in 3 of 6 cells" in out
     assert "-20.0 %" in out
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert (content["verdict"], content["exit_code"], content["margin"]) == ("SLOWER", 1, 0.05)

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from rwkvclip_eval.bench.subject import Subject
 from rwkvclip_eval.encoders import load_encoder, prefetch
 from rwkvclip_eval.errors import CheckpointError, ConfigError, UserError
+from rwkvclip_eval.records.efficiency import Cell
 
 TEXTS = ["a photo of a cat", "two dogs " * 30]
 
@@ -39,6 +41,39 @@ def test_clip_equals_transformers_own_processor_and_model(hf_clip: Path, image: 
     assert (info.embed_dim, info.probe_dim, info.image_size_px, info.context_length) == (24, 48, (32, 32), 20)
     assert info.logit_scale == pytest.approx(model.logit_scale.exp().item())
     assert info.logit_bias is None and info.spec == info.name == "hf:tiny_clip"
+
+
+@pytest.mark.parametrize(("height", "width", "tokens"), [(48, 80, 33), (32, 32, 7), (96, 16, 20)])
+def test_clip_takes_other_sizes_to_be_timed_and_counts_as_open_clips_does(
+    hf_clip: Path, height: int, width: int, tokens: int
+) -> None:
+    subject = Subject(load_encoder(f"hf:{hf_clip}"))
+    cells = [Cell(tower="image", batch=2, height=height, width=width), Cell(tower="text", tokens=tokens)]
+    cells.append(Cell(tower="train", batch=2, height=height, width=width, tokens=tokens))
+    for cell in cells:
+        subject.call(cell)()
+    config = subject.towers.module.config
+    vision, text = config.vision_config, config.text_config
+
+    def block(one: object, count: int) -> int:
+        # q k v output, scores and their sums, the MLP: multiply-adds of a token.
+        return (
+            4 * one.hidden_size**2 + 2 * count * one.hidden_size + 2 * one.hidden_size * one.intermediate_size
+        )
+
+    patches = (height // vision.patch_size) * (width // vision.patch_size)
+    image = (patches + 1) * vision.num_hidden_layers * block(vision, patches + 1)
+    image += (
+        patches * 3 * vision.patch_size**2 * vision.hidden_size + vision.hidden_size * config.projection_dim
+    )
+    words = tokens * text.num_hidden_layers * block(text, tokens) + text.hidden_size * config.projection_dim
+    assert [subject.count_flops(cell) for cell in cells[:2]] == [2 * 2 * image, 2 * words]
+
+
+def test_clip_refuses_images_of_another_size_that_nobody_asked_to_time(hf_clip: Path) -> None:
+    encoder = load_encoder(f"hf:{hf_clip}")
+    with pytest.raises(Exception, match="doesn't match model"):
+        encoder.encode_image(torch.zeros(1, 3, 48, 48))
 
 
 def test_an_end_that_no_text_has_is_refused(hf_clip: Path, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import csv
 import dataclasses
 import io
 import math
+import statistics
 
 import pytest
 
 from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Part, Repeat, read_blocks, write_block
 from rwkvclip_eval.records.schema import RunInfo
-from rwkvclip_eval.report.efficiency import growth, speed_rows, why_ambiguous
+from rwkvclip_eval.report.efficiency import speed_rows, why_ambiguous
 from rwkvclip_eval.report.formats.efficiency import (
     efficiency_csv,
     efficiency_markdown,
@@ -17,6 +18,7 @@ from rwkvclip_eval.report.formats.efficiency import (
     remarks,
 )
 from rwkvclip_eval.report.formats.parts import parts_csv
+from rwkvclip_eval.report.growth import crossings, growth
 from rwkvclip_eval.report.plots.efficiency import efficiency_plots
 from rwkvclip_eval.report.plots.parts import part_plots
 
@@ -60,6 +62,7 @@ def test_rates_ratios_and_the_share_of_the_ceiling():
     assert first.speed_up.value == pytest.approx(2)
     assert first.verdict == "FASTER"
     assert first.share == pytest.approx(10**9 / 0.04 / 1e11, rel=1e-3)
+    assert first.gflops_per_second == pytest.approx(25, rel=1e-3)
     assert first.megabytes == pytest.approx(50)
 
 
@@ -70,8 +73,8 @@ def test_the_last_model_has_no_ratio_to_itself():
 def test_noise_takes_the_verdict_and_is_said():
     row = speed_rows([block(200, 0.04, 0.08, noisy="others were busy")])[0]
     assert row.verdict == "AMBIGUOUS"
-    assert why_ambiguous(row, "cpu") == "the machine was too noisy: others were busy"
-    assert any("others were busy" in text for text in remarks([row], "cpu"))
+    assert why_ambiguous(row) == "the machine was too noisy: others were busy"
+    assert any("others were busy" in text for text in remarks([row]))
 
 
 def test_exponents_tell_linear_from_quadratic_and_the_crossover_lies_where_the_lines_meet():
@@ -81,7 +84,10 @@ def test_exponents_tell_linear_from_quadratic_and_the_crossover_lies_where_the_l
     assert theirs.exponent.value == pytest.approx(2, abs=0.01)
     assert ours.exponent.low < 1 < ours.exponent.high
     assert theirs.exponent.low < 2 < theirs.exponent.high
-    assert [math.sqrt(at) for at in ours.crossovers] == [pytest.approx(400, rel=0.01)]
+    assert [math.sqrt(one.size) for one in ours.crossovers] == [pytest.approx(400, rel=0.01)]
+    [crossed] = ours.crossovers
+    # Both models have the same noise, so that it falls out of their ratio.
+    assert crossed.low == pytest.approx(crossed.high) == pytest.approx(400**2)
 
 
 def test_models_that_never_meet_have_no_crossover():
@@ -117,7 +123,7 @@ def info():
 
 def test_hostile_names_survive_every_format():
     rows = speed_rows(linear_against_quadratic(model=HOSTILE))
-    page = efficiency_page(rows, info(), "cpu", list(efficiency_plots(rows)))
+    page = efficiency_page(rows, info(), list(efficiency_plots(rows)))
     assert "<script" not in page
     table = list(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
     assert {row["model"] for row in table} == {HOSTILE, "theirs"}
@@ -145,8 +151,8 @@ def test_parts_are_a_table_bars_and_places_under_the_roofline():
     lines = list(csv.DictReader(io.StringIO(parts_csv(rows))))
     assert [line["share"] for line in lines[:3]] == ["50.0 %", "25.0 %", "25.0 %"]
     assert [line["FLOPs a byte"] for line in lines[:3]] == ["80", "10", ""]
-    assert "<td>Bi-WKV</td>" in efficiency_page(rows, info(), "cpu", [])
-    assert "Parts of a forward pass" in efficiency_markdown(rows, info(), "cpu")
+    assert "<td>Bi-WKV</td>" in efficiency_page(rows, info(), [])
+    assert "Parts of a forward pass" in efficiency_markdown(rows, info())
     bars, roofline = part_plots([one])
     assert "projections 50 %, Bi-WKV 25 %, rest 25 %" in bars.alt
     assert "Bi-WKV: 20 GFLOP/s at 10 FLOPs a byte" in roofline.alt
@@ -157,13 +163,13 @@ def test_energy_is_of_a_sample_and_absent_is_said_once_with_its_reason():
     with_energy = efficiency_csv(speed_rows([taken_apart()]), info())
     assert next(csv.DictReader(io.StringIO(with_energy)))["joules_per_sample"] == "0.5"
     without = speed_rows([taken_apart(energy_j=None, energy_note="not measured: no NVML")] * 2)
-    assert [text for text in remarks(without, "cpu") if "NVML" in text] == ["Energy: not measured: no NVML."]
+    assert [text for text in remarks(without) if "NVML" in text] == ["Energy: not measured: no NVML."]
     assert next(csv.DictReader(io.StringIO(efficiency_csv(without, info()))))["joules_per_sample"] == ""
 
 
 def test_the_largest_batch_is_said_with_its_limit():
     said = "ours, image tower, 200×200 px, fp32: the largest batch that fits is 96 (of up to 128)."
-    assert said in remarks(speed_rows([taken_apart()]), "cpu")
+    assert said in remarks(speed_rows([taken_apart()]))
 
 
 def test_published_speeds_stand_beside_the_same_model_in_the_same_cell_alone():
@@ -171,7 +177,7 @@ def test_published_speeds_stand_beside_the_same_model_in_the_same_cell_alone():
     one = block(224, 0.04, 0.08, model="clip-vit-b32", **cell)
 
     def said(one):
-        return [text for text in remarks(speed_rows([one]), "cuda") if text.startswith("Published")]
+        return [text for text in remarks(speed_rows([one])) if text.startswith("Published")]
 
     assert said(one) == [
         f"Published: clip-vit-b32, 224×224 px, amp, compiled: {rate} images/s on NVIDIA GeForce {gpu} "
@@ -188,7 +194,7 @@ def test_what_was_not_measured_is_empty_in_csv_and_told_on_the_page():
     rows = speed_rows([one])
     first = next(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
     assert (first["samples_per_second"], first["status"]) == ("", "out_of_memory")
-    assert "its process was killed" in efficiency_page(rows, info(), "cpu", [])
+    assert "its process was killed" in efficiency_page(rows, info(), [])
 
 
 def test_blocks_are_read_back_as_they_were_written(tmp_path):
@@ -208,6 +214,123 @@ def test_the_lines_of_equal_models_do_not_cross():
         ]
     )
     assert growth(rows, "ours", "theirs").crossovers == []
+
+
+def test_a_crossover_lies_where_the_drawn_lines_cross_whatever_is_near_1():
+    # Slower at 448 by less than the margin: the lines cross behind it.
+    rows = speed_rows([block(px, 0.1, 0.1 * ratio) for px, ratio in ((224, 0.9), (448, 0.98), (896, 1.4))])
+    [crossed] = growth(rows, "ours", "theirs").crossovers
+    share = math.log(1 / 0.98) / math.log(1.4 / 0.98)
+    assert math.sqrt(crossed.size) == pytest.approx(448 * 2**share, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("points", "expected"),
+    [
+        ([(0, -1), (1, 1)], [0.5]),
+        ([(0, -1), (1, 0), (2, 1)], [1]),
+        ([(0, -1), (1, 0.01), (2, -0.01), (3, 1)], [1.5]),
+        ([(0, -1), (1, 0.01), (2, -1)], []),
+        ([(0, -1), (1, 1), (2, -1)], [0.5, 1.5]),
+        ([(0, 0.01), (1, -0.01)], []),
+        ([], []),
+    ],
+)
+def test_a_line_crosses_between_points_beyond_the_margin(points, expected):
+    assert crossings(points, 0.05) == [pytest.approx(x) for x in expected]
+
+
+def test_a_crossover_has_an_interval_over_repeats():
+    def shaken(one, turn):
+        theirs = one.models[1]
+        return dataclasses.replace(
+            one, models=[one.models[0], measured("theirs", statistics.median(theirs.seconds), turn=turn)]
+        )
+
+    blocks = [shaken(one, turn) for turn, one in enumerate(linear_against_quadratic(), start=1)]
+    [crossed] = growth(speed_rows(blocks), "ours", "theirs").crossovers
+    assert 390**2 < crossed.low < crossed.size < crossed.high < 410**2
+    assert crossed.high / crossed.low > 1.001
+    side = [round(math.sqrt(n)) for n in (crossed.size, crossed.low, crossed.high)]
+    told = f"ours, image tower, batch 4, fp32: as fast as theirs at {side[0]} px ({side[1]} to {side[2]})."
+    assert told in remarks(speed_rows(blocks))
+
+
+def test_noisy_cells_are_left_out_of_exponents_and_crossovers_and_it_is_said():
+    blocks = linear_against_quadratic()
+    blocks[3] = dataclasses.replace(blocks[3], noisy="others were busy")
+    rows = speed_rows(blocks)
+    quiet = speed_rows(blocks[:3])
+    assert growth(rows, "ours", "theirs") == growth(quiet, "ours", "theirs")
+    assert any("power 1.00" in text and "2 noisy numbers left out." in text for text in remarks(rows))
+    assert "open: noisy" in next(iter(efficiency_plots(rows))).title
+    rows = speed_rows([dataclasses.replace(b, noisy="others were busy") for b in blocks])
+    assert growth(rows, "ours", "theirs").exponent is None
+    assert not any("power" in text or "as fast as" in text for text in remarks(rows))
+
+
+def test_an_exponents_interval_is_that_of_t_over_repeats():
+    rows = speed_rows(linear_against_quadratic())
+    own = [row for row in rows if row.measured.model == "ours"]
+    x = [math.log(row.cell.height**2) for row in own]
+    slopes = [
+        statistics.linear_regression(x, [math.log(row.measured.seconds[i]) for row in own]).slope
+        for i in range(5)
+    ]
+    # 2.776: the 97.5 % point of t with four degrees of freedom.
+    half = 2.7764 * statistics.stdev(slopes) / math.sqrt(5)
+    found = growth(rows, "ours", "theirs").exponent
+    assert found.value == pytest.approx(statistics.mean(slopes))
+    assert found.high - found.value == pytest.approx(half, rel=1e-3)
+
+
+def test_memory_crosses_too():
+    def remembering(one):
+        ours, theirs = one.models
+        more = dataclasses.replace(ours, peak_bytes=100_000_000 + 400 * one.cell.height**2)
+        return dataclasses.replace(one, models=[more, dataclasses.replace(theirs, peak_bytes=164_000_000)])
+
+    rows = speed_rows([remembering(one) for one in linear_against_quadratic()])
+    [crossed] = growth(rows, "ours", "theirs").memory_crossovers
+    assert math.sqrt(crossed.size) == pytest.approx(400, rel=0.01)
+    assert any("as small as theirs at 400 px" in text for text in remarks(rows))
+    assert "ours takes as much memory as theirs at 400 px" in next(iter(efficiency_plots(rows))).alt
+
+
+def test_modes_are_told_apart_in_words():
+    both = [*linear_against_quadratic(), *linear_against_quadratic(compiled=True)]
+    said = [text for text in remarks(speed_rows(both)) if "ours" in text and "power" in text]
+    assert [", compiled:" in text for text in said] == [False, True]
+
+
+def test_a_lost_cell_and_sizes_beyond_the_trained_are_seen_in_the_plot_and_told():
+    blocks = linear_against_quadratic()
+    lost = Measured(model="ours", spec="ours", status="out_of_memory", reason="its process was killed")
+    blocks[3] = dataclasses.replace(blocks[3], models=[lost, blocks[3].models[1]])
+    beyond = [dataclasses.replace(m, beyond="224×224 px") for m in blocks[2].models]
+    blocks[2] = dataclasses.replace(blocks[2], models=beyond)
+    rows = speed_rows(blocks)
+    plot = next(iter(efficiency_plots(rows)))
+    assert "ours at 800×800 px: out_of_memory" in plot.alt
+    assert "×: out of memory or crashed" in plot.title
+    assert "shaded: beyond the sizes that models were made for" in plot.title
+    assert any(text.startswith("† For speed alone") and "ours: 224×224 px" in text for text in remarks(rows))
+    table = list(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))
+    assert [line["beyond_trained"] for line in table] == ["", "", "", "", *["224×224 px"] * 2, "", ""]
+    assert efficiency_markdown(rows, info()).count("†") >= 3
+
+
+def test_every_part_is_drawn_however_many_there_are():
+    many = [
+        dataclasses.replace(taken_apart(), cell=dataclasses.replace(one.cell, height=at, width=at))
+        for one in linear_against_quadratic()[:1]
+        for at in range(32, 32 * 15, 32)
+    ]
+    plots = list(part_plots(many))
+    assert [plot.name for plot in plots] == [
+        "efficiency-parts-image-fp32-1", "efficiency-parts-image-fp32-2", "efficiency-roofline-image-fp32",
+    ]  # fmt: skip
+    assert all(f"{one.cell.height}×{one.cell.width} px" in plots[0].alt + plots[1].alt for one in many)
 
 
 def test_speed_ups_of_a_tower_and_precision_stand_on_a_line_a_cell(drawn):

@@ -47,7 +47,7 @@ def test_readings_stand_in_the_table_and_their_ranges_in_words():
     assert [told[name] for name in names] == [
         "1900.0", "690.0", "84.0", "heat, power limit", "2.0", "flash_attention"
     ]  # fmt: skip
-    said = remarks(speed_rows([found]), "cuda")
+    said = remarks(speed_rows([found]))
     assert (
         "Watched: sensors: clock 1,400 to 1,980 MHz, power 600 to 700 W, temperature 60 to 84 °C, held back "
         "by heat in 1 of 3 repeats, held back by power limit in 2 of 3 repeats."
@@ -56,15 +56,15 @@ def test_readings_stand_in_the_table_and_their_ranges_in_words():
 
 
 def test_a_device_that_kept_its_pace_is_said_to_have():
-    said = remarks(speed_rows([block([{"held_back": ""}] * 2)]), "cuda")
+    said = remarks(speed_rows([block([{"held_back": ""}] * 2)]))
     assert "Watched: sensors: held back by nothing in 2 repeats." in said
 
 
 def test_what_no_sensor_said_is_empty_and_why_is_told():
     found = block([{}] * 3, watched="not watched: no NVML")
     assert {line(found)[name] for name in ("clock_mhz", "power_w", "temperature_c", "held_back")} == {""}
-    assert "Watched: not watched: no NVML." in remarks(speed_rows([found]), "cuda")
-    assert not any("Watched" in text for text in remarks(speed_rows([block([{}], watched="")]), "cuda"))
+    assert "Watched: not watched: no NVML." in remarks(speed_rows([found]))
+    assert not any("Watched" in text for text in remarks(speed_rows([block([{}], watched="")])))
 
 
 def test_readings_are_kept_with_their_cell(tmp_path):

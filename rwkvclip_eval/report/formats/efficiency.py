@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import math
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.printable import csv_cell
 from rwkvclip_eval.records.conditions import CONDITIONS, conditions
 from rwkvclip_eval.records.published_speed import tower_speeds
-from rwkvclip_eval.report.efficiency import growth, why_ambiguous
+from rwkvclip_eval.report.efficiency import why_ambiguous
 from rwkvclip_eval.report.formats.markdown_text import escape_markdown, grid
 from rwkvclip_eval.report.formats.parts import HEAD as PARTS_HEAD
 from rwkvclip_eval.report.formats.parts import part_rows
 from rwkvclip_eval.report.formats.readings import readings, watched
+from rwkvclip_eval.report.growth import growth
 from rwkvclip_eval.report.plots.drawing import themed
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.metrics.ratios import Estimate
     from rwkvclip_eval.records.schema import RunInfo
     from rwkvclip_eval.report.efficiency import SpeedRow
+    from rwkvclip_eval.report.growth import Crossover
     from rwkvclip_eval.report.plots.drawing import Plot
 
 HEAD = (
@@ -34,8 +37,10 @@ HEAD = (
     "verdict",
     "p50 / p99, ms",
     "memory, MB",
-    "of ceiling",
+    "GFLOP/s (of ceiling)",
 )
+BEYOND = "†"
+"""Marks sizes beyond those that a model was made for."""
 CSV_HEAD = (
     *(
         "model",
@@ -51,9 +56,12 @@ CSV_HEAD = (
     ),
     *("samples_per_second", "low", "high", "repeats", "speed_up", "speed_up_low", "speed_up_high", "verdict"),
     *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
-    *("share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation", "noisy", "reason"),
+    *("gflop_per_second", "share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation"),
+    *("noisy", "reason"),
     *("joules_per_sample", "energy_note", "largest_batch", "largest_batch_note"),
-    *("attention_kernels", "process_device_mb", "clock_mhz", "power_w", "temperature_c", "held_back"),
+    *("attention_kernels", "allocated_mb", "reserved_mb", "process_device_mb"),
+    *("clock_mhz", "power_w", "temperature_c", "held_back"),
+    "beyond_trained",
     *CONDITIONS,
 )
 
@@ -74,11 +82,14 @@ def efficiency_csv(rows: Sequence[SpeedRow], info: RunInfo) -> str:
         content = (
             *(m.model, m.spec, cell.tower, cell.height, cell.width, cell.tokens, cell.batch, cell.precision),
             *(cell.compiled, m.status, *_ends(row.rate), len(m.repeats), *_ends(row.speed_up), row.verdict),
-            *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9, row.share),
-            *(m.num_parameters, m.load_s, m.first_call_s, m.implementation, row.noisy, m.reason),
+            *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9),
+            *(row.gflops_per_second, row.share, m.num_parameters, m.load_s, m.first_call_s, m.implementation),
+            *(row.noisy, m.reason),
             *(None if m.energy_j is None else m.energy_j / cell.batch, m.energy_note),
             *(m.largest_batch, m.largest_note, m.attention_kernels),
-            *(None if m.device_bytes is None else m.device_bytes / 1e6, *readings(m)),
+            *(None if n is None else n / 1e6 for n in (m.allocated_bytes, m.reserved_bytes, m.device_bytes)),
+            *readings(m),
+            m.beyond,
             *(told[name] for name in CONDITIONS),
         )
         writer.writerow([csv_cell("" if value is None else value) for value in content])
@@ -97,10 +108,12 @@ def cells_of(row: SpeedRow) -> list[str]:
     if row.rate is None:
         return [row.cell.label, m.model, m.status.replace("_", " "), "", "", "", "", ""]
     speed = "" if row.speed_up is None else estimate_text(row.speed_up)
-    share = "" if row.share is None else f"{100 * row.share:.0f} %"
+    pace = "" if row.gflops_per_second is None else f"{row.gflops_per_second:,.0f}"
+    pace += "" if row.share is None else f" ({100 * row.share:.0f} %)"
     memory = "" if row.megabytes is None else f"{row.megabytes:,.0f}"
     latency = f"{1e3 * m.latency_s['p50']:.1f} / {1e3 * m.latency_s['p99']:.1f}"
-    return [row.cell.label, m.model, estimate_text(row.rate), speed, row.verdict, latency, memory, share]
+    rate = estimate_text(row.rate) + (BEYOND if m.beyond else "")
+    return [row.cell.label, m.model, rate, speed, row.verdict, latency, memory, pace]
 
 
 def estimate_text(estimate: Estimate) -> str:
@@ -111,16 +124,17 @@ def estimate_text(estimate: Estimate) -> str:
     return value if estimate.n < 2 else f"{value} ({low}–{high})"
 
 
-def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
+def remarks(rows: Sequence[SpeedRow]) -> list[str]:
     """Return what a reader must know: what is lacking, what is noisy, how times grow."""
     said = []
     for row in rows:
         if row.rate is None:
             said.append(f"{row.measured.model}, {row.cell.label}: {row.measured.reason}")
-        elif why := why_ambiguous(row, device):
+        elif why := why_ambiguous(row):
             said.append(f"{row.measured.model}, {row.cell.label}: no verdict, {why}.")
     return [
         *said,
+        *_beyond(rows),
         *watched(rows),
         *_attention(rows),
         *_largest(rows),
@@ -128,6 +142,16 @@ def remarks(rows: Sequence[SpeedRow], device: str) -> list[str]:
         *_growths(rows),
         *_published(rows),
     ]
+
+
+def _beyond(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return what the mark means, with the sizes that models were made for."""
+    made = dict.fromkeys(
+        f"{row.measured.model}: {row.measured.beyond}" for row in rows if row.measured.beyond
+    )
+    if not made:
+        return []
+    return [f"{BEYOND} For speed alone, beyond what the model was made for ({'; '.join(made)})."]
 
 
 def _attention(rows: Sequence[SpeedRow]) -> list[str]:
@@ -176,32 +200,49 @@ def _energy(rows: Sequence[SpeedRow]) -> list[str]:
 
 
 def _growths(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return exponents and crossovers of each tower, batch, precision and mode."""
     said = []
     models = list(dict.fromkeys(row.measured.model for row in rows))
     for tower, unit in (("image", "patches"), ("text", "tokens")):
-        keys = dict.fromkeys(
-            (r.cell.batch, r.cell.precision, r.cell.compiled) for r in rows if r.cell.tower == tower
-        )
-        for key in keys:
+        towers = [row for row in rows if row.cell.tower == tower]
+        for batch, precision, compiled in dict.fromkeys(
+            (row.cell.batch, row.cell.precision, row.cell.compiled) for row in towers
+        ):
             own = [
-                r
-                for r in rows
-                if r.cell.tower == tower and (r.cell.batch, r.cell.precision, r.cell.compiled) == key
+                row
+                for row in towers
+                if (row.cell.batch, row.cell.precision, row.cell.compiled) == (batch, precision, compiled)
             ]
+            where = f"{tower} tower, batch {batch}, {precision}{', compiled' if compiled else ''}"
+            left = sum(bool(row.noisy) for row in own)
+            noisy = f"; {left} noisy numbers left out" if left else ""
             for model in models:
-                found = growth(own, model, models[-1]).exponent
-                if found is not None:
+                found = growth(own, model, models[-1])
+                if (power := found.exponent) is not None:
                     said.append(
-                        f"{model}, {tower} tower, batch {key[0]}, {key[1]}: time grows as {unit} to the "
-                        f"power {found.value:.2f} ({found.low:.2f} to {found.high:.2f})."
+                        f"{model}, {where}: time grows as {unit} to the power {power.value:.2f} "
+                        f"({power.low:.2f} to {power.high:.2f}){noisy}."
                     )
+                for what, crossovers in (("fast", found.crossovers), ("small", found.memory_crossovers)):
+                    said += [
+                        f"{model}, {where}: as {what} as {models[-1]} at {crossover_text(one, tower)}{noisy}."
+                        for one in crossovers
+                    ]
     return said
 
 
-def efficiency_markdown(rows: Sequence[SpeedRow], info: RunInfo, device: str) -> str:
+def crossover_text(one: Crossover, tower: str) -> str:
+    """Return a size with its 95 % interval: the side of a square image, or tokens."""
+    ends = (one.size, one.low, one.high)
+    size, low, high = (None if n is None else math.sqrt(n) if tower == "image" else n for n in ends)
+    unit = "px" if tower == "image" else "tokens"
+    return f"{size:.0f} {unit}" + (f" ({low:.0f} to {high:.0f})" if low is not None else "")
+
+
+def efficiency_markdown(rows: Sequence[SpeedRow], info: RunInfo) -> str:
     """Return the table and remarks, with hardware and versions."""
     lines = [[escape_markdown(cell) for cell in cells_of(row)] for row in rows]
-    notes = "\n".join(f"- {escape_markdown(text)}" for text in remarks(rows, device))
+    notes = "\n".join(f"- {escape_markdown(text)}" for text in remarks(rows))
     parts = [[escape_markdown(cell) for cell in line] for line in part_rows(rows)]
     split = f"\n## Parts of a forward pass\n\n{grid(parts, PARTS_HEAD)}\n" if parts else ""
     where = escape_markdown(_where(info))
@@ -213,7 +254,7 @@ def _where(info: RunInfo) -> str:
     return f"Measured on {told}. Command: {info.command}"
 
 
-def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots: Sequence[Plot]) -> str:
+def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, plots: Sequence[Plot]) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
@@ -230,7 +271,7 @@ def efficiency_page(rows: Sequence[SpeedRow], info: RunInfo, device: str, plots:
         rows=[cells_of(row) for row in rows],
         parts_head=PARTS_HEAD,
         parts=part_rows(rows),
-        remarks=remarks(rows, device),
+        remarks=remarks(rows),
         where=_where(info),
         plots=plots,
         last=rows[-1].measured.model if rows else "",

@@ -49,6 +49,7 @@ def accuracy_speed_plot(found: AccuracySpeed, looks: Mapping[str, Look], number:
     title = captioned(
         f"Accuracy against images a second on {found.device}{' and against energy' * energy}, both with 95 % "
         "intervals",
+        "what the paper's Figure 1 is about, whose axes are not published",
         "ringed and joined: no other model is both as accurate and as fast",
         "faint: untrained, or times too noisy",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, INK, LINE, MARK, SMALL, Drawing, Plot
-from rwkvclip_eval.report.plots.style import looks, model_colours
+from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, LINE, MARK, SMALL, Drawing, Plot
+from rwkvclip_eval.report.plots.style import MARKERS, log_ticks, looks, model_colours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TABLE = "efficiency"
 MOST_BARS = 24
-"""Bars of one drawing; further ones are in the table alone."""
+"""Bars of one drawing; further ones are in the next."""
 PARTS = {
     "patch embedding": ("#56b4e9", ""),
     "token embedding": ("#56b4e9", "//"),
@@ -31,21 +31,24 @@ PARTS = {
 
 
 def part_plots(blocks: Sequence[Block]) -> Iterator[Plot]:
-    """Yield the bars of each tower's parts, then their positions under the roofline."""
+    """Yield the bars of each tower's parts, a precision at a time, then their places under the roofline."""
     for tower in ("image", "text"):
-        shown = [
+        parted = [
             (block, model)
             for block in blocks
             if block.cell.tower == tower
             for model in block.models
             if model.parts
-        ][:MOST_BARS]
-        if shown:
-            yield _bars(tower, shown)
-            yield from _rooflines(tower, shown)
+        ]
+        for precision in dict.fromkeys(block.cell.precision for block, _ in parted):
+            own = [(block, m) for block, m in parted if block.cell.precision == precision]
+            drawings = [own[at : at + MOST_BARS] for at in range(0, len(own), MOST_BARS)]
+            for number, shown in enumerate(drawings, start=1):
+                yield _bars(tower, precision, shown, f"-{number}" if len(drawings) > 1 else "")
+            yield from _rooflines(tower, precision, own)
 
 
-def _bars(tower: str, shown: Sequence[tuple[Block, Measured]]) -> Plot:
+def _bars(tower: str, precision: str, shown: Sequence[tuple[Block, Measured]], number: str) -> Plot:
     figure = Drawing(0.9 + 0.2 * len(shown), 1)
     ax = figure.axes[0]
     names = [name for name in PARTS if any(part.name == name for _, m in shown for part in m.parts)]
@@ -72,24 +75,21 @@ def _bars(tower: str, shown: Sequence[tuple[Block, Measured]]) -> Plot:
         + ", ".join(f"{part.name} {100 * part.seconds / _whole(m):.0f} %" for part in m.parts)
         for block, m in shown
     )
-    return figure.plot(
-        f"efficiency-parts-{tower}", f"Parts of the {tower} tower's forward pass", words, TABLE
-    )
+    title = f"Parts of the {tower} tower's forward pass, {precision}"
+    return figure.plot(f"efficiency-parts-{tower}-{precision}{number}", title, words, TABLE)
 
 
-def _rooflines(tower: str, shown: Sequence[tuple[Block, Measured]]) -> Iterator[Plot]:
-    """Yield one for each precision: FLOPs a second against FLOPs a byte, under the device's ceilings."""
-    for precision in dict.fromkeys(block.cell.precision for block, _ in shown):
-        own = [(block, m) for block, m in shown if block.cell.precision == precision]
-        ceilings = [(b.ceiling_flops, b.ceiling_bytes) for b, _ in own if b.ceiling_flops and b.ceiling_bytes]
-        points = [
-            (m.model, part.name, part.flops / part.bytes, part.flops / part.seconds, _how(block))
-            for block, m in own
-            for part in m.parts
-            if part.flops and part.bytes and part.seconds
-        ]
-        if ceilings and points:
-            yield _roofline(tower, precision, points, max(ceilings))
+def _rooflines(tower: str, precision: str, own: Sequence[tuple[Block, Measured]]) -> Iterator[Plot]:
+    """Yield FLOPs a second against FLOPs a byte, under the device's ceilings, where these are known."""
+    ceilings = [(b.ceiling_flops, b.ceiling_bytes) for b, _ in own if b.ceiling_flops and b.ceiling_bytes]
+    points = [
+        (m.model, part.name, part.flops / part.bytes, part.flops / part.seconds, _how(block))
+        for block, m in own
+        for part in m.parts
+        if part.flops and part.bytes and part.seconds
+    ]
+    if ceilings and points:
+        yield _roofline(tower, precision, points, max(ceilings))
 
 
 def _roofline(
@@ -111,25 +111,30 @@ def _roofline(
         color=CHANCE,
         linewidth=LINE,
     )
-    handles = []
-    for model in (m for m in models if m in look):
-        own = [point for point in points if point[0] == model]
-        x, y = [p[2] for p in own], [p[3] / 1e9 for p in own]
-        handles += ax.plot(x, y, **look[model].dots(MARK))
-        # The first of each part is named: those of other sizes lie near it.
-        for name in dict.fromkeys(p[1] for p in own):
-            at = next(i for i, p in enumerate(own) if p[1] == name)
-            ax.annotate(f" {name}", (x[at], y[at]), fontsize=SMALL, color=INK, va="center")
+    shown = [m for m in models if m in look]
+    names = [name for name in PARTS if any(part == name for _, part, *_ in points)]
+    # A colour a model, a shape a part.
+    shapes = dict(zip(names, MARKERS, strict=False))
+    for model, name, x, y, _ in points:
+        if model in look and name in shapes:
+            style = {"color": look[model].colour, "markersize": MARK, "markeredgewidth": 0, "alpha": 0.8}
+            ax.plot([x], [y / 1e9], linestyle="none", marker=shapes[name], **style)
+    handles = [ax.plot([], [], color=look[model].colour, linewidth=3)[0] for model in shown]
+    handles += [
+        ax.plot([], [], linestyle="none", marker=shapes[name], color=CHANCE, markersize=MARK)[0]
+        for name in names
+    ]
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis, ends in ((ax.xaxis, (low, high)), (ax.yaxis, ax.get_ylim())):
         ticks = [10.0**n for n in range(-6, 10) if ends[0] <= 10.0**n <= ends[1]]
+        ticks = ticks if len(ticks) > 1 else log_ticks(*ends)
         axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_xlabel("FLOPs a byte")
     ax.set_ylabel("GFLOP/s")
-    figure.legend(handles, models)
+    figure.legend(handles, [*shown, *names])
     words = "; ".join(
         f"{model}, {how}, {name}: {y / 1e9:.3g} GFLOP/s at {x:.3g} FLOPs a byte"
         for model, name, x, y, how in points[:40]
@@ -140,7 +145,7 @@ def _roofline(
 
 
 def _how(block: Block) -> str:
-    return f"{block.cell.shape}, batch {block.cell.batch}, {block.cell.precision}"
+    return f"{block.cell.shape}, batch {block.cell.batch}"
 
 
 def _whole(measured: Measured) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rwkvclip_eval.report.efficiency import growth, length_of
+from rwkvclip_eval.report.growth import growth, length_of
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, MARK, SMALL, Drawing, Plot
 from rwkvclip_eval.report.plots.style import log_ticks
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "efficiency"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
-_CLOSE_TICKS = (0.7, 0.8, 0.9, 1.1, 1.2, 1.5)
+_CLOSE_TICKS = (0.8, 0.9, 1.1, 1.2)
 """Those for which a wide axis has no room."""
 _LINE_IN = 0.17
 """Height of a line of two models."""
@@ -119,9 +119,8 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
                 found = growth(own, name, models[-1]).exponent
                 if found is None:
                     continue
-                faint = any(row.noisy for row in own if row.measured.model == name)
                 words = f"{name}, {label}: {found.value:.2f} ({found.low:.2f} to {found.high:.2f})"
-                dot = _Dot(name, found.value, found.low, found.high, faint, words)
+                dot = _Dot(name, found.value, found.low, found.high, False, words)
                 lines.setdefault(label, []).append(dot)
     if lines:
         figure, axis = _drawn(lines, look)
@@ -129,7 +128,7 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
             axis.axvline(at, color=CHANCE, linewidth=0.8)
         values = [dot.value for dots in lines.values() for dot in dots]
         axis.set_xlim(min(0.0, *values) - 0.1, max(2.0, *values) + 0.1)
-        axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; faint: noisy")
+        axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; noisy cells left out")
         title = "How time grows with the tokens of an input"
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
 
@@ -161,7 +160,7 @@ def _ratios(lines: _Lines, look: dict[str, Look], name: str, title: str, last: s
     values = [dot.value for dots in lines.values() for dot in dots]
     low, high = min(*values, 1.0) / 1.3, max(*values, 1.0) * 1.3
     axis.set_xlim(low, high)
-    _name_ticks(axis, _TICKS if high / low <= 4 else [t for t in _TICKS if t not in _CLOSE_TICKS], "{:g}×")
+    _name_ticks(axis, _TICKS if high / low <= 1.5 else [t for t in _TICKS if t not in _CLOSE_TICKS], "{:g}×")
     axis.set_xlabel(f"times as fast as {last}\nfaint: noisy")
     return figure.plot(name, title, _words(title, lines), TABLE)
 
