@@ -86,7 +86,8 @@ def _rooflines(tower: str, precision: str, own: Sequence[tuple[Block, Measured]]
         (m.model, part.name, part.flops / part.bytes, part.flops / part.seconds, _how(block))
         for block, m in own
         for part in m.parts
-        if part.flops and part.bytes and part.seconds
+        # What no part takes is of many kinds, and has hardly a FLOP.
+        if part.flops and part.bytes and part.seconds and part.name != "rest"
     ]
     if ceilings and points:
         yield _roofline(tower, precision, points, max(ceilings))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "efficiency"
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10, 20, 50, 100)
-_CLOSE_TICKS = (0.8, 0.9, 1.1, 1.2)
+_CLOSE_TICKS = (0.7, 0.9, 1.1)
 """Those for which a wide axis has no room."""
 _LINE_IN = 0.17
 """Height of a line of two models."""
@@ -128,7 +128,7 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
             axis.axvline(at, color=CHANCE, linewidth=0.8)
         values = [dot.value for dots in lines.values() for dot in dots]
         axis.set_xlim(min(0.0, *values) - 0.1, max(2.0, *values) + 0.1)
-        axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; noisy cells left out")
+        axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; without noisy cells")
         title = "How time grows with the tokens of an input"
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
 
