@@ -8,6 +8,7 @@ import torch
 from side_by_side import in_words, ratio
 
 from rwkvclip_eval.bench.clock import in_turns
+from rwkvclip_eval.encoders.tokens_first import lay_tokens_first
 from rwkvclip_models import load_model
 
 ROUNDS = 8
@@ -32,6 +33,7 @@ def encoders(tower, dtype, implementation):
     rwkv = load_model(config, dtype=dtype, implementation=implementation)
     rwkv.pack_weights(dtype)  # as the evaluation does
     clip = open_clip.create_model(name).eval().to(dtype)
+    lay_tokens_first(clip)  # as the evaluation does
     generator = torch.Generator().manual_seed(0)
     if tower == "text":
         texts = torch.randint(1, 49_000, (batch, 77), generator=generator)
