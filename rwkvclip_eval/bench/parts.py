@@ -9,6 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,6 +37,9 @@ METHODS = {
     "Embedding": {"forward": "token embedding"},
 }
 """Class → method → part, of RWKV-CLIP and of what any model is made of; a part within another is its own."""
+
+
+_LOOK_UPS = ("aten::embedding", "aten::index_select", "aten::gather", "aten::index.")
 
 
 def _methods(name: str, module: nn.Module) -> dict[str, str]:
@@ -139,9 +143,24 @@ def bytes_of(call: Callable[[], object], module: nn.Module) -> dict[str, float]:
 
 def attention_kernels(call: Callable[[], object]) -> list[str]:
     """Return what torch chose for attention in one call, as it names its choices; nothing where none ran."""
-    with _Attention() as seen:
+    with _Asked() as asked, _Attention() as seen:
         call()
-    return sorted(seen.kernels)
+    # The form that writes its scores is no kernel, but products.
+    return sorted(seen.kernels) or ["math"] * asked.attention
+
+
+class _Asked(TorchFunctionMode):
+    """Keeps whether somebody asked for attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.attention = self.attention or func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
 
 
 class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares no types for it
@@ -193,8 +212,8 @@ class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         own = {x.untyped_storage()._cdata for x in taken}
         if func._schema.is_mutable or any(x.untyped_storage()._cdata not in own for x in given):
             read = sum(_held(x) for x in taken)
-            if "embedding" in func.name():
-                # Of the table the rows that are looked up.
+            if any(word in func.name() for word in _LOOK_UPS):
+                # Of the table what is looked up.
                 read += sum(_held(x) for x in given) - _held(taken[0])
             self.total += read + sum(_held(x) for x in given)
         return out

@@ -297,9 +297,9 @@ def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
         for cell in plan.cells:
             for index, model in enumerate(plan.models):
                 known = plan.known[index, cell.key]
-                flops = known.reason if known.flops is None else f"{known.flops / 1e9:.2f}"
-                rows.append([cell.label, model.model, flops])
-        console.table(["cell", "model", "GFLOP a call"], rows)
+                flops = known.reason if known.flops is None else f"{known.flops / 1e9:.4g}"
+                rows.append([cell.label, model.model, flops, known.beyond])
+        console.table(["cell", "model", "GFLOP a call", "beyond the model's own"], rows)
     seconds = plan.total_seconds(options.effort)
     for precision, rate in plan.ceilings.items():
         console.say(f"{precision}: {rate / 1e9:,.0f} GFLOP/s in square products here.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path  # noqa: TC003  # typer reads annotations at run time
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from rwkvclip_eval import console
 from rwkvclip_eval.cli.options import command_line
+from rwkvclip_eval.errors import OutputError
 
 SIZES = "1024,4096,16384"
 
@@ -49,7 +51,9 @@ def bench_streaming(
     from rwkvclip_eval.environment import environment
     from rwkvclip_eval.report.streaming import HEAD, streaming_rows, write_streaming
 
-    counts = parse_numbers(patches, "--patches", 10**9)
+    counts = list(dict.fromkeys(parse_numbers(patches, "--patches", 10**9)))
+    if out is not None:
+        _check_writable(out)
     points = []
     for point in memory_curve(
         config,
@@ -62,7 +66,24 @@ def bench_streaming(
         said = point.problem or f"{point.seconds:.2f} s"
         console.note(f"{point.form}, {point.tokens:,} patches: {said}")
         points.append(point)
+        if out is not None:
+            # What is measured is kept, whatever comes.
+            page = write_streaming(points, out, environment(), command_line())
     console.table(list(HEAD), streaming_rows(points))
     if out is not None:
-        console.say(f"Written: {write_streaming(points, out, environment(), command_line())}")
+        console.say(f"Written: {page}")
     raise typer.Exit(3 if any(point.problem for point in points) else 0)
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written before anything is measured.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"Cannot write into {folder}: {error.strerror or error}.") from error

@@ -26,7 +26,7 @@ class Crossover:
 
     Attributes:
         size: tokens of a text, pixels of an image.
-        low: lower end of the 95 % interval over repeats; None where not every repeat has one.
+        low: lower end of the 95 % interval over repeats; None where the lines of one of them do not cross.
         high: upper end.
     """
 
@@ -111,15 +111,17 @@ def _of_time(pairs: Sequence[tuple[SpeedRow, SpeedRow]], margin: float) -> list[
             found.append((math.log(length_of(row.cell)), math.log(ratio)))
         return found
 
-    found = crossings(points(None), margin)
-    each = [crossings(points(i), margin) for i in range(repeats)]
-    if repeats < 2 or any(len(one) != len(found) for one in each):
-        return [Crossover(size=math.exp(x)) for x in found]
-    ends = [_t_interval([one[i] for one in each]) for i in range(len(found))]
-    return [
-        Crossover(size=math.exp(x), low=math.exp(low), high=math.exp(high))
-        for x, (low, high) in zip(found, ends, strict=True)
-    ]
+    drawn, each = points(None), [points(i) for i in range(repeats)]
+    found = []
+    for first, last in _brackets(drawn, margin):
+        [size, *others] = (_middle_zero(one[first : last + 1]) for one in (drawn, *each))
+        assert size is not None
+        low = high = None
+        known = [x for x in others if x is not None]
+        if len(known) == repeats > 1:
+            low, high = (math.exp(x) for x in _t_interval(known))
+        found.append(Crossover(size=math.exp(size), low=low, high=high))
+    return found
 
 
 def crossings(points: Sequence[Point], margin: float) -> list[float]:
@@ -132,18 +134,24 @@ def crossings(points: Sequence[Point], margin: float) -> list[float]:
         points: x, ascending, and y.
         margin: of y.
     """
-    found = []
+    zeros = (_middle_zero(points[first : last + 1]) for first, last in _brackets(points, margin))
+    return [zero for zero in zeros if zero is not None]
+
+
+def _brackets(points: Sequence[Point], margin: float) -> list[tuple[int, int]]:
+    """Return which two points beyond the margin, with none between them, lie on either side of 0."""
     clear = [i for i, (_, y) in enumerate(points) if abs(y) > margin]
-    for first, last in pairwise(clear):
-        if points[first][1] * points[last][1] > 0:
-            continue
-        zeros = [
-            x0 if y0 == 0 else x0 - y0 * (x1 - x0) / (y1 - y0)
-            for (x0, y0), (x1, y1) in pairwise(points[first : last + 1])
-            if y0 * y1 < 0 or (y0 == 0) != (y1 == 0)
-        ]
-        found.append(sorted(zeros)[len(zeros) // 2])
-    return found
+    return [(i, j) for i, j in pairwise(clear) if points[i][1] * points[j][1] < 0]
+
+
+def _middle_zero(points: Sequence[Point]) -> float | None:
+    """Return the middle one of the places where the line through points crosses 0; None where it does not."""
+    zeros = [
+        x0 if y0 == 0 else x0 - y0 * (x1 - x0) / (y1 - y0)
+        for (x0, y0), (x1, y1) in pairwise(points)
+        if y0 * y1 < 0 or (y0 == 0) != (y1 == 0)
+    ]
+    return sorted(zeros)[len(zeros) // 2] if zeros else None
 
 
 def _t_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -3,13 +3,15 @@
 import dataclasses
 import itertools
 import json
+from functools import partial
 
 import pytest
 import torch
 from test_flops import RWKV, VIT
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rwkvclip_eval.bench.parts import REST, Ledger, bytes_of, seconds_of, shares_of
+from rwkvclip_eval.bench.parts import REST, Ledger, attention_kernels, bytes_of, seconds_of, shares_of
 from rwkvclip_eval.bench.subject import Subject
 from rwkvclip_eval.bench.worker import Worker
 from rwkvclip_eval.encoders import load_encoder
@@ -94,11 +96,25 @@ def test_what_is_expanded_is_read_once():
         assert found == weights + 4 * (16 * 3 * 8 + 16 * 3 * 4) + weights  # made, read, read and written
 
 
-def test_of_an_embedding_the_rows_that_are_looked_up_are_read():
+def test_of_a_table_the_rows_that_are_looked_up_are_read():
     module = nn.ModuleDict({"tokens": nn.Embedding(1000, 8)})
+    ids = torch.zeros(5, dtype=torch.int64)
+    rows = 5 * 8 + 2 * (5 * 8 * 4)
     with torch.inference_mode():
-        found = bytes_of(lambda: module["tokens"](torch.zeros(5, dtype=torch.int64)), module)
-        assert found["token embedding"] == 5 * 8 + 2 * (5 * 8 * 4)
+        assert bytes_of(lambda: module["tokens"](ids), module)["token embedding"] == rows
+        table = torch.ones(1000, 8)
+        for look_up in (lambda: table[ids], lambda: table.index_select(0, ids)):
+            assert bytes_of(look_up, module)[REST] == rows
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_kernels_of_attention_are_told_and_the_form_without_one_is_math(training):
+    q, k, v = (torch.randn(1, 2, 8, 16, requires_grad=training) for _ in range(3))
+    call = partial(torch.nn.functional.scaled_dot_product_attention, q, k, v)
+    assert attention_kernels(call) == ["flash_attention_for_cpu"]
+    with sdpa_kernel(SDPBackend.MATH):
+        assert attention_kernels(call) == ["math"]
+    assert attention_kernels(lambda: q @ k.mT) == []
 
 
 def test_views_move_nothing():

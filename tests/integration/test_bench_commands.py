@@ -206,3 +206,23 @@ def test_a_measurement_beside_a_busy_process_is_never_clean(tmp_path, tiny):
     rows = speed_rows(found.blocks)
     assert rows[0].verdict == "AMBIGUOUS"
     assert any("too noisy" in text for text in remarks(rows))
+
+
+def test_streaming_is_measured_by_the_command_and_kept(run, tmp_path, monkeypatch):
+    config = {
+        "input_size": 16, "image_depth": 1, "image_embed_dims": 32, "image_patch_size": 4,
+        "image_hidden_rate": 2, "image_num_heads": 2, "ctx_len": 12, "vocab_size": 64, "head_size": 16,
+        "n_layer": 1, "n_embd": 32, "dim_ffn": 32,
+    }  # fmt: skip
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps(config))
+    out = tmp_path / "out"
+    code, said, _ = run("bench", "streaming", "--config", path, "--patches", "36,36", "-o", out)
+    assert code == 0, said
+    assert (out / "streaming.csv").read_text().count("\n") == 3
+    assert "36" in (out / "streaming.md").read_text()
+    assert (out / "plots" / "streaming.svg").exists()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    code, _, err = run("bench", "streaming", "--config", path, "--patches", "36", "-o", blocked)
+    assert (code, "Cannot write into" in err) == (2, True)

@@ -251,6 +251,13 @@ def test_a_crossover_has_an_interval_over_repeats():
     [crossed] = growth(speed_rows(blocks), "ours", "theirs").crossovers
     assert 390**2 < crossed.low < crossed.size < crossed.high < 410**2
     assert crossed.high / crossed.low > 1.001
+    # Whatever lies within the margin in one repeat.
+    near = [block(px, 0.1, 0.1 * ratio) for px, ratio in ((224, 0.95), (448, 1.2), (896, 1.4))]
+    near = [shaken(one, turn) for turn, one in enumerate(near, start=1)]
+    ratios = [b / a for a, b in zip(near[0].models[0].seconds, near[0].models[1].seconds, strict=True)]
+    assert any(ratio > 1 / 1.05 for ratio in ratios)
+    [other] = growth(speed_rows(near), "ours", "theirs").crossovers
+    assert other.low < other.size < other.high
     side = [round(math.sqrt(n)) for n in (crossed.size, crossed.low, crossed.high)]
     told = f"ours, image tower, batch 4, fp32: as fast as theirs at {side[0]} px ({side[1]} to {side[2]})."
     assert told in remarks(speed_rows(blocks))
