@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import psutil
 
+from rwkvclip_eval.errors import shortened
+
 HEAT, POWER_LIMIT = "heat", "power limit"
 SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 """Of processors, as Linux names them."""
@@ -42,10 +44,13 @@ class Seen(Look):
 
 
 class Source(Protocol):
-    """Tells of a device."""
+    """Tells of a device.
+
+    Attributes:
+        note: what is read, or why nothing is.
+    """
 
     note: str
-    """What is read, or why nothing is."""
 
     def look(self) -> Look:
         """Return the device now."""
@@ -170,7 +175,7 @@ class Gpu:
         """Return NVML's answer; None where this GPU or driver does not tell."""
         try:
             return getattr(self._nvml, name)(self._handle, *arguments)
-        except self._nvml.NVMLError:
+        except (self._nvml.NVMLError, AttributeError):  # the driver's, or an older package
             return None
 
 
@@ -190,7 +195,7 @@ def source_of(device: str, gpu_uuid: str = "") -> Source:
     except ModuleNotFoundError:
         return Blind("not watched: nvidia-ml-py is not installed (pip install 'rwkvclip-eval[energy]')")
     except Exception as error:  # NVML's own: no library, no such GPU, no permission
-        return Blind(f"not watched: {type(error).__name__}: {error}"[:300])
+        return Blind(f"not watched: {type(error).__name__}: {shortened(str(error), 300)}")
 
 
 @dataclass

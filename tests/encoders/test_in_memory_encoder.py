@@ -95,8 +95,13 @@ def test_rwkv_clip_and_open_clip_models_bring_preprocessing_and_tokenizer(
         pixels, tokens = loaded.preprocess(image)[None], loaded.tokenize(["a photo of a cat"])
         assert torch.equal(inside.preprocess(image)[None], pixels)
         assert torch.equal(inside.tokenize(["a photo of a cat"]), tokens)
-        assert torch.equal(inside.encode_image(pixels).embedding, loaded.encode_image(pixels).embedding)
-        assert torch.equal(inside.encode_text(tokens), loaded.encode_text(tokens))
+        # A loaded CLIP keeps its tokens first, one in memory is left as it is: the same but for rounding.
+        pairs = (
+            (inside.encode_image(pixels).embedding, loaded.encode_image(pixels).embedding),
+            (inside.encode_text(tokens), loaded.encode_text(tokens)),
+        )
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, rtol=0, atol=0 if spec == "rwkv.json" else 1e-6)
         assert module.training and inside.info.name == inside.info.spec == "now"
 
 

@@ -18,7 +18,7 @@ TINY = {
 # No waiting for a quiet machine, of which tests have none.
 PLUGIN = """\
 from rwkvclip_eval.bench import turns
-turns.wait_for_quiet = lambda own, seconds: True
+turns.wait_for_quiet = lambda own, seconds, gpu_share: True
 turns.MOST_AGAIN = 0
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -64,20 +65,21 @@ def test_the_example_gives_the_parallel_forms_embedding(place: Path) -> None:
 
 def test_the_command_prints_a_row_for_each_form_and_size(place: Path) -> None:
     [command] = blocks("sh")
-    small = command.replace("rwkv-clip-b16", "my_config.json").replace("4096", "1030")
+    small = command.replace("rwkv-clip-b16", "my_config.json").replace("4096,16384", "1030")
     arguments = shlex.split(small)
-    assert arguments[:2] == ["python", "-m"]
+    assert arguments[:3] == ["rwkvclip-eval", "bench", "streaming"]
     path = ":".join(str(ROOT / folder) for folder in (".", "models", "train"))
     done = subprocess.run(
-        [sys.executable, *arguments[1:]],
+        [sys.executable, "-m", "rwkvclip_eval", *arguments[1:]],
         env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    head, *rows = [line.split("\t") for line in done.stdout.splitlines()]
-    found = [dict(zip(head, row, strict=True)) for row in rows]
+    assert "1,056" in done.stdout
+    with Path("runs/streaming/streaming.csv").open() as file:
+        found = list(csv.DictReader(file))
     assert [(row["form"], row["tokens"]) for row in found] == [
         ("streaming", "1024"),
         ("parallel", "1024"),

@@ -70,7 +70,7 @@ def _against_size(
         for at, row in zip(x, timed, strict=True):
             if row.noisy and row.rate is not None:
                 # An open dot: its number stands, and no claim rests on it.
-                figure.axes[0].plot([at], [row.rate.value], **{**style, "markerfacecolor": PAPER})
+                figure.axes[0].plot([at], [row.rate.value], **{**style, "markerfacecolor": PAPER}, zorder=3)
         for row in own:
             if row.measured.status in LOST:
                 _mark_lost(figure, row, look[model].colour)
