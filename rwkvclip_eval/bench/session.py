@@ -39,7 +39,7 @@ class Summary:
     def lost(self) -> list[str]:
         """What has no number though it should, with the reason."""
         return [
-            f"{m.model}, {block.cell.label}: {m.reason}"
+            f"{m.model}, {block.cell.label}: {m.reason.rstrip('.')}"
             for block in self.blocks
             for m in block.models
             if m.status in ("out_of_memory", "crashed")

@@ -237,7 +237,7 @@ def measure(
 
         console.say(f"Report: {write_efficiency(out, out / 'report')}")
     if summary.lost:
-        console.note(f"No number of {name_some(summary.lost)}")
+        console.note(f"No number of {name_some(summary.lost)}.")
     if summary.left:
         console.note(f"{len(summary.left)} cells are left; the same command continues.")
     raise typer.Exit(summary.exit_code)
