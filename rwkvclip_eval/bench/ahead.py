@@ -124,7 +124,7 @@ def look_ahead(
         limits: cells beyond its own are left out; None for no limit.
 
     Raises:
-        UserError: a model cannot be loaded, is given twice, or there is no cell.
+        UserError: a model cannot be loaded in fp32, is given twice, or there is no cell.
     """
     if not cells:
         raise UserError("The grid has no cell; name at least one tower, size and batch.")
@@ -140,6 +140,7 @@ def look_ahead(
     pacing: dict[tuple[int, str, bool], tuple[Cell, float]] = {}
     precisions = sorted({cell.precision for cell in cells})
     for index, spec in enumerate(specs):
+        cannot: dict[str, dict[str, Any]] = {}
         # FLOPs are counted on a model as it is, whose weights no precision packed.
         for precision in dict.fromkeys((*precisions, "fp32")):
             begun = time.monotonic()
@@ -160,13 +161,16 @@ def look_ahead(
                         found = _counted(worker, arguments, cells)
                     facts = worker.facts
             except WorkerFailed as failed:
-                raise UserError(f"{spec}: {failed.reason}") from failed
+                if precision == "fp32":
+                    raise UserError(f"{spec}: {failed.reason}") from failed
+                cannot[precision] = {"failed": failed.status, "reason": failed.reason}
         # The process knows its own model alone; of several of one name each goes by its file.
         name = expanded[index].name
         model = Measured(model=name, spec=facts["spec"], num_parameters=facts["num_parameters"])
         models.append(model)
         fingerprints.append(facts["fingerprint"])
         for cell, answer in zip(cells, found, strict=True):
+            answer = cannot.get(cell.precision, answer)
             known[index, cell.key] = _before(model, cell, answer, facts, limits)
     paces = {
         key: flops / seconds
@@ -224,7 +228,7 @@ def _pace(worker: Worker, cell: Cell) -> float | None:
 def _before(
     model: Measured, cell: Cell, answer: dict[str, Any], facts: dict[str, Any], limits: Grids | None
 ) -> Measured:
-    if "failed" in answer:
+    if "failed" in answer and ("flops" not in answer or answer["failed"] == "not_possible"):
         return dataclasses.replace(model, status=answer["failed"], reason=answer["reason"])
     patches, patch = 0, facts["patch_px"]
     if cell.height and patch:
@@ -238,6 +242,7 @@ def _before(
     if left:
         reason = f"not in the default grid: {left}"
         return dataclasses.replace(model, status="not_in_grid", reason=reason)
+    # None where they could not be counted, which says nothing of whether the model runs.
     return dataclasses.replace(model, flops=answer["flops"], beyond=_beyond(cell, facts))
 
 

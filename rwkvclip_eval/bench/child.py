@@ -28,6 +28,14 @@ WARM_UP_S = 5.0
 LEAST_CALLS = 3
 """Of a turn, unless they take as many times as long as the turn."""
 MOST_CALLS = 10_000
+_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "status_alloc_failed",
+)
+"""In what libraries say when memory ends."""
 
 
 def main(arguments: dict[str, Any], answers: TextIO) -> None:
@@ -54,9 +62,7 @@ def _answer(answers: TextIO, found: dict[str, Any]) -> None:
 
 def _failure(error: Exception) -> dict[str, Any]:
     said = shortened(str(error) or type(error).__name__, 1000)
-    memory = isinstance(error, MemoryError) or any(
-        words in said for words in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    memory = isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY)
     possible = "out_of_memory" if memory else "not_possible" if isinstance(error, UserError) else "crashed"
     text = said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
     return {"failed": possible, "reason": text}
@@ -84,6 +90,9 @@ class _Server:
             run_plugin(Path(path))
         torch.set_num_threads(threads)
         self._device = device
+        if device.startswith("cuda:"):
+            # Events, waits and counts of memory are of the current one.
+            torch.cuda.set_device(device)
         uuid = torch.cuda.get_device_properties(device).uuid if device.startswith("cuda") else ""
         import_adapter(spec)
         start = time.perf_counter()
@@ -103,8 +112,10 @@ class _Server:
             "context_length": info.context_length,
             "patch_px": self._subject.patch_px,
             "gpu_uuid": str(uuid),
+            "loaded_bytes": torch.cuda.memory_allocated() if device.startswith("cuda") else None,
         }
         self._call: Callable[[], object] = lambda: None
+        self._call_s = 0.0
 
     def do_count(self, cells: list[dict[str, Any]]) -> dict[str, Any]:
         """Return FLOPs of each cell, or why the model cannot do it; nothing can be measured afterwards."""
@@ -116,7 +127,7 @@ class _Server:
             try:
                 found.append({"flops": self._subject.count_flops(Cell(**cell))})
             except Exception as error:  # one cell's trouble
-                found.append(_failure(error))
+                found.append(_failure(error) | {"flops": None})
         return {"cells": found}
 
     def do_prepare(self, cell: dict[str, Any]) -> dict[str, Any]:
@@ -124,8 +135,9 @@ class _Server:
         from rwkvclip_eval.bench.parts import attention_kernels
         from rwkvclip_eval.records.efficiency import Cell
 
-        start = time.perf_counter()
         self._call = self._subject.call(Cell(**cell))
+        self._wait()
+        start = time.perf_counter()
         times = self._timed(1)
         first = time.perf_counter() - start
         kernels: list[str] = []
@@ -140,6 +152,7 @@ class _Server:
             if steady or time.perf_counter() - began > WARM_UP_S:
                 break
         self._reset_peak()
+        self._call_s = times[-1]
         return {
             "first_call_s": first,
             "warm_up_calls": len(times),
@@ -149,27 +162,34 @@ class _Server:
 
     def do_measure(self, seconds: float) -> dict[str, Any]:
         """Make the call for so long, or up to three times as long for three calls; at least once."""
+        # Of a GPU's calls those that the time takes are waited for at once, up to ten.
+        at_once = 1
+        if self._device.startswith("cuda"):
+            at_once = max(1, min(10, int(seconds / max(self._call_s, 1e-6))))
         times: list[float] = []
         start = time.perf_counter()
         while len(times) < MOST_CALLS:
             spent = time.perf_counter() - start
             if times and spent >= (seconds if len(times) >= LEAST_CALLS else LEAST_CALLS * seconds):
                 break
-            times += self._timed(1 if self._device.startswith("cpu") else 10)
+            times += self._timed(at_once)
         return {"seconds": times, **self._peaks()}
 
     def do_fit(self, cell: dict[str, Any], budget_bytes: int | None) -> dict[str, Any]:
-        """Make a cell's call once, the whole process held to so much memory where the system can."""
+        """Make a cell's call, the whole process held to so much memory where the system can.
+
+        Once; a training step twice, for AdamW's moments lie beside the second's gradients.
+        """
         from rwkvclip_eval.records.efficiency import Cell
 
         if budget_bytes is not None:
             _hold_to(budget_bytes)
         self._call = self._subject.call(Cell(**cell))
-        self._timed(1)
+        self._timed(2 if cell["tower"] == "train" else 1)
         return {}
 
-    def do_parts(self, cell: dict[str, Any], calls: int) -> dict[str, Any]:
-        """Take so many of a prepared forward pass apart; nothing can be measured afterwards."""
+    def do_parts(self, cell: dict[str, Any], calls: int, usual: float) -> dict[str, Any]:
+        """Take a prepared forward pass that usually takes so many seconds apart; nothing can follow."""
         from rwkvclip_eval.bench.parts import bytes_of, seconds_of
         from rwkvclip_eval.records.efficiency import Cell
 
@@ -179,7 +199,7 @@ class _Server:
             self._wait()
             return time.perf_counter()
 
-        seconds = seconds_of(self._call, module, clock, calls)
+        seconds = seconds_of(self._call, module, clock, calls, usual)
         moved = bytes_of(self._call, module)
         self._subject.drop_weights()
         flops = self._subject.flops_by_part(Cell(**cell))
@@ -203,11 +223,12 @@ class _Server:
         """
         import torch
 
-        from rwkvclip_eval.encoders.arithmetic import arithmetic
+        from rwkvclip_eval.encoders.arithmetic import arithmetic, product_dtype
 
         side = 2048 if self._device.startswith("cpu") else 8192
-        a, b = (torch.randn(side, side, device=self._device) for _ in range(2))
-        device = torch.device(self._device)
+        device, dtype = torch.device(self._device), product_dtype(precision)
+        # No conversion counts.
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 
         def product() -> None:
             with torch.inference_mode(), arithmetic(device, precision):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.environment import environment
 from rwkvclip_eval.errors import OutputError
+from rwkvclip_eval.records.conditions import CONDITIONS, told_conditions
 from rwkvclip_eval.records.efficiency import TASK, read_block
 from rwkvclip_eval.records.reading import read_run_info, write_records
 from rwkvclip_eval.records.schema import RunInfo
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def kept_blocks(plan: Plan, out: Path, device: str) -> Iterator[tuple[Cell, Block]]:
-    """Yield the cells that are measured already.
+    """Yield the cells that are measured already, in a directory that is this measurement's.
 
     Measured again are: a file that is not as it was written, or of other models or another device; and a cell
     in which a process ended, for nobody knows whether it would once more.
@@ -64,6 +65,12 @@ def run_info(plan: Plan, options: BenchOptions, command: str, grid: str) -> RunI
         "effort": dataclasses.asdict(options.effort),
         "largest_batch": options.largest_batch,
     }
+    facts = environment()
+    # A page says once what its times were measured on and with: what it says holds for every cell.
+    told = told_conditions(facts, identity)
+    # Results that lie in the checkout are changes of it, too.
+    told["commit"] = told["commit"].partition(" ")[0]
+    identity = {**told, **identity}
     return RunInfo(
         command=command,
         suite_name=f"{TASK}: {grid}" if grid else TASK,
@@ -71,23 +78,32 @@ def run_info(plan: Plan, options: BenchOptions, command: str, grid: str) -> RunI
         suite_sha256="",
         models=[model.spec for model in plan.models],
         identity=identity,
-        environment=environment(),
+        environment=facts,
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def begin_or_continue(out: Path, info: RunInfo) -> None:
+def begin_or_continue(out: Path, info: RunInfo) -> bool:
     """Write run.json, after checking that what the directory holds is the same measurement.
+
+    Returns:
+        Whether it holds one; cells without a run.json are nobody's.
 
     Raises:
         OutputError: it holds another run.
     """
     path = out / "run.json"
-    if path.exists():
+    if continued := path.exists():
         before = read_run_info(path)
         # Lists and tuples are one in JSON.
         given = json.loads(json.dumps(info.identity))
-        other = [name for name, value in given.items() if before.identity.get(name) != value]
+        other = [
+            f"{name}: {before.identity.get(name) or 'unknown'} there, {value or 'unknown'} here"
+            if name in CONDITIONS
+            else name
+            for name, value in given.items()
+            if before.identity.get(name) != value
+        ]
         if other:
             raise OutputError(
                 f"{out} holds another run (other {', '.join(other)}). Choose another --out, or the same "
@@ -95,3 +111,4 @@ def begin_or_continue(out: Path, info: RunInfo) -> None:
             )
         info = dataclasses.replace(info, started_utc=before.started_utc, num_commands=before.num_commands + 1)
     write_text(path, json.dumps(dataclasses.asdict(info), indent=1, ensure_ascii=False))
+    return continued

@@ -22,20 +22,33 @@ class Meter:
     Attributes:
         note: what is read, or why nothing is.
         monitor: zeus' own; None where nothing is read.
+        failure: why nothing is read any more; empty while it is, and where it never was.
     """
 
     note: str
     monitor: Any = field(default=None, repr=False)
+    failure: str = ""
 
     def around(self, call: Callable[[], Answer]) -> tuple[Answer, float | None]:
         """Return what `call` returns and the joules meanwhile; None where no counter moved, never 0."""
-        if self.monitor is None:
-            return call(), None
         # The call waits for its device itself; this process has not even a context there.
-        self.monitor.begin_window(_WINDOW, sync_execution=False, restart=True)
+        begun = self._told(
+            lambda zeus: zeus.begin_window(_WINDOW, sync_execution=False, restart=True) or True
+        )
         answer = call()
-        joules = _joules(self.monitor.end_window(_WINDOW, sync_execution=False))
+        counted = begun and self._told(lambda zeus: zeus.end_window(_WINDOW, sync_execution=False))
+        joules = _joules(counted) if counted else 0.0
         return answer, joules if joules > 0 else None
+
+    def _told(self, ask: Callable[[Any], Any]) -> Any:
+        """Return zeus' answer; None where a counter has gone, and from then on."""
+        if self.monitor is None:
+            return None
+        try:
+            return ask(self.monitor)
+        except Exception as error:  # the driver's, the system's, zeus' own
+            self.monitor, self.failure = None, _said(error)
+            return None
 
 
 def meter_of(device: str) -> Meter:
@@ -49,8 +62,7 @@ def meter_of(device: str) -> Meter:
         gpus = [int(index or 0)] if kind == "cuda" else []
         monitor = ZeusMonitor(gpu_indices=gpus, cpu_indices=[] if gpus else None)
     except Exception as error:  # drivers, permissions, zeus' own: each says why
-        said = str(error).splitlines() or [type(error).__name__]
-        return Meter(f"{NOT_MEASURED}{type(error).__name__}: {said[0][:300]}")
+        return Meter(NOT_MEASURED + _said(error))
     if gpus:
         return Meter("the GPU's own counter, by zeus", monitor)
     if monitor.cpu_indices:
@@ -58,6 +70,11 @@ def meter_of(device: str) -> Meter:
     if monitor.soc_is_present:
         return Meter("the chip's counters of processor, GPU and memory, by zeus", monitor)
     return Meter(f"{NOT_MEASURED}this system lets no counter of the processor (RAPL) be read")
+
+
+def _said(error: Exception) -> str:
+    said = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {said[0][:300]}"
 
 
 def _joules(measurement: Any) -> float:

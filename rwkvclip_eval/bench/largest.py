@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -45,11 +46,22 @@ def with_largest_batch(measured: Measured, arguments: dict[str, Any], cell: Cell
     budget = None
     if not arguments["device"].startswith("cuda"):
         budget = int(SHARE * psutil.virtual_memory().available)
+    fitting = [0]
+
+    def tried(batch: int) -> bool:
+        if not fits(arguments, cell, batch, budget):
+            return False
+        fitting.append(batch)
+        return True
+
     try:
-        found = largest_that(lambda batch: fits(arguments, cell, batch, budget), most)
+        found = largest_that(tried, most)
     except WorkerFailed as failed:
-        return dataclasses.replace(measured, largest_note=f"not found: {failed.reason}")
+        least = f" ({max(fitting)} fits)" if max(fitting) else ""
+        return dataclasses.replace(measured, largest_note=f"not found{least}: {failed.reason}")
     where = "the GPU's memory" if budget is None else f"{budget / 1e9:.1f} GB, {SHARE:.0%} of what was free"
+    if budget is not None and not sys.platform.startswith("linux"):
+        where += ", which this system holds nobody to"
     note = f"of up to {most}, in {where}" if found < most else f"not beyond: more were not tried ({where})"
     return dataclasses.replace(measured, largest_batch=found, largest_note=note)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 REST = "rest"
 """What no part takes: additions between them, pooling, and the loop over blocks."""
 
+MOST_APART, NEAR = 5, 0.2
+"""Calls that are taken apart until one is within this of the usual length: one alone may be disturbed."""
+
 METHODS = {
     "SpatialMix": {
         "lerps": "shift and lerp",
@@ -121,18 +124,26 @@ def shares_of(call: Callable[[], object], module: nn.Module, count: Callable[[],
 
 
 def seconds_of(
-    call: Callable[[], object], module: nn.Module, clock: Callable[[], float], calls: int
+    call: Callable[[], object], module: nn.Module, clock: Callable[[], float], calls: int, usual: float
 ) -> dict[str, float]:
-    """Return part → seconds, of the call of median length among so many.
+    """Return part → seconds, of that call whose length is nearest to the usual one.
 
     Args:
         call: runs `module`.
         module: holds the parts.
         clock: seconds, once everything that was begun is done.
-        calls: odd.
+        calls: least number; more are made, `MOST_APART` at most, until one is within `NEAR` of the usual
+            length.
+        usual: length of a call, seconds.
     """
-    found = sorted((shares_of(call, module, clock) for _ in range(calls)), key=lambda one: sum(one.values()))
-    return found[calls // 2]
+    found: list[dict[str, float]] = []
+
+    def away(shares: dict[str, float]) -> float:
+        return abs(sum(shares.values()) - usual)
+
+    while len(found) < calls or (len(found) < MOST_APART and min(map(away, found)) > NEAR * usual):
+        found.append(shares_of(call, module, clock))
+    return min(found, key=away)
 
 
 def bytes_of(call: Callable[[], object], module: nn.Module) -> dict[str, float]:

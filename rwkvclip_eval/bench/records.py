@@ -36,8 +36,9 @@ def records_of(block: Block) -> Iterator[Record]:
         if measured.status != "ok" or not measured.repeats:
             status = "not_applicable" if measured.status in ("not_possible", "not_in_grid") else "failed"
             yield _record(block, measured, None, status=status, reason=measured.reason or "no time was taken")
+            yield from _largest(block, measured)
             continue
-        rate = geometric_mean([block.cell.batch / seconds for seconds in measured.seconds])
+        rate = geometric_mean(measured.rates(block.cell))
         yield _record(
             block,
             measured,
@@ -52,12 +53,18 @@ def records_of(block: Block) -> Iterator[Record]:
         calls = sum(repeat.calls for repeat in measured.repeats)
         for point, metric in LATENCY.items():
             yield _record(block, measured, metric, value=1e3 * measured.latency_s[point], n=calls)
-        if measured.peak_bytes is not None:
-            yield _record(block, measured, PEAK_MEMORY, value=measured.peak_bytes / 1e6, n=1)
+        # Of a GPU what its own process holds of the machine's memory says nothing.
+        peak = measured.allocated_bytes or measured.peak_bytes
+        if peak is not None:
+            yield _record(block, measured, PEAK_MEMORY, value=peak / 1e6, n=1)
         if measured.energy_j is not None:
             yield _record(block, measured, ENERGY, value=measured.energy_j / block.cell.batch, n=calls)
-        if measured.largest_batch is not None:
-            yield _record(block, measured, LARGEST_BATCH, value=measured.largest_batch, n=1)
+        yield from _largest(block, measured)
+
+
+def _largest(block: Block, measured: Measured) -> Iterator[Record]:
+    if measured.largest_batch is not None:
+        yield _record(block, measured, LARGEST_BATCH, value=measured.largest_batch, n=1)
 
 
 def _record(block: Block, measured: Measured, metric: Metric | None, **fields: object) -> Record:

@@ -134,6 +134,7 @@ def _pixels(model: RWKVCLIP, form: str, height: int, width: int) -> Tensor | Pix
 def _start_counting(device: str) -> int | None:
     """Return the bytes held, and count their peak from now on; None where the system does not say."""
     if device == "cuda":
+        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
     if not _CLEAR_PEAK.exists():

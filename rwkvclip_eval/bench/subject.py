@@ -50,9 +50,9 @@ class Subject:
 
     @property
     def patch_px(self) -> int | None:
-        """Side of a patch of the image tower, px: the stride of its first convolution; None without one."""
+        """Side of a patch of the image tower, px: the stride of its one convolution; None of other kinds."""
         strides = [m.stride[0] for m in self.towers.module.modules() if isinstance(m, torch.nn.Conv2d)]
-        return strides[0] if strides else None
+        return strides[0] if len(strides) == 1 else None
 
     def call(self, cell: Cell) -> Call:
         """Return what does a cell's work once; sizes other than the model's own are for speed only.

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rwkvclip_eval.bench.energy import NOT_MEASURED, Meter, meter_of
-from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, wait_for_quiet
+from rwkvclip_eval.bench.load import DISTURBED, OtherLoad, most_of_others, wait_for_quiet
 from rwkvclip_eval.bench.watch import HEAT, Watch, source_of
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
 from rwkvclip_eval.metrics.ratios import LEAST_REPEATS, geometric_mean, margin_of, paired_ratio
 from rwkvclip_eval.records.efficiency import Block, Measured, Part, Repeat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rwkvclip_eval.records.efficiency import Cell
 
 MOST_AGAIN = 3
 """Times that a repeat is measured again because others were busy meanwhile."""
 CALLS_APART = 5
-"""Forward passes that are taken apart, the one of median length counting…"""
+"""Forward passes that are taken apart, one of them counting…"""
 LONG_CALL_S = 1.0
-"""…of those that take no longer than this, and one of others."""
+"""…of those that take no longer than this, and one of others, or more where it was disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,20 @@ class Effort:
     most_repeats: int = 10
     fresh: bool = False
     gate_s: float = 10.0
+
+
+def _loaded(arguments: Mapping[str, Any]) -> Worker:
+    """Return a process with a model that could be loaded when looking ahead: what lacks now may be back.
+
+    Raises:
+        WorkerFailed: it cannot be loaded now.
+    """
+    try:
+        return Worker(**arguments)
+    except WorkerFailed as failed:
+        if failed.status != "not_possible":
+            raise
+        raise WorkerFailed("crashed", failed.reason) from failed
 
 
 def calls_apart(cell: Cell, call_s: float) -> int:
@@ -97,7 +111,7 @@ class _Contender:
     def start(self, cell: Cell) -> None:
         """Have a process with the model, warmed up for `cell`; one that fails is out."""
         try:
-            self.worker = Worker(**self.arguments)
+            self.worker = _loaded(self.arguments)
             facts = self.worker.facts
             prepared = self.worker.ask("prepare", cell=dataclasses.asdict(cell))
         except WorkerFailed as failed:
@@ -113,6 +127,7 @@ class _Contender:
                 first_call_s=prepared["first_call_s"],
                 attention_kernels=prepared.get("attention_kernels", ""),
                 baseline_bytes=self.worker.baseline_bytes,
+                loaded_bytes=facts.get("loaded_bytes"),
             )
 
     def turn(self, seconds: float, watch: Watch) -> list[float]:
@@ -149,7 +164,8 @@ class _Contender:
         if self.worker is None or not calls:
             return
         try:
-            answer = self.worker.ask("parts", cell=dataclasses.asdict(cell), calls=calls)
+            usual = statistics.median(self.times)
+            answer = self.worker.ask("parts", cell=dataclasses.asdict(cell), calls=calls, usual=usual)
         except WorkerFailed as failed:
             # Its times stand.
             self.measured = dataclasses.replace(self.measured, parts_note=failed.reason)
@@ -166,6 +182,14 @@ class _Contender:
             reason=failed.reason,
         )
 
+    def tell_others(self, others: int) -> None:
+        """Have the reason of a model that ran out of memory say how many shared it."""
+        if self.measured.status == "out_of_memory" and others:
+            shared = (
+                f"{self.measured.reason.rstrip('.')} ({others} other{'s' * (others > 1)} loaded meanwhile)"
+            )
+            self.measured = dataclasses.replace(self.measured, reason=shared)
+
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.close()
@@ -176,8 +200,10 @@ class _Contender:
         if not self.runs:
             return self.measured
         points = {f"p{p}": float(np.percentile(self.times, p)) for p in (50, 90, 95, 99)}
-        note = self.meter.note
-        if self.meter.monitor is not None and not self.metered:
+        note, failure = self.meter.note, self.meter.failure
+        if failure:
+            note = f"{note}, until it failed: {failure}" if self.metered else NOT_MEASURED + failure
+        elif self.meter.monitor is not None and not self.metered:
             note = f"{NOT_MEASURED}no counter moved during a turn ({note})"
         return dataclasses.replace(
             self.measured,
@@ -197,7 +223,6 @@ def measure(
     effort: Effort,
     ceiling_flops: float | None = None,
     ceiling_bytes: float | None = None,
-    on_repeat: Callable[[int], None] = lambda done: None,
 ) -> Block:
     """Measure every model that is `ok` so far in `cell`.
 
@@ -213,7 +238,6 @@ def measure(
         effort: how long.
         ceiling_flops: what the device was seen to do.
         ceiling_bytes: what it was seen to copy.
-        on_repeat: told how many repeats are done.
     """
     meter = meter_of(device)
     contenders = [_Contender(dict(a), m, meter) for a, m in zip(arguments, models, strict=True)]
@@ -235,11 +259,11 @@ def measure(
             # Who did not leave within one repeat's tries is not waited for in every other.
             again = 0 if disturbed else MOST_AGAIN
             disturbed.update(_repeat(contenders, effort, watch, again=again, back=done % 2 > 0))
-            on_repeat(done + 1)
             if done + 1 >= effort.repeats and _narrow(contenders, margin_of(device)):
                 break
         for contender in contenders:
             contender.take_apart(cell)
+            contender.tell_others(len(models) - 1)
     return Block(
         cell=cell,
         device=device,
@@ -264,6 +288,7 @@ def _repeat(
         again: times that it is measured again while it is disturbed.
         back: whether to begin with the last model.
     """
+    most = most_of_others()
     for attempt in range(again + 1):
         running = [c for c in contenders if c.runs]
         own = [c.worker.pid for c in running if c.worker is not None]
@@ -279,7 +304,7 @@ def _repeat(
                 times[id(contender)] += contender.turn(effort.turn_s, watch)
         share, seen = load.share(), watch.seen()
         disturbances = {
-            f"other processes took more than {DISTURBED:.0%} of the processors": share > DISTURBED,
+            f"other processes took more than {100 * most:.2g}% of the processors": share > most,
             f"others used the GPU for more than {DISTURBED:.0%} of the time": used > DISTURBED,
             "the device slowed down for heat": HEAT in (seen.held_back or ""),
         }

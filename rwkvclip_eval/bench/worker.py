@@ -56,20 +56,27 @@ class Worker:
         paths = [path for path in sys.path if Path(path).is_absolute()]
         environment = {**os.environ, **pinned, "PYTHONPATH": os.pathsep.join(paths)}
         self._killed_before = _killed_for_memory()
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
         text = json.dumps({**arguments, "threads": threads})
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rwkvclip_eval.bench.child", text],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=environment,
-        )
+        try:
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the process
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "rwkvclip_eval.bench.child", text],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                env=environment,
+            )
+        except OSError as error:  # no room for temporary files, no memory for a process
+            raise WorkerFailed("crashed", f"its process could not be started: {error.strerror}.") from error
         self._buffer = b""
         try:
             self.facts = self._answer(TIMEOUT_S)
             self.baseline_bytes = self.resident_bytes()
             self._peak = _Peak(self._process.pid)
+        except psutil.Error:
+            failed = self._ended()
+            self.close()
+            raise failed from None
         except BaseException:  # Ctrl-C too: no process stays behind.
             self.close()
             raise

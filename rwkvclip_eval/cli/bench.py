@@ -297,7 +297,7 @@ def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
         for cell in plan.cells:
             for index, model in enumerate(plan.models):
                 known = plan.known[index, cell.key]
-                flops = known.reason if known.flops is None else f"{known.flops / 1e9:.4g}"
+                flops = known.reason or "not counted" if known.flops is None else f"{known.flops / 1e9:.4g}"
                 rows.append([cell.label, model.model, flops, known.beyond])
         console.table(["cell", "model", "GFLOP a call", "beyond the model's own"], rows)
     seconds = plan.total_seconds(options.effort)
@@ -310,7 +310,9 @@ def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
             console.say(f"{model.model} is left out of {len(left)} cells: {name_some(why)}.")
     console.say(
         f"{len(plan.cells)} cells, about {_minutes(seconds)}: by the FLOPs of each at the pace at which one "
-        "small cell of each tower and precision ran here just now, and by the start of a process."
+        "small eager cell of images and one of texts ran here just now in each precision, else at an assumed "
+        "one, and by the start of a process."
+        + (" The search for the largest batches is not counted." if options.largest_batch else "")
     )
 
 

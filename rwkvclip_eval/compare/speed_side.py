@@ -138,7 +138,7 @@ def _lines(block: Block) -> list[Line]:
 def _line(block: Block, measured: Measured, last: Measured) -> Line:
     rate = speed_up = None
     if measured.status == "ok" and measured.repeats:
-        rate = geometric_mean([block.cell.batch / seconds for seconds in measured.seconds])
+        rate = geometric_mean(measured.rates(block.cell))
         if measured is not last and len(last.repeats) == len(measured.repeats):
             speed_up = paired_ratio(last.seconds, measured.seconds)
     return Line(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def lay_tokens_first(model: nn.Module) -> None:
-    """Have the transformers keep their tokens as [L, B, D]: the same values, in less time on a CPU.
+    """Have the transformers keep their tokens as [L, B, D]: equal to rounding, in less time on a CPU.
 
     Of [B, L, D] torch's attention takes a transposed view, for which a CPU's products of low precision copy
     the weights once a token (measured: twelve times the time of a ViT-B/32, batch 8, bfloat16). In float32

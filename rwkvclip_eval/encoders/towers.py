@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from rwkvclip_eval.encoders.protocol import Encoder
     from rwkvclip_eval.encoders.spec import EncoderSpec
 
-ADAPTER_VERSION = 1
+ADAPTER_VERSION = 2
 """Part of every fingerprint; raised whenever an adapter could give other features for the same weights."""
 
 # Their token ids identify a tokenizer: case, punctuation, non-ASCII, numbers, two lengths.

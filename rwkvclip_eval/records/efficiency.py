@@ -178,6 +178,7 @@ class Measured:
         baseline_bytes: memory of the process once the model was loaded.
         peak_bytes: most memory of the process, read from outside, from the first call to the last.
         allocated_bytes: most that torch had in use on a GPU after warm-up; None on a CPU.
+        loaded_bytes: what of that the loaded model takes; None on a CPU.
         reserved_bytes: most that torch held there; None on a CPU.
         device_bytes: most that the process held of a GPU after a turn, by the driver: context and kernels
             too; None on a CPU and where the driver does not tell.
@@ -205,6 +206,7 @@ class Measured:
     baseline_bytes: Bytes | None = None
     peak_bytes: Bytes | None = None
     allocated_bytes: Bytes | None = None
+    loaded_bytes: Bytes | None = None
     reserved_bytes: Bytes | None = None
     device_bytes: Bytes | None = None
     attention_kernels: Annotated[Short, AfterValidator(empty_or_readable)] = ""
@@ -219,6 +221,10 @@ class Measured:
     def seconds(self) -> list[float]:
         """Median time of a call in each repeat."""
         return [repeat.seconds for repeat in self.repeats]
+
+    def rates(self, cell: Cell) -> list[float]:
+        """Return images, texts or pairs a second in each repeat of a cell."""
+        return [cell.batch / seconds for seconds in self.seconds]
 
 
 def _checked_measured(one: Measured) -> Measured:

@@ -149,10 +149,7 @@ def _measured(
     """Yield a model's measurements of its image tower at its own precision and size."""
     for block in blocks:
         cell = block.cell
-        size = info.get("image_size_px") or [cell.height, cell.width]
-        if cell.tower != "image" or cell.precision != info.get("precision", cell.precision):
-            continue
-        if not isinstance(size, list | tuple) or [cell.height, cell.width] != list(size):
+        if (cell.tower, cell.precision, [cell.height, cell.width]) != ("image", *_evaluated(info)):
             continue
         for measured in block.models:
             if measured.status == "ok" and measured.repeats and _is(measured, info, model):
@@ -166,11 +163,17 @@ def _key(block: Block) -> tuple[int, bool]:
 
 def _speed(block: Block, measured: Measured) -> Speed:
     return Speed(
-        rate=geometric_mean([block.cell.batch / seconds for seconds in measured.seconds]),
+        rate=geometric_mean(measured.rates(block.cell)),
         joules=None if measured.energy_j is None else measured.energy_j / block.cell.batch,
         how=block.cell.label,
         noisy=block.noisy,
     )
+
+
+def _evaluated(info: Mapping[str, object]) -> tuple[object, list[object]]:
+    """Return at what precision, height and width a model was evaluated, as far as its record says."""
+    size = info.get("image_size_px")
+    return info.get("precision"), list(size) if isinstance(size, list | tuple) else []
 
 
 def _why(info: Mapping[str, object], model: str, blocks: Iterable[Block]) -> str:
@@ -181,7 +184,10 @@ def _why(info: Mapping[str, object], model: str, blocks: Iterable[Block]) -> str
     towers = [(cell, m) for cell, m in own if cell.tower == "image" and m.status == "ok"]
     if not towers:
         return "no time of its image tower"
-    size = "×".join(map(str, info.get("image_size_px") or ()))  # type: ignore[call-overload]  # a list of a record
+    precision, sides = _evaluated(info)
+    if precision is None or not sides:
+        return "its record does not say at what size and precision it was evaluated"
+    size = "×".join(map(str, sides))
     there = ", ".join(dict.fromkeys(f"{cell.shape}, {cell.precision}" for cell, _ in towers))
-    evaluated = f"{size} px, {info.get('precision', '')}"
+    evaluated = f"{size} px, {precision}"
     return f"not measured as it was evaluated ({evaluated}) or not at one batch with the others: {there}"

@@ -48,6 +48,11 @@ class SpeedRow:
     share: float | None
 
     @property
+    def calls(self) -> int:
+        """How many calls its latencies are of."""
+        return sum(repeat.calls for repeat in self.measured.repeats)
+
+    @property
     def gflops_per_second(self) -> float | None:
         """FLOPs that it does in a second, in 10⁹; None where they were not counted."""
         if self.rate is None or self.measured.flops is None:
@@ -59,7 +64,7 @@ class SpeedRow:
         """Most memory beyond the loaded model: on a GPU torch's, on a CPU the process'."""
         m = self.measured
         if m.allocated_bytes is not None:
-            return m.allocated_bytes / 1e6
+            return max(0, m.allocated_bytes - (m.loaded_bytes or 0)) / 1e6
         if m.peak_bytes is None or m.baseline_bytes is None:
             return None
         return max(0, m.peak_bytes - m.baseline_bytes) / 1e6
@@ -74,7 +79,7 @@ def speed_rows(blocks: Sequence[Block]) -> list[SpeedRow]:
             rate = speed_up = None
             verdict, share = "", None
             if measured.status == "ok" and measured.repeats:
-                rate = geometric_mean([block.cell.batch / s for s in measured.seconds])
+                rate = geometric_mean(measured.rates(block.cell))
                 if block.ceiling_flops and measured.flops is not None:
                     share = measured.flops * rate.value / block.cell.batch / block.ceiling_flops
                 if (

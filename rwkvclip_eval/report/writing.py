@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rwkvclip_eval.errors import UserError, shown
+from rwkvclip_eval.errors import UserError, name_some, shown
 from rwkvclip_eval.records.schema import folder_name
 from rwkvclip_models.disk import atomic_path, refuse_others, write_text
 
@@ -205,9 +205,15 @@ def write_pages(
     from rwkvclip_eval.records.efficiency import is_measurement
 
     measurements = [run for run in runs if is_measurement(run)]
+    names = [run.resolve().name for run in measurements]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise UserError(
+            f"Several measurements lie in folders named {name_some(twice)}, and a report keeps each under "
+            "its folder's name. Rename one."
+        )
     pages = [
-        write_efficiency(run, out if len(runs) == 1 else out / f"efficiency-{run.name}")
-        for run in measurements
+        write_efficiency(run, out if len(runs) == 1 else out / f"efficiency-{name}")
+        for run, name in zip(measurements, names, strict=True)
     ]
     if len(measurements) < len(runs):
         pages.append(write_report(runs, out, published, pairs).index)
@@ -225,6 +231,8 @@ def write_efficiency(run: Path, out: Path) -> Path:
         OutputError: there is no measurement, one is not as it was written, or `out` cannot be written or has
             such files of somebody else.
     """
+    import matplotlib as mpl
+
     from rwkvclip_eval.records.efficiency import read_blocks
     from rwkvclip_eval.records.reading import read_run_info
     from rwkvclip_eval.report.efficiency import speed_rows
@@ -240,7 +248,9 @@ def write_efficiency(run: Path, out: Path) -> Path:
     refuse_others(out, _MARKS)
     blocks, info = read_blocks(run), read_run_info(run / "run.json")
     rows = speed_rows(blocks)
-    plots = [*efficiency_plots(rows), *part_plots(blocks)]
+    # A `$` in a model's name is no mathematics.
+    with mpl.rc_context({"text.parse_math": False}):
+        plots = [*efficiency_plots(rows), *part_plots(blocks)]
     write_plots(plots, out)
     write_text(out / "parts.csv", parts_csv(rows))
     write_text(out / "efficiency.csv", efficiency_csv(rows, info))

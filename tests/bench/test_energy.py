@@ -86,3 +86,22 @@ def test_a_counter_that_did_not_move_is_no_zero():
             return window(gpu=[0.0])
 
     assert Meter("x", Still()).around(lambda: 1) == (1, None)
+
+
+@pytest.mark.parametrize("gone", ["begin_window", "end_window"])
+def test_a_counter_that_goes_ends_no_measurement(gone):
+    class Failing:
+        def begin_window(self, *_, **__): ...
+        def end_window(self, *_, **__):
+            return window(gpu=[2.0])
+
+    meter = Meter("x", Failing())
+    assert meter.around(lambda: 1) == (1, 2.0)
+
+    def fails(*_, **__):
+        raise OSError("the driver was unloaded")
+
+    setattr(Failing, gone, fails)
+    assert meter.around(lambda: 1) == (1, None)
+    assert (meter.monitor, meter.failure) == (None, "OSError: the driver was unloaded")
+    assert meter.around(lambda: 1) == (1, None)

@@ -1,8 +1,10 @@
 """Counted FLOPs equal closed forms, written here from the equations, for every tower and the step."""
 
 import json
+import types
 
 import pytest
+import torch
 
 from rwkvclip_eval.bench.subject import Subject
 from rwkvclip_eval.encoders import load_encoder
@@ -102,3 +104,17 @@ def test_counts_need_no_weights(model):
     subject.drop_weights()
     cell = Cell(tower="image", batch=1, height=2048, width=2048)
     assert subject.count_flops(cell) == 2 * image(2048, 2048)
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "patch"),
+    [
+        ([torch.nn.Conv2d(3, 4, 16, stride=16)], 16),
+        # A ResNet's first stride is no patch.
+        ([torch.nn.Conv2d(3, 4, 7, stride=2), torch.nn.Conv2d(4, 4, 3)], None),
+        ([], None),
+    ],
+)
+def test_a_patch_is_that_of_a_towers_only_convolution(convolutions, patch):
+    towers = types.SimpleNamespace(module=torch.nn.Sequential(*convolutions))
+    assert Subject.patch_px.fget(types.SimpleNamespace(towers=towers)) == patch

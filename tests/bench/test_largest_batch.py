@@ -79,3 +79,21 @@ def test_a_model_that_takes_no_such_input_has_no_largest_batch_but_a_reason(argu
     found = with_largest_batch(Measured(model="a", spec="a"), arguments, CELL, 64)
     assert found == dataclasses.replace(found, largest_batch=None)
     assert found.largest_note == "not found: images of 8 px hold no patch"
+
+
+def test_a_try_that_fails_otherwise_keeps_what_did_fit(arguments, monkeypatch):
+    def slow(arguments, cell, batch, budget):
+        if batch > 4:
+            raise WorkerFailed("crashed", "its process gave no answer within 900 s.")
+        return True
+
+    monkeypatch.setattr(largest, "fits", slow)
+    found = with_largest_batch(Measured(model="a", spec="a"), arguments, CELL, 64)
+    assert found.largest_note == "not found (4 fits): its process gave no answer within 900 s."
+
+
+def test_a_system_that_holds_nobody_to_a_budget_is_said_to_be_such(arguments, monkeypatch):
+    monkeypatch.setattr(largest, "fits", lambda arguments, cell, batch, budget: batch <= 5)
+    monkeypatch.setattr(largest.sys, "platform", "darwin")
+    note = with_largest_batch(Measured(model="a", spec="a"), arguments, CELL, 64).largest_note
+    assert note.endswith("which this system holds nobody to")

@@ -41,8 +41,12 @@ def test_what_happens_within_an_inner_part_is_not_the_outer_ones():
     assert dict(ledger.shares) == {REST: 1, "outer": 2, "inner": 1}
 
 
-def test_seconds_are_those_of_the_call_of_median_length_and_sum_to_it():
-    now, speeds = [0.0], itertools.cycle([3.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("usual", "calls", "norms", "made"),
+    [(4.5, 3, 4.0, 3), (4.5, 1, 4.0, 3), (6.5, 1, 6.0, 1), (2.5, 3, 2.0, 3), (100.0, 1, 6.0, 5)],
+)
+def test_seconds_are_those_of_the_call_of_usual_length_and_sum_to_it(usual, calls, norms, made):
+    now, speeds = [0.0], iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
 
     class LayerNorm(nn.Module):
         def forward(self, seconds):
@@ -56,7 +60,8 @@ def test_seconds_are_those_of_the_call_of_median_length_and_sum_to_it():
         for _ in range(2):
             model["norm"](speed)
 
-    assert seconds_of(call, model, lambda: now[0], calls=3) == {REST: 0.5, "norms": 4.0}
+    assert seconds_of(call, model, lambda: now[0], calls, usual) == {REST: 0.5, "norms": norms}
+    assert len(list(speeds)) == 6 - made
     assert "forward" not in vars(model["norm"])
 
 
@@ -128,7 +133,7 @@ def test_a_process_takes_its_prepared_call_apart(spec):
     cell = dataclasses.asdict(Cell(tower="image", batch=2, height=64, width=64))
     with Worker(spec=spec, **arguments) as worker:
         worker.ask("prepare", cell=cell)
-        parts = {part["name"]: part for part in worker.ask("parts", cell=cell, calls=3)["parts"]}
+        parts = {part["name"]: part for part in worker.ask("parts", cell=cell, calls=3, usual=0.01)["parts"]}
     ours = "Bi-WKV" in parts
     assert set(parts) == (OURS if ours else THEIRS)
     assert all(part["seconds"] >= 0 for part in parts.values())

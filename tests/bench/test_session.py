@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rwkvclip_eval.bench import ahead, session
+from rwkvclip_eval.bench import ahead, load, session
 from rwkvclip_eval.bench import worker as workers
 from rwkvclip_eval.bench.ahead import BenchOptions, Plan
-from rwkvclip_eval.bench.load import LOOK_S
 from rwkvclip_eval.bench.session import run_bench
 from rwkvclip_eval.bench.turns import Effort
 from rwkvclip_eval.bench.worker import Worker, WorkerFailed
@@ -191,6 +191,24 @@ def test_another_measurement_is_not_mixed_in(tmp_path, measured, changed, option
         run_bench(changed, tmp_path, options=options)
 
 
+def test_other_versions_are_another_measurement_for_a_page_says_them_once(tmp_path, measured):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    said = json.loads((tmp_path / "run.json").read_text())
+    here = said["identity"]["torch"]
+    said["identity"]["torch"] = "1.0"
+    (tmp_path / "run.json").write_text(json.dumps(said))
+    with pytest.raises(OutputError, match=rf"torch: 1\.0 there, {re.escape(here)} here"):
+        run_bench(plan(), tmp_path, options=BenchOptions())
+
+
+def test_cells_without_a_run_are_nobodys(tmp_path, measured):
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    (tmp_path / "run.json").unlink()
+    measured.clear()
+    run_bench(plan(), tmp_path, options=BenchOptions())
+    assert sorted(measured) == sorted(CELLS)
+
+
 def test_an_accuracy_runs_directory_is_refused(tmp_path, measured):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(OutputError, match="not a run description"):
@@ -301,16 +319,63 @@ def test_a_model_that_cannot_be_loaded_is_refused_before_anything_is_measured(tm
         ahead.look_ahead(["rwkv-clip-b33=random:0"], CELLS, BenchOptions())
 
 
-def test_other_processes_are_seen():
-    from rwkvclip_eval.bench.load import OtherLoad
+def test_a_precision_that_a_model_cannot_do_costs_its_cells_alone(tiny_spec, monkeypatch):
+    class Fussy(Worker):
+        def __init__(self, **given):
+            if given["precision"] == "fp16":
+                raise WorkerFailed("not_possible", "values are not finite in fp16")
+            super().__init__(**given)
 
+    monkeypatch.setattr(ahead, "Worker", Fussy)
+    cells = [CELLS[0], dataclasses.replace(CELLS[0], precision="fp16")]
+    found = ahead.look_ahead([tiny_spec], cells, BenchOptions())
+    first, second = (found.known[0, cell.key] for cell in cells)
+    assert (first.status, second.status, second.reason) == (
+        "ok",
+        "not_possible",
+        "values are not finite in fp16",
+    )
+
+
+@pytest.mark.parametrize(
+    ("failed", "status"), [("crashed", "ok"), ("out_of_memory", "ok"), ("not_possible", "not_possible")]
+)
+def test_what_cannot_be_counted_may_run_all_the_same(failed, status):
+    facts = {"image_size_px": [64, 64], "context_length": 77, "patch_px": 32}
+    answer = {"flops": None, "failed": failed, "reason": "no meta kernel"}
+    model = ahead._before(Measured(model="a", spec="a"), CELLS[0], answer, facts, None)
+    assert (model.status, model.flops) == (status, None)
+
+
+def test_a_process_that_cannot_be_started_is_a_reason(tiny_spec, monkeypatch):
+    def full():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(workers.tempfile, "TemporaryFile", full)
+    with pytest.raises(WorkerFailed, match="could not be started: No usable temporary") as failed:
+        Worker(**arguments(tiny_spec))
+    assert failed.value.status == "crashed"
+
+
+@pytest.mark.parametrize(("processors", "most"), [(2, 0.05), (10, 0.05), (32, 0.5 / 32)])
+def test_of_many_processors_others_may_use_half_a_one(monkeypatch, processors, most):
+    monkeypatch.setattr(load, "_own_processors", lambda: [None] * processors)
+    assert load.most_of_others() == pytest.approx(most)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system binds no process to processors")
+def test_the_load_is_that_of_the_processors_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(load.os, "sched_getaffinity", lambda pid: {1, 3})
+    monkeypatch.setattr(load.psutil, "cpu_times", lambda percpu: ["a", "b", "c", "d"])
+    assert load._own_processors() == ["b", "d"]
+
+
+def test_other_processes_are_seen():
     code = "import time; end = time.time() + 20\nwhile time.time() < end: pass"
     with subprocess.Popen([sys.executable, "-c", code]) as busy:
-        load = OtherLoad()
-        import time
-
+        others = load.OtherLoad()
         time.sleep(1.0)
-        disturbed, ours = load.share(), OtherLoad([busy.pid])
+        disturbed, ours = others.share(), load.OtherLoad([busy.pid])
         time.sleep(1.0)
         assert disturbed > 0.05
         # Told that it is one of ours, it is no other.
@@ -324,12 +389,12 @@ def test_an_estimate_goes_by_the_pace_and_the_start_that_were_measured():
     at_pace = dataclasses.replace(given, paces={(0, "fp32", False): 1e9}, starts={0: 4.0})
     # A call of one second: three to warm up, turns of three in each of five repeats, forth and back, six to
     # take it apart.
-    assert at_pace.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 3 + 5 * 2 * 1.5 + 6)
+    assert at_pace.seconds(CELLS[0], effort) == pytest.approx(5 * load.LOOK_S + 4 + 3 + 5 * 2 * 1.5 + 6)
     # One of ten seconds is made once a repeat, and twice to take it apart.
     slow = dataclasses.replace(at_pace, paces={(0, "fp32", False): 1e8})
-    assert slow.seconds(CELLS[0], effort) == pytest.approx(5 * LOOK_S + 4 + 30 + 5 * 10 + 20)
+    assert slow.seconds(CELLS[0], effort) == pytest.approx(5 * load.LOOK_S + 4 + 30 + 5 * 10 + 20)
     fresh = dataclasses.replace(effort, fresh=True)
-    assert at_pace.seconds(CELLS[0], fresh) == pytest.approx(5 * LOOK_S + 5 * 7 + 5 * 2 * 1.5 + 6)
+    assert at_pace.seconds(CELLS[0], fresh) == pytest.approx(5 * load.LOOK_S + 5 * 7 + 5 * 2 * 1.5 + 6)
 
 
 def test_a_cell_that_a_model_is_spared_costs_no_time_of_it():

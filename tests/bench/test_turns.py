@@ -164,7 +164,8 @@ def test_wide_intervals_are_measured_longer_and_then_said_to_be_so(monkeypatch):
 def test_a_model_that_fails_costs_the_others_nothing(monkeypatch, when):
     Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, fails={"a": when})
     first, second = run().models
-    assert (first.status, first.reason, len(first.repeats)) == ("out_of_memory", "no memory left.", 0)
+    told = "no memory left (1 other loaded meanwhile)"
+    assert (first.status, first.reason, len(first.repeats)) == ("out_of_memory", told, 0)
     assert (second.status, len(second.repeats)) == ("ok", 5)
 
 
@@ -178,3 +179,23 @@ def test_processes_end_with_their_cell(monkeypatch):
     stage = Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
     run()
     assert stage.log.count(("a", "close")) == stage.log.count(("b", "close")) == 1
+
+
+def test_who_ran_out_of_memory_says_how_many_shared_it(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]}, fails={"a": "prepare"})
+    assert run().models[0].reason == "no memory left (1 other loaded meanwhile)"
+    Stage(monkeypatch, {"a": [0.1]}, fails={"a": "prepare"})
+    assert run(("a",)).models[0].reason == "no memory left."
+
+
+def test_a_model_that_is_gone_is_lost_and_not_impossible(monkeypatch):
+    Stage(monkeypatch, {"a": [0.1], "b": [0.2]})
+    made = turns.Worker
+
+    def gone(name):
+        if name == "a":
+            raise WorkerFailed("not_possible", "no such file")
+        return made(name)
+
+    monkeypatch.setattr(turns, "Worker", gone)
+    assert [(m.status, m.reason) for m in run().models] == [("crashed", "no such file"), ("ok", "")]

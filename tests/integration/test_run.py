@@ -114,8 +114,8 @@ def test_killed_again_and_again_the_same_command_reaches_the_same_outcome(
         )
         before = progress(tmp_path)
         deadline = time.monotonic() + 120
-        # Kill once two more steps are on disk, wherever that is: encoding, between units, reporting.
-        while process.poll() is None and progress(tmp_path) < before + 5 and time.monotonic() < deadline:
+        # Kill once nine more lines are on disk, wherever that is: encoding, between units, reporting.
+        while process.poll() is None and progress(tmp_path) < before + 9 and time.monotonic() < deadline:
             time.sleep(0.01)
         if process.poll() is not None:
             assert process.returncode == 0

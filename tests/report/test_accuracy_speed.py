@@ -152,3 +152,15 @@ def test_a_checkpoint_has_the_speed_of_its_architecture(tmp_path: Path, drawn: D
     out = tmp_path / "out"
     write_report([run, bench_run(tmp_path / "speed")], out)
     assert [row["model"] for row in rows(out)] == ["my-run-epoch_3"]
+
+
+@pytest.mark.parametrize("missing", [{"image_size_px": None}, {"precision": None}, {"image_size_px": 224}])
+def test_accuracies_of_unknown_size_or_precision_have_no_speed_and_it_is_said(
+    tmp_path: Path, drawn: Drawn, missing: dict[str, Any]
+) -> None:
+    out = tmp_path / "out"
+    run = accuracy_run(tmp_path / "run", **missing)
+    write_report([run, bench_run(tmp_path / "speed")], out)
+    assert rows(out) == []
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "does not say at what size and precision" in page

@@ -3,15 +3,19 @@
 import csv
 import dataclasses
 import io
+import json
 import math
 import statistics
 
 import pytest
 
+from rwkvclip_eval.bench.records import records_of
+from rwkvclip_eval.errors import UserError
 from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Part, Repeat, read_blocks, write_block
 from rwkvclip_eval.records.schema import RunInfo
 from rwkvclip_eval.report.efficiency import speed_rows, why_ambiguous
 from rwkvclip_eval.report.formats.efficiency import (
+    cells_of,
     efficiency_csv,
     efficiency_markdown,
     efficiency_page,
@@ -21,6 +25,8 @@ from rwkvclip_eval.report.formats.parts import parts_csv
 from rwkvclip_eval.report.growth import crossings, growth
 from rwkvclip_eval.report.plots.efficiency import efficiency_plots
 from rwkvclip_eval.report.plots.parts import part_plots
+from rwkvclip_eval.report.plots.style import MAX_MODELS
+from rwkvclip_eval.report.writing import write_efficiency, write_pages
 
 JITTER = (1.0, 1.004, 0.997, 1.002, 0.999)
 HOSTILE = "<script>alert(1)</script>|=cmd"
@@ -129,9 +135,9 @@ def test_hostile_names_survive_every_format():
     assert {row["model"] for row in table} == {HOSTILE, "theirs"}
 
 
-def taken_apart(seconds=0.04, **facts):
+def taken_apart(seconds=0.04, model="ours", **facts):
     """A block whose models were taken apart, with energy and a largest batch."""
-    one = block(200, seconds, 0.08)
+    one = block(200, seconds, 0.08, model=model)
     parts = [
         Part(name="projections", seconds=seconds / 2, flops=8 * 10**8, bytes=10**7),
         Part(name="Bi-WKV", seconds=seconds / 4, flops=2 * 10**8, bytes=2 * 10**7),
@@ -351,3 +357,90 @@ def test_speed_ups_of_a_tower_and_precision_stand_on_a_line_a_cell(drawn):
 def test_exponents_and_latencies_are_drawn_and_told(drawn):
     assert "theirs, image, batch 4, fp32: 2.00" in drawn["efficiency-exponents"].alt
     assert "p99" in drawn["efficiency-latency-image-fp32"].alt
+
+
+def test_noise_is_said_where_there_is_no_ratio_too():
+    both = block(200, 0.04, 0.08, noisy="others were busy")
+    alone = dataclasses.replace(both, models=both.models[:1])
+    lost = Measured(model="theirs", spec="theirs", status="crashed", reason="it ended")
+    for one in (alone, dataclasses.replace(both, models=[both.models[0], lost])):
+        assert any("too noisy: others were busy" in text for text in remarks(speed_rows([one])))
+    said = [text for text in remarks(speed_rows([both])) if "others were busy" in text]
+    assert len(said) == 1, "once a cell"
+
+
+def test_latencies_stand_beside_the_number_of_calls_that_they_are_of(drawn):
+    rows = speed_rows([block(200, 0.04, 0.08)])
+    assert cells_of(rows[0])[5] == "40.0 / 40.0 (45)"
+    assert next(csv.DictReader(io.StringIO(efficiency_csv(rows, info()))))["calls"] == "45"
+    assert "45 calls each" in drawn["efficiency-latency-image-fp32"].wide.svg
+
+
+def test_memory_of_a_gpu_is_what_a_call_takes_beyond_the_model():
+    one = block(200, 0.04, 0.08)
+    models = [
+        dataclasses.replace(m, allocated_bytes=900_000_000, loaded_bytes=700_000_000) for m in one.models
+    ]
+    gpu = dataclasses.replace(one, models=models)
+    assert speed_rows([gpu])[0].megabytes == pytest.approx(200)
+    [record] = [r for r in records_of(gpu) if r.metric == "peak_memory_mb" and r.model == "ours"]
+    assert record.value == pytest.approx(900), "not what the process holds of the machine's"
+
+
+def test_a_largest_batch_is_recorded_of_a_batch_that_did_not_fit_too():
+    lost = Measured(model="ours", spec="ours", status="out_of_memory", reason="none left", largest_batch=96)
+    one = dataclasses.replace(block(200, 0.04, 0.08), models=[lost])
+    assert [(r.metric, r.value) for r in records_of(one)] == [("", None), ("largest_batch", 96)]
+
+
+def test_the_reference_is_drawn_however_many_models_there_are():
+    one = block(200, 0.04, 0.08)
+    models = [measured(f"m{i}", 0.05, turn=0) for i in range(14)]
+    blocks = [
+        dataclasses.replace(one, models=models, cell=dataclasses.replace(one.cell, height=s, width=s))
+        for s in (100, 200)
+    ]
+    plots = list(efficiency_plots(speed_rows(blocks)))
+    assert "m13" in plots[0].wide.svg
+    assert "m12" not in plots[0].wide.svg
+    assert f"Plots show {MAX_MODELS} of 14 models, the last among them." in remarks(speed_rows(blocks))
+
+
+def test_a_bar_of_a_long_name_says_its_cell():
+    one = taken_apart()
+    long = [dataclasses.replace(m, model=f"{m.model}-{'x' * 80}") for m in one.models]
+    cell = dataclasses.replace(one.cell, batch=256)
+    [bars, *_] = part_plots([dataclasses.replace(one, models=long, cell=cell)])
+    for picture in (bars.wide, bars.narrow):
+        assert picture.svg.count("200×200 px, batch 256") == 2
+
+
+def test_names_with_mathematical_signs_are_drawn_as_they_are(tmp_path):
+    run = tmp_path / "run"
+    for side in (200, 300):
+        one = taken_apart(model="a$\\x$") if side == 200 else block(side, 0.04, 0.08, model="a$\\x$")
+        write_block(run / "cells" / f"{one.cell.key}.json", one)
+    (run / "run.json").write_text(json.dumps(dataclasses.asdict(info())))
+    write_efficiency(run, tmp_path / "out")
+    drawings = list((tmp_path / "out" / "plots").glob("*.svg"))
+    assert any("a$\\x$" in path.read_text(encoding="utf-8") for path in drawings)
+
+
+def test_measurements_in_folders_of_one_name_do_not_replace_each_other(tmp_path):
+    for parent in ("a", "b"):
+        one = block(200, 0.04, 0.08)
+        run = tmp_path / parent / "speed"
+        write_block(run / "cells" / f"{one.cell.key}.json", one)
+        (run / "run.json").write_text(json.dumps(dataclasses.asdict(info())))
+    with pytest.raises(UserError, match="folders named speed"):
+        write_pages([tmp_path / "a" / "speed", tmp_path / "b" / "speed"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_call_taken_apart_that_was_disturbed_is_told():
+    usual = taken_apart()
+    assert not any("whose parts are shown" in text for text in remarks(speed_rows([usual])))
+    quicker = [dataclasses.replace(m, latency_s=dict.fromkeys(m.latency_s, 0.02)) for m in usual.models]
+    said = remarks(speed_rows([dataclasses.replace(usual, models=quicker)]))
+    told = "the call whose parts are shown took 2.00 times as long as the others."
+    assert f"ours, image tower, 200×200 px, batch 4, fp32: {told}" in said

@@ -19,6 +19,7 @@ from rwkvclip_eval.report.formats.parts import part_rows
 from rwkvclip_eval.report.formats.readings import readings, watched
 from rwkvclip_eval.report.growth import growth
 from rwkvclip_eval.report.plots.drawing import themed
+from rwkvclip_eval.report.plots.style import MAX_MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,10 +36,12 @@ HEAD = (
     "per second",
     "times as fast",
     "verdict",
-    "p50 / p99, ms",
+    "p50 / p99, ms (calls)",
     "memory, MB",
     "GFLOP/s (of ceiling)",
 )
+UNUSUAL = 0.25
+"""A call taken apart that takes longer by this than the others is told."""
 BEYOND = "†"
 """Marks sizes beyond those that a model was made for."""
 CSV_HEAD = (
@@ -55,7 +58,16 @@ CSV_HEAD = (
         "status",
     ),
     *("samples_per_second", "low", "high", "repeats", "speed_up", "speed_up_low", "speed_up_high", "verdict"),
-    *("p50_ms", "p90_ms", "p95_ms", "p99_ms", "memory_beyond_model_mb", "peak_process_mb", "gflop_per_call"),
+    *(
+        "calls",
+        "p50_ms",
+        "p90_ms",
+        "p95_ms",
+        "p99_ms",
+        "memory_beyond_model_mb",
+        "peak_process_mb",
+        "gflop_per_call",
+    ),
     *("gflop_per_second", "share_of_ceiling", "parameters", "load_s", "first_call_s", "implementation"),
     *("noisy", "reason"),
     *("joules_per_sample", "energy_note", "largest_batch", "largest_batch_note"),
@@ -82,7 +94,7 @@ def efficiency_csv(rows: Sequence[SpeedRow], info: RunInfo) -> str:
         content = (
             *(m.model, m.spec, cell.tower, cell.height, cell.width, cell.tokens, cell.batch, cell.precision),
             *(cell.compiled, m.status, *_ends(row.rate), len(m.repeats), *_ends(row.speed_up), row.verdict),
-            *(*latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9),
+            *(row.calls, *latency, row.megabytes, peak, None if m.flops is None else m.flops / 1e9),
             *(row.gflops_per_second, row.share, m.num_parameters, m.load_s, m.first_call_s, m.implementation),
             *(row.noisy, m.reason),
             *(None if m.energy_j is None else m.energy_j / cell.batch, m.energy_note),
@@ -111,7 +123,7 @@ def cells_of(row: SpeedRow) -> list[str]:
     pace = "" if row.gflops_per_second is None else f"{row.gflops_per_second:,.0f}"
     pace += "" if row.share is None else f" ({100 * row.share:.0f} %)"
     memory = "" if row.megabytes is None else f"{row.megabytes:,.0f}"
-    latency = f"{1e3 * m.latency_s['p50']:.1f} / {1e3 * m.latency_s['p99']:.1f}"
+    latency = f"{1e3 * m.latency_s['p50']:.1f} / {1e3 * m.latency_s['p99']:.1f} ({row.calls:,})"
     rate = estimate_text(row.rate) + (BEYOND if m.beyond else "")
     return [row.cell.label, m.model, rate, speed, row.verdict, latency, memory, pace]
 
@@ -127,21 +139,46 @@ def estimate_text(estimate: Estimate) -> str:
 def remarks(rows: Sequence[SpeedRow]) -> list[str]:
     """Return what a reader must know: what is lacking, what is noisy, how times grow."""
     said = []
+    compared = {row.cell for row in rows if row.speed_up is not None}
     for row in rows:
         if row.rate is None:
             said.append(f"{row.measured.model}, {row.cell.label}: {row.measured.reason}")
         elif why := why_ambiguous(row):
             said.append(f"{row.measured.model}, {row.cell.label}: no verdict, {why}.")
+        elif row.noisy and row.cell not in compared:
+            said.append(f"{row.measured.model}, {row.cell.label}: the machine was too noisy: {row.noisy}.")
     return [
         *said,
+        *_not_drawn(rows),
         *_beyond(rows),
         *watched(rows),
         *_attention(rows),
         *_largest(rows),
         *_energy(rows),
         *_growths(rows),
+        *_apart(rows),
         *_published(rows),
     ]
+
+
+def _apart(rows: Sequence[SpeedRow]) -> list[str]:
+    """Return of what models the call that was taken apart was none like the others."""
+    said = []
+    for row in rows:
+        usual, whole = row.measured.latency_s.get("p50"), sum(p.seconds for p in row.measured.parts)
+        if usual and whole > (1 + UNUSUAL) * usual:
+            said.append(
+                f"{row.measured.model}, {row.cell.label}: the call whose parts are shown took "
+                f"{whole / usual:.2f} times as long as the others."
+            )
+    return said
+
+
+def _not_drawn(rows: Sequence[SpeedRow]) -> list[str]:
+    models = {row.measured.model for row in rows}
+    if len(models) <= MAX_MODELS:
+        return []
+    return [f"Plots show {MAX_MODELS} of {len(models)} models, the last among them."]
 
 
 def _beyond(rows: Sequence[SpeedRow]) -> list[str]:

@@ -258,7 +258,14 @@ def _wrapped(label: str, most: int) -> list[str]:
 
 
 def _cut(name: str, most: int) -> str:
-    """Return a name of at most `most` characters; of `one → other` both are cut, so that both are seen."""
+    """Return a name of at most `most` characters.
+
+    Of `one → other` both are cut, so that both are seen; of `model: cell` the model, for cells differ at
+    their end.
+    """
+    head, colon, cell = name.rpartition(": ")
+    if len(name) > most and colon and len(cell) + 12 <= most:
+        return f"{shortened(head, most - len(cell) - 2)}: {cell}"
     sides = name.split(" → ")
     if len(name) <= most or len(sides) != 2:
         return shortened(name, most)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rwkvclip_eval.report.growth import growth, length_of
 from rwkvclip_eval.report.plots.drawing import GRID, LINE, MARK, PAPER, SMALL, Drawing, Plot
 from rwkvclip_eval.report.plots.speed_dots import TABLE, exponents, latencies, speed_ups
-from rwkvclip_eval.report.plots.style import DASHES, captioned, log_ticks, looks, model_colours
+from rwkvclip_eval.report.plots.style import DASHES, captioned, log_ticks, looks_with_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ def efficiency_plots(rows: Sequence[SpeedRow]) -> Iterator[Plot]:
         rows: of one run, as `speed_rows` gives them.
     """
     models = list(dict.fromkeys(row.measured.model for row in rows))
-    look = looks(models, (), model_colours(models, {}))
+    look = looks_with_reference(models)
     towers = [row for row in rows if row.cell.tower in ("image", "text")]
     for key, group in groupby(sorted(towers, key=lambda r: _series(r.cell)), key=lambda r: _series(r.cell)):
         own = list(group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rwkvclip_eval.report.plots.drawing import CHANCE, GRID, LINE, MARK, SMALL, Drawing, Plot
-from rwkvclip_eval.report.plots.style import MARKERS, log_ticks, looks, model_colours
+from rwkvclip_eval.report.plots.style import MARKERS, log_ticks, looks_with_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,7 +103,7 @@ def _roofline(
     figure = Drawing(2.8, 1)
     ax = figure.axes[0]
     models = list(dict.fromkeys(model for model, *_ in points))
-    look = looks(models, (), model_colours(models, {}))
+    look = looks_with_reference(models)
     low = min(most / copying, *(x for _, _, x, _, _ in points)) / 2
     high = 2 * max(most / copying, *(x for _, _, x, _, _ in points))
     ax.plot(

@@ -84,9 +84,11 @@ def latencies(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
     for (tower, precision, compiled), group in _grouped([row for row in rows if row.measured.latency_s]):
         batch = min(row.cell.batch for row in group)
         lines: _Lines = {}
+        calls = []
         for row in group:
             if row.cell.batch != batch:
                 continue
+            calls.append(row.calls)
             name = row.measured.model
             p50, p90, p95, p99 = (1e3 * row.measured.latency_s[p] for p in ("p50", "p90", "p95", "p99"))
             words = f"{name}, {_line(row.cell)}: {p50:.3g} ms, p99 {p99:.3g} ms"
@@ -100,7 +102,7 @@ def latencies(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
         high = max(dot.high for dots in lines.values() for dot in dots) * 1.2
         axis.set_xlim(low, high)
         _name_ticks(axis, log_ticks(low, high), "{:g}")
-        axis.set_xlabel("ms\nfaint: noisy")
+        axis.set_xlabel(f"ms, {span_of(calls)} calls each\nfaint: noisy")
         name = f"efficiency-latency-{tower}-{precision}{'-compiled' if compiled else ''}"
         yield figure.plot(name, title, _words(title, lines), TABLE)
 
@@ -131,6 +133,12 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
         axis.set_xlabel("exponent of time against tokens\n1 linear, 2 quadratic; without noisy cells")
         title = "How time grows with the tokens of an input"
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
+
+
+def span_of(counts: Sequence[int]) -> str:
+    """Return the least and most of some counts, in words."""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _grouped(rows: Sequence[SpeedRow]) -> Iterator[tuple[tuple[str, str, bool], list[SpeedRow]]]:

@@ -64,6 +64,12 @@ def looks(measured: Sequence[str], published: Iterable[str], colours: Mapping[st
     return found
 
 
+def looks_with_reference(models: Sequence[str]) -> dict[str, Look]:
+    """Return a look per model, that of the last among them, which the others are compared with."""
+    drawn = [*models[: MAX_MODELS - 1], *models[-1:]] if len(models) > MAX_MODELS else models
+    return looks(drawn, (), model_colours(models, {}))
+
+
 def model_colours(models: Sequence[str], series: Mapping[str, str]) -> dict[str, str]:
     """Return a colour per model; the checkpoints of one series share theirs."""
     keys = list(dict.fromkeys(series.get(m, m) for m in models))
