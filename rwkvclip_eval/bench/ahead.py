@@ -192,13 +192,19 @@ def look_ahead(
 
 
 def _counted(worker: Worker, arguments: Mapping[str, Any], cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return what is known of each cell, out of another process where pacing ended this one."""
+    """Return what is known of each cell, out of another process where pacing ended this one.
+
+    Counting may end a process too, which says nothing of whether the model runs.
+    """
     asked = [dataclasses.asdict(cell) for cell in cells]
     try:
         found: list[dict[str, Any]] = worker.ask("count", cells=asked)["cells"]
     except WorkerFailed:
-        with Worker(**arguments) as another:
-            found = another.ask("count", cells=asked)["cells"]
+        try:
+            with Worker(**arguments) as another:
+                found = another.ask("count", cells=asked)["cells"]
+        except WorkerFailed as failed:
+            found = [{"flops": None, "failed": "crashed", "reason": failed.reason}] * len(cells)
     return found
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def kept_blocks(plan: Plan, out: Path, device: str) -> Iterator[tuple[Cell, Block]]:
-    """Yield the cells that are measured already, in a directory that is this measurement's.
+    """Yield the cells that are measured already.
 
     Measured again are: a file that is not as it was written, or of other models or another device; and a cell
     in which a process ended, for nobody knows whether it would once more.
@@ -83,17 +83,19 @@ def run_info(plan: Plan, options: BenchOptions, command: str, grid: str) -> RunI
     )
 
 
-def begin_or_continue(out: Path, info: RunInfo) -> bool:
+def begin_or_continue(out: Path, info: RunInfo) -> None:
     """Write run.json, after checking that what the directory holds is the same measurement.
 
-    Returns:
-        Whether it holds one; cells without a run.json are nobody's.
-
     Raises:
-        OutputError: it holds another run.
+        OutputError: it holds another run, or cells of which no run.json says what they were measured on.
     """
     path = out / "run.json"
-    if continued := path.exists():
+    if not path.exists() and next((out / "cells").glob("*.json"), None):
+        raise OutputError(
+            f"{out / 'cells'} holds cells, but no {path.name} beside it says what they were measured on and "
+            "with. Choose another --out, or remove them."
+        )
+    if path.exists():
         before = read_run_info(path)
         # Lists and tuples are one in JSON.
         given = json.loads(json.dumps(info.identity))
@@ -102,7 +104,7 @@ def begin_or_continue(out: Path, info: RunInfo) -> bool:
             if name in CONDITIONS
             else name
             for name, value in given.items()
-            if before.identity.get(name) != value
+            if (before.identity.get(name) or "") != (value or "")
         ]
         if other:
             raise OutputError(
@@ -111,4 +113,3 @@ def begin_or_continue(out: Path, info: RunInfo) -> bool:
             )
         info = dataclasses.replace(info, started_utc=before.started_utc, num_commands=before.num_commands + 1)
     write_text(path, json.dumps(dataclasses.asdict(info), indent=1, ensure_ascii=False))
-    return continued

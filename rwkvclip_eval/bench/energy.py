@@ -73,8 +73,8 @@ def meter_of(device: str) -> Meter:
 
 
 def _said(error: Exception) -> str:
-    said = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {said[0][:300]}"
+    said = str(error).strip().splitlines()
+    return type(error).__name__ + (f": {said[0][:300]}" if said else "")
 
 
 def _joules(measurement: Any) -> float:

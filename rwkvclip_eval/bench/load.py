@@ -59,7 +59,6 @@ def _own_processors() -> list[Any]:
     times = psutil.cpu_times(percpu=True)
     if not hasattr(os, "sched_getaffinity"):
         return times
-    # Of a processor that is off there are no times, and those of others go by their place in the list.
     allowed = os.sched_getaffinity(0)
     return [one for number, one in enumerate(times) if number in allowed] or times
 

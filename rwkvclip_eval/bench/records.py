@@ -101,15 +101,15 @@ def _record(block: Block, measured: Measured, metric: Metric | None, **fields: o
     )
 
 
-def check_records(run: Path) -> tuple[int, list[list[str]]]:
+def check_records(run: Path) -> tuple[int, int, list[list[str]]]:
     """Derive the records of a measurement again from its cells, whose digests are checked by reading them.
 
     Args:
         run: directory.
 
     Returns:
-        How many records there are, and of each that differs its unit, metric, what is recorded and what comes
-        out, field by field; one that lacks on either side is empty there.
+        How many records there are, how many of them come out, and of each that differs its unit, metric, what
+        is recorded and what comes out, field by field; one that lacks on either side is empty there.
 
     Raises:
         OutputError: a file is none, or a cell's is not as it was written.
@@ -128,7 +128,8 @@ def check_records(run: Path) -> tuple[int, list[list[str]]]:
         one, other = recorded.get(key, {}), derived.get(key, {})
         if names := [name for name in {**one, **other} if one.get(name) != other.get(name)]:
             wrong.append([*key, _told(one, names), _told(other, names)])
-    return len(records), wrong
+    equal = sum(one == derived.get(key) for key, one in recorded.items())
+    return len(records), equal, wrong
 
 
 def _facts(record: Record) -> dict[str, str]:

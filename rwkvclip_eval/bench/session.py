@@ -87,11 +87,10 @@ def run_bench(
     except OSError as error:
         raise OutputError(f"Cannot write the run directory {out}: {error.strerror or error}.") from error
     with lock:
-        continued = begin_or_continue(out, info)
+        begin_or_continue(out, info)
         start = time.monotonic()
         over = plan.began + 60 * (math.inf if options.max_minutes is None else options.max_minutes)
-        kept = kept_blocks(plan, out, options.device) if continued else ()
-        blocks = {cell.key: block for cell, block in kept}
+        blocks = {cell.key: block for cell, block in kept_blocks(plan, out, options.device)}
         waiting = [cell for cell in plan.cells if cell.key not in blocks]
         random.Random(options.seed).shuffle(waiting)
         left: list[Cell] = []

@@ -171,7 +171,7 @@ class _Contender:
             self.measured = dataclasses.replace(self.measured, parts_note=failed.reason)
         else:
             parts = tuple(Part(**part) for part in answer["parts"])
-            self.measured = dataclasses.replace(self.measured, parts=parts)
+            self.measured = dataclasses.replace(self.measured, parts=parts, parts_note=answer.get("note", ""))
         self.stop()
 
     def fail(self, failed: WorkerFailed) -> None:

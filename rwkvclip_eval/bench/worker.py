@@ -67,7 +67,9 @@ class Worker:
                 env=environment,
             )
         except OSError as error:  # no room for temporary files, no memory for a process
-            raise WorkerFailed("crashed", f"its process could not be started: {error.strerror}.") from error
+            raise WorkerFailed(
+                "crashed", f"its process could not be started: {error.strerror or error}."
+            ) from error
         self._buffer = b""
         try:
             self.facts = self._answer(TIMEOUT_S)
@@ -169,7 +171,8 @@ class Worker:
             return WorkerFailed("crashed", f"its process was ended by {signal.Signals(-code).name}.")
         self._said.seek(0)
         said = self._said.read()[-4000:].decode(errors="replace").strip().rpartition("\n")[2]
-        return WorkerFailed("crashed", f"its process ended with exit code {code}: {shortened(said, 300)}")
+        words = f": {shortened(said, 300)}" if said else "."
+        return WorkerFailed("crashed", f"its process ended with exit code {code}{words}")
 
 
 def _killed_for_memory(path: Path = Path("/proc/vmstat")) -> int | None:

@@ -306,8 +306,9 @@ def _print_plan(plan: Plan, options: BenchOptions, *, cells: bool) -> None:
     for index, model in enumerate(plan.models):
         left = [cell for cell in plan.cells if plan.known[index, cell.key].status != "ok"]
         if left:
-            why = dict.fromkeys(plan.known[index, cell.key].reason for cell in left)
-            console.say(f"{model.model} is left out of {len(left)} cells: {name_some(why)}.")
+            why = dict.fromkeys(plan.known[index, cell.key].reason.rstrip(".") for cell in left)
+            count = "1 cell" if len(left) == 1 else f"{len(left)} cells"
+            console.say(f"{model.model} is left out of {count}: {name_some(why)}.")
     console.say(
         f"{len(plan.cells)} cells, about {_minutes(seconds)}: by the FLOPs of each at the pace at which one "
         "small eager cell of images and one of texts ran here just now in each precision, else at an assumed "

@@ -188,7 +188,7 @@ class Measured:
         largest_batch: that fits; 0 where not even one sample does, None where it was not looked for.
         largest_note: into what, and up to which number was tried; or why none was found.
         parts: of one eager forward pass, which they sum to; empty where it was not taken apart.
-        parts_note: why not.
+        parts_note: why not, or what is not known of them.
     """
 
     model: Name

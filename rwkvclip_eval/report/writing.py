@@ -204,18 +204,18 @@ def write_pages(
     """
     from rwkvclip_eval.records.efficiency import is_measurement
 
-    measurements = [run for run in runs if is_measurement(run)]
-    names = [run.resolve().name for run in measurements]
+    measurements = {run.resolve(): run for run in runs if is_measurement(run)}
+    names = [resolved.name for resolved in measurements]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         raise UserError(
             f"Several measurements lie in folders named {name_some(twice)}, and a report keeps each under "
             "its folder's name. Rename one."
         )
     pages = [
-        write_efficiency(run, out if len(runs) == 1 else out / f"efficiency-{name}")
-        for run, name in zip(measurements, names, strict=True)
+        write_efficiency(run, out / f"efficiency-{resolved.name}" if len(runs) > 1 else out)
+        for resolved, run in measurements.items()
     ]
-    if len(measurements) < len(runs):
+    if any(run.resolve() not in measurements for run in runs):
         pages.append(write_report(runs, out, published, pairs).index)
     return pages
 

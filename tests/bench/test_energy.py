@@ -105,3 +105,8 @@ def test_a_counter_that_goes_ends_no_measurement(gone):
     assert meter.around(lambda: 1) == (1, None)
     assert (meter.monitor, meter.failure) == (None, "OSError: the driver was unloaded")
     assert meter.around(lambda: 1) == (1, None)
+
+
+def test_an_error_without_words_goes_by_its_name():
+    assert energy._said(OSError()) == "OSError"
+    assert energy._said(OSError("gone\nfar")) == "OSError: gone"

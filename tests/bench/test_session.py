@@ -201,12 +201,22 @@ def test_other_versions_are_another_measurement_for_a_page_says_them_once(tmp_pa
         run_bench(plan(), tmp_path, options=BenchOptions())
 
 
-def test_cells_without_a_run_are_nobodys(tmp_path, measured):
+def test_cells_without_a_run_are_nobodys_and_are_not_adopted(tmp_path, measured):
     run_bench(plan(), tmp_path, options=BenchOptions())
     (tmp_path / "run.json").unlink()
     measured.clear()
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"holds cells, but no run\.json"):
+            run_bench(plan(), tmp_path, options=BenchOptions())
+    assert measured == []
+
+
+def test_what_is_unknown_there_and_here_is_no_difference(tmp_path, measured):
     run_bench(plan(), tmp_path, options=BenchOptions())
-    assert sorted(measured) == sorted(CELLS)
+    said = json.loads((tmp_path / "run.json").read_text())
+    said["identity"] = {name: value for name, value in said["identity"].items() if value != ""}
+    (tmp_path / "run.json").write_text(json.dumps(said))
+    assert run_bench(plan(), tmp_path, options=BenchOptions()).exit_code == 0
 
 
 def test_an_accuracy_runs_directory_is_refused(tmp_path, measured):
@@ -297,6 +307,7 @@ def test_a_model_whose_process_ends_while_it_is_paced_is_planned_all_the_same(ti
         return asked(self, do, **what)
 
     monkeypatch.setattr(Worker, "ask", ask)
+    monkeypatch.setattr(ahead, "CEILING_S", 0.0)
     found = ahead.look_ahead([tiny_spec], CELLS[:1], BenchOptions())
     assert found.paces == {}
     assert found.known[0, CELLS[0].key].flops > 0
@@ -335,6 +346,20 @@ def test_a_precision_that_a_model_cannot_do_costs_its_cells_alone(tiny_spec, mon
         "not_possible",
         "values are not finite in fp16",
     )
+
+
+def test_a_process_that_ends_while_flops_are_counted_leaves_them_open(tiny_spec, monkeypatch):
+    asked = Worker.ask
+
+    def ask(self, do, **what):
+        if do == "count":
+            os.kill(self.pid, signal.SIGKILL)
+        return asked(self, do, **what)
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    monkeypatch.setattr(ahead, "CEILING_S", 0.0)
+    known = ahead.look_ahead([tiny_spec], CELLS, BenchOptions()).known
+    assert {(one.status, one.flops) for one in known.values()} == {("ok", None)}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from speed_runs import block, measured, two_models, write_run
 
 from rwkvclip_eval.bench.records import records_of
 from rwkvclip_eval.errors import UserError
+from rwkvclip_eval.records.efficiency import read_block
 from rwkvclip_eval.records.reading import read_records, write_records
 
 TINY = {
@@ -160,6 +161,10 @@ def test_a_plugins_encoder_is_measured_even_where_its_flops_cannot_be_counted(
     records = read_records(tmp_path / "out" / "results.jsonl")
     assert {(record.model, record.status) for record in records} == {("mine", "ok")}
     assert not any("flops" in record.notes for record in records)
+    [cell] = (tmp_path / "out" / "cells").glob("*.json")
+    [measured] = read_block(cell).models
+    assert {part.flops for part in measured.parts} == {0}
+    assert measured.parts_note.startswith("their FLOPs could not be counted: RuntimeError")
 
 
 def test_options_of_accuracies_do_not_go_with_a_suite_of_speed(run, tmp_path, tiny):

@@ -432,13 +432,18 @@ def test_measurements_in_folders_of_one_name_do_not_replace_each_other(tmp_path)
         run = tmp_path / parent / "speed"
         write_block(run / "cells" / f"{one.cell.key}.json", one)
         (run / "run.json").write_text(json.dumps(dataclasses.asdict(info())))
+    twice = [tmp_path / "a" / "speed", tmp_path / "a" / ".." / "a" / "speed"]
+    assert write_pages(twice, tmp_path / "once") == [tmp_path / "once" / "efficiency-speed" / "index.html"]
     with pytest.raises(UserError, match="folders named speed"):
         write_pages([tmp_path / "a" / "speed", tmp_path / "b" / "speed"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_call_taken_apart_that_was_disturbed_is_told():
+def test_what_parts_lack_and_a_call_taken_apart_that_was_disturbed_are_told():
     usual = taken_apart()
+    lacking = [dataclasses.replace(m, parts_note="no FLOPs") for m in usual.models]
+    said = remarks(speed_rows([dataclasses.replace(usual, models=lacking)]))
+    assert "ours, image tower, 200×200 px, batch 4, fp32: parts: no FLOPs." in said
     assert not any("whose parts are shown" in text for text in remarks(speed_rows([usual])))
     quicker = [dataclasses.replace(m, latency_s=dict.fromkeys(m.latency_s, 0.02)) for m in usual.models]
     said = remarks(speed_rows([dataclasses.replace(usual, models=quicker)]))

@@ -152,9 +152,11 @@ def test_markdown_holds_hostile_names_in_rows_of_whole_cells() -> None:
 
 def test_what_begins_a_list_or_a_heading_is_text_in_markdown() -> None:
     found = [
-        escape_markdown(text) for text in ("# a", "1. a", "2) a", "- a", "+ a", "~a~", "-1.0", "C#", "3")
+        escape_markdown(text)
+        for text in ("# a", "1. a", "2) a", "- a", "+ a", "~a~", "-1.0", "C#", "3", "$x$")
     ]
-    assert found == [r"\# a", r"1\. a", r"2\) a", r"\- a", r"\+ a", r"\~a\~", "-1.0", "C#", "3"]
+    assert found[:-1] == [r"\# a", r"1\. a", r"2\) a", r"\- a", r"\+ a", r"\~a\~", "-1.0", "C#", "3"]
+    assert found[-1] == "&#36;x&#36;"
 
 
 def test_csv_and_json_give_hostile_names_back() -> None:

@@ -162,9 +162,13 @@ def remarks(rows: Sequence[SpeedRow]) -> list[str]:
 
 
 def _apart(rows: Sequence[SpeedRow]) -> list[str]:
-    """Return of what models the call that was taken apart was none like the others."""
+    """Return what parts lack, and whose call that was taken apart was none like the others."""
     said = []
     for row in rows:
+        if row.measured.parts_note:
+            said.append(
+                f"{row.measured.model}, {row.cell.label}: parts: {row.measured.parts_note.rstrip('.')}."
+            )
         usual, whole = row.measured.latency_s.get("p50"), sum(p.seconds for p in row.measured.parts)
         if usual and whole > (1 + UNUSUAL) * usual:
             said.append(

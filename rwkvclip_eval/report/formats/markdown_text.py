@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 def escape_markdown(text: str) -> str:
     """Return `text` so that Markdown shows it as it is, tables and HTML included."""
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Between two $ some readers show mathematics.
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
     text = re.sub(r"([\\`*_\[\]|~])", r"\\\1", " ".join(text.split()))
     # At the head of a line these make a heading or a list.
     return re.sub(r"^(#+|[-+]|\d+(?=[.)]))(?=[.)]?(\s|$))", _escaped_head, text)
