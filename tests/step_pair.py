@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def bench_step(recipe: str, folder: Path) -> tuple[Subject, Cell]:
+def bench_step(recipe: str | Path, folder: Path) -> tuple[Subject, Cell]:
     """Return what `bench` measures of a recipe's model with its batch, random weights."""
     loaded = load_recipe(recipe)
     trainee = build_trainee(loaded.model, seed=0, device=torch.device("cpu"))
@@ -37,11 +37,11 @@ def bench_step(recipe: str, folder: Path) -> tuple[Subject, Cell]:
     return Subject(load_encoder(f"{trainee.spec_prefix}{path}=random:0")), cell
 
 
-def own_step(recipe: str, *, clipped: bool) -> Callable[[], None]:
+def own_step(recipe: str | Path, *, clipped: bool) -> Callable[[], None]:
     """Return a call of what the loop does in a step, but for its data and log.
 
     Args:
-        recipe: its name.
+        recipe: its name or file.
         clipped: with the norm of the gradient and its clipping, which are no part of `bench`'s step.
     """
     loaded = load_recipe(recipe)
