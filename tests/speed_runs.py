@@ -5,7 +5,7 @@ import json
 import math
 from pathlib import Path
 
-from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Repeat, write_block
+from rwkvclip_eval.records.efficiency import Block, Cell, Measured, Part, Repeat, write_block
 from rwkvclip_eval.records.schema import RunInfo
 
 JITTER = (1.0, 1.004, 0.997, 1.002, 0.999)
@@ -36,6 +36,36 @@ def block(side: int, *models: Measured, noisy: str = "", **changes: object) -> B
     """Return a cell of the image tower, or of what `changes` says."""
     cell = dataclasses.replace(Cell(tower="image", batch=4, height=side, width=side), **changes)  # type: ignore[arg-type]
     return Block(cell=cell, device="cpu", models=models, ceiling_flops=1e11, noisy=noisy)
+
+
+def pair(
+    side: int, ours: float, theirs: float, *, noisy: str = "", model: str = "ours", **changes: object
+) -> Block:
+    """Return a cell of two models that take so many seconds; both share the noise of its size."""
+    turn = side // 100
+    models = (measured(model, ours, turn=turn), measured("theirs", theirs, turn=turn))
+    return block(side, *models, noisy=noisy, **changes)
+
+
+def linear_against_quadratic(**changes: object) -> list[Block]:
+    """Return cells in which ours grows as the pixels, theirs as their square; equal at 400 px."""
+    return [
+        pair(side, 1e-6 * side**2, 1e-6 * side**2 * (side / 400) ** 2, **changes)  # type: ignore[arg-type]
+        for side in (200, 300, 500, 800)
+    ]
+
+
+def taken_apart(seconds: float = 0.04, *, model: str = "ours", **facts: object) -> Block:
+    """Return a cell whose models were taken apart, with energy and a largest batch."""
+    one = pair(200, seconds, 0.08, model=model)
+    parts = [
+        Part(name="projections", seconds=seconds / 2, flops=8 * 10**8, bytes=10**7),
+        Part(name="Bi-WKV", seconds=seconds / 4, flops=2 * 10**8, bytes=2 * 10**7),
+        Part(name="rest", seconds=seconds / 4, flops=0, bytes=10**6),
+    ]
+    known = {"energy_j": 2.0, "energy_note": "a counter", "largest_batch": 96, "largest_note": "of up to 128"}
+    models = [dataclasses.replace(m, **{**known, "parts": parts, **facts}) for m in one.models]  # type: ignore[arg-type]
+    return dataclasses.replace(one, models=models, ceiling_bytes=1e10)
 
 
 def info(command: str = "bench", **environment: object) -> RunInfo:

@@ -298,16 +298,21 @@ def test_what_linux_killed_for_memory_is_counted(tmp_path):
     assert workers._killed_for_memory(path) is None
 
 
-def test_a_model_whose_process_ends_while_it_is_paced_is_planned_all_the_same(tiny_spec, monkeypatch):
+def killed_when_asked(monkeypatch, last):
+    """Have every process be killed when it is asked to do one thing."""
     asked = Worker.ask
 
     def ask(self, do, **what):
-        if do == "measure":
+        if do == last:
             os.kill(self.pid, signal.SIGKILL)
         return asked(self, do, **what)
 
     monkeypatch.setattr(Worker, "ask", ask)
     monkeypatch.setattr(ahead, "CEILING_S", 0.0)
+
+
+def test_a_model_whose_process_ends_while_it_is_paced_is_planned_all_the_same(tiny_spec, monkeypatch):
+    killed_when_asked(monkeypatch, "measure")
     found = ahead.look_ahead([tiny_spec], CELLS[:1], BenchOptions())
     assert found.paces == {}
     assert found.known[0, CELLS[0].key].flops > 0
@@ -349,15 +354,7 @@ def test_a_precision_that_a_model_cannot_do_costs_its_cells_alone(tiny_spec, mon
 
 
 def test_a_process_that_ends_while_flops_are_counted_leaves_them_open(tiny_spec, monkeypatch):
-    asked = Worker.ask
-
-    def ask(self, do, **what):
-        if do == "count":
-            os.kill(self.pid, signal.SIGKILL)
-        return asked(self, do, **what)
-
-    monkeypatch.setattr(Worker, "ask", ask)
-    monkeypatch.setattr(ahead, "CEILING_S", 0.0)
+    killed_when_asked(monkeypatch, "count")
     known = ahead.look_ahead([tiny_spec], CELLS, BenchOptions()).known
     assert {(one.status, one.flops) for one in known.values()} == {("ok", None)}
 

@@ -102,7 +102,7 @@ def latencies(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
         high = max(dot.high for dots in lines.values() for dot in dots) * 1.2
         axis.set_xlim(low, high)
         _name_ticks(axis, log_ticks(low, high), "{:g}")
-        axis.set_xlabel(f"ms, {span_of(calls)} calls each\nfaint: noisy")
+        axis.set_xlabel(f"ms, {_span(calls)} calls each\nfaint: noisy")
         name = f"efficiency-latency-{tower}-{precision}{'-compiled' if compiled else ''}"
         yield figure.plot(name, title, _words(title, lines), TABLE)
 
@@ -135,7 +135,7 @@ def exponents(rows: Sequence[SpeedRow], look: dict[str, Look]) -> Iterator[Plot]
         yield figure.plot("efficiency-exponents", title, _words(title, lines), TABLE)
 
 
-def span_of(counts: Sequence[int]) -> str:
+def _span(counts: Sequence[int]) -> str:
     """Return the least and most of some counts, in words."""
     low, high = min(counts), max(counts)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
